@@ -1,0 +1,92 @@
+"""Runs one stage by hand: `python -m components <stage> --help`."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from pathlib import Path
+
+from components.shared import work
+from components.shared.interface import Interface, Parameter, read, stages
+from components.shared.store import open_store
+
+
+def main(argv: list[str]) -> int:
+    """Run the stage that the arguments name; gives the exit status."""
+    if not argv or argv[0] in ("-h", "--help"):
+        sys.stdout.write(__doc__.strip() + "\n\nStages:\n" + "".join(f"  {n:9} {read(n).summary}\n" for n in stages()))
+        return 0
+    try:
+        interface = read(argv[0])
+        arguments = vars(_parser(interface).parse_args(argv[1:]))
+        work.configure_logging()
+        return _run(interface, arguments)
+    except (ValueError, OSError, RuntimeError) as error:
+        if os.environ.get("MEDLOOP_TRACEBACK"):
+            raise
+        sys.stderr.write(f"{argv[0]}: {error}\n")
+        return 1
+
+
+def _run(interface: Interface, arguments: dict[str, object]) -> int:
+    store = str(arguments.pop("store"))
+    paths = {name: Path(str(arguments.pop(name))) for name in (*interface.inputs, *interface.outputs)}
+    inputs = {name: _manifest(paths[name], store) for name in interface.inputs}
+    done = work.step(interface.stage, store, inputs, {k: v for k, v in arguments.items() if v is not None})
+    for name, manifest in done.outputs.items():
+        if paths[name].is_dir():
+            work.lay_out(open_store(store), manifest, paths[name])
+        else:
+            paths[name].parent.mkdir(parents=True, exist_ok=True)
+            paths[name].write_bytes(manifest.encode())
+    sys.stdout.write(json.dumps(done.values) + "\n")
+    return 0
+
+
+def _manifest(path: Path, store: str) -> Path:
+    """The manifest file of an input: the file itself, or for a directory one made of its files."""
+    if not path.exists():
+        raise FileNotFoundError(f"There is no {path}. Name a manifest that a step wrote, or a directory of files.")
+    if path.is_file():
+        return path
+    manifest = work.gather(open_store(store), path)
+    return open_store(store).fetch(manifest.digest)
+
+
+def _parser(interface: Interface) -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(f"python -m components {interface.stage}", description=interface.summary)
+    parser.add_argument("--store", required=True, help="where objects lie: a directory or s3://bucket/prefix")
+    for name in interface.inputs:
+        parser.add_argument(f"--{name}", required=True, metavar="PATH", help="in: a manifest, or a directory of files")
+    for name in interface.outputs:
+        words = "out: the manifest to write, or a directory that exists, to be filled with the files themselves"
+        parser.add_argument(f"--{name}", required=True, metavar="PATH", help=words)
+    for parameter in interface.parameters.values():
+        notes = [parameter.help, parameter.bounds, "" if parameter.required else f"default {parameter.default!r}"]
+        parser.add_argument(
+            f"--{parameter.name.replace('_', '-')}",
+            dest=parameter.name,
+            type=_reader(parameter),
+            required=parameter.required,
+            metavar=parameter.type.__name__.upper(),
+            help="; ".join(note for note in notes if note).replace("%", "%%"),
+        )
+    return parser
+
+
+def _reader(parameter: Parameter) -> object:
+    def from_text(text: str) -> object:
+        if parameter.type is str:
+            return text
+        try:
+            return json.loads(text)
+        except ValueError:
+            raise argparse.ArgumentTypeError(f"{text!r} is not {parameter.type.__name__} in JSON") from None
+
+    return from_text
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

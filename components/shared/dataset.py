@@ -1,0 +1,146 @@
+"""The dataset contract: an index of images, shards of master pixels, and the views that are derived from them once."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from components.shared.contracts import decode, encode, fingerprint, read_record
+from components.shared.pixels import VIEW_ALGORITHM, Pixels, view
+from components.shared.store import Store
+
+INDEX = pa.schema(
+    [
+        ("image_id", pa.string()),
+        ("patient_id", pa.string()),
+        ("label", pa.int32()),
+        ("source_digest", pa.string()),
+        ("pixel_digest", pa.string()),
+        ("duplicate_of", pa.string()),
+        ("official", pa.string()),
+        ("shard", pa.int32()),
+        ("row", pa.int32()),
+        ("height", pa.int32()),
+        ("width", pa.int32()),
+        ("bits", pa.int32()),
+        ("sex", pa.string()),
+        ("age", pa.int32()),
+        ("site", pa.string()),
+        ("view", pa.string()),
+        ("modality", pa.string()),
+        ("text", pa.string()),
+    ]
+)
+"""One row an image. Unknown texts are "", an unknown age is -1; ids are keyed hashes."""
+
+SPLIT = pa.schema(
+    [("image_id", pa.string()), ("patient_id", pa.string()), ("side", pa.string()), ("since", pa.int32()), ("why", pa.string())]
+)
+"""One row an image of the dataset: its side (train, val, test, or "" for left out), the split version in which it
+came to that side, and what decided it."""
+
+SHARD = pa.schema([("height", pa.int32()), ("width", pa.int32()), ("bits", pa.int32()), ("pixels", pa.large_binary())])
+
+
+def write_table(table: pa.Table, path: Path) -> None:
+    """Write a table so that equal tables give equal bytes."""
+    pq.write_table(table, path, compression="zstd", store_schema=False)
+
+
+def write_shard(images: Iterable[Pixels], path: Path) -> None:
+    """Write masters, each in its own size, to one file that can be mapped into memory."""
+    rows = [(*p.shape, p.dtype.itemsize * 8, np.ascontiguousarray(p).tobytes()) for p in images]
+    columns = [pa.array(column, field.type) for column, field in zip(zip(*rows, strict=True), SHARD, strict=True)]
+    with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_file(sink, SHARD) as writer:
+        writer.write_batch(pa.record_batch(columns, schema=SHARD))
+
+
+def read_shard(path: Path) -> list[Pixels]:
+    """The masters of a shard, mapped, not copied."""
+    table = pa.ipc.open_file(pa.memory_map(str(path))).read_all()
+    heights, widths, bits = (table[name].to_pylist() for name in ("height", "width", "bits"))
+    pixels = table["pixels"].chunk(0)
+    return [
+        np.frombuffer(pixels[row].as_buffer(), np.uint8 if bits[row] == 8 else np.uint16).reshape(heights[row], widths[row])
+        for row in range(len(heights))
+    ]
+
+
+@dataclass(frozen=True)
+class Data:
+    """A dataset opened for reading: its description and index, with the store that holds its shards."""
+
+    about: dict[str, Any]
+    index: pa.Table
+    store: Store
+
+    @staticmethod
+    def open(folder: Path, store: Store) -> Data:
+        """The dataset in this directory."""
+        about = read_record("dataset", folder / "dataset.json")
+        return Data(about, pq.read_table(folder / "index.parquet", schema=INDEX), store)
+
+    @property
+    def classes(self) -> list[str]:
+        """The names of the classes, in the order of the labels."""
+        return list(self.about["classes"])
+
+    def column(self, name: str) -> NDArray[Any]:
+        """One column of the index."""
+        return np.asarray(self.index[name].to_numpy(zero_copy_only=False))
+
+    def rows(self, splits: Path, *sides: str) -> NDArray[np.int64]:
+        """The positions, in the index, of the images on these sides of the split in directory `splits`."""
+        table = pq.read_table(splits / "splits.parquet", schema=SPLIT)
+        side_of = dict(zip(table["image_id"].to_pylist(), table["side"].to_pylist(), strict=True))
+        of_each = [side_of.get(image_id, "") for image_id in self.index["image_id"].to_pylist()]
+        return np.flatnonzero(np.isin(of_each, sides)).astype(np.int64)
+
+    def views(self, size: int, fit: str) -> Views:
+        """All images as a model of this size sees them; made from the masters where the store does not have them yet."""
+        spec = {"size": size, "fit": fit, "algorithm": VIEW_ALGORITHM}
+        with ThreadPoolExecutor(4) as pool:
+            arrays = list(pool.map(lambda shard: _view_of(self.store, shard["digest"], spec), self.about["shards"]))
+        return Views(arrays, self.column("shard"), self.column("row"))
+
+
+@dataclass(frozen=True)
+class Views:
+    """Every image of a dataset in one size: uint8, mapped into memory, a file a shard."""
+
+    arrays: Sequence[NDArray[np.uint8]]
+    shard: NDArray[np.int32]
+    row: NDArray[np.int32]
+
+    def __getitem__(self, rows: NDArray[np.int64]) -> NDArray[np.uint8]:
+        """The views [N, size, size] of these rows of the index."""
+        batch = np.empty((len(rows), *self.arrays[0].shape[1:]), np.uint8)
+        for place, row in enumerate(rows):
+            batch[place] = self.arrays[self.shard[row]][self.row[row]]
+        return batch
+
+
+def _view_of(store: Store, shard: str, spec: dict[str, Any]) -> NDArray[np.uint8]:
+    name = f"views/{fingerprint([shard, spec])}.json"
+    known = store.read(name)
+    if known is not None:
+        digest = decode("view", known, name)["digest"]
+        if store.has(digest):
+            return np.asarray(np.load(store.fetch(digest), mmap_mode="r"))
+    masters = read_shard(store.fetch(shard))
+    array = np.stack([view(pixels, spec["size"], spec["fit"]) for pixels in masters])
+    with TemporaryDirectory(prefix="medloop-view-") as scratch:
+        path = Path(scratch) / "view.npy"
+        np.save(path, array)
+        blob = store.put_file(path)
+    store.write(name, encode("view", {"digest": blob.digest, "shard": shard, "spec": spec}))
+    return np.asarray(np.load(store.fetch(blob.digest), mmap_mode="r"))

@@ -1,0 +1,91 @@
+"""The release log: a chain of records, each created once. It says what is in service, and what was ever decided."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+from components.shared.contracts import SCHEMAS, decode, digest, encode
+from components.shared.store import Store
+
+FOLDER = "releases"
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One record of the log. Its kind: release, refusal, promotion or rollback."""
+
+    number: int
+    hash: str
+    record: dict[str, Any]
+
+    @property
+    def kind(self) -> str:
+        """What happened."""
+        return str(self.record["what"])
+
+    @property
+    def version(self) -> str:
+        """The version this entry put into service; "" for a refusal."""
+        return str(self.record.get("version", ""))
+
+
+def read_log(store: Store) -> list[Entry]:
+    """The whole log, oldest first; refuses one that is broken."""
+    entries: list[Entry] = []
+    for name in store.names(FOLDER):
+        data = store.read(name)
+        if data is None:
+            raise OSError(f"{name} was listed and cannot be read. The store is not whole; restore it from a copy.")
+        record = decode("release", data, name)
+        expected = entries[-1].hash if entries else ""
+        if record["number"] != len(entries) + 1 or record["before"] != expected:
+            raise ValueError(
+                f"The release log is broken at {name}: it does not follow the entry before it. An entry was changed, "
+                "removed or put in; restore the log from a copy. Until then nothing is released."
+            )
+        entries.append(Entry(record["number"], digest(data), record))
+    return entries
+
+
+def head(log: list[Entry]) -> str:
+    """The hash of the newest entry, or "" for an empty log."""
+    return log[-1].hash if log else ""
+
+
+def append(store: Store, log: list[Entry], what: str, **fields: Any) -> Entry:
+    """Add an entry after the last of `log`; FileExistsError when another writer was first."""
+    number = len(log) + 1
+    record = {
+        "number": number,
+        "before": head(log),
+        "what": what,
+        "at": datetime.now(UTC).isoformat(timespec="seconds"),
+        **fields,
+    }
+    data = encode("release", record)
+    store.create(f"{FOLDER}/{number:08d}.json", data)
+    return Entry(number, digest(data), {"kind": "release", "schema": SCHEMAS["release"], **record})
+
+
+def history(log: list[Entry]) -> list[Entry]:
+    """What was put into service and not taken back, oldest first: a rollback removes the last of them."""
+    stack: list[Entry] = []
+    for entry in log:
+        if entry.kind in ("release", "promotion"):
+            stack.append(entry)
+        elif entry.kind == "rollback":
+            stack.pop()
+    return stack
+
+
+def in_service(log: list[Entry]) -> Entry | None:
+    """The entry whose model is in service, or None."""
+    stack = history(log)
+    return stack[-1] if stack else None
+
+
+def versions(log: list[Entry]) -> dict[str, Entry]:
+    """Every version that was ever released, by name, oldest first."""
+    return {entry.version: entry for entry in log if entry.kind == "release"}

@@ -1,0 +1,84 @@
+"""Runs an exported model: the same code judges a model and serves it."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime
+from numpy.typing import NDArray
+
+from components.shared.contracts import check
+from components.shared.pixels import normalise
+
+PRECISIONS = {"float32": "models/model.onnx", "int8": "models/model.int8.onnx"}
+"""The graph of each precision in a bundle."""
+
+OUTPUTS = ("logits", "features", "feature_map")
+"""The export contract: class scores before softmax, pooled features, and the last feature map."""
+
+
+def read_bundle(bundle: Path) -> dict[str, Any]:
+    """What a bundle says about its model: classes, preprocess, temperature, threshold, precisions, fingerprints."""
+    document = json.loads((bundle / "configs" / "metadata.json").read_bytes())
+    return check("bundle", document.get("medloop"), "configs/metadata.json")
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a model says of a batch."""
+
+    logits: NDArray[np.float32]
+    features: NDArray[np.float32]
+
+
+class Model:
+    """A bundle's graph in one precision, ready to run."""
+
+    def __init__(self, bundle: Path, precision: str = "float32", threads: int = 0) -> None:
+        self.about: dict[str, Any] = read_bundle(bundle)
+        self.classes: list[str] = self.about["classes"]
+        self.preprocess: dict[str, Any] = self.about["preprocess"]
+        self.precision = precision
+        if precision not in self.about["precisions"]:
+            raise ValueError(
+                f"This model has no {precision} graph; it has {', '.join(self.about['precisions'])}. Choose one of those."
+            )
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = threads or len(os.sched_getaffinity(0))
+        options.log_severity_level = 3
+        self._session = onnxruntime.InferenceSession(
+            str((bundle / PRECISIONS[precision]).resolve()), options, providers=["CPUExecutionProvider"]
+        )
+
+    def __call__(self, views: NDArray[np.uint8]) -> Answer:
+        """Logits and pooled features of uint8 views [N, H, W]."""
+        logits, features = self._session.run(["logits", "features"], {"image": normalise(views, self.preprocess)})
+        return Answer(np.asarray(logits), np.asarray(features))
+
+    def feature_maps(self, views: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """The last feature map [N, C, h, w], from which Grad-CAM is made."""
+        return np.asarray(self._session.run(["feature_map"], {"image": normalise(views, self.preprocess)})[0])
+
+    def in_batches(self, views: Any, rows: NDArray[np.int64], size: int = 64) -> Iterator[Answer]:
+        """Answers for many rows of a dataset's views, a batch at a time."""
+        for start in range(0, len(rows), size):
+            yield self(views[rows[start : start + size]])
+
+    def probabilities(self, logits: NDArray[np.float32]) -> NDArray[np.float64]:
+        """Calibrated probabilities: softmax of the logits divided by the temperature found on validation."""
+        scaled = logits.astype(np.float64) / self.about["temperature"]
+        powers = np.exp(scaled - scaled.max(axis=1, keepdims=True))
+        return np.asarray(powers / powers.sum(axis=1, keepdims=True))
+
+    def decide(self, probabilities: NDArray[np.float64]) -> NDArray[np.int64]:
+        """The class of each image: by the threshold found on validation where there are two, else the likeliest."""
+        threshold = self.about["threshold"]
+        if threshold is not None:
+            return (probabilities[:, 1] >= threshold).astype(np.int64)
+        return probabilities.argmax(axis=1).astype(np.int64)

@@ -1,0 +1,251 @@
+"""The store: content-addressed objects and named records, in a directory or in S3-compatible storage."""
+
+from __future__ import annotations
+
+import errno
+import logging
+import os
+import secrets
+import shutil
+import tempfile
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Protocol
+from urllib.parse import urlsplit
+
+from components.shared.contracts import Blob, digest, file_digest
+
+log = logging.getLogger("medloop.store")
+
+
+class Backend(Protocol):
+    """Where the bytes lie. Names are relative, with slashes."""
+
+    def read(self, name: str) -> bytes | None: ...
+    def write(self, name: str, data: bytes) -> None: ...
+    def create(self, name: str, data: bytes) -> None: ...
+    def delete(self, name: str) -> None: ...
+    def names(self, prefix: str) -> list[str]: ...
+    def has(self, name: str) -> bool: ...
+    def upload(self, name: str, path: Path) -> None: ...
+    def download(self, name: str, path: Path) -> bool: ...
+
+
+class Store:
+    """Objects by digest, and records by name, over one backend."""
+
+    def __init__(self, uri: str, backend: Backend, cache: Path | None) -> None:
+        self.uri = uri
+        self.backend = backend
+        self._cache = cache
+        self._verified: set[str] = set()
+
+    # Objects: named by what they hold, written once, verified when they are read.
+
+    def put_bytes(self, data: bytes) -> Blob:
+        """Keep these bytes; gives their digest and size."""
+        blob = Blob(digest(data), len(data))
+        if not self.backend.has(_object(blob.digest)):
+            self.backend.write(_object(blob.digest), data)
+        return blob
+
+    def put_file(self, path: Path) -> Blob:
+        """Keep this file's content; gives its digest and size."""
+        blob = Blob(file_digest(path), path.stat().st_size)
+        if not self.backend.has(_object(blob.digest)):
+            self.backend.upload(_object(blob.digest), path)
+        return blob
+
+    def has(self, object_digest: str) -> bool:
+        """Whether the store holds the object."""
+        return self.backend.has(_object(object_digest))
+
+    def fetch(self, object_digest: str) -> Path:
+        """A local, read-only file with the object's content, verified once per process."""
+        path = self._local(object_digest)
+        if object_digest not in self._verified:
+            if self._cache is not None and path.exists() and file_digest(path) != object_digest:
+                path.unlink()  # a damaged cache is no loss: fetch it again
+            if self._cache is not None and not path.exists():
+                self._download(object_digest, path)
+            if not path.exists():
+                raise FileNotFoundError(_missing(object_digest, self.uri))
+            if file_digest(path) != object_digest:
+                raise OSError(
+                    errno.EIO,
+                    f"The object {object_digest[:12]} in {self.uri} does not hold what its name says: it was changed "
+                    "or damaged. Restore it from a copy, or delete it and run again to make it anew",
+                )
+            self._verified.add(object_digest)
+        return path
+
+    def get(self, object_digest: str) -> bytes:
+        """The object's content."""
+        return self.fetch(object_digest).read_bytes()
+
+    def fetch_all(self, digests: Iterable[str]) -> list[Path]:
+        """Local files for many objects, fetched side by side."""
+        with ThreadPoolExecutor(8) as pool:
+            return list(pool.map(self.fetch, digests))
+
+    def _local(self, object_digest: str) -> Path:
+        if self._cache is not None:
+            return self._cache / object_digest[:2] / object_digest
+        return Path(self.uri) / _object(object_digest)
+
+    def _download(self, object_digest: str, path: Path) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        for attempt in range(3):
+            part = path.with_name(f"{path.name}.{secrets.token_hex(4)}")
+            try:
+                if not self.backend.download(_object(object_digest), part):
+                    raise FileNotFoundError(_missing(object_digest, self.uri))
+                if file_digest(part) == object_digest:
+                    os.replace(part, path)
+                    return
+                log.warning("object %s arrived damaged, attempt %d", object_digest[:12], attempt + 1)
+            finally:
+                part.unlink(missing_ok=True)
+        raise OSError(errno.EIO, f"The object {object_digest[:12]} in {self.uri} arrives damaged each time. Restore it")
+
+    # Records: named by their place. Some are created once and never changed.
+
+    def read(self, name: str) -> bytes | None:
+        """A record's bytes, or None."""
+        return self.backend.read(name)
+
+    def write(self, name: str, data: bytes) -> None:
+        """Write or replace a record, atomically."""
+        self.backend.write(name, data)
+
+    def create(self, name: str, data: bytes) -> None:
+        """Write a record that must not exist yet; FileExistsError when another writer was first."""
+        self.backend.create(name, data)
+
+    def delete(self, name: str) -> None:
+        """Remove a record, if it is there."""
+        self.backend.delete(name)
+
+    def names(self, prefix: str) -> list[str]:
+        """The names of the records below a prefix, sorted."""
+        return sorted(self.backend.names(prefix))
+
+    def creates_once(self) -> bool:
+        """Whether this store really refuses to create a record twice (some S3 servers overwrite it)."""
+        name = f"probe/{secrets.token_hex(8)}"
+        try:
+            self.create(name, b"first")
+            try:
+                self.create(name, b"second")
+            except FileExistsError:
+                return self.read(name) == b"first"
+            return False
+        finally:
+            self.delete(name)
+
+
+def _object(object_digest: str) -> str:
+    return f"objects/{object_digest[:2]}/{object_digest}"
+
+
+def _missing(object_digest: str, uri: str) -> str:
+    return (
+        f"The object {object_digest[:12]} is not in {uri}. It was removed, or the manifest belongs to another store: "
+        "use the store that the run used, or run again."
+    )
+
+
+class Directory:
+    """A store in a directory: files appear under their name whole or not at all."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+
+    def read(self, name: str) -> bytes | None:
+        try:
+            return (self.root / name).read_bytes()
+        except FileNotFoundError:
+            return None
+
+    def has(self, name: str) -> bool:
+        return (self.root / name).is_file()
+
+    def write(self, name: str, data: bytes) -> None:
+        def fill(part: Path) -> None:
+            part.write_bytes(data)
+
+        self._place(name, fill, os.replace)
+
+    def create(self, name: str, data: bytes) -> None:
+        def fill(part: Path) -> None:
+            part.write_bytes(data)
+
+        self._place(name, fill, os.link)  # link fails where the name exists: whole, and only once
+
+    def upload(self, name: str, path: Path) -> None:
+        def fill(part: Path) -> None:
+            shutil.copyfile(path, part)
+
+        self._place(name, fill, os.replace)
+
+    def download(self, name: str, path: Path) -> bool:
+        try:
+            shutil.copyfile(self.root / name, path)
+        except FileNotFoundError:
+            return False
+        return True
+
+    def delete(self, name: str) -> None:
+        (self.root / name).unlink(missing_ok=True)
+
+    def names(self, prefix: str) -> list[str]:
+        base = self.root / prefix
+        return [str(path.relative_to(self.root)) for path in base.rglob("*") if path.is_file()]
+
+    def _place(self, name: str, fill: Callable[[Path], None], put: Callable[[Path, Path], None]) -> None:
+        target = self.root / name
+        part = self.root / "partial" / secrets.token_hex(8)
+        try:
+            part.parent.mkdir(parents=True, exist_ok=True)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            fill(part)
+            with part.open("rb") as file:
+                os.fsync(file.fileno())
+            part.chmod(0o444)
+            put(part, target)
+        except FileExistsError:
+            raise
+        except OSError as error:
+            raise type(error)(error.errno, _unwritable(self.root, error)) from error
+        finally:
+            try:
+                part.unlink(missing_ok=True)
+            except OSError:
+                pass  # a read-only root has no part to remove
+
+
+def _unwritable(root: Path, error: OSError) -> str:
+    if error.errno == errno.ENOSPC:
+        return f"The store {root} is full. Free some space on its disk, or set MEDLOOP_STORE to another; run again after"
+    return (
+        f"The store {root} cannot be written ({error.strerror or error}). Make it writable for this user, "
+        "or set MEDLOOP_STORE to one that is"
+    )
+
+
+def open_store(uri: str) -> Store:
+    """The store at a directory or at s3://bucket/prefix; credentials and endpoint come from the environment."""
+    if not uri:
+        raise ValueError("The store's address is empty. Give a directory or s3://bucket/prefix.")
+    if "://" not in uri:
+        root = Path(uri).absolute()
+        return Store(str(root), Directory(root), None)
+    parts = urlsplit(uri)
+    if parts.scheme != "s3" or not parts.netloc:
+        raise ValueError(f"The store's address is {uri!r}. Give a directory or s3://bucket/prefix.")
+    from components.shared import s3  # only those who name a bucket need the client
+
+    backend = s3.connect(parts.netloc, parts.path.strip("/"))
+    cache = Path(os.environ.get("MEDLOOP_CACHE") or Path(tempfile.gettempdir()) / f"medloop-cache-{os.getuid()}")
+    return Store(uri.rstrip("/"), backend, cache)

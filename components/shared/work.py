@@ -1,0 +1,245 @@
+"""Runs a stage once for each distinct work: the work key, its result in the store, its checkpoints, its errors."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.metadata
+import json
+import logging
+import os
+import sys
+import tempfile
+import time
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from components.shared import contracts
+from components.shared.contracts import Manifest
+from components.shared.interface import COMPONENTS, Interface, read
+from components.shared.store import Store, open_store
+
+log = logging.getLogger("medloop")
+
+IMPURE = frozenset({"resolve", "deploy", "reject"})
+"""Stages that read or change what is outside: they run each time and have no work key."""
+
+
+@dataclass(frozen=True)
+class Work:
+    """What a stage may use besides its directories: the store, the digests of its inputs, and a place for checkpoints."""
+
+    key: str
+    store: Store
+    inputs: Mapping[str, str]
+
+    def keep(self, name: str, data: bytes) -> None:
+        """Keep a checkpoint, replacing the one of that name, so that the same work can go on after an interruption."""
+        self.store.write(f"work/{self.key}/{name}", data)
+
+    def kept(self, name: str) -> bytes | None:
+        """The checkpoint of that name from an earlier, unfinished try, or None."""
+        return self.store.read(f"work/{self.key}/{name}")
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A step before it is done: what it is made of, and the key that follows from that."""
+
+    stage: str
+    inputs: dict[str, str]
+    parameters: dict[str, Any]
+    code: str
+
+    @property
+    def key(self) -> str:
+        """The digest of inputs, parameters and code."""
+        return contracts.fingerprint([self.stage, self.inputs, self.parameters, self.code])
+
+
+@dataclass(frozen=True)
+class Done:
+    """What a step gave: manifests by output name, values by name, and whether an earlier result served."""
+
+    key: str
+    outputs: dict[str, Manifest]
+    values: dict[str, Any]
+    seconds: float
+    reused: bool
+
+
+def step(stage: str, store_uri: str, inputs: Mapping[str, Path], parameters: Mapping[str, Any]) -> Done:
+    """Do a stage's work, or take the result of the same work done before; `inputs` are files that hold manifests."""
+    interface = read(stage)
+    store = open_store(store_uri)
+    manifests = {name: Manifest.decode(inputs[name].read_bytes(), name) for name in interface.inputs}
+    plan = prepare(stage, {name: manifest.digest for name, manifest in manifests.items()}, parameters)
+    event("started", stage, key=plan.key[:12])
+    earlier = None if stage in IMPURE else finished(store, plan.key)
+    if earlier:
+        done = earlier
+    elif stage not in IMPURE and (error := store.read(f"work/{plan.key}/error.json")):
+        record = contracts.decode("error", error, f"work/{plan.key[:12]}/error.json")
+        raise ValueError(f"{record['message']} (The same work failed before; it is not tried again until it changes.)")
+    else:
+        done = _run(interface, store, plan, manifests)
+    event("reused" if done.reused else "finished", stage, key=plan.key[:12], seconds=round(done.seconds, 2))
+    return done
+
+
+def prepare(stage: str, inputs: Mapping[str, str], parameters: Mapping[str, Any]) -> Plan:
+    """The step that these input digests and parameters make, or a ValueError that names the wrong one."""
+    return Plan(stage, dict(inputs), read(stage).settle(parameters), code_version(stage))
+
+
+def finished(store: Store, key: str) -> Done | None:
+    """The result of work done before, or None. A result whose objects have gone is no result."""
+    data = store.read(f"work/{key}/result.json")
+    if data is None:
+        return None
+    record = contracts.decode("result", data, f"work/{key[:12]}/result.json")
+    outputs = {}
+    for name, digest in record["outputs"].items():
+        if not store.has(digest):
+            return None
+        outputs[name] = Manifest.decode(store.get(digest), f"{record['stage']} {name}")
+        if not all(store.has(blob.digest) for blob in outputs[name].files.values()):
+            return None
+    return Done(key, outputs, record["values"], record["seconds"], True)
+
+
+def _run(interface: Interface, store: Store, plan: Plan, manifests: Mapping[str, Manifest]) -> Done:
+    begun = time.perf_counter()
+    function = getattr(importlib.import_module(f"components.{plan.stage}.{plan.stage}"), plan.stage)
+    with tempfile.TemporaryDirectory(prefix=f"medloop-{plan.stage}-") as scratch:
+        folders = {name: Path(scratch) / name for name in (*interface.inputs, *interface.outputs)}
+        for name in interface.outputs:
+            folders[name].mkdir()
+        for name, manifest in manifests.items():
+            lay_out(store, manifest, folders[name])
+        extra = {"work": Work(plan.key, store, plan.inputs)} if interface.takes_work else {}
+        try:
+            values = function(**folders, **extra, **plan.parameters) or {}
+        except ValueError as error:
+            # Bad input stays bad: the same work would fail the same way, so the next try is told at once.
+            if plan.stage not in IMPURE:
+                store.write(f"work/{plan.key}/error.json", contracts.encode("error", {"message": str(error)}))
+            raise
+        outputs = {name: gather(store, folders[name]) for name in interface.outputs}
+    seconds = time.perf_counter() - begun
+    if plan.stage not in IMPURE:
+        _record(store, plan, outputs, values, seconds)
+    return Done(plan.key, outputs, values, seconds, False)
+
+
+def _record(store: Store, plan: Plan, outputs: Mapping[str, Manifest], values: dict[str, Any], seconds: float) -> None:
+    kept = store.names(f"work/{plan.key}")
+    record = {
+        "stage": plan.stage,
+        "inputs": plan.inputs,
+        "parameters": plan.parameters,
+        "code": plan.code,
+        "outputs": {name: manifest.digest for name, manifest in outputs.items()},
+        "values": values,
+        "seconds": round(seconds, 3),
+    }
+    store.write(f"work/{plan.key}/result.json", contracts.encode("result", record))
+    for name in kept:
+        if not name.endswith("/result.json"):
+            store.delete(name)  # the checkpoints have served
+
+
+def lay_out(store: Store, manifest: Manifest, folder: Path) -> None:
+    """Make a directory of an artifact's files: links to the read-only objects, so nothing is copied."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for (name, _), source in zip(
+        manifest.files.items(), store.fetch_all(blob.digest for blob in manifest.files.values()), strict=True
+    ):
+        target = folder / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.symlink_to(source.resolve())
+
+
+def gather(store: Store, folder: Path) -> Manifest:
+    """Keep a directory's files in the store; gives the manifest that names them, itself kept too."""
+    files = {
+        path.relative_to(folder).as_posix(): store.put_file(path) for path in sorted(folder.rglob("*")) if path.is_file()
+    }
+    manifest = Manifest(files)
+    store.put_bytes(manifest.encode())
+    return manifest
+
+
+@cache
+def code_version(stage: str) -> str:
+    """The digest of a stage's own code, of what it shares, and of the versions of the packages it declares."""
+    files = [path for folder in (stage, "shared") for path in (COMPONENTS / folder).rglob("*") if path.is_file()]
+    code = {
+        path.relative_to(COMPONENTS).as_posix(): contracts.file_digest(path)
+        for path in files
+        if path.name != "component.py" and "__pycache__" not in path.parts
+    }
+    return contracts.fingerprint([code, package_versions(stage)])
+
+
+def package_versions(stage: str) -> dict[str, str]:
+    """The installed version of each package in the stage's dependency group."""
+    project = tomllib.loads((COMPONENTS.parent / "pyproject.toml").read_text(encoding="utf-8"))
+    versions = {}
+    for requirement in project["dependency-groups"].get(stage, []):
+        if isinstance(requirement, str):
+            name = requirement.split("[")[0].split("=")[0].split("<")[0].split(">")[0].strip()
+            try:
+                versions[name] = importlib.metadata.version(name)
+            except importlib.metadata.PackageNotFoundError:
+                versions[name] = "absent"
+    return versions
+
+
+# Events: one JSON line each in containers and under the runner, a sentence in a terminal.
+
+
+def event(what: str, stage: str, **fields: Any) -> None:
+    """Tell those who watch (a person, the runner, a log collector) that something happened in a stage."""
+    log.info(what, extra={"fields": {"stage": stage, **fields}})
+
+
+def progress(stage: str, done: int, total: int, note: str = "") -> None:
+    """Tell how far a stage has come: `done` of `total`, and a word about it."""
+    event("progress", stage, done=done, total=total, note=note)
+
+
+class JsonLines(logging.Formatter):
+    """One JSON object a line, with the event's name, its fields, and level where it is not the usual one."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        fields = getattr(record, "fields", {})
+        line = {"event": record.getMessage(), "at": round(record.created, 3), **fields}
+        if record.levelno != logging.INFO:
+            line["level"] = record.levelname
+        return json.dumps(line, ensure_ascii=False, default=str)
+
+
+class Sentences(logging.Formatter):
+    """A line for people."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        fields = dict(getattr(record, "fields", {}))
+        stage = fields.pop("stage", "")
+        if record.getMessage() == "progress":
+            return f"{stage:9} {fields['done']}/{fields['total']} {fields['note']}"
+        rest = " ".join(f"{name}={value}" for name, value in fields.items())
+        return f"{stage:9} {record.getMessage()} {rest}".rstrip()
+
+
+def configure_logging() -> None:
+    """Send medloop's events to standard error: sentences in a terminal, JSON lines elsewhere."""
+    handler = logging.StreamHandler(sys.stderr)
+    human = sys.stderr.isatty() and os.environ.get("MEDLOOP_LOG") != "json"
+    handler.setFormatter(Sentences() if human else JsonLines())
+    log.handlers[:] = [handler]
+    log.setLevel(logging.INFO)
+    log.propagate = False

@@ -1,0 +1,84 @@
+"""The pipeline's side of a stage: the decorator for component.py, and the one call that its body makes."""
+
+from __future__ import annotations
+
+import collections
+import json
+import os
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from components.shared import work
+from components.shared.contracts import Manifest
+from components.shared.interface import read
+from components.shared.store import open_store
+
+REGISTRY = "MEDLOOP_IMAGES"
+"""The environment variable that says where a compiled pipeline's images are: `registry/prefix` and an optional `:tag`."""
+
+
+def stage(function: Callable[..., Any]) -> Any:
+    """Make a KFP component of a typed interface; its folder's name is the task's, the image's and the group's name."""
+    from kfp import dsl
+
+    name = function.__module__.split(".")[-2]
+    return dsl.component(function, base_image=image(name), install_kfp_package=False)
+
+
+def image(name: str) -> str:
+    """The image of a stage: medloop-<stage>, below the registry and with the tag that the environment names."""
+    prefix, _, tag = os.environ.get(REGISTRY, "").rpartition(":")
+    if not prefix or "/" in tag:
+        prefix, tag = os.environ.get(REGISTRY, ""), "latest"
+    return f"{prefix.rstrip('/') + '/' if prefix else ''}medloop-{name}:{tag}"
+
+
+def call(name: str, arguments: Mapping[str, Any]) -> Any:
+    """Do a stage's work with what the executor hands in: artifacts and parameters. Gives the values it declares."""
+    work.configure_logging()
+    interface = read(name)
+    given = {
+        key: value
+        for key, value in arguments.items()
+        if key in interface.parameters or key not in (*interface.inputs, *interface.outputs, "store", "options", "call")
+    }
+    shown = {key: given.pop(key) for key in [*given] if _is_artifact(given[key])}
+    options = dict(arguments.get("options") or {})
+    inputs = {key: Path(arguments[key].path) for key in interface.inputs}
+    try:
+        done = work.step(name, arguments["store"], inputs, {**options, **given})
+    except (ValueError, OSError, RuntimeError) as error:
+        # The sentence is for people; the traceback stays in the log above it for those who debug.
+        work.log.error("failed", extra={"fields": {"stage": name, "error": type(error).__name__, "why": str(error)}})
+        if os.environ.get("MEDLOOP_TRACEBACK"):
+            raise
+        sys.exit(1)
+    for key, manifest in done.outputs.items():
+        Path(arguments[key].path).write_bytes(manifest.encode())
+        arguments[key].metadata.update({"digest": manifest.digest, "bytes": manifest.bytes})
+    if shown:
+        _show(shown, done.outputs["report"], arguments["store"])
+    return collections.namedtuple("Values", done.values)(**done.values) if done.values else None
+
+
+def _is_artifact(value: Any) -> bool:
+    return hasattr(value, "metadata") and hasattr(value, "path")
+
+
+def _show(shown: Mapping[str, Any], report: Manifest, store_uri: str) -> None:
+    """Fill what the pipeline's own page displays: figures, curves and the report, from the report's files."""
+    store = open_store(store_uri)
+    metrics = json.loads(store.get(report.files["metrics.json"].digest))
+    for artifact in shown.values():
+        kind = type(artifact).__name__
+        if kind == "Metrics":
+            for name, figure in metrics["all"]["figures"].items():
+                artifact.log_metric(name, figure["value"])
+        elif kind == "ClassificationMetrics":
+            artifact.log_confusion_matrix(metrics["classes"], metrics["all"]["confusion"])
+            if curve := metrics["all"].get("roc"):
+                artifact.log_roc_curve(curve["fpr"], curve["tpr"], curve["threshold"])
+        elif kind == "HTML":
+            Path(artifact.path).write_bytes(store.get(report.files["report.html"].digest))

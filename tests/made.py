@@ -1,0 +1,170 @@
+"""Small real things that many tests need: images, a dataset in a store, a split, a model bundle, a release."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pyarrow as pa
+from numpy.typing import NDArray
+from onnx import TensorProto, helper, numpy_helper
+
+from components.shared import contracts, dataset, releases, work
+from components.shared.contracts import Manifest
+from components.shared.store import Store
+
+CLASSES = ["NORMAL", "PNEUMONIA"]
+
+
+def make_image(rng: np.random.Generator, label: int, side: int = 32) -> NDArray[np.uint8]:
+    """A noisy gray image; label 1 is brighter in the middle."""
+    pixels = rng.normal(90, 25, (side, side + 4))
+    pixels[side // 4 : -side // 4, side // 4 : -side // 4] += 45 * label
+    return np.asarray(pixels.clip(0, 255).astype(np.uint8))
+
+
+def make_dataset(folder: Path, store: Store, patients: int = 40, seed: int = 1, classes: list[str] = CLASSES) -> Path:
+    """A dataset directory, two images a patient, its one shard in the store."""
+    folder.mkdir(parents=True, exist_ok=True)
+    rng = np.random.default_rng(seed)
+    images, rows = [], []
+    for patient in range(patients):
+        label = patient % len(classes)
+        for number in range(2):
+            pixels = make_image(rng, label)
+            name = f"patient{patient}-{number}"
+            rows.append(
+                {
+                    "image_id": contracts.digest(name.encode())[:32],
+                    "patient_id": contracts.digest(f"patient{patient}".encode())[:32],
+                    "label": label,
+                    "source_digest": contracts.digest(name.encode()),
+                    "pixel_digest": contracts.digest(pixels.tobytes()),
+                    "duplicate_of": "",
+                    "official": "",
+                    "shard": 0,
+                    "row": len(images),
+                    "height": pixels.shape[0],
+                    "width": pixels.shape[1],
+                    "bits": 8,
+                    "sex": "FM"[patient // 2 % 2],
+                    "age": 20 + patient,
+                    "site": ("north", "south")[patient // 4 % 2],
+                    "view": "PA",
+                    "modality": "DX",
+                    "text": "",
+                }
+            )
+            images.append(pixels)
+    path = folder / "shard"
+    dataset.write_shard(images, path)
+    blob = store.put_file(path)
+    path.unlink()
+    dataset.write_table(pa.Table.from_pylist(rows, schema=dataset.INDEX), folder / "index.parquet")
+    about = {
+        "name": "made",
+        "task": "classification",
+        "classes": classes,
+        "shards": [{"digest": blob.digest, "rows": len(images), "bytes": blob.size}],
+        "fingerprint": contracts.fingerprint([[r["pixel_digest"], r["label"]] for r in rows]),
+        "key_id": "made",
+        "source_revision": "made",
+        "counts": {"images": len(images), "patients": patients, "quarantined": 0, "duplicates": 0},
+    }
+    contracts.write_record("dataset", folder / "dataset.json", about)
+    (folder / "quarantine.csv").write_text("image_id,reason,detail\n")
+    return folder
+
+
+def make_split(folder: Path, dataset_folder: Path, core: bool = True) -> Path:
+    """A split of such a dataset: of every five pairs of patients three train, one val, one test.
+
+    With `core` false, half of the test patients came with split version 2.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    index = dataset.pq.read_table(dataset_folder / "index.parquet").to_pylist()
+    rows = []
+    for place, row in enumerate(index):
+        patient = place // 2
+        side = ("train", "train", "train", "val", "test")[patient // 2 % 5]
+        since = 2 if not core and side == "test" and patient // 10 % 2 else 1
+        rows.append(
+            {"image_id": row["image_id"], "patient_id": row["patient_id"], "side": side, "since": since, "why": "draw"}
+        )
+    dataset.write_table(pa.Table.from_pylist(rows, schema=dataset.SPLIT), folder / "splits.parquet")
+    sides = {side: sum(row["side"] == side for row in rows) for side in ("train", "val", "test")}
+    about = {
+        "version": 1 if core else 2,
+        "fingerprint": contracts.fingerprint([[r["image_id"], r["side"]] for r in rows]),
+        "dataset": contracts.read_record("dataset", dataset_folder / "dataset.json")["fingerprint"],
+        "images": sides,
+        "patients": {side: count // 2 for side, count in sides.items()},
+        "left_out": 0,
+    }
+    contracts.write_record("split", folder / "split.json", about)
+    return folder
+
+
+def make_bundle(
+    folder: Path, classes: list[str] = CLASSES, gain: float = 12.0, size: int = 16, split_version: int = 1
+) -> Path:
+    """A model bundle that keeps the export contract; with a positive gain it calls bright-centred images positive."""
+    (folder / "configs").mkdir(parents=True)
+    (folder / "models").mkdir()
+    kernel = np.zeros((4, 1, 3, 3), np.float32)
+    kernel[:, 0, 1, 1] = [1, -1, 0.5, -0.5]
+    weights = np.zeros((len(classes), 4), np.float32)
+    weights[-1] = [gain, -gain, 0, 0]
+    weights[0] = -weights[-1]
+    bias = np.zeros(len(classes), np.float32)
+    bias[0], bias[-1] = -0.42 * gain, 0.42 * gain
+    nodes = [
+        helper.make_node("Conv", ["image", "kernel"], ["mapped"], pads=[1, 1, 1, 1]),
+        helper.make_node("Relu", ["mapped"], ["feature_map"]),
+        helper.make_node("ReduceMean", ["feature_map"], ["features"], axes=[2, 3], keepdims=0),
+        helper.make_node("Gemm", ["features", "weights", "bias"], ["logits"], transB=1),
+    ]
+    graph = helper.make_graph(
+        nodes,
+        "made",
+        [helper.make_tensor_value_info("image", TensorProto.FLOAT, ["batch", 1, size, size])],
+        [
+            helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["batch", len(classes)]),
+            helper.make_tensor_value_info("features", TensorProto.FLOAT, ["batch", 4]),
+            helper.make_tensor_value_info("feature_map", TensorProto.FLOAT, ["batch", 4, size, size]),
+        ],
+        [
+            numpy_helper.from_array(kernel, "kernel"),
+            numpy_helper.from_array(weights, "weights"),
+            numpy_helper.from_array(bias, "bias"),
+        ],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    onnx.save(model, str(folder / "models" / "model.onnx"))
+    about = {
+        "kind": "bundle",
+        "schema": contracts.SCHEMAS["bundle"],
+        "task": "classification",
+        "architecture": "made",
+        "classes": classes,
+        "preprocess": {"size": size, "fit": "pad", "channels": 1, "mean": 0.39, "std": 0.15},
+        "temperature": 1.0,
+        "threshold": 0.5 if len(classes) == 2 else None,
+        "precisions": {"float32": {"bytes": (folder / "models" / "model.onnx").stat().st_size}},
+        "fingerprints": {"dataset": "made", "split": "made", "split_version": split_version},
+        "parameters": {"epochs": 1},
+    }
+    (folder / "configs" / "metadata.json").write_text(json.dumps({"version": "0.1.0", "medloop": about}, sort_keys=True))
+    return folder
+
+
+def release_bundle(store: Store, bundle: Path, what: str = "release", precision: str = "float32") -> releases.Entry:
+    """Put a bundle into service in the store's release log."""
+    log = releases.read_log(store)
+    model: Manifest = work.gather(store, bundle)
+    version = f"v{len(releases.versions(log)) + 1}"
+    return releases.append(
+        store, log, what, version=version, model=model.digest, runtime="onnxruntime", precision=precision, run="made"
+    )
