@@ -156,7 +156,9 @@ def make_bundle(
         "fingerprints": {"dataset": "made", "split": "made", "split_version": split_version},
         "parameters": {"epochs": 1},
     }
-    (folder / "configs" / "metadata.json").write_text(json.dumps({"version": "0.1.0", "medloop": about}, sort_keys=True))
+    (folder / "configs" / "metadata.json").write_text(
+        json.dumps({"version": "0.1.0", "medloop": about}, sort_keys=True)
+    )
     return folder
 
 

@@ -43,7 +43,13 @@ INDEX = pa.schema(
 """One row an image. Unknown texts are "", an unknown age is -1; ids are keyed hashes."""
 
 SPLIT = pa.schema(
-    [("image_id", pa.string()), ("patient_id", pa.string()), ("side", pa.string()), ("since", pa.int32()), ("why", pa.string())]
+    [
+        ("image_id", pa.string()),
+        ("patient_id", pa.string()),
+        ("side", pa.string()),
+        ("since", pa.int32()),
+        ("why", pa.string()),
+    ]
 )
 """One row an image of the dataset: its side (train, val, test, or "" for left out), the split version in which it
 came to that side, and what decided it."""
@@ -70,7 +76,9 @@ def read_shard(path: Path) -> list[Pixels]:
     heights, widths, bits = (table[name].to_pylist() for name in ("height", "width", "bits"))
     pixels = table["pixels"].chunk(0)
     return [
-        np.frombuffer(pixels[row].as_buffer(), np.uint8 if bits[row] == 8 else np.uint16).reshape(heights[row], widths[row])
+        np.frombuffer(pixels[row].as_buffer(), np.uint8 if bits[row] == 8 else np.uint16).reshape(
+            heights[row], widths[row]
+        )
         for row in range(len(heights))
     ]
 

@@ -110,7 +110,9 @@ def _retry(call: Callable[[], T], attempts: int = 5) -> T:
                 raise
         except (InvalidResponseError, ServerError, urllib3.exceptions.HTTPError) as error:
             if attempt == attempts - 1:
-                raise ConnectionError(f"The store did not answer: {error}. Check the endpoint and run again.") from error
+                raise ConnectionError(
+                    f"The store did not answer: {error}. Check the endpoint and run again."
+                ) from error
         time.sleep(0.1 * 2**attempt)
     raise AssertionError("unreachable: the last attempt returns or raises")
 

@@ -44,7 +44,9 @@ def directory(source: str) -> Path:
     if not root.exists():
         raise FileNotFoundError(f"There is no source {source}. Check the path; `medloop synth DIR` makes one to try.")
     if not root.is_dir():
-        raise NotADirectoryError(f"The source {source} is a file. Name the directory that holds a folder for each class.")
+        raise NotADirectoryError(
+            f"The source {source} is a file. Name the directory that holds a folder for each class."
+        )
     return root
 
 

@@ -227,7 +227,9 @@ class Directory:
 
 def _unwritable(root: Path, error: OSError) -> str:
     if error.errno == errno.ENOSPC:
-        return f"The store {root} is full. Free some space on its disk, or set MEDLOOP_STORE to another; run again after"
+        return (
+            f"The store {root} is full. Free some space on its disk, or set MEDLOOP_STORE to another; run again after"
+        )
     return (
         f"The store {root} cannot be written ({error.strerror or error}). Make it writable for this user, "
         "or set MEDLOOP_STORE to one that is"

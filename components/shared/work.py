@@ -77,7 +77,7 @@ def step(stage: str, store_uri: str, inputs: Mapping[str, Path], parameters: Map
     store = open_store(store_uri)
     manifests = {name: Manifest.decode(inputs[name].read_bytes(), name) for name in interface.inputs}
     plan = prepare(stage, {name: manifest.digest for name, manifest in manifests.items()}, parameters)
-    event("started", stage, key=plan.key[:12])
+    event("started", stage, key=plan.key)
     earlier = None if stage in IMPURE else finished(store, plan.key)
     if earlier:
         done = earlier
@@ -86,7 +86,14 @@ def step(stage: str, store_uri: str, inputs: Mapping[str, Path], parameters: Map
         raise ValueError(f"{record['message']} (The same work failed before; it is not tried again until it changes.)")
     else:
         done = _run(interface, store, plan, manifests)
-    event("reused" if done.reused else "finished", stage, key=plan.key[:12], seconds=round(done.seconds, 2))
+    event(
+        "reused" if done.reused else "finished",
+        stage,
+        key=plan.key,
+        seconds=round(done.seconds, 2),
+        outputs={name: manifest.digest for name, manifest in done.outputs.items()},
+        values=done.values,
+    )
     return done
 
 
@@ -166,7 +173,9 @@ def lay_out(store: Store, manifest: Manifest, folder: Path) -> None:
 def gather(store: Store, folder: Path) -> Manifest:
     """Keep a directory's files in the store; gives the manifest that names them, itself kept too."""
     files = {
-        path.relative_to(folder).as_posix(): store.put_file(path) for path in sorted(folder.rglob("*")) if path.is_file()
+        path.relative_to(folder).as_posix(): store.put_file(path)
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
     }
     manifest = Manifest(files)
     store.put_bytes(manifest.encode())
@@ -231,7 +240,8 @@ class Sentences(logging.Formatter):
         stage = fields.pop("stage", "")
         if record.getMessage() == "progress":
             return f"{stage:9} {fields['done']}/{fields['total']} {fields['note']}"
-        rest = " ".join(f"{name}={value}" for name, value in fields.items())
+        shown = {name: value for name, value in fields.items() if name not in ("key", "outputs")}
+        rest = " ".join(f"{name}={value}" for name, value in {**shown, **shown.pop("values", {})}.items())
         return f"{stage:9} {record.getMessage()} {rest}".rstrip()
 
 

@@ -1,0 +1,40 @@
+# medloop: `make help` lists what can be done.
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+SCANS ?= .medloop/scans
+
+.DEFAULT_GOAL := help
+.PHONY: help install run test lint bench clean
+
+help:  ## this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+install: $(STAMP)  ## a virtual environment in .venv, from pinned versions
+
+$(STAMP): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] < (3, 11) and f"medloop needs Python 3.11 or newer, and this is {sys.version.split()[0]}. Name another with: make PYTHON=/path/to/python3.11")'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --upgrade 'pip>=25.1' -c constraints.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt --group dev -e .
+	@touch $@
+
+run: install  ## synthetic scans, then the whole loop, to a model in service
+	@$(BIN)/medloop synth $(SCANS)
+	@$(BIN)/medloop run --source $(SCANS)
+
+test: install  ## every test that this machine can run
+	$(BIN)/python -m pytest
+
+lint: install  ## ruff and mypy over everything
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+bench: install  ## measure what the docs state, each against a peer in the same run
+	$(BIN)/python -m bench
+
+clean:  ## remove the environment, caches and build leftovers; .medloop (your data and models) stays
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis build dist *.egg-info
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

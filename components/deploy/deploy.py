@@ -1,0 +1,102 @@
+"""Puts an approved model into service: one entry in the release log, which every server follows."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import numpy as np
+
+from components.deploy.registry import project
+from components.shared import contracts, releases
+from components.shared.contracts import In, OneOf
+from components.shared.notify import notify
+from components.shared.runtime import Model
+from components.shared.work import Work, event
+
+
+def deploy(
+    decision: In,
+    model: In,
+    state: In,
+    work: Work,
+    *,
+    run: str,
+    by: str = "",
+    runtime: Annotated[str, OneOf(("onnxruntime",))] = "onnxruntime",
+) -> dict[str, Any]:
+    """Release an approved model. Refuses a decision that is not an approval of this very model, in these conditions.
+
+    run: the run that asks
+    by: who started it
+    runtime: what runs the model in service
+    """
+    verdict = contracts.read_record("decision", decision / "decision.json")
+    resolved = contracts.read_record("resolved", state / "resolved.json")
+    _verify(verdict, resolved, work.inputs["model"])
+    log = releases.read_log(work.store)
+    service = releases.in_service(log)
+    if service and service.record["model"] == work.inputs["model"]:
+        event("unchanged", "deploy", version=service.version)
+        return {"version": service.version, "sentence": f"This very model is in service already, as {service.version}."}
+    if releases.head(log) != resolved["head"]:
+        raise RuntimeError(
+            f"The release log has moved on since this run began: entry {len(log)} was written by another run or person. "
+            "Nothing was released; run again to be judged against what is in service now."
+        )
+    if not work.store.creates_once():
+        raise RuntimeError(
+            f"The store {work.store.uri} overwrites records that must be created once (it ignores If-None-Match), so "
+            "two runs could release at the same time. Use a store that keeps it: a directory, MinIO, or AWS S3."
+        )
+    precision = verdict["subject"]["precision"]
+    _try_out(Model(model, precision))
+    version = f"v{len(releases.versions(log)) + 1}"
+    sentence = f"{version} is in service: {verdict['sentence']}"
+    entry = releases.append(
+        work.store,
+        log,
+        "release",
+        version=version,
+        model=work.inputs["model"],
+        runtime=runtime,
+        precision=precision,
+        decision=work.inputs["decision"],
+        report=verdict["report"],
+        dataset=verdict["subject"]["dataset"],
+        split=verdict["subject"]["split"],
+        revision=resolved["revision"],
+        key_id=resolved["key_id"],
+        request=resolved["request"],
+        seen=resolved["seen"],
+        run=run,
+        by=by,
+        sentence=sentence,
+    )
+    project(releases.read_log(work.store), work.store.uri)
+    notify({"outcome": "released", "version": version, "run": run, "sentence": sentence, "entry": entry.number})
+    return {"version": version, "sentence": sentence}
+
+
+def _verify(verdict: dict[str, Any], resolved: dict[str, Any], model: str) -> None:
+    if verdict["outcome"] != "approved":
+        raise RuntimeError(
+            f"The decision is {verdict['outcome']!r}, not 'approved'. Only approved models are released."
+        )
+    if verdict["subject"]["model"] != model:
+        raise RuntimeError(
+            f"The decision approves the model {verdict['subject']['model'][:12]}, and this one is {model[:12]}. "
+            "Hand in the model that was judged."
+        )
+    if verdict["subject"]["champion"] != resolved["seen"]["champion"]:
+        raise RuntimeError(
+            "The decision compares with another model in service than the one this run found. Run again to be judged "
+            "against what is in service now."
+        )
+
+
+def _try_out(model: Model) -> None:
+    """Run the model once before anyone depends on it."""
+    size = model.preprocess["size"]
+    views = np.random.default_rng(0).integers(0, 255, (1, size, size), dtype=np.uint8)
+    if not np.isfinite(model.probabilities(model(views).logits)).all():
+        raise RuntimeError("The model gives no finite probabilities for a test image. It was not released.")

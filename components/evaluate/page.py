@@ -1,0 +1,221 @@
+"""The report as one self-contained page, for people who decide about patients."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+from components.evaluate import plots
+from components.evaluate.population import AGES, SMALL
+from components.evaluate.wording import NAMES, NONE, count, difference, meaning, number, size, written
+
+HEADLINE = ("accuracy", "auc", "sensitivity", "specificity")
+FURTHER = ("balanced_accuracy", "precision", "f1", "pr_auc", "kappa", "brier", "calibration_error")
+PER_CLASS = ("sensitivity", "specificity", "precision", "f1", "auc")
+POPULATIONS = {"core": "locked core", "new": "new patients", "all": "all test images"}
+FIELDS = {"sex": "Sex", "age": "Age", "site": "Site", "view": "View"}
+WORDS = {"F": "female", "M": "male"}
+
+Metrics = Mapping[str, Any]
+
+
+def page(
+    metrics: Metrics,
+    sources: Mapping[str, Any],
+    described: Mapping[str, Sequence[str]],
+    rival_curves: Mapping[str, Any],
+) -> str:
+    """The whole page. `sources` are the records of dataset, split and model; `described` says what each image shows."""
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    everything = metrics["all"]
+    return environment.get_template("report.html.j2").render(
+        metrics=metrics,
+        all=everything,
+        dataset=sources["dataset"]["name"],
+        architecture=sources["model"]["architecture"],
+        task=" or ".join(metrics["classes"]) if len(metrics["classes"]) == 2 else ", ".join(metrics["classes"]),
+        percent=f"{100 * metrics['confidence']:g}",
+        tested=f"{count(everything['images'], 'image')} of {count(everything['patients'], 'patient')}",
+        headline=[_explained(name, metrics) for name in HEADLINE],
+        further=[_explained(name, metrics) for name in FURTHER],
+        whom=_whom(everything, described),
+        drawings=_drawings(metrics, rival_curves),
+        confusion=_confusion(everything["confusion"], metrics["classes"]),
+        per_class=_per_class(metrics),
+        figure_names=[NAMES[name] for name in PER_CLASS],
+        subgroups=_subgroups(metrics["subgroups"]),
+        small=SMALL,
+        compared=_compared(metrics),
+        populations=_populations(metrics),
+        shipped=_shipped(metrics["as_trained"], metrics["subject"]["precision"]),
+        lineage=_lineage(metrics, sources),
+        parameters=_flat(sources["model"].get("parameters", {})),
+    )
+
+
+def _explained(name: str, metrics: Metrics) -> dict[str, Any]:
+    return {**written(name, metrics["all"]["figures"][name]), "meaning": meaning(name, metrics)}
+
+
+def _whom(everything: Metrics, described: Mapping[str, Sequence[str]]) -> list[dict[str, Any]]:
+    """Who was tested: for class, sex, age, site and view, how many images have each value."""
+    total = everything["images"]
+    tables = [("Class", list(everything["by_class"].items()))]
+    for field, values in described.items():
+        found = Counter(values)
+        order = [*AGES, "unknown"] if field == "age" else sorted(found, key=lambda value: (value == "unknown", value))
+        tables.append((FIELDS[field], [(WORDS.get(v, v), found[v]) for v in order if found[v]]))
+    return [
+        {"title": title, "rows": [(value, n, f"{100 * n / total:.0f} %") for value, n in rows]}
+        for title, rows in tables
+    ]
+
+
+def _drawings(metrics: Metrics, rival_curves: Mapping[str, Any]) -> dict[str, str]:
+    everything, positive = metrics["all"], metrics["positive"]
+    shares = {name: images / everything["images"] for name, images in everything["by_class"].items()}
+    if positive:
+        figures, rival = everything["figures"], rival_curves.get(positive, {})
+        point = (1 - figures["specificity"]["value"], figures["sensitivity"]["value"])
+        name = "this model" if rival else positive
+        return {
+            "roc": plots.roc({name: everything["roc"]}, rival.get("roc"), point),
+            "pr": plots.precision_recall({name: everything["pr"]}, rival.get("pr"), {name: shares[positive]}),
+            "calibration": plots.calibration({positive: everything["calibration"]}),
+        }
+    roc = {name: line for name, line in everything["roc_by_class"].items() if line}
+    recall = {name: line for name, line in everything["pr_by_class"].items() if line}
+    return {
+        "roc": plots.roc(roc, None, None),
+        "pr": plots.precision_recall(recall, None, shares),
+        "calibration": plots.calibration(everything["calibration_by_class"]),
+    }
+
+
+def _confusion(table: Sequence[Sequence[int]], classes: Sequence[str]) -> list[dict[str, Any]]:
+    rows = []
+    for place, (name, row) in enumerate(zip(classes, table, strict=True)):
+        total = sum(row)
+        cells = [
+            {
+                "images": images,
+                "share": f"{100 * images / total:.0f} %" if total else NONE,
+                "shade": round(0.04 + 0.26 * images / total, 3) if total and images else 0,
+                "right": place == column,
+            }
+            for column, images in enumerate(row)
+        ]
+        rows.append({"name": name, "cells": cells, "total": total})
+    return rows
+
+
+def _per_class(metrics: Metrics) -> list[dict[str, Any]]:
+    return [
+        {"name": name, "images": entry["images"], "figures": [written(figure, entry[figure]) for figure in PER_CLASS]}
+        for name, entry in metrics["all"]["per_class"].items()
+    ]
+
+
+def _subgroups(rows: Sequence[Metrics]) -> list[dict[str, Any]]:
+    return [
+        {
+            "field": FIELDS[row["field"]],
+            "first": place == 0 or rows[place - 1]["field"] != row["field"],
+            "value": WORDS.get(row["value"], row["value"]),
+            "images": row["images"],
+            "patients": row["patients"],
+            "accuracy": written("accuracy", row["accuracy"]),
+            "auc": written("auc", row["auc"]),
+            "too_small": row["too_small"],
+        }
+        for place, row in enumerate(rows)
+    ]
+
+
+def _compared(metrics: Metrics) -> list[dict[str, Any]]:
+    """For each population: both models' figures, and in how many images they name another class."""
+    if not metrics["comparison"]:
+        return []
+    groups = metrics["comparison"]["populations"]
+    names = [name for name in POPULATIONS if name in groups and not (name == "core" and "new" not in groups)]
+    return [
+        {
+            "title": POPULATIONS[name].capitalize(),
+            "who": f"{count(groups[name]['images'], 'image')} of {count(groups[name]['patients'], 'patient')}",
+            "disagree": groups[name]["disagree"],
+            "figures": [
+                difference(figure, groups[name][figure]) for figure in ("accuracy", "balanced_accuracy", "auc", "brier")
+            ],
+        }
+        for name in names
+    ]
+
+
+def _populations(metrics: Metrics) -> list[dict[str, Any]]:
+    """Accuracy and AUC on the locked core, on what is new, and on all; nothing where all is one."""
+    if not metrics["new"] or not metrics["core"]:
+        return []
+    return [
+        {
+            "name": words,
+            "images": metrics[name]["images"],
+            "patients": metrics[name]["patients"],
+            "accuracy": written("accuracy", metrics[name]["figures"]["accuracy"]),
+            "auc": written("auc", metrics[name]["figures"]["auc"]),
+        }
+        for name, words in POPULATIONS.items()
+    ]
+
+
+def _shipped(facts: Metrics | None, precision: str) -> dict[str, str] | None:
+    if facts is None:
+        return None
+    return {
+        "precision": precision,
+        "agreement": f"{100 * facts['agreement']:.1f} %",
+        "moved": f"{facts['largest_probability_difference']:.3f}",
+        "accuracy": number("accuracy", facts["accuracy"]),
+        "accuracy_trained": number("accuracy", facts["accuracy_float32"]),
+        "size": size(facts["bytes"]),
+        "size_trained": size(facts["bytes_float32"]),
+        "share": f"{facts['bytes'] / facts['bytes_float32']:.2f}",
+    }
+
+
+def _lineage(metrics: Metrics, sources: Mapping[str, Any]) -> list[tuple[str, str]]:
+    subject, model = metrics["subject"], sources["model"]
+    return [
+        ("Model", subject["model"]),
+        ("Model in service", subject["champion"] or "none"),
+        ("Architecture", str(model["architecture"])),
+        ("Precision and size", f"{subject['precision']}, {size(subject['model_bytes'])}"),
+        ("Runtime", subject["runtime"]),
+        ("Dataset", subject["dataset"]),
+        ("Dataset’s fingerprint", str(sources["dataset"]["fingerprint"])),
+        ("Split", subject["split"]),
+        ("Split’s version", str(sources["split"]["version"])),
+        ("Trained on split version", str(model["fingerprints"]["split_version"])),
+        ("Decision threshold", NONE if model["threshold"] is None else f"{model['threshold']:.4g}"),
+        ("Temperature", f"{model['temperature']:.4g}"),
+        ("Intervals", f"{metrics['resamples']:,} resamples of patients, seed {metrics['seed']}"),
+    ]
+
+
+def _flat(values: Mapping[str, Any], before: str = "") -> list[tuple[str, str]]:
+    rows: list[tuple[str, str]] = []
+    for name, value in sorted(values.items()):
+        if isinstance(value, dict):
+            rows += _flat(value, f"{before}{name}.")
+        else:
+            rows.append((f"{before}{name}", f"{value}"))
+    return rows

@@ -1,0 +1,16 @@
+"""The typed interface of ingest."""
+
+from typing import NamedTuple
+
+from kfp.dsl import Dataset, Output
+
+from components.stage import stage
+
+
+@stage
+def ingest(
+    dataset: Output[Dataset], store: str, source: str, revision: str, key_id: str, options: dict
+) -> NamedTuple("Values", [("images", int), ("quarantined", int)]):
+    from components.stage import call
+
+    return call("ingest", locals())

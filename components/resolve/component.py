@@ -1,0 +1,16 @@
+"""The typed interface of resolve."""
+
+from typing import NamedTuple
+
+from kfp.dsl import Artifact, Dataset, Model, Output
+
+from components.stage import stage
+
+
+@stage
+def resolve(
+    state: Output[Artifact], previous: Output[Dataset], champion: Output[Model], store: str, source: str, asked: dict
+) -> NamedTuple("Values", [("revision", str), ("key_id", str)]):
+    from components.stage import call
+
+    return call("resolve", locals())

@@ -1,0 +1,97 @@
+"""Reads, once a run, everything that can change from outside."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from components.shared import contracts, keys, releases, source, work
+from components.shared.contracts import Manifest, Out
+from components.shared.interface import COMPONENTS
+from components.shared.work import Work
+
+
+def resolve(
+    state: Out, previous: Out, champion: Out, work: Work, *, source: str, asked: dict[str, Any]
+) -> dict[str, Any]:
+    """Read what can change from outside: the source's listing, the release log, the model in service, the hash key.
+
+    Later stages read none of it again. A run that asks for what the newest decision already answered is handed what
+    that run was handed, so that all of its work is found done.
+
+        source: the directory of images to learn from
+        asked: all the run's parameters, by which a repetition is recognised
+    """
+    listing = source_listing(source)
+    log = releases.read_log(work.store)
+    key_id = keys.from_environment().id
+    _same_key(log, key_id)
+    revision = listing_revision(listing)
+    request = contracts.fingerprint([_plain(asked), revision, key_id, _code()])
+    service = releases.in_service(log)
+    newest = next((entry for entry in reversed(log) if "split" in entry.record), None)
+    seen = {
+        "previous": newest.record["split"] if newest else "",
+        "champion": service.record["model"] if service else "",
+        "champion_version": service.version if service else "",
+    }
+    repeats = bool(log) and log[-1].record.get("request") == request
+    if repeats:
+        seen = log[-1].record["seen"]
+    for folder, digest in ((previous, seen["previous"]), (champion, seen["champion"])):
+        if digest:
+            _fill(work, folder, digest)
+    record = {
+        "revision": revision,
+        "files": len(listing),
+        "key_id": key_id,
+        "head": releases.head(log),
+        "request": request,
+        "repeats": log[-1].record.get("run", "") if repeats else "",
+        "seen": seen,
+    }
+    contracts.write_record("resolved", state / "resolved.json", record)
+    return {"revision": revision, "key_id": key_id}
+
+
+def source_listing(address: str) -> list[source.Entry]:
+    """The files of a source, of which at least one is an image."""
+    listing = source.entries(address)
+    if not any(entry.name != source.TABLE for entry in listing):
+        raise ValueError(
+            f"The source {address} holds no images: no file ends in {', '.join(sorted(source.IMAGE_SUFFIXES))}. "
+            "Put a folder of images for each class into it."
+        )
+    return listing
+
+
+def listing_revision(listing: list[source.Entry]) -> str:
+    """The revision that a listing stands for."""
+    return source.revision(listing)
+
+
+def _same_key(log: list[releases.Entry], key_id: str) -> None:
+    known = next((entry.record["key_id"] for entry in reversed(log) if "key_id" in entry.record), key_id)
+    if known != key_id:
+        raise ValueError(
+            f"The hash key at hand has the id {key_id}, and this store was made with key {known}. With another key "
+            f"every patient would look new, and test patients would leak into training. Set {keys.VARIABLE} to the "
+            "store's key, or set MEDLOOP_HOME to another directory to begin a new loop."
+        )
+
+
+def _fill(work_: Work, folder: Out, digest: str) -> None:
+    manifest = Manifest.decode(work_.store.get(digest), digest[:12])
+    work.lay_out(work_.store, manifest, folder)
+
+
+def _plain(value: Any) -> Any:
+    """The value with whole floats as integers: pipelines hand integers inside dictionaries on as floats."""
+    if isinstance(value, dict):
+        return {name: _plain(inner) for name, inner in value.items()}
+    if isinstance(value, list):
+        return [_plain(inner) for inner in value]
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+def _code() -> dict[str, str]:
+    return {path.parent.name: work.code_version(path.parent.name) for path in sorted(COMPONENTS.glob("*/component.py"))}

@@ -1,0 +1,144 @@
+"""From a trained network to a model bundle: weights, the ONNX graph with its three outputs, the float head, metadata."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from components.shared import contracts
+from components.shared.contracts import In
+from components.shared.pixels import normalise
+from components.shared.runtime import OUTPUTS, PRECISIONS, Model
+
+OPSET = 18
+TOLERANCE = 1e-3
+
+
+def export_graph(network: nn.Module, size: int, channels: int, path: Path) -> None:
+    """Write the network's ONNX graph: images in, (logits, features, feature_map) out, any batch size."""
+    network.eval()
+    example = torch.zeros(2, channels, size, size)
+    program = torch.onnx.export(
+        network,
+        (example,),
+        dynamo=True,
+        opset_version=OPSET,
+        input_names=["image"],
+        output_names=list(OUTPUTS),
+        dynamic_shapes=({0: torch.export.Dim("batch", min=1, max=65536)},),
+        verbose=False,
+    )
+    assert program is not None
+    model = program.model_proto
+    # The exporter notes where in the code each node came from: paths of this machine, which belong in no artifact.
+    for node in model.graph.node:
+        del node.metadata_props[:]
+        node.doc_string = ""
+    for value in (*model.graph.value_info, *model.graph.input, *model.graph.output, *model.graph.initializer):
+        del value.metadata_props[:]
+        value.doc_string = ""
+    del model.graph.metadata_props[:]
+    del model.metadata_props[:]
+    model.graph.doc_string = ""
+    onnx.checker.check_model(model, full_check=True)
+    path.write_bytes(model.SerializeToString(deterministic=True))
+
+
+def write_bundle(model: Path, network: nn.Module, about: dict[str, Any]) -> None:
+    """Fill a bundle directory: weights, graph, head, and what a stranger needs to run them."""
+    size, channels = about["preprocess"]["size"], about["preprocess"]["channels"]
+    for folder in ("configs", "models", "docs"):
+        (model / folder).mkdir()
+    torch.save(network.state_dict(), model / "models" / "model.pt")
+    export_graph(network, size, channels, model / PRECISIONS["float32"])
+    write_head(network, model / "models" / "head.npz")
+    about = {**about, "precisions": {"float32": {"bytes": (model / PRECISIONS["float32"]).stat().st_size}}}
+    write_metadata(model, about)
+    inference = {
+        "network_def": {
+            "_target_": "components.train.models.build",
+            "name": about["architecture"],
+            "channels": channels,
+            "classes": len(about["classes"]),
+        }
+    }
+    (model / "configs" / "inference.json").write_text(json.dumps(inference, indent=1, sort_keys=True) + "\n")
+
+
+def write_head(network: nn.Module, path: Path) -> None:
+    """Write the head's weights as float arrays, so that class activation maps need no torch and no graph."""
+    linear = [layer for layer in network.head.modules() if isinstance(layer, nn.Linear)]  # type: ignore[union-attr, operator]  # every network has a head (models.py)
+    np.savez(
+        path,
+        **{
+            f"{part}_{i}": getattr(x, part).detach().numpy()
+            for i, x in enumerate(linear)
+            for part in ("weight", "bias")
+        },
+    )
+
+
+def write_metadata(model: Path, about: dict[str, Any]) -> None:
+    """Write metadata.json as MONAI's bundles have it, with medloop's own record under its name."""
+    size, channels, classes = about["preprocess"]["size"], about["preprocess"]["channels"], about["classes"]
+    document = {
+        "version": "0.1.0",
+        "changelog": {"0.1.0": "made by medloop"},
+        "monai_version": "1.5.0",
+        "pytorch_version": torch.__version__.split("+")[0],
+        "numpy_version": np.__version__,
+        "task": f"Classification into {', '.join(classes)}",
+        "description": "A classifier trained, evaluated and released by medloop. Not a medical device by itself.",
+        "authors": "made by a medloop run",
+        "copyright": "of those who own the data and the run",
+        "network_data_format": {
+            "inputs": {
+                "image": {
+                    "type": "image",
+                    "format": "magnitude",
+                    "modality": "n/a",
+                    "num_channels": channels,
+                    "spatial_shape": [size, size],
+                    "dtype": "float32",
+                    "value_range": [],
+                    "is_patch_data": False,
+                    "channel_def": {str(channel): "image" for channel in range(channels)},
+                }
+            },
+            "outputs": {
+                "pred": {
+                    "type": "probabilities",
+                    "format": "classification",
+                    "num_channels": len(classes),
+                    "spatial_shape": [1, 1],
+                    "dtype": "float32",
+                    "value_range": [],
+                    "is_patch_data": False,
+                    "channel_def": {str(label): name for label, name in enumerate(classes)},
+                }
+            },
+        },
+        "medloop": {"kind": "bundle", "schema": contracts.SCHEMAS["bundle"], **about},
+    }
+    (model / "configs" / "metadata.json").write_text(json.dumps(document, indent=1, sort_keys=True) + "\n")
+
+
+def check_parity(model: In, network: nn.Module, views: NDArray[np.uint8]) -> float:
+    """The largest difference between the graph's logits and the network's, over these views; refuses a real one."""
+    exported = Model(model)
+    with torch.no_grad():
+        expected = network.eval()(torch.from_numpy(normalise(views, exported.preprocess)))[0].numpy()
+    difference = float(np.abs(exported(views).logits - expected).max())
+    if not difference <= TOLERANCE:
+        raise RuntimeError(
+            f"The exported graph differs from the network by {difference:.2g} in a logit; at most {TOLERANCE:g} is "
+            "taken for rounding. The export is wrong: try another architecture, or report it."
+        )
+    return difference

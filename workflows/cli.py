@@ -1,0 +1,327 @@
+"""The command `medloop`. Everything heavy is imported inside the commands, so that help comes at once."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperCommand
+
+
+class WithParameters(TyperCommand):
+    """A command whose help ends with the list of all parameters, read when it is asked for."""
+
+    def format_epilog(self, ctx: Any, formatter: Any) -> None:
+        """Write the list."""
+        from workflows.parameters import describe
+
+        formatter.write(f"\n{describe()}\n")
+
+
+app = typer.Typer(
+    name="medloop",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+    rich_markup_mode=None,
+    help="""A retraining loop for medical-image classifiers.
+
+New scans go in; a model comes into service, or is refused with a reason.
+
+\b
+    medloop synth scans                  make synthetic scans to try it on
+    medloop run --source scans           the whole loop
+    medloop explain                      why the last run ended as it did
+    medloop serve                        answer requests with the released model
+
+State lies in `.medloop/`: the store (data, models, the release log), runs' logs and reports, the tracking database,
+the hash key. Set MEDLOOP_HOME to keep it elsewhere, MEDLOOP_STORE for another store (a directory or
+s3://bucket/prefix), MLFLOW_TRACKING_URI for a tracking server, MEDLOOP_HASH_KEY for the key.
+
+Exit status: 0 done (a refused model is a result, not an error), 1 failed, 2 asked wrongly, 130 interrupted.
+""",
+)
+
+Source = Annotated[str, typer.Option("--source", "-s", help="Directory of images, a folder for each class.")]
+Params = Annotated[Path | None, typer.Option("--params", "-p", help="YAML file of parameters; holds overrides only.")]
+Assign = Annotated[list[str] | None, typer.Option("--set", help="One parameter, as name=value. Repeat for more.")]
+RunName = Annotated[str, typer.Argument(metavar="[RUN]", help="A run's id or its beginning; the latest by default.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON on standard output, and nothing else there.")]
+Reason = Annotated[str, typer.Option("--reason", help="Why; it is written into the release log.")]
+
+
+@app.command(short_help="Make synthetic scans to try the loop on.")
+def synth(
+    directory: Annotated[Path, typer.Argument(help="Where to write; new, empty, or made by an earlier synth.")],
+    patients: Annotated[
+        int, typer.Option(help="Number of patients; the first ones stay the same when it grows.")
+    ] = 240,
+    classes: Annotated[int, typer.Option(help="2 (normal, pneumonia) or 3 (normal, bacteria, virus).")] = 2,
+    seed: Annotated[int, typer.Option(help="Another seed, other scans.")] = 7,
+    shift: Annotated[float, typer.Option(help="0 the first hospital; 1 a second one, with other equipment.")] = 0.0,
+    reports: Annotated[bool, typer.Option("--reports", help="Add short texts that say what images do not.")] = False,
+) -> None:
+    """Make synthetic chest-like scans: PNG, JPEG and DICOM, with some broken files, duplicates and a wrong label.
+
+    The same arguments give the same bytes. Their patients are hashed with a public key, so never mix them with real
+    scans. More patients in the same directory are new scans that arrive:
+
+    \b
+        medloop synth scans --patients 300
+    """
+    from workflows.synth import synth as make
+
+    counts = make(directory, patients=patients, classes=classes, seed=seed, shift=shift, reports=reports)
+    typer.echo(f"{directory}: " + ", ".join(f"{name} {count}" for name, count in counts.items()))
+
+
+@app.command(cls=WithParameters, short_help="Run the loop, from scans to a model in service or a refusal.")
+def run(
+    source: Source = "",
+    params: Params = None,
+    assignments: Assign = None,
+    runner: Annotated[
+        str, typer.Option(help="subprocess: on this machine; docker: each stage in its image.")
+    ] = "subprocess",
+    as_json: AsJson = False,
+    take_over: Annotated[
+        bool, typer.Option("--take-over", help="Take the loop from a run that has surely ended.")
+    ] = False,
+) -> None:
+    """Run the loop: ingest, split, train, evaluate, gate, quantize, evaluate, gate, deploy or reject.
+
+    Work that was done before is taken up, not done again. Ctrl-C ends it cleanly; the same command goes on from there.
+
+    \b
+        medloop run --source scans
+        medloop run --source scans --set epochs=5 --set min_accuracy=0.9
+        medloop run --source scans --params workflows/params/smoke.yaml --json
+    """
+    from rich.console import Console
+
+    from components.shared.store import open_store
+    from workflows import run as runs
+    from workflows import story
+    from workflows.settings import read_settings
+    from workflows.watch import watcher
+
+    if runner not in ("subprocess", "docker"):
+        raise ValueError(f"--runner is {runner!r}, and must be subprocess or docker.")
+    settings = read_settings()
+    arguments = _arguments(source, params, assignments)
+    console = Console(stderr=as_json)
+    with watcher(console) as shown:
+        done = runs.start(settings, arguments, runner, shown, take_over)
+    store = open_store(settings.store)
+    story.summarise(console, settings, store, done)
+    if as_json:
+        typer.echo(story.as_json(store, done))
+    if done.record["outcome"] == "failed":
+        raise typer.Exit(1)
+
+
+@app.command(cls=WithParameters, short_help="Say what a run would do, and what is done already.")
+def plan(source: Source = "", params: Params = None, assignments: Assign = None, as_json: AsJson = False) -> None:
+    """Say what a run would do: what is reused, what is done and why, and how long it took the last time.
+
+    \b
+        medloop plan --source scans --set epochs=5
+    """
+    from dataclasses import asdict
+
+    from rich.console import Console
+    from rich.table import Table
+
+    from workflows.plan import plan as make
+    from workflows.settings import read_settings
+
+    steps = make(read_settings(), _arguments(source, params, assignments))
+    if as_json:
+        typer.echo(json.dumps([asdict(step) for step in steps], indent=1))
+        return
+    table = Table(box=None, pad_edge=False, header_style="dim")
+    for column in ("stage", "", "why", "last time"):
+        table.add_column(column, justify="right" if column == "last time" else "left", overflow="fold")
+    for step in steps:
+        took = f"{step.last_seconds:.1f} s" if step.last_seconds is not None else "–"
+        table.add_row(step.stage, step.state, step.why, took)
+    Console().print(table, highlight=False)
+
+
+@app.command(name="compile", short_help="Write the pipeline as a Kubeflow package.")
+def compile_(
+    output: Annotated[Path, typer.Option("--output", "-o", help="The file to write.")] = Path("retrain.yaml"),
+    images: Annotated[str, typer.Option(help="Where the images are: registry/prefix:tag.")] = "",
+) -> None:
+    """Write the pipeline as a package for a Kubeflow Pipelines server.
+
+    \b
+        medloop compile --output retrain.yaml --images registry.example/medloop:0.1.0
+    """
+    from workflows.package import compile_package
+
+    compile_package(output, images)
+    typer.echo(f"{output}: {output.stat().st_size:,} bytes")
+
+
+@app.command(short_help="Write a run's report to a file.")
+def report(name: RunName = "") -> None:
+    """Write a run's report to a file, and print its path. It opens in any browser, needs no network, and prints well."""
+    from workflows.story import write_page
+
+    settings, store, found = _found(name)
+    typer.echo(str(write_page(settings, store, found)))
+
+
+@app.command(short_help="Tell why a model was released or refused.")
+def explain(name: RunName = "", as_json: AsJson = False) -> None:
+    """Tell in plain sentences why a run's model was released or refused, check by check."""
+    from workflows import story
+
+    _, store, found = _found(name)
+    typer.echo(story.as_json(store, found) if as_json else story.explain(store, found))
+
+
+@app.command(short_help="List what was released, and what is in service.")
+def models(as_json: AsJson = False) -> None:
+    """List what was released, refused, promoted and rolled back, and what is in service."""
+    from components.shared import releases
+    from components.shared.store import open_store
+    from workflows.settings import read_settings
+
+    log = releases.read_log(open_store(read_settings().store))
+    service = releases.in_service(log)
+    if as_json:
+        entries = [entry.record for entry in log]
+        typer.echo(json.dumps({"in_service": service.version if service else None, "log": entries}, indent=1))
+        return
+    if not log:
+        typer.echo("Nothing was released yet. Start with: medloop run --source DIR")
+        return
+    for entry in log:
+        record = entry.record
+        mark = "●" if service and entry.number == service.number else " "
+        when = record["at"].replace("T", " ")[:16]
+        typer.echo(
+            f"{mark} {entry.version or '–':5} {entry.kind:10} {when}  model {record['model'][:12]}  by {record['by']}"
+        )
+        typer.echo(f"        {record.get('reason') or record['sentence']}")
+    typer.echo(f"\nIn service: {service.version if service else 'nothing'}")
+
+
+@app.command(short_help="Put a released version into service again.")
+def promote(
+    version: Annotated[str, typer.Argument(help="A released version, as `medloop models` names it.")], reason: Reason
+) -> None:
+    """Put a version that was released before into service again.
+
+    \b
+        medloop promote v1 --reason "v2 is slow on the ward's machine"
+    """
+    from components.shared.store import open_store
+    from workflows.settings import read_settings
+    from workflows.versions import promote as put
+
+    settings = read_settings()
+    typer.echo(put(settings, open_store(settings.store), version, reason))
+
+
+@app.command(short_help="Go back to what was in service before.")
+def rollback(reason: Reason) -> None:
+    """Go back to what was in service before the present version.
+
+    \b
+        medloop rollback --reason "complaints from radiology"
+    """
+    from components.shared.store import open_store
+    from workflows.settings import read_settings
+    from workflows.versions import rollback as back
+
+    settings = read_settings()
+    typer.echo(back(settings, open_store(settings.store), reason))
+
+
+@app.command(short_help="Answer HTTP requests with the model in service.")
+def serve(
+    host: Annotated[str, typer.Option(help="The address to listen on; 0.0.0.0 for all.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="The port; 0 takes a free one.")] = 8080,
+    poll: Annotated[float, typer.Option(min=0.1, max=3600, help="Seconds between looks for a new release.")] = 2.0,
+) -> None:
+    """Answer HTTP requests with the model in service; a new release is taken up without a restart.
+
+    \b
+        curl -F file=@scan.png http://127.0.0.1:8080/predict
+    """
+    from components.serve.serve import serve as listen
+    from workflows.settings import read_settings
+
+    raise typer.Exit(listen(read_settings().store, host, port, poll))
+
+
+@app.command(short_help="Look for what is wrong with the set-up.")
+def doctor(as_json: AsJson = False) -> None:
+    """Look at every part of the set-up: what works, what does not, what that means, what to do."""
+    from dataclasses import asdict
+
+    from rich.console import Console
+    from rich.table import Table
+
+    from workflows.doctor import examine
+    from workflows.settings import read_settings
+
+    findings = examine(read_settings())
+    if as_json:
+        typer.echo(json.dumps([asdict(finding) for finding in findings], indent=1))
+    else:
+        table = Table(box=None, pad_edge=False, show_header=False)
+        for finding in findings:
+            mark = {"ok": "[green]✓ ok[/]", "note": "[yellow]· note[/]", "problem": "[red]✗ problem[/]"}[finding.state]
+            table.add_row(mark, finding.part, f"{finding.means}{'. ' + finding.remedy if finding.remedy else ''}")
+        Console().print(table, highlight=False)
+    if any(finding.state == "problem" for finding in findings):
+        raise typer.Exit(1)
+
+
+def _arguments(source: str, params: Path | None, assignments: list[str] | None) -> dict[str, object]:
+    from workflows.parameters import settle
+
+    try:
+        return settle(source or None, params, assignments or [])
+    except ValueError as error:
+        typer.echo(f"medloop: {error}", err=True)
+        raise typer.Exit(2) from None
+
+
+def _found(name: str):  # type: ignore[no-untyped-def]  # its types would have to be imported at start-up
+    from components.shared.store import open_store
+    from workflows.run import find
+    from workflows.settings import read_settings
+
+    settings = read_settings()
+    store = open_store(settings.store)
+    return settings, store, find(store, name)
+
+
+def main() -> None:
+    """Run the command line; an error that was foreseen is a sentence, not a traceback."""
+    try:
+        app()
+    except KeyboardInterrupt:
+        sys.stderr.write("\nStopped. What is in service is untouched; the same command goes on from there.\n")
+        sys.exit(130)
+    except BrokenPipeError:
+        sys.exit(1)
+    except (ValueError, OSError, RuntimeError) as error:
+        if os.environ.get("MEDLOOP_TRACEBACK"):
+            raise
+        text = error.args[1] if isinstance(error, OSError) and len(error.args) > 1 else error
+        sys.stderr.write(f"medloop: {text}\n")
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()

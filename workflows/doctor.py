@@ -1,0 +1,158 @@
+"""What is wrong with this set-up: each part looked at, with what it means and what to do."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from components.shared import keys, releases
+from components.shared.store import Store, open_store
+from workflows.settings import Settings
+
+SPACE = 2e9
+
+
+@dataclass(frozen=True)
+class Finding:
+    """The state of one part: ok, note (works without it) or problem; what it means; what to do."""
+
+    part: str
+    state: str
+    means: str
+    remedy: str = ""
+
+
+def examine(settings: Settings) -> list[Finding]:
+    """Look at every part; a part that breaks the look is itself a finding."""
+    found = []
+    for name, look in _LOOKS.items():
+        try:
+            found += list(look(settings))
+        except Exception as error:  # noqa: BLE001 - whatever is broken is what the doctor is asked for
+            found.append(Finding(name, "problem", f"{type(error).__name__}: {error}", "Mend what the message names."))
+    return found
+
+
+def _python(_settings: Settings) -> Iterator[Finding]:
+    version = ".".join(map(str, sys.version_info[:3]))
+    if sys.version_info[:2] == (3, 11):
+        yield Finding("Python", "ok", version)
+    else:
+        yield Finding("Python", "note", f"{version}; medloop is tested on 3.11", "If something fails, use Python 3.11.")
+
+
+def _packages(_settings: Settings) -> Iterator[Finding]:
+    missing = []
+    for name in ("kfp", "torch", "onnxruntime", "pyarrow", "pydicom", "mlflow", "fastapi"):
+        try:
+            importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            missing.append(name)
+    if missing:
+        yield Finding("packages", "problem", f"missing: {', '.join(missing)}", "Run `make install`.")
+    else:
+        yield Finding(
+            "packages", "ok", f"kfp {importlib.metadata.version('kfp')}, torch {importlib.metadata.version('torch')}"
+        )
+
+
+def _disk(settings: Settings) -> Iterator[Finding]:
+    place = next(path for path in (settings.home, *settings.home.parents) if path.exists())
+    free = shutil.disk_usage(place).free
+    state = "ok" if free > SPACE else "problem"
+    remedy = "" if state == "ok" else f"Free some space below {place}; runs need about {SPACE / 1e9:.0f} GB."
+    yield Finding("disk", state, f"{free / 1e9:.1f} GB free at {place}", remedy)
+
+
+def _store(settings: Settings) -> Iterator[Finding]:
+    store = open_store(settings.store)
+    name = f"probe/doctor-{os.getpid()}"
+    store.write(name, b"written")
+    read, listed = store.read(name) == b"written", name in store.names("probe")
+    store.delete(name)
+    gone = store.read(name) is None
+    broken = [what for what, works in (("read", read), ("list", listed), ("delete", gone)) if not works]
+    if broken:
+        yield Finding("store", "problem", f"{settings.store} does not {', '.join(broken)}", "Use another store.")
+    else:
+        yield Finding("store", "ok", f"{settings.store}: writes, reads, lists, deletes")
+    if store.creates_once():
+        yield Finding("store, create once", "ok", "records are never overwritten, so releases are safe")
+    else:
+        remedy = "Use a directory, MinIO or AWS S3; deploy refuses this store."
+        yield Finding("store, create once", "problem", "it overwrites records that must be created once", remedy)
+    yield from _log(store)
+
+
+def _log(store: Store) -> Iterator[Finding]:
+    log = releases.read_log(store)
+    service = releases.in_service(log)
+    yield Finding("release log", "ok", f"{len(log)} entries, in service: {service.version if service else 'nothing'}")
+
+
+def _key(settings: Settings) -> Iterator[Finding]:
+    if settings.hash_key:
+        yield Finding("hash key", "ok", f"id {keys.parse(settings.hash_key).id}, from {keys.VARIABLE}")
+    elif settings.key_file.exists():
+        key = keys.parse(settings.key_file.read_text())
+        yield Finding("hash key", "ok", f"id {key.id}, in {settings.key_file}", "Keep a copy of it in a safe place.")
+    else:
+        yield Finding(
+            "hash key", "note", "none yet; the first run on real scans makes one (synthetic scans have a public one)"
+        )
+
+
+def _tracking(settings: Settings) -> Iterator[Finding]:
+    if settings.tracking.startswith("sqlite:///"):
+        exists = Path(settings.tracking.removeprefix("sqlite:///")).exists()
+        yield Finding("tracking", "ok", settings.tracking + ("" if exists else " (made by the first run)"))
+        return
+    import urllib.request
+
+    try:
+        with urllib.request.urlopen(f"{settings.tracking.rstrip('/')}/health", timeout=5):
+            yield Finding("tracking", "ok", settings.tracking)
+    except (OSError, ValueError) as error:
+        remedy = "Runs go on without it. Check MLFLOW_TRACKING_URI."
+        yield Finding("tracking", "note", f"{settings.tracking} does not answer: {error}", remedy)
+
+
+def _docker(_settings: Settings) -> Iterator[Finding]:
+    version = _says("docker", "version", "--format", "{{.Server.Version}}")
+    if version:
+        yield Finding("Docker", "ok", f"engine {version}")
+    else:
+        yield Finding("Docker", "note", "no engine answers", "Only `--runner docker` and `make images` need one.")
+
+
+def _gpu(_settings: Settings) -> Iterator[Finding]:
+    names = _says("nvidia-smi", "--query-gpu=name,memory.total", "--format=csv,noheader")
+    yield Finding("GPU", "ok" if names else "note", names or "none; training uses the processor")
+
+
+def _says(*command: str) -> str:
+    if not shutil.which(command[0]):
+        return ""
+    try:
+        answer = subprocess.run(command, capture_output=True, text=True, timeout=20, check=False)
+    except (OSError, subprocess.TimeoutExpired):
+        return ""
+    return answer.stdout.strip() if answer.returncode == 0 else ""
+
+
+_LOOKS: dict[str, Callable[[Settings], Iterator[Finding]]] = {
+    "Python": _python,
+    "packages": _packages,
+    "disk": _disk,
+    "store": _store,
+    "hash key": _key,
+    "tracking": _tracking,
+    "Docker": _docker,
+    "GPU": _gpu,
+}

@@ -1,0 +1,53 @@
+"""The process in which Kubeflow Pipelines' local runner does a run: `python -m workflows.engine`, told by its input.
+
+Its first line of input is the run as JSON. When its input then closes, the one who started it is gone, and it ends
+with all its children: a run never goes on unwatched.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+import threading
+import warnings
+from typing import Any
+
+
+def main() -> int:
+    """Do the run that standard input describes; gives the exit status."""
+    asked = json.loads(sys.stdin.readline())
+    threading.Thread(target=_end_with_the_starter, daemon=True).start()
+    warnings.filterwarnings("ignore", message="You may be attemping to run", category=RuntimeWarning)
+    from kfp import local
+
+    from workflows.retrain import retrain
+
+    local.init(_runner(local, asked), pipeline_root=asked["root"], raise_on_error=True)
+    try:
+        retrain(**asked["arguments"])
+    except RuntimeError as error:
+        sys.stderr.write(f"{error}\n")
+        return 1
+    return 0
+
+
+def _runner(local: Any, asked: dict[str, Any]) -> Any:
+    if asked["runner"] == "subprocess":
+        return local.SubprocessRunner(use_venv=False)
+    mounts = asked["mounts"]
+    return local.DockerRunner(
+        environment=asked["environment"],
+        volumes={path: {"bind": path, "mode": mode} for path, mode in mounts.items()},
+        shm_size="1g",
+    )
+
+
+def _end_with_the_starter() -> None:
+    sys.stdin.read()
+    os.killpg(0, signal.SIGTERM)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,132 @@
+"""A run's parameters: what the pipeline takes, what was asked for, and what is wrong with it, said before anything runs."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterable
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from components.shared.interface import REQUIRED, Parameter, nearest, read, stages
+
+GIVEN_BY_THE_RUN = ("store", "run", "by")
+"""Parameters of the pipeline that the command line fills in itself."""
+
+SUFFIX = "_options"
+
+
+@cache
+def pipeline_parameters() -> dict[str, Parameter]:
+    """What a person may set, by name: the pipeline's own parameters with the default and limits their stage states."""
+    tree = ast.parse((Path(__file__).parent / "retrain.py").read_text(encoding="utf-8"))
+    function = next(node for node in tree.body if isinstance(node, ast.FunctionDef) and node.name == "retrain")
+    arguments = function.args.args
+    defaults: list[ast.expr | None] = [None] * (len(arguments) - len(function.args.defaults))
+    found = {}
+    for argument, default in zip(arguments, [*defaults, *function.args.defaults], strict=True):
+        name = argument.arg
+        if name in GIVEN_BY_THE_RUN:
+            continue
+        if isinstance(default, ast.Call):  # default("stage", "parameter")
+            found[name] = read(ast.literal_eval(default.args[0])).parameters[ast.literal_eval(default.args[1])]
+        elif name.endswith(SUFFIX):
+            found[name] = Parameter(name, dict, {}, None, None, f"more parameters of {name.removesuffix(SUFFIX)}")
+        else:
+            found[name] = Parameter(name, str, REQUIRED, None, None, "the directory of images to learn from")
+    return found
+
+
+def option_parameters() -> dict[str, Parameter]:
+    """Every parameter that is reached through a stage's options, as `stage_options.name`."""
+    direct = pipeline_parameters()
+    handed_on = {"source", "revision", "key_id", "precision"}
+    return {
+        f"{stage}{SUFFIX}.{name}": parameter
+        for stage in stages()
+        if f"{stage}{SUFFIX}" in direct
+        for name, parameter in read(stage).parameters.items()
+        if name not in direct and name not in handed_on
+    }
+
+
+def settle(source: str | None, file: Path | None, assignments: Iterable[str]) -> dict[str, Any]:
+    """All parameters of a run: the file's, then the assignments' (`name=value`), then --source; checked; with defaults."""
+    asked: dict[str, Any] = {}
+    for name, value in (_read_file(file) if file else {}).items():
+        _assign(asked, str(name), value)
+    for assignment in assignments:
+        name, equals, text = assignment.partition("=")
+        if not equals:
+            raise ValueError(f"--set takes name=value, and got {assignment!r}. Write, say, --set epochs=5.")
+        _assign(asked, name.strip(), _value(name.strip(), text))
+    if source:
+        asked["source"] = source
+    settled = {}
+    for name, parameter in pipeline_parameters().items():
+        if parameter.required and name not in asked:
+            raise ValueError("No source was given. Name the directory of images with --source DIR.")
+        settled[name] = parameter.check(asked.get(name, parameter.default))
+    settled["source"] = str(Path(settled["source"]).absolute()) if "://" not in settled["source"] else settled["source"]
+    return settled
+
+
+def _read_file(path: Path) -> dict[str, Any]:
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+    except FileNotFoundError:
+        shipped = sorted(p.stem for p in (Path(__file__).parent / "params").glob("*.yaml"))
+        raise ValueError(f"There is no parameter file {path}. Shipped ones: {', '.join(shipped)}.") from None
+    except yaml.YAMLError as error:
+        raise ValueError(f"{path} is not readable as YAML: {' '.join(str(error).split())}. Mend that line.") from None
+    if not isinstance(content, dict):
+        raise ValueError(f"{path} holds a {type(content).__name__}; write one `name: value` a line.")
+    return content
+
+
+def _assign(asked: dict[str, Any], name: str, value: Any) -> None:
+    direct, options = pipeline_parameters(), option_parameters()
+    if name.endswith(SUFFIX) and name in direct:
+        direct[name].check(value)
+        for part, inner in value.items():
+            _assign(asked, f"{name}.{part}", inner)
+    elif name in options:
+        stage, _, part = name.partition(".")
+        asked.setdefault(stage, {})[part] = options[name].check(value)
+    elif name in direct:
+        asked[name] = direct[name].check(value)
+    else:
+        known = [*direct, *options]
+        inside = [full for full in options if full.partition(".")[2] == name]
+        hint = f" Did you mean {inside[0]!r}?" if inside else nearest(name, known)
+        raise ValueError(f"There is no parameter {name!r}.{hint} `medloop run --help` lists them all.")
+
+
+def _value(name: str, text: str) -> Any:
+    parameter = pipeline_parameters().get(name) or option_parameters().get(name)
+    if parameter and parameter.type is str:
+        return text
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError:
+        return text
+    if isinstance(value, str) and parameter and parameter.type is float:
+        try:
+            return float(value)  # YAML takes 1e-3 for a text
+        except ValueError:
+            return value
+    return value
+
+
+def describe() -> str:
+    """The list of parameters for the help page."""
+    lines = ["Parameters, for --set name=value or a line `name: value` in a file:", ""]
+    for name, parameter in {**pipeline_parameters(), **option_parameters()}.items():
+        if name.endswith(SUFFIX):
+            continue
+        default = "required" if parameter.required else f"default {parameter.default!r}"
+        notes = "; ".join(part for part in (parameter.help, parameter.bounds, default) if part)
+        lines += [f"  {name}", f"      {notes}"]
+    return "\n".join(lines)

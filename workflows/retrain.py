@@ -1,0 +1,107 @@
+"""The retraining loop as a pipeline."""
+
+from kfp import dsl
+
+from components.deploy.component import deploy
+from components.evaluate.component import evaluate
+from components.gate.component import gate
+from components.ingest.component import ingest
+from components.quantize.component import quantize
+from components.reject.component import reject
+from components.resolve.component import resolve
+from components.shared.interface import default
+from components.split.component import split
+from components.train.component import train
+
+
+@dsl.pipeline(
+    name="medloop-retrain", description="From new scans to a model in service, or to a refusal with a reason."
+)
+def retrain(
+    source: str,
+    store: str,
+    run: str = dsl.PIPELINE_JOB_ID_PLACEHOLDER,
+    by: str = "",
+    architecture: str = default("train", "architecture"),
+    image_size: int = default("train", "image_size"),
+    epochs: int = default("train", "epochs"),
+    batch_size: int = default("train", "batch_size"),
+    learning_rate: float = default("train", "learning_rate"),
+    seed: int = default("train", "seed"),
+    min_accuracy: float = default("gate", "min_accuracy"),
+    min_auc: float = default("gate", "min_auc"),
+    ingest_options: dict = {},
+    split_options: dict = {},
+    train_options: dict = {},
+    evaluate_options: dict = {},
+    gate_options: dict = {},
+    quantize_options: dict = {},
+):
+    asked = {
+        "architecture": architecture,
+        "image_size": image_size,
+        "epochs": epochs,
+        "batch_size": batch_size,
+        "learning_rate": learning_rate,
+        "seed": seed,
+        "min_accuracy": min_accuracy,
+        "min_auc": min_auc,
+        "ingest_options": ingest_options,
+        "split_options": split_options,
+        "train_options": train_options,
+        "evaluate_options": evaluate_options,
+        "gate_options": gate_options,
+        "quantize_options": quantize_options,
+    }
+    now = resolve(store=store, source=source, asked=asked)
+    data = ingest(
+        store=store,
+        source=source,
+        revision=now.outputs["revision"],
+        key_id=now.outputs["key_id"],
+        options=ingest_options,
+    )
+    sides = split(
+        dataset=data.outputs["dataset"],
+        previous=now.outputs["previous"],
+        store=store,
+        seed=seed,
+        options=split_options,
+    )
+    rows = {"dataset": data.outputs["dataset"], "splits": sides.outputs["splits"], "store": store}
+    trained = train(
+        **rows,
+        architecture=architecture,
+        image_size=image_size,
+        epochs=epochs,
+        batch_size=batch_size,
+        learning_rate=learning_rate,
+        seed=seed,
+        options=train_options,
+    )
+    report = evaluate(
+        **rows,
+        model=trained.outputs["model"],
+        champion=now.outputs["champion"],
+        precision="float32",
+        options=evaluate_options,
+    )
+    policy = {"store": store, "min_accuracy": min_accuracy, "min_auc": min_auc, "options": gate_options}
+    verdict = gate(**policy, report=report.outputs["report"])
+    ending = {"state": now.outputs["state"], "store": store, "run": run, "by": by}
+    with dsl.If(verdict.outputs["outcome"] == "approved", "approved as trained"):
+        small = quantize(**rows, model=trained.outputs["model"], options=quantize_options)
+        shipped = evaluate(
+            **rows,
+            model=small.outputs["quantized"],
+            champion=now.outputs["champion"],
+            precision="int8",
+            options=evaluate_options,
+        )
+        final = gate(**policy, report=shipped.outputs["report"])
+        with dsl.If(final.outputs["outcome"] == "approved", "approved as shipped"):
+            deploy(**ending, decision=final.outputs["decision"], model=small.outputs["quantized"])
+        with dsl.Else("refused as shipped"):
+            reject(**ending, decision=final.outputs["decision"])
+    with dsl.Else("refused as trained"):
+        reject(**ending, decision=verdict.outputs["decision"])

@@ -1,0 +1,73 @@
+"""The environment, read once into one frozen value."""
+
+from __future__ import annotations
+
+import os
+import secrets
+from dataclasses import dataclass
+from pathlib import Path
+
+from components.shared import keys
+
+MARKER = "synth.json"
+"""The file by which a directory says that its scans are synthetic."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Where state lies: the store, runs' logs, the tracking database, the hash key."""
+
+    home: Path
+    store: str
+    tracking: str
+    hash_key: str
+
+    @property
+    def runs(self) -> Path:
+        """The directory of runs' logs and reports."""
+        return self.home / "runs"
+
+    @property
+    def key_file(self) -> Path:
+        """The hash key, where the environment gives none."""
+        return self.home / "hash.key"
+
+
+def read_settings() -> Settings:
+    """The settings that the environment gives: MEDLOOP_HOME, MEDLOOP_STORE, MLFLOW_TRACKING_URI, MEDLOOP_HASH_KEY."""
+    home = Path(os.environ.get("MEDLOOP_HOME") or ".medloop").absolute()
+    return Settings(
+        home,
+        os.environ.get("MEDLOOP_STORE") or str(home / "store"),
+        os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{home / 'tracking.db'}",
+        os.environ.get(keys.VARIABLE, ""),
+    )
+
+
+def hash_key(settings: Settings, source: str) -> str:
+    """The hash key for a source: the environment's, the public one for synthetic scans, else this home's own.
+
+    A home without a key gets a new one. Keep a copy of it: without the key no later run fits the store's data.
+    """
+    if settings.hash_key:
+        return settings.hash_key
+    if source and (Path(source) / MARKER).is_file():
+        return keys.SYNTHETIC
+    if not settings.key_file.exists():
+        settings.home.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(settings.key_file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        with os.fdopen(descriptor, "w") as file:
+            file.write(secrets.token_hex(32) + "\n")
+    return settings.key_file.read_text().strip()
+
+
+def stage_environment(settings: Settings, source: str) -> dict[str, str]:
+    """What the stages of a run find in their environment."""
+    return {
+        **os.environ,
+        keys.VARIABLE: hash_key(settings, source),
+        "MLFLOW_TRACKING_URI": settings.tracking,
+        "MLFLOW_DISABLE_TELEMETRY": "true",
+        "MEDLOOP_LOG": "json",
+        "PYTHONUNBUFFERED": "1",
+    }

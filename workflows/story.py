@@ -1,0 +1,149 @@
+"""What is told of a run: its summary, its report, and why it ended as it did."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from components.shared.contracts import Manifest, decode
+from components.shared.store import Store
+from workflows.run import Run
+from workflows.settings import Settings
+
+HEADLINES = ("accuracy", "auc", "sensitivity", "specificity", "calibration_error")
+
+
+def artifact_file(store: Store, digest: str, name: str) -> bytes:
+    """A file's content out of an artifact that is named by its manifest's digest."""
+    manifest = Manifest.decode(store.get(digest), digest[:12])
+    return store.get(manifest.files[name].digest)
+
+
+def decision(store: Store, run: Run) -> dict[str, Any] | None:
+    """The last decision of a run, or None when it came to none."""
+    step = run.last("gate")
+    if not step or "outputs" not in step:
+        return None
+    return decode("decision", artifact_file(store, step["outputs"]["decision"], "decision.json"), "decision.json")
+
+
+def metrics(store: Store, run: Run) -> dict[str, Any] | None:
+    """The figures that the last decision was made on, or None."""
+    step = run.last("evaluate")
+    if not step or "outputs" not in step:
+        return None
+    return decode("metrics", artifact_file(store, step["outputs"]["report"], "metrics.json"), "metrics.json")
+
+
+def write_page(settings: Settings, store: Store, run: Run) -> Path:
+    """Write the run's report where a browser finds it; gives its path."""
+    step = run.last("gate")
+    if not step or "outputs" not in step:
+        raise ValueError(f"The run {run.id} {run.record['outcome']} before a decision, so it has no report.")
+    path = settings.runs / run.id / "report.html"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(artifact_file(store, step["outputs"]["decision"], "page.html"))
+    return path
+
+
+def as_json(store: Store, run: Run) -> str:
+    """The run as one JSON object: record, figures, decision."""
+    figures = metrics(store, run)
+    shown = {"figures": figures["all"]["figures"] if figures else None, "decision": decision(store, run)}
+    return json.dumps({**run.record, **shown}, indent=1, sort_keys=True, ensure_ascii=False)
+
+
+def summarise(console: Console, settings: Settings, store: Store, run: Run) -> None:
+    """Print what a run came to: times, figures, decision, what is in service, and where to look further."""
+    console.print()
+    _print_times(console, run)
+    figures = metrics(store, run)
+    if figures:
+        console.print()
+        _print_figures(console, figures)
+    console.print()
+    if run.record["outcome"] == "failed":
+        _print_failure(console, settings, run)
+        return
+    console.print(run.record["sentence"], style="bold", highlight=False, markup=False)
+    console.print(f"In service: [bold]{run.record['in_service'] or 'nothing'}[/]", highlight=False)
+    page = write_page(settings, store, run)
+    console.print()
+    for what, how in (
+        ("the report", str(page)),
+        ("why, in words", f"medloop explain {run.id}"),
+        ("what was released", "medloop models"),
+        ("try the model", "medloop serve"),
+        ("the tracking page", f"mlflow ui --backend-store-uri {settings.tracking}"),
+    ):
+        console.print(f"  {what:18} {how}", highlight=False, soft_wrap=True)
+
+
+def _print_times(console: Console, run: Run) -> None:
+    table = Table(box=None, pad_edge=False, header_style="dim")
+    table.add_column("stage")
+    table.add_column("time", justify="right")
+    table.add_column("")
+    for step in run.stages:
+        state = {"reused": "done before", "finished": "", "failed": "failed"}.get(step["state"], "not finished")
+        table.add_row(step["stage"], f"{step['seconds']:.1f} s" if step["state"] == "finished" else "–", state)
+    table.add_row("[bold]in all[/]", f"[bold]{run.record['seconds']:.1f} s[/]", "")
+    console.print(table)
+
+
+def _print_figures(console: Console, figures: dict[str, Any]) -> None:
+    population = figures["all"]
+    precision = figures["subject"]["precision"]
+    title = f"on {population['images']} test images of {population['patients']} patients, {precision}"
+    table = Table(box=None, pad_edge=False, header_style="dim")
+    for column, side in ((title, "left"), ("value", "right"), (f"{figures['confidence']:.0%} interval", "right")):
+        table.add_column(column, justify="right" if side == "right" else "left")
+    for name in HEADLINES:
+        figure = population["figures"].get(name)
+        if figure:
+            interval = f"{figure['low']:.3f} – {figure['high']:.3f}" if figure["low"] is not None else "–"
+            table.add_row(name.replace("_", " "), f"{figure['value']:.3f}", interval)
+    console.print(table, highlight=False)
+
+
+def _print_failure(console: Console, settings: Settings, run: Run) -> None:
+    console.print(f"[bold]The stage {run.record['failed_stage']} failed.[/] {run.record['why']}", highlight=False)
+    if run.record["last_lines"]:
+        console.print("\nIts last lines:", highlight=False)
+        for line in run.record["last_lines"]:
+            console.print(f"  {line}", highlight=False, markup=False, soft_wrap=True)
+    console.print(
+        f"\nWhat is in service is untouched. The whole log: {settings.runs / run.id / 'log.txt'}\n"
+        "The same command again goes on from there.",
+        highlight=False,
+        soft_wrap=True,
+    )
+
+
+def explain(store: Store, run: Run) -> str:
+    """Why a run ended as it did, in plain sentences."""
+    record = run.record
+    lines = [
+        f"The run {run.id} of {record['started']}, started by {record['by']}, learned from {record['arguments']['source']}."
+    ]
+    if record["outcome"] == "failed":
+        return "\n".join([*lines, f"It failed in the stage {record['failed_stage']}: {record['why']}"])
+    verdict = decision(store, run)
+    if verdict is None:
+        return "\n".join([*lines, f"It is {record['outcome']}, and came to no decision."])
+    subject = verdict["subject"]
+    against = f"the model in service ({subject['champion'][:12]})" if subject["champion"] else "no model in service"
+    lines += [
+        f"It judged the model {subject['model'][:12]} as {subject['precision']}, compared with {against}.",
+        "",
+        verdict["sentence"],
+        "",
+        *(f"  {'✓' if check['passed'] else '✗'} {check['sentence']}" for check in verdict["checks"]),
+        "",
+        record.get("sentence", ""),
+    ]
+    return "\n".join(lines)
