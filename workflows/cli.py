@@ -257,8 +257,10 @@ def serve(
         curl -F file=@scan.png http://127.0.0.1:8080/predict
     """
     from components.serve.serve import serve as listen
+    from components.shared.work import configure_logging
     from workflows.settings import read_settings
 
+    configure_logging()
     raise typer.Exit(listen(read_settings().store, host, port, poll))
 
 

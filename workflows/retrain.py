@@ -46,14 +46,18 @@ def retrain(
         "seed": seed,
         "min_accuracy": min_accuracy,
         "min_auc": min_auc,
-        "ingest_options": ingest_options,
-        "split_options": split_options,
-        "train_options": train_options,
-        "evaluate_options": evaluate_options,
-        "gate_options": gate_options,
-        "quantize_options": quantize_options,
     }
-    now = resolve(store=store, source=source, asked=asked)
+    now = resolve(
+        store=store,
+        source=source,
+        asked=asked,
+        ingest_options=ingest_options,
+        split_options=split_options,
+        train_options=train_options,
+        evaluate_options=evaluate_options,
+        gate_options=gate_options,
+        quantize_options=quantize_options,
+    )
     data = ingest(
         store=store,
         source=source,

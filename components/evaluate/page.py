@@ -147,7 +147,7 @@ def _compared(metrics: Metrics) -> list[dict[str, Any]]:
     if not metrics["comparison"]:
         return []
     groups = metrics["comparison"]["populations"]
-    names = [name for name in POPULATIONS if name in groups and not (name == "core" and "new" not in groups)]
+    names = list(POPULATIONS) if {"core", "new"} <= set(groups) else ["all"]  # one alone is all there is
     return [
         {
             "title": POPULATIONS[name].capitalize(),

@@ -9,7 +9,18 @@ from components.stage import stage
 
 @stage
 def resolve(
-    state: Output[Artifact], previous: Output[Dataset], champion: Output[Model], store: str, source: str, asked: dict
+    state: Output[Artifact],
+    previous: Output[Dataset],
+    champion: Output[Model],
+    store: str,
+    source: str,
+    asked: dict,
+    ingest_options: dict,
+    split_options: dict,
+    train_options: dict,
+    evaluate_options: dict,
+    gate_options: dict,
+    quantize_options: dict,
 ) -> NamedTuple("Values", [("revision", str), ("key_id", str)]):
     from components.stage import call
 

@@ -11,7 +11,19 @@ from components.shared.work import Work
 
 
 def resolve(
-    state: Out, previous: Out, champion: Out, work: Work, *, source: str, asked: dict[str, Any]
+    state: Out,
+    previous: Out,
+    champion: Out,
+    work: Work,
+    *,
+    source: str,
+    asked: dict[str, Any],
+    ingest_options: dict[str, Any],
+    split_options: dict[str, Any],
+    train_options: dict[str, Any],
+    evaluate_options: dict[str, Any],
+    gate_options: dict[str, Any],
+    quantize_options: dict[str, Any],
 ) -> dict[str, Any]:
     """Read what can change from outside: the source's listing, the release log, the model in service, the hash key.
 
@@ -19,14 +31,21 @@ def resolve(
     that run was handed, so that all of its work is found done.
 
         source: the directory of images to learn from
-        asked: all the run's parameters, by which a repetition is recognised
+        asked: the run's parameters, by which a repetition is recognised
+        ingest_options: what ingest was asked beyond them
+        split_options: what split was asked beyond them
+        train_options: what train was asked beyond them
+        evaluate_options: what evaluate was asked beyond them
+        gate_options: what gate was asked beyond them
+        quantize_options: what quantize was asked beyond them
     """
     listing = source_listing(source)
     log = releases.read_log(work.store)
     key_id = keys.from_environment().id
     _same_key(log, key_id)
     revision = listing_revision(listing)
-    request = contracts.fingerprint([_plain(asked), revision, key_id, _code()])
+    options = [ingest_options, split_options, train_options, evaluate_options, gate_options, quantize_options]
+    request = contracts.fingerprint([_plain([asked, options]), revision, key_id, _code()])
     service = releases.in_service(log)
     newest = next((entry for entry in reversed(log) if "split" in entry.record), None)
     seen = {
@@ -85,12 +104,15 @@ def _fill(work_: Work, folder: Out, digest: str) -> None:
 
 
 def _plain(value: Any) -> Any:
-    """The value with whole floats as integers: pipelines hand integers inside dictionaries on as floats."""
+    """The value with every number in one form: pipelines hand on 7, inside a dictionary, as 7.0 or as '7.0'."""
     if isinstance(value, dict):
         return {name: _plain(inner) for name, inner in value.items()}
     if isinstance(value, list):
         return [_plain(inner) for inner in value]
-    return int(value) if isinstance(value, float) and value.is_integer() else value
+    try:
+        return float(value)
+    except (TypeError, ValueError):
+        return value
 
 
 def _code() -> dict[str, str]:

@@ -113,6 +113,12 @@ class Manifest:
         files = {name: {"digest": blob.digest, "size": blob.size} for name, blob in self.files.items()}
         return encode("manifest", {"files": files})
 
+    @staticmethod
+    def decode(data: bytes, where: str) -> Manifest:
+        """The manifest in `data`, or a ValueError that names `where`."""
+        record = decode("manifest", data, where)
+        return Manifest({name: Blob(entry["digest"], entry["size"]) for name, entry in record["files"].items()})
+
     @property
     def digest(self) -> str:
         """What names this artifact everywhere: the digest of its bytes."""
@@ -122,12 +128,6 @@ class Manifest:
     def bytes(self) -> int:
         """The size of all its files together."""
         return sum(blob.size for blob in self.files.values())
-
-    @staticmethod
-    def decode(data: bytes, where: str) -> Manifest:
-        """The manifest in `data`, or a ValueError that names `where`."""
-        record = decode("manifest", data, where)
-        return Manifest({name: Blob(entry["digest"], entry["size"]) for name, entry in record["files"].items()})
 
 
 def read_record(kind: str, path: Path) -> dict[str, Any]:

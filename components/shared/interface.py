@@ -123,7 +123,7 @@ def read(stage: str) -> Interface:
     tree = ast.parse(path.read_text(encoding="utf-8"), str(path))
     function = next(n for n in tree.body if isinstance(n, ast.FunctionDef) and n.name == stage)
     doc = ast.get_docstring(function) or ""
-    helps = dict(re.findall(r"^\s{2,}(\w+): (.+(?:\n\s{6,}.+)*)", doc, flags=re.MULTILINE))
+    helps = {name: words for _, name, words in re.findall(r"^( *)(\w+): (.+(?:\n\1 +.+)*)", doc, flags=re.MULTILINE)}
     paths: dict[str, list[str]] = {"In": [], "Out": []}
     takes_work = False
     for argument in function.args.args:
@@ -147,7 +147,8 @@ def _parameter(argument: ast.arg, default: ast.expr | None, help: str) -> Parame
     limit, choices, annotation = None, None, argument.annotation
     if isinstance(annotation, ast.Subscript) and ast.unparse(annotation.value) == "Annotated":
         assert isinstance(annotation.slice, ast.Tuple)
-        annotation, mark = annotation.slice.elts[0], annotation.slice.elts[1]
+        parts = annotation.slice.elts
+        annotation, mark = parts[0], parts[1]
         assert isinstance(mark, ast.Call)
         values = [ast.literal_eval(value) for value in mark.args]
         if ast.unparse(mark.func) == "Between":

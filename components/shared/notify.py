@@ -17,8 +17,8 @@ def notify(message: dict[str, Any]) -> bool:
     url = os.environ.get(VARIABLE)
     if not url:
         return False
-    request = urllib.request.Request(url, json.dumps(message).encode(), {"Content-Type": "application/json"})
     try:
+        request = urllib.request.Request(url, json.dumps(message).encode(), {"Content-Type": "application/json"})
         with urllib.request.urlopen(request, timeout=10):
             return True
     except (OSError, ValueError) as error:

@@ -85,27 +85,31 @@ _HEADER = {
 
 def _decode_dicom(data: bytes) -> Master:
     from pydicom import dcmread
-    from pydicom.errors import InvalidDicomError
 
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # pydicom warns about values that are not used here
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # pydicom warns about values that are not used here
+        # A damaged header breaks pydicom in many ways that all mean the same; its words may quote the header.
+        try:
             dataset = dcmread(io.BytesIO(data))
-            if int(dataset.Rows) * int(dataset.Columns) > MAX_PIXELS:
-                raise ValueError(f"the image has {dataset.Rows * dataset.Columns:,} pixels; at most {MAX_PIXELS:,}")
-            values = _dicom_values(dataset)
+            claimed = int(dataset.Rows) * int(dataset.Columns)
+            frames, samples = int(dataset.get("NumberOfFrames") or 1), int(dataset.get("SamplesPerPixel", 1))
             header = {name: str(dataset.get(tag) or "").strip() for name, tag in _HEADER.items()}
-    except (InvalidDicomError, AttributeError, KeyError, NotImplementedError, RuntimeError, EOFError) as error:
-        raise ValueError(f"the DICOM file cannot be decoded: {error}") from None
-    return Master(values, header)
+        except Exception as error:  # noqa: BLE001
+            raise ValueError(f"the DICOM header cannot be read ({type(error).__name__})") from None
+        if claimed > MAX_PIXELS:
+            raise ValueError(f"the image has {claimed:,} pixels; at most {MAX_PIXELS:,}")
+        if (frames, samples) != (1, 1):
+            raise ValueError(f"the DICOM file has {frames} frames of {samples} samples; only one gray frame is read")
+        try:
+            return Master(_dicom_values(dataset), header)
+        except Exception as error:  # noqa: BLE001
+            raise ValueError(f"the DICOM pixels cannot be decoded ({type(error).__name__})") from None
 
 
 def _dicom_values(dataset: Dataset) -> Pixels:
     """Stored values through rescale and window to 16 bits, bright where there is more attenuation."""
     from pydicom.pixels import apply_modality_lut, apply_voi_lut
 
-    if int(dataset.get("NumberOfFrames") or 1) != 1 or dataset.get("SamplesPerPixel", 1) != 1:
-        raise ValueError("the DICOM file is not one gray frame")
     values: Any = apply_modality_lut(dataset.pixel_array, dataset)
     if "WindowWidth" in dataset or "VOILUTSequence" in dataset:
         values = np.asarray(apply_voi_lut(values, dataset), dtype=np.float64)

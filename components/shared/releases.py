@@ -75,7 +75,7 @@ def history(log: list[Entry]) -> list[Entry]:
     for entry in log:
         if entry.kind in ("release", "promotion"):
             stack.append(entry)
-        elif entry.kind == "rollback":
+        elif entry.kind == "rollback" and stack:
             stack.pop()
     return stack
 

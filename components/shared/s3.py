@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import time
 from collections.abc import Callable
 from io import BytesIO
@@ -21,9 +22,8 @@ T = TypeVar("T")
 class S3:
     """A store in a bucket. Calls that fail for a passing reason are tried again with growing pauses."""
 
-    def __init__(self, client: Minio, bucket: str, prefix: str) -> None:
-        self.client, self.bucket, self.prefix = client, bucket, prefix
-        self.http = urllib3.PoolManager(timeout=urllib3.Timeout(connect=10, read=60), retries=False)
+    def __init__(self, client: Minio, bucket: str, prefix: str, http: urllib3.PoolManager) -> None:
+        self.client, self.bucket, self.prefix, self.http = client, bucket, prefix, http
 
     def read(self, name: str) -> bytes | None:
         def call() -> bytes:
@@ -44,24 +44,26 @@ class S3:
 
     def create(self, name: str, data: bytes) -> None:
         # minio's put_object has no argument for the condition, so the request is signed and sent by hand.
+        tries = 0
+
         def call() -> int:
+            nonlocal tries
+            tries += 1
             url = self.client.presigned_put_object(self.bucket, self._key(name))
             answer = self.http.request("PUT", url, body=data, headers={"If-None-Match": "*"}, redirect=False)
             if answer.status in (409, 412):
                 raise FileExistsError(errno.EEXIST, "was created before", name)
             if answer.status >= 300:
-                code = f"HTTP{answer.status}"
-                raise S3Error(answer, code, answer.data[:200].decode("utf-8", "replace"), name, "", "")
+                body = answer.data.decode("utf-8", "replace")
+                raise InvalidResponseError(answer.status, answer.headers.get("Content-Type"), body)
             return int(answer.status)
 
         # A retried create can meet its own first try; what stands there then says whose it is.
         try:
             _retry(call)
         except FileExistsError:
-            if self.read(name) != data:
+            if tries == 1 or self.read(name) != data:
                 raise
-        except urllib3.exceptions.HTTPError as error:
-            raise ConnectionError(f"The store did not answer: {error}. Check the network and run again.") from error
 
     def upload(self, name: str, path: Path) -> None:
         _retry(lambda: self.client.fput_object(self.bucket, self._key(name), str(path)))
@@ -71,7 +73,7 @@ class S3:
         return fetched is not None
 
     def delete(self, name: str) -> None:
-        _retry(lambda: self.client.remove_object(self.bucket, self._key(name)))
+        self._unless_missing(lambda: self.client.remove_object(self.bucket, self._key(name)))
 
     def names(self, prefix: str) -> list[str]:
         def call() -> list[str]:
@@ -86,40 +88,61 @@ class S3:
     def _unless_missing(self, call: Callable[[], T]) -> T | None:
         try:
             return _retry(call)
-        except S3Error as error:
-            if error.code in ("NoSuchKey", "NoSuchObject"):
-                return None
-            raise
+        except MissingError:
+            return None
 
 
-_REFUSED = ("AccessDenied", "InvalidAccessKeyId", "SignatureDoesNotMatch", "NoSuchBucket", "ExpiredToken")
+class MissingError(FileNotFoundError):
+    """There is no object of that name."""
 
 
-def _retry(call: Callable[[], T], attempts: int = 5) -> T:
+_MISSING = ("NoSuchKey", "NoSuchObject")
+_REFUSED = ("AccessDenied", "InvalidAccessKeyId", "SignatureDoesNotMatch", "NoSuchBucket", "ExpiredToken", "HTTP403")
+_PASSING = ("", "SlowDown", "InternalError", "ServiceUnavailable", "RequestTimeout")
+_FAILURES = (S3Error, InvalidResponseError, ServerError, urllib3.exceptions.HTTPError)
+
+
+def _retry(call: Callable[[], T], attempts: int = 6) -> T:
     for attempt in range(attempts):
         try:
             return call()
-        except S3Error as error:
-            if error.code in _REFUSED:
+        except _FAILURES as error:
+            code, said = _answer(error)
+            said = said.rstrip(". \n")
+            if code in _MISSING:
+                raise MissingError(errno.ENOENT, said) from error
+            if code in _REFUSED:
                 raise PermissionError(
-                    f"The store refused the request: {error.code}, {error.message}. Check the bucket's name, and the "
+                    f"The store refused the request: {code}, {said}. Check the bucket's name, and the "
                     "keys in AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY and what they may do."
                 ) from error
-            passing = error.code in ("SlowDown", "InternalError", "ServiceUnavailable", "RequestTimeout")
-            if not (passing or error.code.startswith("HTTP5")) or attempt == attempts - 1:
-                raise
-        except (InvalidResponseError, ServerError, urllib3.exceptions.HTTPError) as error:
+            if code not in _PASSING and not code.startswith("HTTP5"):
+                raise OSError(f"The store could not do it: {code}, {said}. Look at the server's log.") from error
             if attempt == attempts - 1:
-                raise ConnectionError(
-                    f"The store did not answer: {error}. Check the endpoint and run again."
-                ) from error
+                raise ConnectionError(f"The store did not answer: {said}. Check the endpoint and run again.") from error
         time.sleep(0.1 * 2**attempt)
     raise AssertionError("unreachable: the last attempt returns or raises")
+
+
+def _answer(error: Exception) -> tuple[str, str]:
+    """The code and the words of a failure; no code where no answer came at all."""
+    if isinstance(error, S3Error):
+        return str(error.code), str(error.message)
+    if isinstance(error, ServerError):
+        return f"HTTP{error.status_code}", str(error)
+    # Some servers (rclone) label their XML in a way that the client does not read: what matters stands in it.
+    found = re.search(r"Response code: (\d+)", str(error)) if isinstance(error, InvalidResponseError) else None
+    if not found:
+        return "", str(error)
+    code, said = (re.search(f"<{tag}>(.*?)</{tag}>", str(error), re.DOTALL) for tag in ("Code", "Message"))
+    return code[1] if code else f"HTTP{found[1]}", said[1] if said else "without a word"
 
 
 def connect(bucket: str, prefix: str) -> S3:
     """The bucket's side of a store; endpoint, region and credentials come from the environment."""
     endpoint = urlsplit(os.environ.get("AWS_ENDPOINT_URL", "https://s3.amazonaws.com"))
+    # The pool does not try again by itself: `_retry` does, and knows what is worth it.
+    http = urllib3.PoolManager(timeout=urllib3.Timeout(connect=10, read=60), retries=False, maxsize=16)
     client = Minio(
         endpoint=endpoint.netloc,
         access_key=os.environ.get("AWS_ACCESS_KEY_ID"),
@@ -127,5 +150,6 @@ def connect(bucket: str, prefix: str) -> S3:
         session_token=os.environ.get("AWS_SESSION_TOKEN"),
         secure=endpoint.scheme == "https",
         region=os.environ.get("AWS_REGION", "us-east-1"),  # without one, some servers answer the look-up unreadably
+        http_client=http,
     )
-    return S3(client, bucket, prefix)
+    return S3(client, bucket, prefix, http)

@@ -12,7 +12,7 @@ import tempfile
 import time
 import tomllib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,9 @@ log = logging.getLogger("medloop")
 
 IMPURE = frozenset({"resolve", "deploy", "reject"})
 """Stages that read or change what is outside: they run each time and have no work key."""
+
+SETTLED = {"split": ("previous", "splits")}
+"""Stages that, handed their own output as that input, give the same output again: so that work is known as done too."""
 
 
 @dataclass(frozen=True)
@@ -153,7 +156,12 @@ def _record(store: Store, plan: Plan, outputs: Mapping[str, Manifest], values: d
         "values": values,
         "seconds": round(seconds, 3),
     }
-    store.write(f"work/{plan.key}/result.json", contracts.encode("result", record))
+    keys = [plan.key]
+    if plan.stage in SETTLED:
+        given, gave = SETTLED[plan.stage]
+        keys.append(replace(plan, inputs={**plan.inputs, given: outputs[gave].digest}).key)
+    for key in keys:
+        store.write(f"work/{key}/result.json", contracts.encode("result", record))
     for name in kept:
         if not name.endswith("/result.json"):
             store.delete(name)  # the checkpoints have served
@@ -241,7 +249,8 @@ class Sentences(logging.Formatter):
         if record.getMessage() == "progress":
             return f"{stage:9} {fields['done']}/{fields['total']} {fields['note']}"
         shown = {name: value for name, value in fields.items() if name not in ("key", "outputs")}
-        rest = " ".join(f"{name}={value}" for name, value in {**shown, **shown.pop("values", {})}.items())
+        values = shown.pop("values", {})
+        rest = " ".join(f"{name}={value}" for name, value in {**shown, **values}.items())
         return f"{stage:9} {record.getMessage()} {rest}".rstrip()
 
 

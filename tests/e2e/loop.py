@@ -1,0 +1,112 @@
+"""A place to run the command line as a user does: its own home, real processes, everything captured."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+QUICK = ("--params", str(ROOT / "workflows" / "params" / "smoke.yaml"))
+
+
+@dataclass(frozen=True)
+class Place:
+    """A home for one loop, and the means to act on it."""
+
+    home: Path
+
+    @property
+    def scans(self) -> Path:
+        return self.home / "scans"
+
+    def environment(self) -> dict[str, str]:
+        dropped = ("MEDLOOP_", "MLFLOW_", "AWS_")
+        inherited = {name: value for name, value in os.environ.items() if not name.startswith(dropped)}
+        return {**inherited, "MEDLOOP_HOME": str(self.home), "COLUMNS": "120"}
+
+    def medloop(self, *arguments: str, status: int = 0) -> subprocess.CompletedProcess[str]:
+        """Run `medloop` to its end; the exit status must be as said."""
+        command = [sys.executable, "-W", "error::DeprecationWarning:components", "-m", "workflows.cli", *arguments]
+        done = subprocess.run(
+            command, capture_output=True, text=True, env=self.environment(), cwd=ROOT, timeout=280, check=False
+        )
+        assert done.returncode == status, f"{arguments} ended with {done.returncode}:\n{done.stdout}\n{done.stderr}"
+        return done
+
+    def run(self, *arguments: str, status: int = 0) -> dict[str, Any]:
+        """Run the loop on this place's scans; gives what --json prints."""
+        done = self.medloop("run", "--source", str(self.scans), *QUICK, *arguments, "--json", status=status)
+        return dict(json.loads(done.stdout))
+
+    def begin(self, *arguments: str) -> subprocess.Popen[str]:
+        """Start a run on this place's scans without waiting for it."""
+        command = [sys.executable, "-m", "workflows.cli", "run", "--source", str(self.scans), *QUICK, *arguments]
+        return subprocess.Popen(
+            command,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            env=self.environment(),
+            cwd=ROOT,
+            start_new_session=True,
+        )
+
+    def models(self) -> dict[str, Any]:
+        """What `medloop models --json` says."""
+        return dict(json.loads(self.medloop("models", "--json").stdout))
+
+    def processes(self) -> list[int]:
+        """The processes that work for this place: those whose environment names its home."""
+        mine = f"MEDLOOP_HOME={self.home}".encode()
+        found = []
+        for entry in Path("/proc").iterdir():
+            if entry.name.isdigit() and int(entry.name) != os.getpid():
+                try:
+                    if mine in (entry / "environ").read_bytes().split(b"\0"):
+                        found.append(int(entry.name))
+                except OSError:
+                    continue
+        return found
+
+
+def states(run: dict[str, Any]) -> dict[str, str]:
+    """How each stage of a run ended; a stage that ran twice stands with its last state."""
+    return {step["stage"]: step["state"] for step in run["stages"]}
+
+
+def outputs(run: dict[str, Any], stage: str) -> dict[str, str]:
+    """The digests of what a stage of a run gave, in its first place."""
+    return dict(next(step["outputs"] for step in run["stages"] if step["stage"] == stage))
+
+
+def wait_for(what: Callable[[], bool], seconds: float = 120) -> None:
+    """Wait until it is so, or fail."""
+    deadline = time.monotonic() + seconds
+    while not what():
+        assert time.monotonic() < deadline, "it did not come to pass in time"
+        time.sleep(0.05)
+
+
+def end(process: subprocess.Popen[str], number: int = signal.SIGINT) -> str:
+    """Send a signal and wait for the end; gives what the process printed."""
+    process.send_signal(number)
+    printed, _ = process.communicate(timeout=60)
+    return printed
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Place:
+    """A place of its own with a few synthetic scans."""
+    made = Place(tmp_path / "home")
+    made.medloop("synth", str(made.scans), "--patients", "24")
+    return made

@@ -1,0 +1,157 @@
+"""The loop as its users see it: released, repeated, grown, refused."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+
+from components.shared import contracts, releases
+from components.shared.contracts import Manifest
+from components.shared.interface import read
+from components.shared.keys import SYNTHETIC
+from components.shared.store import open_store
+from tests.e2e.loop import ROOT, Place, outputs, states
+from workflows.story import artifact_file
+
+PURE = ("ingest", "split", "train", "evaluate", "gate", "quantize")
+
+
+@pytest.fixture(scope="module")
+def released(tmp_path_factory: pytest.TempPathFactory) -> tuple[Place, dict[str, Any]]:
+    """A place where a first model was released, and that run."""
+    place = Place(tmp_path_factory.mktemp("loop"))
+    place.medloop("synth", str(place.scans), "--patients", "40")
+    return place, place.run()
+
+
+def sides(place: Place, run: dict[str, Any]) -> dict[str, str]:
+    """Each patient's side in a run."""
+    store = open_store(str(place.home / "store"))
+    manifest = Manifest.decode(store.get(outputs(run, "split")["splits"]), "splits")
+    rows = pq.read_table(store.fetch(manifest.files["patients.parquet"].digest)).to_pylist()
+    return {row["patient_id"]: row["side"] for row in rows}
+
+
+def test_a_first_run_ends_with_a_model_in_service(released: tuple[Place, dict[str, Any]]) -> None:
+    place, run = released
+    assert run["outcome"] == "released"
+    assert [step["stage"] for step in run["stages"]] == [
+        "resolve", "ingest", "split", "train", "evaluate", "gate", "quantize", "evaluate", "gate", "deploy",
+    ]  # fmt: skip
+    assert run["decision"]["subject"]["precision"] == "int8"
+    assert set(run["figures"]["accuracy"]) == {"value", "low", "high"}
+    assert place.models()["in_service"] == run["in_service"] == "v1"
+
+
+def test_the_report_is_one_file_that_tells_the_decision(released: tuple[Place, dict[str, Any]]) -> None:
+    place, run = released
+    page = Path(place.medloop("report").stdout.strip()).read_text(encoding="utf-8")
+    assert run["decision"]["sentence"] in page.replace("&#39;", "'")
+    assert "http://" not in page.replace("http://www.w3.org", "")
+    assert "https://" not in page
+
+
+def test_explain_tells_every_check(released: tuple[Place, dict[str, Any]]) -> None:
+    place, run = released
+    told = place.medloop("explain", run["run"]).stdout
+    assert all(check["sentence"] in told for check in run["decision"]["checks"])
+
+
+def test_the_same_run_again_does_nothing_twice(released: tuple[Place, dict[str, Any]]) -> None:
+    place, first = released
+    before = place.models()
+    again = place.run()
+    assert {stage: states(again)[stage] for stage in PURE} == dict.fromkeys(PURE, "reused")
+    assert [step["key"] for step in again["stages"][1:-1]] == [step["key"] for step in first["stages"][1:-1]]
+    assert "in service already" in again["sentence"]
+    assert place.models() == before
+
+
+def test_plan_says_what_is_reused_and_what_a_change_would_redo(released: tuple[Place, dict[str, Any]]) -> None:
+    place, _ = released
+    arguments = ("--source", str(place.scans), "--params", str(ROOT / "workflows/params/smoke.yaml"), "--json")
+    same = {step["stage"]: step for step in json.loads(place.medloop("plan", *arguments).stdout)}
+    assert all(same[stage]["state"] == "reused" for stage in PURE)
+    other = json.loads(place.medloop("plan", *arguments, "--set", "epochs=3").stdout)
+    found = {step["stage"]: step for step in reversed(other)}
+    assert [found[stage]["state"] for stage in ("ingest", "split", "train", "evaluate")] == ["reused", "reused", "runs", "runs"]
+    assert "epochs 2 → 3" in found["train"]["why"]
+    assert found["train"]["last_seconds"] > 0
+    assert found["deploy"]["state"] == "depends"
+
+
+def test_a_refused_model_is_a_result_that_leaves_service_alone(released: tuple[Place, dict[str, Any]]) -> None:
+    place, _ = released
+    refused = place.run("--set", "min_accuracy=0.999")
+    assert refused["outcome"] == "refused"
+    failed = [check for check in refused["decision"]["checks"] if not check["passed"]]
+    assert [check["name"] for check in failed] == ["accuracy"]
+    assert failed[0]["limit"] == 0.999
+    assert f"{0.999 - failed[0]['value']:.3f} short" in failed[0]["sentence"]
+    assert refused["in_service"] == place.models()["in_service"] == "v1"
+    assert states(refused)["train"] == "reused"
+
+
+def test_new_scans_retrain_and_no_known_patient_changes_side(released: tuple[Place, dict[str, Any]]) -> None:
+    place, first = released
+    before = sides(place, first)
+    place.medloop("synth", str(place.scans), "--patients", "52")
+    second = place.run()
+    after = sides(place, second)
+    assert len(after) > len(before)
+    assert {patient: after[patient] for patient in before} == before
+    assert states(second)["train"] == "finished"
+    store = open_store(str(place.home / "store"))
+    report = next(step for step in reversed(second["stages"]) if step["stage"] == "evaluate")["outputs"]["report"]
+    figures = contracts.decode("metrics", artifact_file(store, report, "metrics.json"), "metrics.json")
+    in_service = releases.versions(releases.read_log(store))["v1"].record["model"]
+    assert figures["comparison"]["champion"] == in_service
+    assert figures["core"]["images"] + figures["new"]["images"] == figures["all"]["images"]
+    assert second["outcome"] == "released"
+    assert place.models()["in_service"] == "v2"
+    back = place.medloop("rollback", "--reason", "a test").stdout
+    assert "v1 is in service again, in place of v2." in back
+    assert place.models()["in_service"] == "v1"
+    assert "v2 is in service again" in place.medloop("promote", "v2", "--reason", "a test").stdout
+
+
+def test_stages_by_hand_give_what_the_pipeline_gave(released: tuple[Place, dict[str, Any]], tmp_path: Path) -> None:
+    """In an empty store, so everything is really done again: it is also the proof that a run can be repeated to the byte."""
+    place, run = released
+    store = open_store(str(place.home / "store"))
+    place.medloop("synth", str(tmp_path / "scans"), "--patients", "40")
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    made: dict[str, Path] = {"previous": empty, "champion": empty}
+    environment = {**place.environment(), "MEDLOOP_HASH_KEY": SYNTHETIC}
+    for step in run["stages"]:
+        if step["stage"] not in PURE:
+            continue
+        record = contracts.decode("result", store.read(f"work/{step['key']}/result.json") or b"", "result")
+        parameters = dict(record["parameters"])
+        if step["stage"] == "ingest":
+            from components.shared import source
+
+            parameters["source"] = str(tmp_path / "scans")
+            parameters["revision"] = source.revision(source.entries(parameters["source"]))
+        command = [sys.executable, "-m", "components", step["stage"], "--store", str(tmp_path / "store")]
+        interface = read(step["stage"])
+        for name in interface.inputs:
+            command += [f"--{name}", str(made["quantized" if name == "model" and "quantized" in made else name])]
+        for name in interface.outputs:
+            made[name] = tmp_path / f"{name}-{len(made)}"
+            command += [f"--{name}", str(made[name])]
+        for name, value in parameters.items():
+            text = value if isinstance(value, str) else json.dumps(value)
+            command += [f"--{name.replace('_', '-')}", text]
+        done = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=ROOT, check=False)
+        assert done.returncode == 0, done.stderr
+        digests = {name: Manifest.decode(made[name].read_bytes(), name).digest for name in interface.outputs}
+        assert digests == step["outputs"], step["stage"]
+        assert json.loads(done.stdout) == step["values"]
