@@ -3,10 +3,10 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
-SCANS ?= .medloop/scans
+SCANS ?= $(or $(MEDLOOP_HOME),.medloop)/scans
 
 .DEFAULT_GOAL := help
-.PHONY: help install run test lint bench clean
+.PHONY: help install run test lint bench images clean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -16,12 +16,12 @@ install: $(STAMP)  ## a virtual environment in .venv, from pinned versions
 $(STAMP): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] < (3, 11) and f"medloop needs Python 3.11 or newer, and this is {sys.version.split()[0]}. Name another with: make PYTHON=/path/to/python3.11")'
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --upgrade 'pip>=25.1' -c constraints.txt
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt --group dev -e .
+	$(BIN)/python -m pip install -qq --disable-pip-version-check --upgrade 'pip>=25.1' -c constraints.txt
+	$(BIN)/python -m pip install -qq --disable-pip-version-check -c constraints.txt --group dev -e .
 	@touch $@
 
 run: install  ## synthetic scans, then the whole loop, to a model in service
-	@$(BIN)/medloop synth $(SCANS)
+	@test -e $(SCANS)/patients.csv || $(BIN)/medloop synth $(SCANS)
 	@$(BIN)/medloop run --source $(SCANS)
 
 test: install  ## every test that this machine can run
@@ -34,6 +34,13 @@ lint: install  ## ruff and mypy over everything
 
 bench: install  ## measure what the docs state, each against a peer in the same run
 	$(BIN)/python -m bench
+
+images: install  ## a Docker image for each stage; BASE names the Python image to build on
+	@for stage in $$($(BIN)/python -c 'from components.shared.interface import stages; print(*stages())'); do \
+	  echo "medloop-$$stage"; \
+	  docker build --quiet $(if $(BASE),--build-arg BASE=$(BASE)) --build-arg STAGE=$$stage \
+	    -f images/stage.Dockerfile -t medloop-$$stage . || exit 1; \
+	done
 
 clean:  ## remove the environment, caches and build leftovers; .medloop (your data and models) stays
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis build dist *.egg-info

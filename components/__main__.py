@@ -6,7 +6,9 @@ import argparse
 import json
 import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from components.shared import work
 from components.shared.interface import Interface, Parameter, read, stages
@@ -76,8 +78,8 @@ def _parser(interface: Interface) -> argparse.ArgumentParser:
     return parser
 
 
-def _reader(parameter: Parameter) -> object:
-    def from_text(text: str) -> object:
+def _reader(parameter: Parameter) -> Callable[[str], Any]:
+    def from_text(text: str) -> Any:
         if parameter.type is str:
             return text
         try:

@@ -16,7 +16,7 @@ from components.shared.interface import read
 from components.shared.store import open_store
 
 REGISTRY = "MEDLOOP_IMAGES"
-"""The environment variable that says where a compiled pipeline's images are: `registry/prefix` and an optional `:tag`."""
+"""The environment variable that says where the images are: `registry/prefix`, and `:tag` where one is wanted."""
 
 
 def stage(function: Callable[..., Any]) -> Any:

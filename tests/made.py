@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pyarrow as pa
+import pyarrow.parquet as pq
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
@@ -29,7 +30,8 @@ def make_dataset(folder: Path, store: Store, patients: int = 40, seed: int = 1, 
     """A dataset directory, two images a patient, its one shard in the store."""
     folder.mkdir(parents=True, exist_ok=True)
     rng = np.random.default_rng(seed)
-    images, rows = [], []
+    images: list[NDArray[np.uint8]] = []
+    rows: list[dict[str, object]] = []
     for patient in range(patients):
         label = patient % len(classes)
         for number in range(2):
@@ -84,7 +86,7 @@ def make_split(folder: Path, dataset_folder: Path, core: bool = True) -> Path:
     With `core` false, half of the test patients came with split version 2.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    index = dataset.pq.read_table(dataset_folder / "index.parquet").to_pylist()
+    index = pq.read_table(dataset_folder / "index.parquet").to_pylist()
     rows = []
     for place, row in enumerate(index):
         patient = place // 2

@@ -15,7 +15,7 @@ from typer.core import TyperCommand
 class WithParameters(TyperCommand):
     """A command whose help ends with the list of all parameters, read when it is asked for."""
 
-    def format_epilog(self, ctx: Any, formatter: Any) -> None:
+    def format_epilog(self, _context: Any, formatter: Any) -> None:
         """Write the list."""
         from workflows.parameters import describe
 
@@ -114,8 +114,12 @@ def run(
     settings = read_settings()
     arguments = _arguments(source, params, assignments)
     console = Console(stderr=as_json)
-    with watcher(console) as shown:
-        done = runs.start(settings, arguments, runner, shown, take_over)
+    try:
+        with watcher(console) as shown:
+            done = runs.start(settings, arguments, runner, shown, take_over)
+    except KeyboardInterrupt:
+        typer.echo("\nStopped. What is in service is untouched; the same command goes on from there.", err=True)
+        raise typer.Exit(130) from None
     store = open_store(settings.store)
     story.summarise(console, settings, store, done)
     if as_json:
@@ -170,7 +174,7 @@ def compile_(
 
 @app.command(short_help="Write a run's report to a file.")
 def report(name: RunName = "") -> None:
-    """Write a run's report to a file, and print its path. It opens in any browser, needs no network, and prints well."""
+    """Write a run's report to a file, and print its path. It opens in any browser and needs no network."""
     from workflows.story import write_page
 
     settings, store, found = _found(name)
@@ -312,9 +316,6 @@ def main() -> None:
     """Run the command line; an error that was foreseen is a sentence, not a traceback."""
     try:
         app()
-    except KeyboardInterrupt:
-        sys.stderr.write("\nStopped. What is in service is untouched; the same command goes on from there.\n")
-        sys.exit(130)
     except BrokenPipeError:
         sys.exit(1)
     except (ValueError, OSError, RuntimeError) as error:

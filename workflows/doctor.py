@@ -34,7 +34,7 @@ def examine(settings: Settings) -> list[Finding]:
     for name, look in _LOOKS.items():
         try:
             found += list(look(settings))
-        except Exception as error:  # noqa: BLE001 - whatever is broken is what the doctor is asked for
+        except Exception as error:
             found.append(Finding(name, "problem", f"{type(error).__name__}: {error}", "Mend what the message names."))
     return found
 
@@ -113,14 +113,17 @@ def _tracking(settings: Settings) -> Iterator[Finding]:
         exists = Path(settings.tracking.removeprefix("sqlite:///")).exists()
         yield Finding("tracking", "ok", settings.tracking + ("" if exists else " (made by the first run)"))
         return
-    import urllib.request
+    import urllib3
 
+    remedy = "Runs go on without it. Check MLFLOW_TRACKING_URI."
     try:
-        with urllib.request.urlopen(f"{settings.tracking.rstrip('/')}/health", timeout=5):
-            yield Finding("tracking", "ok", settings.tracking)
-    except (OSError, ValueError) as error:
-        remedy = "Runs go on without it. Check MLFLOW_TRACKING_URI."
+        answer = urllib3.request("GET", f"{settings.tracking.rstrip('/')}/health", timeout=5, retries=False)
+    except urllib3.exceptions.HTTPError as error:
         yield Finding("tracking", "note", f"{settings.tracking} does not answer: {error}", remedy)
+        return
+    healthy = answer.status < 300
+    means = settings.tracking if healthy else f"{settings.tracking} answers {answer.status}"
+    yield Finding("tracking", "ok" if healthy else "note", means, "" if healthy else remedy)
 
 
 def _docker(_settings: Settings) -> Iterator[Finding]:

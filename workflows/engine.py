@@ -36,11 +36,14 @@ def main() -> int:
 def _runner(local: Any, asked: dict[str, Any]) -> Any:
     if asked["runner"] == "subprocess":
         return local.SubprocessRunner(use_venv=False)
-    mounts = asked["mounts"]
+    from docker.types import Mount
+
     return local.DockerRunner(
         environment=asked["environment"],
-        volumes={path: {"bind": path, "mode": mode} for path, mode in mounts.items()},
-        shm_size="1g",
+        mounts=[Mount(path, path, "bind", read_only=mode == "ro") for path, mode in asked["mounts"].items()],
+        user=asked["user"],
+        entrypoint="",  # the images are commands by themselves; here the pipeline brings its own
+        shm_size="1g",  # the usual 64 MB are too little for training
     )
 
 

@@ -1,4 +1,4 @@
-"""A run's parameters: what the pipeline takes, what was asked for, and what is wrong with it, said before anything runs."""
+"""A run's parameters: what the pipeline takes, what was asked for, and what is wrong with it, said at once."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def option_parameters() -> dict[str, Parameter]:
 
 
 def settle(source: str | None, file: Path | None, assignments: Iterable[str]) -> dict[str, Any]:
-    """All parameters of a run: the file's, then the assignments' (`name=value`), then --source; checked; with defaults."""
+    """All parameters of a run: the file's, then the assignments' (`name=value`), then --source; checked."""
     asked: dict[str, Any] = {}
     for name, value in (_read_file(file) if file else {}).items():
         _assign(asked, str(name), value)

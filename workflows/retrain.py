@@ -17,7 +17,7 @@ from components.train.component import train
 @dsl.pipeline(
     name="medloop-retrain", description="From new scans to a model in service, or to a refusal with a reason."
 )
-def retrain(
+def retrain(  # noqa: PLR0917 - these are the pipeline's parameters, given by name
     source: str,
     store: str,
     run: str = dsl.PIPELINE_JOB_ID_PLACEHOLDER,

@@ -84,7 +84,7 @@ def _work(settings: Settings, store: Store, held: Lease, run: Run, runner: str, 
     folder = settings.runs / run.id
     (folder / "tmp").mkdir(parents=True)
     environment = {**stage_environment(settings, run.record["arguments"]["source"]), "TMPDIR": str(folder / "tmp")}
-    asked = {
+    asked: dict[str, Any] = {
         "arguments": {**run.record["arguments"], "store": store.uri, "run": run.id, "by": run.record["by"]},
         "runner": runner,
         "root": str(folder / "root"),

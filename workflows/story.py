@@ -128,7 +128,8 @@ def explain(store: Store, run: Run) -> str:
     """Why a run ended as it did, in plain sentences."""
     record = run.record
     lines = [
-        f"The run {run.id} of {record['started']}, started by {record['by']}, learned from {record['arguments']['source']}."
+        f"The run {run.id} of {record['started']}, started by {record['by']}.",
+        f"It learned from {record['arguments']['source']}.",
     ]
     if record["outcome"] == "failed":
         return "\n".join([*lines, f"It failed in the stage {record['failed_stage']}: {record['why']}"])

@@ -177,7 +177,9 @@ def _marker(patients: int, world: World) -> bytes:
 
 
 def _write(target: Path, content: bytes) -> None:
-    # A file is there whole or not at all, so that an interrupted call can be repeated.
+    # A file is there whole or not at all, so that an interrupted call can be repeated; what is the same keeps its time.
+    if target.exists() and target.read_bytes() == content:
+        return
     partial = target.with_name(f".{target.name}.partial")
     partial.write_bytes(content)
     partial.replace(target)

@@ -40,7 +40,7 @@ def deploy(
         return {"version": service.version, "sentence": f"This very model is in service already, as {service.version}."}
     if releases.head(log) != resolved["head"]:
         raise RuntimeError(
-            f"The release log has moved on since this run began: entry {len(log)} was written by another run or person. "
+            f"The release log has moved on since this run began: entry {len(log)} was written by somebody else. "
             "Nothing was released; run again to be judged against what is in service now."
         )
     if not work.store.creates_once():

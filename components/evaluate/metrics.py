@@ -29,7 +29,7 @@ OTHERS = {"kappa": (-1.0, 1.0), "brier": (0.0, 2.0), "calibration_error": (0.0, 
 PLAIN = ("accuracy", "auc", "balanced_accuracy", "brier")
 """The figures in which two models are compared."""
 
-CELLS = 2_000_000
+CELLS = 250_000
 """How many numbers a piece of the bootstrap holds at once."""
 
 

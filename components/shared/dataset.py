@@ -75,12 +75,11 @@ def read_shard(path: Path) -> list[Pixels]:
     table = pa.ipc.open_file(pa.memory_map(str(path))).read_all()
     heights, widths, bits = (table[name].to_pylist() for name in ("height", "width", "bits"))
     pixels = table["pixels"].chunk(0)
-    return [
-        np.frombuffer(pixels[row].as_buffer(), np.uint8 if bits[row] == 8 else np.uint16).reshape(
-            heights[row], widths[row]
-        )
-        for row in range(len(heights))
-    ]
+    masters: list[Pixels] = []
+    for row, (height, width) in enumerate(zip(heights, widths, strict=True)):
+        flat = np.frombuffer(pixels[row].as_buffer(), np.uint8)
+        masters.append((flat if bits[row] == 8 else flat.view(np.uint16)).reshape(height, width))
+    return masters
 
 
 @dataclass(frozen=True)
@@ -114,7 +113,7 @@ class Data:
         return np.flatnonzero(np.isin(of_each, sides)).astype(np.int64)
 
     def views(self, size: int, fit: str) -> Views:
-        """All images as a model of this size sees them; made from the masters where the store does not have them yet."""
+        """All images as a model of this size sees them; made from the masters where the store has none yet."""
         spec = {"size": size, "fit": fit, "algorithm": VIEW_ALGORITHM}
         with ThreadPoolExecutor(4) as pool:
             arrays = list(pool.map(lambda shard: _view_of(self.store, shard["digest"], spec), self.about["shards"]))

@@ -1,4 +1,4 @@
-"""A stage's interface as its function's signature states it, read from the source without importing what the stage imports.
+"""A stage's interface as its function's signature states it, read from the source without importing anything.
 
 The default and the limits of a parameter stand once, in that signature. The command line, the pipeline, the work key
 and the help texts all read them here.
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ast
 import difflib
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -58,7 +59,7 @@ class Parameter:
         if isinstance(value, bool) and wanted is not bool:
             raise problem
         if wanted is float and isinstance(value, int | float):
-            if value != value:  # NaN passes every comparison with a limit otherwise
+            if math.isnan(value):  # it would pass every comparison with a limit
                 raise problem
             return float(value)
         if wanted is int and isinstance(value, float) and value.is_integer():

@@ -37,7 +37,7 @@ def parse(text: str) -> HashKey:
         secret = b""
     if len(secret) != 32:
         raise ValueError(
-            f"{VARIABLE} does not hold a key: it must be 64 hexadecimal digits, and has {len(text.strip())} characters. "
+            f"{VARIABLE} does not hold a key: it must be 64 hexadecimal digits, not {len(text.strip())} characters. "
             "Make one with: python -c 'import secrets; print(secrets.token_hex(32))'"
         )
     return HashKey(secret)

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import os
-import urllib.request
 from typing import Any
+
+import urllib3
 
 VARIABLE = "MEDLOOP_NOTIFY_URL"
 log = logging.getLogger("medloop")
@@ -18,9 +18,10 @@ def notify(message: dict[str, Any]) -> bool:
     if not url:
         return False
     try:
-        request = urllib.request.Request(url, json.dumps(message).encode(), {"Content-Type": "application/json"})
-        with urllib.request.urlopen(request, timeout=10):
-            return True
-    except (OSError, ValueError) as error:
+        answer = urllib3.request("POST", url, json=message, timeout=10, retries=False)
+    except (urllib3.exceptions.HTTPError, ValueError) as error:
         log.warning("notification not delivered", extra={"fields": {"why": str(error)}})
         return False
+    if answer.status >= 300:
+        log.warning("notification not taken", extra={"fields": {"why": f"the receiver answered {answer.status}"}})
+    return answer.status < 300

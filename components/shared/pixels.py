@@ -1,4 +1,4 @@
-"""From an image file to master pixels, and from master pixels to what a model sees. The same for training and service."""
+"""From an image file to master pixels, and from those to what a model sees: the same in training and in service."""
 
 from __future__ import annotations
 
@@ -94,7 +94,7 @@ def _decode_dicom(data: bytes) -> Master:
             claimed = int(dataset.Rows) * int(dataset.Columns)
             frames, samples = int(dataset.get("NumberOfFrames") or 1), int(dataset.get("SamplesPerPixel", 1))
             header = {name: str(dataset.get(tag) or "").strip() for name, tag in _HEADER.items()}
-        except Exception as error:  # noqa: BLE001
+        except Exception as error:
             raise ValueError(f"the DICOM header cannot be read ({type(error).__name__})") from None
         if claimed > MAX_PIXELS:
             raise ValueError(f"the image has {claimed:,} pixels; at most {MAX_PIXELS:,}")
@@ -102,7 +102,7 @@ def _decode_dicom(data: bytes) -> Master:
             raise ValueError(f"the DICOM file has {frames} frames of {samples} samples; only one gray frame is read")
         try:
             return Master(_dicom_values(dataset), header)
-        except Exception as error:  # noqa: BLE001
+        except Exception as error:
             raise ValueError(f"the DICOM pixels cannot be decoded ({type(error).__name__})") from None
 
 
@@ -123,7 +123,7 @@ def _dicom_values(dataset: Dataset) -> Pixels:
     scaled = np.clip((values - low) / max(high - low, 1e-9), 0, 1)
     if dataset.get("PhotometricInterpretation") == "MONOCHROME1":
         scaled = 1 - scaled
-    return np.rint(scaled * 65535).astype(np.uint16)
+    return np.asarray(np.rint(scaled * 65535), dtype=np.uint16)
 
 
 def view(pixels: Pixels, size: int, fit: str) -> NDArray[np.uint8]:
@@ -144,11 +144,11 @@ def _resize(pixels: Pixels, size: tuple[int, int]) -> Pixels:
         return np.asarray(Image.fromarray(pixels).resize(size, Image.Resampling.BILINEAR))
     # Pillow resizes 16-bit integers without smoothing; as floats they are treated like 8-bit ones.
     floats = Image.fromarray(pixels.astype(np.float32)).resize(size, Image.Resampling.BILINEAR)
-    return np.rint(np.asarray(floats)).clip(0, 65535).astype(np.uint16)
+    return np.asarray(np.rint(np.asarray(floats)).clip(0, 65535), dtype=np.uint16)
 
 
 def _to_bytes(pixels: Pixels) -> NDArray[np.uint8]:
-    return pixels if pixels.dtype == np.uint8 else np.rint(pixels / 257).astype(np.uint8)
+    return np.asarray(pixels if pixels.dtype == np.uint8 else np.rint(pixels / 257), dtype=np.uint8)
 
 
 def normalise(views: NDArray[np.uint8], preprocess: dict[str, Any]) -> NDArray[np.float32]:

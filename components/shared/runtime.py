@@ -47,7 +47,7 @@ class Model:
         self.precision = precision
         if precision not in self.about["precisions"]:
             raise ValueError(
-                f"This model has no {precision} graph; it has {', '.join(self.about['precisions'])}. Choose one of those."
+                f"This model has no {precision} graph; it has {', '.join(self.about['precisions'])}. Choose one."
             )
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads or len(os.sched_getaffinity(0))
@@ -80,5 +80,5 @@ class Model:
         """The class of each image: by the threshold found on validation where there are two, else the likeliest."""
         threshold = self.about["threshold"]
         if threshold is not None:
-            return (probabilities[:, 1] >= threshold).astype(np.int64)
-        return probabilities.argmax(axis=1).astype(np.int64)
+            return np.asarray(probabilities[:, 1] >= threshold, dtype=np.int64)
+        return np.asarray(probabilities.argmax(axis=1), dtype=np.int64)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import logging
 import os
@@ -102,7 +103,7 @@ class Store:
                 if not self.backend.download(_object(object_digest), part):
                     raise FileNotFoundError(_missing(object_digest, self.uri))
                 if file_digest(part) == object_digest:
-                    os.replace(part, path)
+                    part.replace(path)
                     return
                 log.warning("object %s arrived damaged, attempt %d", object_digest[:12], attempt + 1)
             finally:
@@ -219,10 +220,8 @@ class Directory:
         except OSError as error:
             raise type(error)(error.errno, _unwritable(self.root, error)) from error
         finally:
-            try:
+            with contextlib.suppress(OSError):  # a read-only root has no part to remove
                 part.unlink(missing_ok=True)
-            except OSError:
-                pass  # a read-only root has no part to remove
 
 
 def _unwritable(root: Path, error: OSError) -> str:

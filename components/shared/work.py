@@ -33,7 +33,7 @@ SETTLED = {"split": ("previous", "splits")}
 
 @dataclass(frozen=True)
 class Work:
-    """What a stage may use besides its directories: the store, the digests of its inputs, and a place for checkpoints."""
+    """What a stage may use besides its directories: the store, its inputs' digests, a place for checkpoints."""
 
     key: str
     store: Store

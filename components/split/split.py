@@ -112,7 +112,7 @@ def _draw(
 ) -> dict[str, Row]:
     new = sorted((p for p in members if p not in sides), key=lambda p: digest(f"{seed} {name} {p}".encode()))
     held = Counter(sides[patient]["side"] for patient in members if patient in sides)
-    official = any(sides[patient]["why"] == "official" for patient in members if patient in sides)
+    official = any(sides[patient] == {"side": "test", "why": "official"} for patient in members if patient in sides)
     drawn: dict[str, Row] = {}
     for side, fraction in fractions.items():
         if side == "test" and official:

@@ -29,5 +29,5 @@ def augment(images: Tensor, strength: float, generator: torch.Generator) -> Tens
     grid = F.affine_grid(matrix, list(images.shape), align_corners=False)
     moved = F.grid_sample(images, grid, mode="bilinear", padding_mode="border", align_corners=False)
     contrast = (1 + uniform(-0.2, 0.2) * strength)[:, None, None, None]
-    brightness = (uniform(-0.25, 0.25) * strength)[:, None, None, None]
+    brightness = (uniform(-0.4, 0.4) * strength)[:, None, None, None]
     return moved * contrast + brightness

@@ -1,4 +1,4 @@
-"""From a trained network to a model bundle: weights, the ONNX graph with its three outputs, the float head, metadata."""
+"""From a trained network to a model bundle: weights, the ONNX graph with its three outputs, the head, metadata."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def write_bundle(model: Path, network: nn.Module, about: dict[str, Any]) -> None
 
 def write_head(network: nn.Module, path: Path) -> None:
     """Write the head's weights as float arrays, so that class activation maps need no torch and no graph."""
-    linear = [layer for layer in network.head.modules() if isinstance(layer, nn.Linear)]  # type: ignore[union-attr, operator]  # every network has a head (models.py)
+    linear = [layer for layer in network.head.modules() if isinstance(layer, nn.Linear)]  # type: ignore[union-attr]  # every network has a head (models.py)
     np.savez(
         path,
         **{

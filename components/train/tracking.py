@@ -22,6 +22,9 @@ class Tracking:
         if not os.environ.get("MLFLOW_TRACKING_URI"):
             return self
         os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")  # nothing about a hospital's runs goes elsewhere
+        # A server that is not there is given up in seconds; MLflow by itself goes on asking for four minutes.
+        os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
+        os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
         self._try(self._start)
         return self
 
@@ -57,6 +60,6 @@ class Tracking:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # what MLflow deprecates is not this user's concern
                 call()
-        except Exception as error:  # noqa: BLE001 - whatever ails the tracking server, training goes on
+        except Exception as error:
             self._client = None
             log.warning("tracking stopped", extra={"fields": {"stage": "train", "why": str(error).split("\n")[0]}})

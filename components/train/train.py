@@ -34,10 +34,10 @@ def train(
     *,
     architecture: str = "small",
     image_size: Annotated[int, Between(48, 1024)] = 96,
-    epochs: Annotated[int, Between(1, 1000)] = 18,
-    batch_size: Annotated[int, Between(2, 4096)] = 32,
-    learning_rate: Annotated[float, Between(1e-7, 1)] = 3e-3,
-    weight_decay: Annotated[float, Between(0, 1)] = 1e-2,
+    epochs: Annotated[int, Between(1, 1000)] = 24,
+    batch_size: Annotated[int, Between(2, 4096)] = 16,
+    learning_rate: Annotated[float, Between(1e-7, 1)] = 2e-3,
+    weight_decay: Annotated[float, Between(0, 1)] = 2e-2,
     label_smoothing: Annotated[float, Between(0, 0.5)] = 0.0,
     augment: Annotated[float, Between(0, 3)] = 1.0,
     fit: Annotated[str, OneOf(("pad", "stretch"))] = "pad",
@@ -133,14 +133,14 @@ def _scale(views: Views, rows: NDArray[np.int64]) -> dict[str, float]:
 def _learn(
     network: nn.Module, side: Side, held_out: Side, course: Course, work: Work, tracking: Tracking
 ) -> dict[str, Any]:
-    """Train to the end, from the last checkpoint on where there is one; gives the best epoch's weights and the history."""
+    """Train to the end, from the last checkpoint on if there is one; gives the best epoch's weights and the history."""
     optimizer = torch.optim.AdamW(network.parameters(), lr=course.learning_rate, weight_decay=course.weight_decay)
     steps = math.ceil(len(side.rows) / course.batch_size)
     schedule = torch.optim.lr_scheduler.OneCycleLR(
-        optimizer, course.learning_rate, total_steps=steps * course.epochs, pct_start=0.2
+        optimizer, course.learning_rate, total_steps=steps * course.epochs, pct_start=0.25
     )
     best: dict[str, Any] = {"epoch": 0, "score": -1.0, "loss": math.inf, "weights": {}, "history": []}
-    parts = {"network": network, "optimizer": optimizer, "schedule": schedule}
+    parts: dict[str, Any] = {"network": network, "optimizer": optimizer, "schedule": schedule}
     begun = 0
     if kept := work.kept("checkpoint"):
         saved = torch.load(io.BytesIO(kept), weights_only=True)
@@ -174,7 +174,7 @@ def _epoch(
     schedule: torch.optim.lr_scheduler.LRScheduler,
     epoch: int,
 ) -> float:
-    """One pass over the side. All chance comes from the seed and the epoch's number, so a resumed run is the same run."""
+    """One pass over the side. All chance comes from the seed and the epoch's number, so a resumed run is the same."""
     torch.manual_seed(course.seed * 100_003 + epoch)
     chance = torch.Generator().manual_seed(course.seed * 100_003 + epoch)
     order = torch.randperm(len(side.rows), generator=chance).numpy()
@@ -195,7 +195,7 @@ def _epoch(
                 "Lower learning_rate."
             )
         optimizer.zero_grad(set_to_none=True)
-        loss.backward()
+        torch.autograd.backward(loss)
         nn.utils.clip_grad_norm_(network.parameters(), 5.0)
         optimizer.step()
         schedule.step()

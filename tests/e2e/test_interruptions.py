@@ -52,7 +52,7 @@ def test_a_stage_that_is_killed_is_named_and_leaves_service_alone(place: Place) 
     before = place.models()
     running = place.begin(*LONG)
     wait_for(lambda: bool(checkpoints(place)))
-    trainer = next(pid for pid in place.processes() if b"components.train" in _loaded(pid))
+    trainer = next(pid for pid in place.processes() if trains(pid))
     os.kill(trainer, signal.SIGKILL)
     printed, _ = running.communicate(timeout=60)
     assert running.returncode == 1
@@ -65,10 +65,10 @@ def test_a_stage_that_is_killed_is_named_and_leaves_service_alone(place: Place) 
     assert "epochs found in the checkpoint" in printed
 
 
-def _loaded(pid: int) -> bytes:
-    """What tells the process that trains from the others: the code it was handed, on its command line."""
-    command = Path(f"/proc/{pid}/cmdline").read_bytes()
-    return b"components.train" if b"--function_to_execute\0train\0" in command and b"kfp" in command else b""
+def trains(pid: int) -> bool:
+    """Whether this is the process that trains: Python, handed the function train (the shell above it is, too)."""
+    command = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
+    return b"python" in command[0] and b"--function_to_execute" in command and b"train" in command
 
 
 def test_a_second_run_is_refused_and_the_first_goes_on_unharmed(place: Place) -> None:

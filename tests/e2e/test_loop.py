@@ -80,7 +80,12 @@ def test_plan_says_what_is_reused_and_what_a_change_would_redo(released: tuple[P
     assert all(same[stage]["state"] == "reused" for stage in PURE)
     other = json.loads(place.medloop("plan", *arguments, "--set", "epochs=3").stdout)
     found = {step["stage"]: step for step in reversed(other)}
-    assert [found[stage]["state"] for stage in ("ingest", "split", "train", "evaluate")] == ["reused", "reused", "runs", "runs"]
+    assert [found[stage]["state"] for stage in ("ingest", "split", "train", "evaluate")] == [
+        "reused",
+        "reused",
+        "runs",
+        "runs",
+    ]
     assert "epochs 2 → 3" in found["train"]["why"]
     assert found["train"]["last_seconds"] > 0
     assert found["deploy"]["state"] == "depends"
@@ -122,7 +127,7 @@ def test_new_scans_retrain_and_no_known_patient_changes_side(released: tuple[Pla
 
 
 def test_stages_by_hand_give_what_the_pipeline_gave(released: tuple[Place, dict[str, Any]], tmp_path: Path) -> None:
-    """In an empty store, so everything is really done again: it is also the proof that a run can be repeated to the byte."""
+    """In an empty store, so all is really done again: also the proof that a run can be repeated to the byte."""
     place, run = released
     store = open_store(str(place.home / "store"))
     place.medloop("synth", str(tmp_path / "scans"), "--patients", "40")

@@ -1,0 +1,12 @@
+"""Runs every benchmark, one after the other: `python -m bench`."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+BENCHMARKS = ("loop", "synth_difficulty")
+
+for name in BENCHMARKS:
+    print(f"\n## bench.{name}\n", flush=True)
+    subprocess.run([sys.executable, "-m", f"bench.{name}"], check=True)

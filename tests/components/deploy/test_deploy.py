@@ -1,0 +1,228 @@
+"""Deploy releases an approved model once, and refuses everything that is not exactly that."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import onnx
+import pytest
+from onnx import numpy_helper
+
+from components.deploy.registry import project
+from components.shared import releases
+from components.shared.notify import VARIABLE
+from components.shared.store import Store, open_store
+from components.shared.work import Done, gather
+from tests import made
+from tests.components.shared.decisions import DATASET, REPORT, SPLIT, decision, state
+from tests.components.shared.servers import BUCKET, free_port, listening, rclone
+from tests.components.shared.steps import step
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    return open_store(str(tmp_path / "store"))
+
+
+class Candidate:
+    """A model that was judged, and what deploy is handed with it."""
+
+    def __init__(self, root: Path, store: Store, gain: float = 12.0) -> None:
+        self.store, self.root, self.tries = store, root, 0
+        self.bundle = made.make_bundle(root / "bundle", gain=gain)
+        self.digest = gather(store, self.bundle).digest
+
+    def deploy(self, verdict: dict[str, Any] | None = None, seen: dict[str, Any] | None = None) -> Done:
+        """Deploy it; `verdict` and `seen` say where decision and state differ from what is right."""
+        self.tries += 1
+        service = releases.in_service(releases.read_log(self.store))
+        champion = service.record["model"] if service else ""
+        inputs = {
+            "decision": decision(
+                self.root / f"decision{self.tries}", **{"model": self.digest, "champion": champion, **(verdict or {})}
+            ),
+            "state": state(self.root / f"state{self.tries}", self.store, **{"champion": champion, **(seen or {})}),
+            "model": self.bundle,
+        }
+        return step("deploy", self.store, inputs, run="run-1", by="someone")
+
+
+@pytest.fixture
+def candidate(tmp_path: Path, store: Store) -> Candidate:
+    return Candidate(tmp_path / "candidate", store)
+
+
+def test_an_approved_model_goes_into_service(candidate: Candidate, store: Store) -> None:
+    done = candidate.deploy()
+    log = releases.read_log(store)
+    entry = log[0].record
+    assert done.values == {"version": "v1", "sentence": "v1 is in service: It is approved."}
+    assert [e.kind for e in log] == ["release"]
+    assert (entry["model"], entry["report"], entry["dataset"], entry["split"]) == (
+        candidate.digest,
+        REPORT,
+        DATASET,
+        SPLIT,
+    )
+    assert (entry["run"], entry["by"], entry["precision"], entry["runtime"]) == (
+        "run-1",
+        "someone",
+        "float32",
+        "onnxruntime",
+    )
+    assert (entry["key_id"], entry["request"], entry["revision"]) == ("key", "request-1", "revision")
+    assert entry["decision"] == gather(store, candidate.root / "decision1").digest
+
+
+def test_versions_count_on(candidate: Candidate, store: Store, tmp_path: Path) -> None:
+    candidate.deploy()
+    assert Candidate(tmp_path / "next", store, gain=9).deploy().values["version"] == "v2"
+    assert [entry.version for entry in releases.history(releases.read_log(store))] == ["v1", "v2"]
+
+
+def test_the_model_in_service_is_not_released_again(candidate: Candidate, store: Store) -> None:
+    candidate.deploy()
+    again = candidate.deploy()
+    assert again.values == {"version": "v1", "sentence": "This very model is in service already, as v1."}
+    assert len(releases.read_log(store)) == 1
+
+
+def test_a_try_that_died_after_its_entry_finds_it_done(candidate: Candidate, store: Store) -> None:
+    candidate.deploy()
+    again = candidate.deploy(verdict={"champion": ""}, seen={"champion": "", "head": ""})
+    assert again.values["version"] == "v1"
+    assert len(releases.read_log(store)) == 1
+
+
+@pytest.mark.parametrize(
+    ("verdict", "seen", "sentence"),
+    [
+        ({"outcome": "refused"}, {}, "The decision is 'refused', not 'approved'"),
+        ({"outcome": "awaiting approval"}, {}, "The decision is 'awaiting approval', not 'approved'"),
+        ({"outcome": ""}, {}, "not 'approved'"),
+        ({"model": "f" * 64}, {}, "The decision approves the model ffffffffffff, and this one is"),
+        ({"champion": "f" * 64}, {}, "compares with another model in service"),
+        ({}, {"champion": "f" * 64}, "compares with another model in service"),
+        ({}, {"head": "f" * 64}, "The release log has moved on since this run began"),
+        ({"precision": "int8"}, {}, "This model has no int8 graph"),
+    ],
+)
+def test_what_is_not_an_approval_of_this_model_here_and_now_is_refused(
+    verdict: dict[str, Any], seen: dict[str, Any], sentence: str, candidate: Candidate, store: Store
+) -> None:
+    with pytest.raises((RuntimeError, ValueError), match=sentence):
+        candidate.deploy(verdict, seen)
+    assert releases.read_log(store) == []
+
+
+def test_an_entry_written_by_someone_else_meanwhile_stops_it(
+    candidate: Candidate, store: Store, tmp_path: Path
+) -> None:
+    seen = state(tmp_path / "seen", store)
+    other = Candidate(tmp_path / "other", store, gain=9)
+    other.deploy()
+    inputs = {"decision": decision(tmp_path / "decision", candidate.digest), "state": seen, "model": candidate.bundle}
+    with pytest.raises(RuntimeError, match="moved on since this run began: entry 1 was written by another"):
+        step("deploy", store, inputs, run="run-2")
+    assert [entry.record["model"] for entry in releases.read_log(store)] == [other.digest]
+
+
+@pytest.mark.parametrize("damage", [b"", b"{}", b'{"kind": "decision", "schema": 2}'])
+def test_a_damaged_decision_stops_it(damage: bytes, candidate: Candidate, store: Store, tmp_path: Path) -> None:
+    (tmp_path / "decision").mkdir()
+    (tmp_path / "decision" / "decision.json").write_bytes(damage)
+    inputs = {"decision": tmp_path / "decision", "state": state(tmp_path / "s", store), "model": candidate.bundle}
+    with pytest.raises(ValueError, match=r"decision\.json"):
+        step("deploy", store, inputs, run="run-1")
+
+
+def test_a_missing_decision_stops_it(candidate: Candidate, store: Store, tmp_path: Path) -> None:
+    (tmp_path / "nothing").mkdir()
+    inputs = {"decision": tmp_path / "nothing", "state": state(tmp_path / "s", store), "model": candidate.bundle}
+    with pytest.raises(FileNotFoundError, match=r"decision\.json"):
+        step("deploy", store, inputs, run="run-1")
+
+
+def test_a_model_that_gives_no_numbers_is_not_released(store: Store, tmp_path: Path) -> None:
+    candidate = Candidate(tmp_path / "candidate", store)
+    path = candidate.bundle / "models" / "model.onnx"
+    graph = onnx.load(str(path))
+    weights = next(tensor for tensor in graph.graph.initializer if tensor.name == "weights")
+    weights.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(weights) * float("nan"), "weights"))
+    path.write_bytes(graph.SerializeToString())
+    candidate.digest = gather(store, candidate.bundle).digest
+    with pytest.raises(RuntimeError, match="no finite probabilities"):
+        candidate.deploy()
+    assert releases.read_log(store) == []
+
+
+def test_a_store_that_does_not_create_once_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with rclone(tmp_path / "rclone") as server:
+        for name, value in {**server.environment, "MEDLOOP_CACHE": str(tmp_path / "cache")}.items():
+            monkeypatch.setenv(name, value)
+        store = open_store(f"s3://{BUCKET}/loop")
+        candidate = Candidate(tmp_path / "candidate", store)
+        with pytest.raises(RuntimeError, match=r"ignores If-None-Match.*a directory, MinIO, or AWS S3"):
+            candidate.deploy()
+        assert releases.read_log(store) == []
+
+
+def test_a_notification_is_posted(candidate: Candidate, monkeypatch: pytest.MonkeyPatch) -> None:
+    with listening() as (url, heard):
+        monkeypatch.setenv(VARIABLE, url)
+        done = candidate.deploy()
+        candidate.deploy()
+    assert heard == [
+        {"outcome": "released", "version": "v1", "run": "run-1", "sentence": done.values["sentence"], "entry": 1}
+    ]
+
+
+def test_a_deaf_receiver_stops_no_release(candidate: Candidate, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(VARIABLE, f"http://127.0.0.1:{free_port()}/")
+    assert candidate.deploy().values["version"] == "v1"
+    assert len(releases.read_log(store)) == 1
+
+
+def test_a_tracking_server_that_is_not_there_stops_no_release(
+    candidate: Candidate, store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/no/such/folder/mlflow.db")
+    assert candidate.deploy().values["version"] == "v1"
+    assert len(releases.read_log(store)) == 1
+
+
+def registry() -> dict[str, Any]:
+    """What MLflow's registry says: the medloop versions that there are, and which the aliases name."""
+    from mlflow import MlflowClient
+
+    client = MlflowClient()
+    versions = {str(v.version): v for v in client.search_model_versions("name='medloop'")}
+    aliases = client.get_registered_model("medloop").aliases
+    return {
+        "versions": {v.tags["medloop.version"]: v.tags["medloop.model"] for v in versions.values()},
+        "aliases": {alias: versions[str(number)].tags["medloop.version"] for alias, number in aliases.items()},
+    }
+
+
+def test_the_registry_is_a_picture_of_the_log_and_can_be_drawn_again(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")
+    one, two = (Candidate(tmp_path / name, store, gain) for name, gain in (("one", 12), ("two", 9)))
+    one.deploy()
+    assert registry() == {"versions": {"v1": one.digest}, "aliases": {"champion": "v1"}}
+    two.deploy()
+    both = {"versions": {"v1": one.digest, "v2": two.digest}, "aliases": {"champion": "v2", "previous": "v1"}}
+    assert registry() == both
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/again.db")
+    assert project(releases.read_log(store), store.uri)
+    assert registry() == both
+    # After a rollback there is nothing before the model in service.
+    releases.append(store, releases.read_log(store), "rollback", version="v1")
+    assert project(releases.read_log(store), store.uri)
+    assert registry() == {"versions": both["versions"], "aliases": {"champion": "v1"}}
+
+
+def test_without_a_tracking_address_nothing_is_projected(store: Store) -> None:
+    assert not project([], store.uri)

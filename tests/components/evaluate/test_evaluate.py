@@ -1,0 +1,253 @@
+"""The evaluate stage on small real models and data: what it writes, and what it refuses."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+
+from components.evaluate.population import age_band
+from components.shared import contracts
+from components.shared.interface import read
+from tests import made
+from tests.components.evaluate import scenes
+from tests.components.evaluate.scenes import DIGESTS, Scene
+
+THREE = ["NORMAL", "BACTERIAL", "VIRAL"]
+
+
+def test_the_interface_can_be_read() -> None:
+    interface = read("evaluate")
+    assert interface.inputs == ("model", "champion", "dataset", "splits")
+    assert interface.outputs == ("report",)
+    assert interface.settle({})["confidence"] == 0.95
+    assert all(parameter.help for parameter in interface.parameters.values())
+
+
+@pytest.fixture(scope="module")
+def first(tmp_path_factory: pytest.TempPathFactory) -> Scene:
+    """Two classes, no model in service."""
+    scene = scenes.make(tmp_path_factory.mktemp("first"))
+    scene.run()
+    return scene
+
+
+@pytest.fixture(scope="module")
+def second(tmp_path_factory: pytest.TempPathFactory) -> Scene:
+    """Two classes, a model in service, half of the test patients new."""
+    scene = scenes.make(tmp_path_factory.mktemp("second"), champion=True, core=False)
+    scene.run()
+    return scene
+
+
+def test_figures_follow_from_the_predictions(first: Scene) -> None:
+    table = pq.read_table(first.report / "predictions.parquet")
+    label, called = (table[name].to_numpy() for name in ("label", "predicted"))
+    everything = first.metrics["all"]
+    assert everything["images"] == len(label) == 48
+    assert everything["patients"] == 24
+    assert everything["figures"]["accuracy"]["value"] == pytest.approx((label == called).mean())
+    assert everything["confusion"] == [[int(((label == i) & (called == j)).sum()) for j in (0, 1)] for i in (0, 1)]
+    assert 0.5 < everything["figures"]["accuracy"]["low"] < everything["figures"]["accuracy"]["value"] < 1
+    assert np.allclose(table["p_NORMAL"].to_numpy() + table["p_PNEUMONIA"].to_numpy(), 1)
+    assert set(table["population"].to_pylist()) == {"all"}
+
+
+def test_what_was_judged_is_named(first: Scene) -> None:
+    metrics = first.metrics
+    subject = metrics["subject"]
+    assert subject == {
+        "model": DIGESTS["model"],
+        "champion": "",
+        "dataset": DIGESTS["dataset"],
+        "split": DIGESTS["splits"],
+        "precision": "float32",
+        "runtime": subject["runtime"],
+        "model_bytes": (first.root / "model" / "models" / "model.onnx").stat().st_size,
+    }
+    assert subject["runtime"].startswith("onnxruntime ")
+    assert metrics["positive"] == "PNEUMONIA"
+    assert (metrics["core"], metrics["new"], metrics["comparison"], metrics["as_trained"]) == (None, None, None, None)
+
+
+def test_values_are_returned(tmp_path: Path) -> None:
+    scene = scenes.make(tmp_path, wrong=0)
+    assert scene.run() == {"accuracy": 1.0, "auc": 1.0}
+    assert scene.metrics["all"]["figures"]["accuracy"]["low"] < 0.9
+
+
+def test_same_inputs_same_bytes(second: Scene) -> None:
+    second.run("again")
+    for name in ("metrics.json", "predictions.parquet", "report.html"):
+        assert (second.root / "again" / name).read_bytes() == (second.report / name).read_bytes(), name
+    other = {"seed": 8}
+    second.run("other", **other)
+    assert (second.root / "other" / "metrics.json").read_bytes() != (second.report / "metrics.json").read_bytes()
+
+
+def test_the_model_in_service_is_scored_on_the_same_rows(second: Scene) -> None:
+    metrics = second.metrics
+    table = pq.read_table(second.report / "predictions.parquet")
+    groups = np.array(table["population"].to_pylist())
+    assert metrics["subject"]["champion"] == metrics["comparison"]["champion"] == DIGESTS["champion"]
+    assert metrics["comparison"]["precision"] == "float32"
+    for name in ("core", "new", "all"):
+        chosen = groups == name if name != "all" else np.ones(len(groups), bool)
+        pair = metrics["comparison"]["populations"][name]
+        assert pair["images"] == metrics[name]["images"] == chosen.sum() > 0
+        ours = (table["predicted"].to_numpy() == table["label"].to_numpy())[chosen]
+        theirs = (table["champion_predicted"].to_numpy() == table["label"].to_numpy())[chosen]
+        assert pair["accuracy"]["ours"] == pytest.approx(ours.mean())
+        assert pair["accuracy"]["difference"] == pytest.approx(ours.mean() - theirs.mean())
+        assert pair["accuracy"]["low"] <= pair["accuracy"]["difference"] <= pair["accuracy"]["high"]
+    assert set(np.unique(np.array(table["since"].to_pylist())[groups == "core"])) == {1}
+    assert set(np.unique(np.array(table["since"].to_pylist())[groups == "new"])) == {2}
+
+
+def test_a_later_model_in_service_knows_all_rows(tmp_path: Path) -> None:
+    scene = scenes.make(tmp_path, champion=True, core=False)
+    fingerprints = {"dataset": "made", "split": "made", "split_version": 2}
+    scenes.change_metadata(tmp_path / "champion", fingerprints=fingerprints)
+    scene.run()
+    assert scene.metrics["new"] is None
+    assert scene.metrics["core"] == scene.metrics["all"]
+
+
+def test_the_model_in_service_runs_in_the_precision_it_serves(tmp_path: Path) -> None:
+    scene = scenes.make(tmp_path, champion=True)
+    scenes.add_int8(tmp_path / "champion")
+    scene.run()
+    assert scene.metrics["comparison"]["precision"] == "int8"
+
+
+def test_three_classes(tmp_path: Path) -> None:
+    scene = scenes.make(tmp_path, classes=THREE, champion=True)
+    scene.run()
+    everything = scene.metrics["all"]
+    assert scene.metrics["positive"] is None
+    assert (everything["roc"], everything["pr"], everything["calibration"]) == (None, None, None)
+    assert list(everything["roc_by_class"]) == sorted(THREE)
+    assert len(everything["confusion"]) == 3
+    macro = np.mean([entry["auc"]["value"] for entry in everything["per_class"].values()])
+    assert everything["figures"]["auc"]["value"] == pytest.approx(macro)
+    assert "BACTERIAL" in scene.page
+
+
+def test_a_class_absent_from_test_is_null_and_said(tmp_path: Path) -> None:
+    scene = scenes.make(tmp_path, classes=THREE, wrong=0)
+    scenes.change(tmp_path / "dataset", "label", lambda _, old: min(old, 1))
+    scene.run()
+    viral = scene.metrics["all"]["per_class"]["VIRAL"]
+    assert viral["images"] == 0
+    assert viral["auc"] == viral["sensitivity"] == {"value": None, "low": None, "high": None}
+    assert scene.metrics["all"]["figures"]["auc"]["value"] is not None
+
+
+def test_as_shipped_and_as_trained(tmp_path: Path) -> None:
+    scene = scenes.make(tmp_path)
+    scenes.add_int8(tmp_path / "model", factor=1.1)
+    scene.run(precision="int8")
+    facts = scene.metrics["as_trained"]
+    assert scene.metrics["subject"]["precision"] == "int8"
+    assert 0.5 < facts["agreement"] <= 1
+    assert 0 < facts["largest_probability_difference"] < 0.5
+    assert facts["bytes"] == scene.metrics["subject"]["model_bytes"]
+    assert "As shipped and as trained" in scene.page
+    scene.run("trained")
+    trained = contracts.read_record("metrics", tmp_path / "trained" / "metrics.json")
+    assert facts["accuracy_float32"] == trained["all"]["figures"]["accuracy"]["value"]
+
+
+def test_subgroups(tmp_path: Path) -> None:
+    scene = scenes.make(tmp_path, patients=240)
+    scenes.change(tmp_path / "dataset", "site", lambda row, old: "" if row % 10 == 8 else old)
+    scenes.change(tmp_path / "dataset", "age", lambda row, _: (-1, 10, 30, 50, 80)[row // 20 % 5])
+    scene.run()
+    rows = scene.metrics["subgroups"]
+    assert [row["value"] for row in rows if row["field"] == "age"] == ["<18", "18–39", "40–64", "65+", "unknown"]
+    assert [row["value"] for row in rows if row["field"] == "sex"] == ["F", "M"]
+    for field in ("sex", "age", "site", "view"):
+        assert sum(row["images"] for row in rows if row["field"] == field) == scene.metrics["all"]["images"]
+    assert all(row["too_small"] == (row["patients"] < 20) for row in rows)
+    assert {row["too_small"] for row in rows} == {True, False}
+    view = next(row for row in rows if row["field"] == "view")
+    assert view["accuracy"] == scene.metrics["all"]["figures"]["accuracy"]
+    assert view["auc"] == scene.metrics["all"]["figures"]["auc"]
+
+
+def test_a_subgroup_of_one_class_is_too_small(tmp_path: Path) -> None:
+    scene = scenes.make(tmp_path, patients=240, wrong=0)
+    scenes.change(tmp_path / "dataset", "sex", lambda row, _: "FM"[row // 2 % 2])
+    scene.run()
+    sexes = [row for row in scene.metrics["subgroups"] if row["field"] == "sex"]
+    assert [(row["patients"], row["auc"], row["too_small"]) for row in sexes] == [(24, None, True)] * 2
+
+
+def test_age_bands() -> None:
+    assert [age_band(age) for age in (-1, 0, 17, 18, 39, 40, 64, 65, 120)] == [
+        "unknown", "<18", "<18", "18–39", "18–39", "40–64", "40–64", "65+", "65+",
+    ]  # fmt: skip
+
+
+def test_metrics_are_plain_json(first: Scene) -> None:
+    def numbers(value: Any) -> list[float]:
+        items = value.values() if isinstance(value, dict) else value if isinstance(value, list) else []
+        return [value] if isinstance(value, float) else [n for item in items for n in numbers(item)]
+
+    text = (first.report / "metrics.json").read_text(encoding="utf-8")
+    found = numbers(json.loads(text, parse_constant=pytest.fail))
+    assert all(round(number, 10) == number for number in found)
+
+
+# Bad input.
+
+
+def refused(scene: Scene, *words: str, **parameters: Any) -> None:
+    with pytest.raises(ValueError) as caught:  # noqa: PT011 - the words are checked below
+        scene.run(**parameters)
+    for word in words:
+        assert word in str(caught.value)
+
+
+def test_no_test_rows(tmp_path: Path) -> None:
+    scene = scenes.make(tmp_path)
+    other = made.make_dataset(tmp_path / "other", scene.store, 4)
+    made.make_split(tmp_path / "splits", other)
+    refused(scene, "0 test images", "at least 1", "split that was made of this dataset")
+
+
+def test_one_class_in_test(tmp_path: Path) -> None:
+    scene = scenes.make(tmp_path)
+    scenes.change(tmp_path / "dataset", "label", lambda *_: 1)
+    refused(scene, "All 48 test images are of one class, 'PNEUMONIA'", "at least two", "split again")
+
+
+@pytest.mark.parametrize("which", ["model", "champion"])
+def test_other_classes(tmp_path: Path, which: str) -> None:
+    scene = scenes.make(tmp_path, champion=True)
+    scenes.change_metadata(tmp_path / which, classes=["NORMAL", "VIRAL"])
+    name = "model in service" if which == "champion" else "model"
+    refused(
+        scene, f"The classes of the {name} are NORMAL, VIRAL; those of the dataset are NORMAL, PNEUMONIA", "lacks PNEU"
+    )
+
+
+def test_classes_in_another_order(tmp_path: Path) -> None:
+    scene = scenes.make(tmp_path)
+    scenes.change_metadata(tmp_path / "model", classes=["PNEUMONIA", "NORMAL"])
+    refused(scene, "another order", "Train on this dataset")
+
+
+@pytest.mark.parametrize("which", ["model", "champion"])
+def test_logits_that_are_no_numbers(tmp_path: Path, which: str) -> None:
+    scene = scenes.make(tmp_path, champion=True)
+    scenes.change_weights(tmp_path / which, float("nan"))
+    refused(scene, "no number for 48 of 48 test images", "0 are allowed", "again")
+
+
+def test_a_precision_the_model_lacks(tmp_path: Path) -> None:
+    refused(scenes.make(tmp_path), "has no int8 graph", precision="int8")

@@ -1,0 +1,375 @@
+"""A source becomes a dataset: the same one each time, without a name in it, and with what cannot be used set aside."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+
+from components.shared import keys, source
+from components.shared.contracts import digest
+from components.shared.dataset import Data, read_shard
+from components.shared.store import Store, open_store
+from components.shared.work import Done
+from tests.components.shared.images import dicom, encoded, gray
+from tests.components.shared.steps import contents, laid_out, step
+
+KEY = keys.parse(keys.SYNTHETIC)
+
+
+@dataclass
+class Scans:
+    """A source that is being made."""
+
+    root: Path
+    count: int = 0
+
+    def add(self, name: str, data: bytes | None = None, label: int = 0) -> bytes:
+        """Add a file: this one, or a new image."""
+        self.count += 1
+        data = encoded(gray(self.count, label)) if data is None else data
+        path = self.root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(data)
+        return data
+
+    def table(self, *rows: dict[str, str]) -> None:
+        """Write the table of patients."""
+        with (self.root / source.TABLE).open("w", newline="") as file:
+            writer = csv.DictWriter(file, list(dict.fromkeys(name for row in rows for name in row)))
+            writer.writeheader()
+            writer.writerows(rows)
+
+    @property
+    def revision(self) -> str:
+        return source.revision(source.entries(str(self.root)))
+
+
+@pytest.fixture
+def scans(tmp_path: Path) -> Scans:
+    """Two classes of two patients, two images each."""
+    made = Scans(tmp_path / "scans")
+    for label, name in enumerate(("NORMAL", "PNEUMONIA")):
+        for patient in (1, 2):
+            for number in (1, 2):
+                made.add(f"{name}/{name.lower()}{patient}_{number}.png", label=label)
+    return made
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    return open_store(str(tmp_path / "store"))
+
+
+def ingest(store: Store, scans: Scans, **parameters: Any) -> Done:
+    given = {"source": str(scans.root), "revision": scans.revision, "key_id": KEY.id}
+    return step("ingest", store, {}, **{**given, **parameters})
+
+
+def rows(store: Store, done: Done) -> dict[str, dict[str, Any]]:
+    """The index, by image id."""
+    path = store.fetch(done.outputs["dataset"].files["index.parquet"].digest)
+    return {row["image_id"]: row for row in pq.read_table(path).to_pylist()}
+
+
+def row_of(store: Store, done: Done, name: str) -> dict[str, Any]:
+    return rows(store, done)[KEY.hash("image", name)]
+
+
+def about(store: Store, done: Done) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(store.get(done.outputs["dataset"].files["dataset.json"].digest))
+    return found
+
+
+def quarantine(store: Store, done: Done) -> dict[str, tuple[str, str]]:
+    text = store.get(done.outputs["dataset"].files["quarantine.csv"].digest).decode()
+    return {row["image_id"]: (row["reason"], row["detail"]) for row in csv.DictReader(text.splitlines())}
+
+
+def test_folders_are_classes_and_normal_comes_first(store: Store, scans: Scans) -> None:
+    scans.add("ABSCESS/a1_1.png")
+    done = ingest(store, scans)
+    assert about(store, done)["classes"] == ["NORMAL", "ABSCESS", "PNEUMONIA"]
+    assert row_of(store, done, "NORMAL/normal1_1.png")["label"] == 0
+    assert row_of(store, done, "ABSCESS/a1_1.png")["label"] == 1
+    assert row_of(store, done, "PNEUMONIA/pneumonia2_2.png")["label"] == 2
+    assert about(store, done)["counts"]["by_class"] == {"NORMAL": 4, "ABSCESS": 1, "PNEUMONIA": 4}
+    assert done.values == {"images": 9, "quarantined": 0}
+
+
+def test_only_the_classes_that_were_asked_for_are_taken(store: Store, scans: Scans) -> None:
+    scans.add("ABSCESS/a1_1.png")
+    done = ingest(store, scans, classes=["PNEUMONIA", "NORMAL"])
+    assert about(store, done)["classes"] == ["NORMAL", "PNEUMONIA"]
+    assert done.values["images"] == 8
+    with pytest.raises(ValueError, match="no class folder 'ABCESS'; it has NORMAL, ABSCESS, PNEUMONIA"):
+        ingest(store, scans, classes=["NORMAL", "ABCESS"])
+
+
+def test_the_dataset_holds_every_image_as_it_is(store: Store, scans: Scans, tmp_path: Path) -> None:
+    done = ingest(store, scans)
+    data = Data.open(laid_out(store, done, "dataset", tmp_path / "out"), store)
+    row = row_of(store, done, "NORMAL/normal1_1.png")
+    master = read_shard(store.fetch(data.about["shards"][row["shard"]]["digest"]))[row["row"]]
+    np.testing.assert_array_equal(master, gray(1, 0))
+    assert (row["height"], row["width"], row["bits"]) == (32, 36, 8)
+    assert row["source_digest"] == digest((scans.root / "NORMAL" / "normal1_1.png").read_bytes())
+
+
+def test_images_of_one_patient_are_told_by_their_names(store: Store, scans: Scans) -> None:
+    found = rows(store, ingest(store, scans)).values()
+    assert len({row["patient_id"] for row in found}) == 4
+    assert {row["patient_id"] for row in found} >= {KEY.hash("patient", "normal1")}
+
+
+def test_a_patient_comes_from_the_table_then_the_header_then_the_name(store: Store, scans: Scans) -> None:
+    pixels = np.arange(1024, dtype=np.uint16).reshape(32, 32)
+    scans.add("NORMAL/x_1.dcm", dicom(pixels, PatientID="17", PatientSex="F", PatientAge="045Y", ViewPosition="AP"))
+    scans.add("NORMAL/y_1.dcm", dicom(pixels + 1, PatientID="17", PatientSex="F", PatientAge="045Y"))
+    scans.add("NORMAL/z_1.dcm", dicom(pixels + 2))
+    scans.table(
+        {"file": "NORMAL/y_1.dcm", "patient_id": "18", "sex": "m", "age": "44", "site": "North", "text": "a note"},
+        {"file": "NORMAL/normal1_1.png", "patient_id": "17"},
+        {"file": "NORMAL/gone.png", "patient_id": "99"},
+    )
+    done = ingest(store, scans)
+    header, table, name = (row_of(store, done, f"NORMAL/{letter}_1.dcm") for letter in "xyz")
+    assert header["patient_id"] == KEY.hash("patient", "17")
+    assert (header["sex"], header["age"], header["view"], header["site"]) == ("F", 45, "AP", "")
+    assert table["patient_id"] == KEY.hash("patient", "18")
+    assert (table["sex"], table["age"], table["site"], table["text"]) == ("M", 44, "North", "a note")
+    assert name["patient_id"] == KEY.hash("patient", "z")
+    assert (name["sex"], name["age"]) == ("", -1)
+    # One patient is the same whether a table or a header names them.
+    assert row_of(store, done, "NORMAL/normal1_1.png")["patient_id"] == header["patient_id"]
+
+
+@pytest.mark.parametrize(
+    ("given", "years"),
+    [("45", 45), ("045Y", 45), ("18M", 1), ("011M", 0), ("60W", 1), ("400D", 1), ("", -1), ("old", -1), ("1000", -1)],
+)
+def test_ages_are_read_in_whole_years(given: str, years: int, store: Store, scans: Scans) -> None:
+    scans.table({"file": "NORMAL/normal1_1.png", "age": given})
+    assert row_of(store, ingest(store, scans), "NORMAL/normal1_1.png")["age"] == years
+
+
+def test_a_table_without_the_column_of_files_is_refused(store: Store, scans: Scans) -> None:
+    scans.table({"name": "x", "age": "4"})
+    with pytest.raises(ValueError, match=r"patients\.csv has no column 'file'; it has name, age"):
+        ingest(store, scans)
+
+
+def test_folders_above_the_classes_publish_a_split(store: Store, tmp_path: Path) -> None:
+    made = Scans(tmp_path / "scans")
+    for folder, official in (("train", "train"), ("Validation", "val"), ("testing", "test")):
+        for label in ("A", "B"):
+            made.add(f"{folder}/{label}/{official}{label}_1.png")
+    done = ingest(store, made)
+    assert about(store, done)["classes"] == ["A", "B"]
+    assert row_of(store, done, "train/A/trainA_1.png")["official"] == "train"
+    assert row_of(store, done, "Validation/B/valB_1.png")["official"] == "val"
+    assert row_of(store, done, "testing/A/testA_1.png")["official"] == "test"
+
+
+def test_what_cannot_be_used_is_set_aside_with_the_reason(store: Store, scans: Scans) -> None:
+    scans.add("NORMAL/broken_1.png", b"this is no image")
+    scans.add("NORMAL/cut_1.png", encoded(gray())[:150])
+    scans.add("NORMAL/blank_1.png", encoded(np.full((20, 20), 3, np.uint8)))
+    scans.add("NORMAL/empty_1.png", b"")
+    scans.add("stray.png")
+    done = ingest(store, scans)
+    found = quarantine(store, done)
+    assert done.values == {"images": 8, "quarantined": 5}
+    assert found[KEY.hash("image", "stray.png")][0] == "no class"
+    for name, words in (("broken", "not a PNG"), ("cut", "cannot be decoded"), ("blank", "blank"), ("empty", "empty")):
+        reason, detail = found[KEY.hash("image", f"NORMAL/{name}_1.png")]
+        assert reason == "unreadable"
+        assert words in detail
+    assert not set(found) & set(rows(store, done))
+
+
+def test_the_same_pixels_in_two_classes_are_in_none(store: Store, scans: Scans) -> None:
+    pixels = gray(99)
+    scans.add("NORMAL/same_1.png", encoded(pixels))
+    scans.add("NORMAL/same_2.png", encoded(pixels))
+    scans.add("PNEUMONIA/other_1.png", encoded(pixels, compress_level=1))
+    done = ingest(store, scans)
+    contrary = {image for image, (reason, _) in quarantine(store, done).items() if reason == "contrary label"}
+    names = ("NORMAL/same_1.png", "NORMAL/same_2.png", "PNEUMONIA/other_1.png")
+    assert contrary == {KEY.hash("image", name) for name in names}
+    assert done.values == {"images": 8, "quarantined": 3}
+
+
+def test_copies_are_marked_whatever_file_they_came_in(store: Store, scans: Scans) -> None:
+    pixels = gray(99)
+    scans.add("NORMAL/one_1.png", encoded(pixels))
+    scans.add("NORMAL/two_1.png", encoded(pixels))
+    scans.add("NORMAL/three_1.png", encoded(pixels, compress_level=1))
+    done = ingest(store, scans)
+    copies = [row_of(store, done, f"NORMAL/{name}_1.png") for name in ("one", "two", "three")]
+    originals = [row for row in copies if not row["duplicate_of"]]
+    assert len(originals) == 1
+    assert {row["duplicate_of"] for row in copies} == {"", originals[0]["image_id"]}
+    assert about(store, done)["counts"]["duplicates"] == 2
+    assert len({row["pixel_digest"] for row in copies}) == 1
+
+
+def many(tmp_path: Path, count: int = 300) -> Scans:
+    """Enough images for several shards."""
+    made = Scans(tmp_path / "scans")
+    for number in range(count):
+        made.add(f"{'AB'[number % 2]}/p{number // 2}_{number}.png", encoded(gray(number, side=8)))
+    return made
+
+
+def everything(store: Store, done: Done) -> dict[str, bytes]:
+    """The bytes of the dataset and of its shards."""
+    found = contents(store.uri, done.outputs["dataset"])
+    return found | {shard["digest"]: store.get(shard["digest"]) for shard in about(store, done)["shards"]}
+
+
+def test_the_same_source_gives_the_same_bytes_wherever_it_lies_and_however_old_it_is(tmp_path: Path) -> None:
+    made = many(tmp_path)
+    made.add("A/broken_1.png", b"this is no image")
+    one = open_store(str(tmp_path / "one"))
+    first = ingest(one, made)
+    shutil.copytree(made.root, tmp_path / "elsewhere" / "scans", copy_function=shutil.copyfile)
+    copy = Scans(tmp_path / "elsewhere" / "scans")
+    for number, path in enumerate(sorted(copy.root.rglob("*.png"), reverse=True)):
+        os.utime(path, ns=(10**18 + number, 10**18 + number))
+    assert copy.revision != made.revision
+    other = open_store(str(tmp_path / "other"))
+    second = ingest(other, copy)
+    assert len(about(one, first)["shards"]) > 1
+    assert everything(one, first) == everything(other, second)
+    assert first.key != second.key
+
+
+def test_only_what_is_new_is_decoded(store: Store, tmp_path: Path) -> None:
+    made = many(tmp_path)
+    first = ingest(store, made)
+
+    def records() -> dict[Path, int]:
+        return {path: path.stat().st_mtime_ns for path in (Path(store.uri) / "masters").iterdir()}
+
+    before = records()
+    assert len(before) == len(about(store, first)["shards"]) > 1
+    made.add("A/new_1.png")
+    second = ingest(store, made)
+    after = records()
+    assert {path: when for path, when in after.items() if path in before} == before
+    assert len(after) == len(before) + 1, "one group changed, and it alone was decoded"
+    assert second.values["images"] == first.values["images"] + 1
+    # A source in another order of arrival is the same source.
+    other = open_store(str(tmp_path / "other"))
+    assert everything(other, ingest(other, made)) == everything(store, second)
+
+
+def test_a_shard_that_has_gone_is_made_again(store: Store, scans: Scans) -> None:
+    first = ingest(store, scans)
+    shard = about(store, first)["shards"][0]["digest"]
+    scans.add("NORMAL/new_1.png")
+    scans.root.joinpath("NORMAL/new_1.png").unlink()
+    (Path(store.uri) / "objects" / shard[:2] / shard).unlink()
+    os.utime(scans.root / "NORMAL" / "normal1_1.png", ns=(1, 1))  # other work over the same files
+    again = ingest(open_store(store.uri), scans)
+    assert not again.reused
+    assert store.has(shard)
+    assert again.outputs == first.outputs
+
+
+def test_the_fingerprint_follows_pixels_and_labels_and_not_names(store: Store, scans: Scans) -> None:
+    def fingerprint() -> str:
+        return str(about(store, ingest(store, scans))["fingerprint"])
+
+    first = fingerprint()
+    (scans.root / "NORMAL" / "normal1_1.png").rename(scans.root / "NORMAL" / "renamed_1.png")
+    assert fingerprint() == first
+    (scans.root / "NORMAL" / "renamed_1.png").rename(scans.root / "PNEUMONIA" / "renamed_1.png")
+    assert fingerprint() != first
+
+
+def stored_bytes(root: Path) -> Iterator[tuple[str, bytes]]:
+    for path in root.rglob("*"):
+        if path.is_file():
+            yield path.relative_to(root).as_posix(), path.read_bytes()
+
+
+def test_no_name_of_a_patient_or_a_file_reaches_the_store(store: Store, scans: Scans) -> None:
+    pixels = np.arange(1024, dtype=np.uint16).reshape(32, 32)
+    planted = ("ZEBEDEE", "QUIXOTE", "WOLFRAM", "OPHELIA", "FLORIAN")
+    scans.add("NORMAL/zebedee_1.dcm", dicom(pixels, PatientName="QUIXOTE^ANNA", PatientID="WOLFRAM-4711"))
+    scans.add("NORMAL/zebedee_2.dcm", dicom(pixels, PatientName="QUIXOTE^ANNA", PatientID="WOLFRAM-4711")[:600])
+    scans.add("NORMAL/zebedee_3.dcm", dicom(pixels[:4], PatientName="QUIXOTE^ANNA", PatientID="WOLFRAM-4711"))
+    scans.add("PNEUMONIA/ophelia_1.png")
+    scans.add("zebedee.png", b"zebedee")
+    scans.table({"file": "PNEUMONIA/ophelia_1.png", "patient_id": "florian", "site": "SOUTHERN"})
+    done = ingest(store, scans)
+    assert done.values == {"images": 10, "quarantined": 3}
+    found = list(stored_bytes(Path(store.uri)))
+    index = pq.read_table(store.fetch(done.outputs["dataset"].files["index.parquet"].digest))
+    found.append(("the index, unpacked", json.dumps(index.to_pylist()).encode()))
+    assert any(b"SOUTHERN" in data for _, data in found), "the search finds what is there"
+    leaks = [(name, word) for name, data in found for word in planted if word in data.decode("latin-1").upper()]
+    assert leaks == []
+
+
+def test_another_key_than_the_runs_is_refused(store: Store, scans: Scans, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(keys.VARIABLE, "ab" * 32)
+    with pytest.raises(RuntimeError, match=f"the run began with {KEY.id}. Set the same key"):
+        ingest(store, scans)
+
+
+def test_another_key_gives_other_ids_and_the_same_fingerprint(
+    store: Store, scans: Scans, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = ingest(store, scans)
+    monkeypatch.setenv(keys.VARIABLE, "ab" * 32)
+    second = ingest(store, scans, key_id=keys.parse("ab" * 32).id)
+    assert about(store, first)["fingerprint"] == about(store, second)["fingerprint"]
+    assert not set(rows(store, first)) & set(rows(store, second))
+    assert about(store, second)["key_id"] == keys.parse("ab" * 32).id
+
+
+def test_a_source_that_changed_is_refused_and_the_same_work_may_be_tried_again(store: Store, scans: Scans) -> None:
+    revision = scans.revision
+    scans.add("NORMAL/late_1.png")
+    with pytest.raises(RuntimeError, match="changed since this run first looked at it"):
+        ingest(store, scans, revision=revision)
+    (scans.root / "NORMAL" / "late_1.png").unlink()
+    assert ingest(store, scans, revision=revision).values["images"] == 8
+
+
+def test_one_class_is_too_few(store: Store, scans: Scans) -> None:
+    shutil.rmtree(scans.root / "PNEUMONIA")
+    with pytest.raises(ValueError, match="has 1 class folder: NORMAL; a classifier needs at least 2"):
+        ingest(store, scans)
+
+
+def test_images_outside_of_class_folders_are_no_class(store: Store, tmp_path: Path) -> None:
+    made = Scans(tmp_path / "scans")
+    made.add("one.png")
+    with pytest.raises(ValueError, match="has 0 class folders; a classifier needs at least 2"):
+        ingest(store, made)
+
+
+def test_a_class_of_which_nothing_is_usable_is_named(store: Store, scans: Scans) -> None:
+    for path in (scans.root / "PNEUMONIA").iterdir():
+        path.write_bytes(b"no image")
+    with pytest.raises(ValueError, match="No usable image of class 'PNEUMONIA' is left: 4 files were set aside"):
+        ingest(store, scans)
+
+
+def test_a_large_image_is_kept_no_larger_than_asked(store: Store, scans: Scans) -> None:
+    scans.add("NORMAL/large_1.png", encoded(gray(5, side=200)))
+    row = row_of(store, ingest(store, scans, max_side=102), "NORMAL/large_1.png")
+    assert (row["height"], row["width"]) == (100, 102)

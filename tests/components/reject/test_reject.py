@@ -1,0 +1,71 @@
+"""A refused model leaves an entry that says why, and what is in service stays."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from components.shared import releases
+from components.shared.notify import VARIABLE
+from components.shared.store import Store, open_store
+from components.shared.work import Done
+from tests import made
+from tests.components.shared.decisions import SPLIT, decision, state
+from tests.components.shared.servers import listening
+from tests.components.shared.steps import step
+
+MODEL = "e" * 64
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    return open_store(str(tmp_path / "store"))
+
+
+def reject(store: Store, folder: Path, outcome: str = "refused", request: str = "request-1") -> Done:
+    inputs = {
+        "decision": decision(folder / "decision", MODEL, outcome),
+        "state": state(folder / "state", store, request=request),
+    }
+    return step("reject", store, inputs, run="run-1", by="someone")
+
+
+def test_a_refusal_is_written_down_with_its_reason(store: Store, tmp_path: Path) -> None:
+    done = reject(store, tmp_path)
+    log = releases.read_log(store)
+    assert done.values == {"version": "", "sentence": "It is refused. Nothing is in service."}
+    assert [entry.kind for entry in log] == ["refusal"]
+    entry = log[0].record
+    assert (entry["model"], entry["split"], entry["sentence"]) == (MODEL, SPLIT, "It is refused.")
+    assert (entry["run"], entry["by"], entry["request"]) == ("run-1", "someone", "request-1")
+
+
+def test_what_is_in_service_stays(store: Store, tmp_path: Path) -> None:
+    made.release_bundle(store, made.make_bundle(tmp_path / "bundle"))
+    done = reject(store, tmp_path)
+    assert done.values == {"version": "v1", "sentence": "It is refused. v1 stays in service."}
+    service = releases.in_service(releases.read_log(store))
+    assert service
+    assert service.version == "v1"
+
+
+def test_a_repetition_is_not_a_second_refusal(store: Store, tmp_path: Path) -> None:
+    first = reject(store, tmp_path / "1")
+    assert reject(store, tmp_path / "2").values == first.values
+    assert len(releases.read_log(store)) == 1
+    reject(store, tmp_path / "3", request="request-2")
+    assert len(releases.read_log(store)) == 2
+
+
+def test_an_approval_is_not_for_reject(store: Store, tmp_path: Path) -> None:
+    with pytest.raises(RuntimeError, match="The decision is an approval; it is for deploy"):
+        reject(store, tmp_path, outcome="approved")
+    assert releases.read_log(store) == []
+
+
+def test_those_who_wait_are_told(store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with listening() as (url, heard):
+        monkeypatch.setenv(VARIABLE, url)
+        reject(store, tmp_path)
+    assert heard == [{"outcome": "refused", "run": "run-1", "sentence": "It is refused."}]

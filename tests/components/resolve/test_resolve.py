@@ -1,0 +1,165 @@
+"""Resolve reads once what can change from outside, and recognises a run that asks the same again."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from components.shared import keys, releases, source
+from components.shared.store import Store, open_store
+from components.shared.work import Done, gather
+from tests import made
+from tests.components.shared.images import encoded, gray
+from tests.components.shared.steps import remove, step
+
+KEY = keys.parse(keys.SYNTHETIC)
+OPTIONS = ("ingest", "split", "train", "evaluate", "gate", "quantize")
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    return open_store(str(tmp_path / "store"))
+
+
+@pytest.fixture
+def scans(tmp_path: Path) -> Path:
+    for name in ("A/one.png", "B/two.png"):
+        path = tmp_path / "scans" / name
+        path.parent.mkdir(parents=True)
+        path.write_bytes(encoded(gray()))
+    return tmp_path / "scans"
+
+
+def resolve(store: Store, scans: Path, asked: dict[str, Any] | None = None, **options: Any) -> Done:
+    given = {f"{stage}_options": {} for stage in OPTIONS} | options
+    return step("resolve", store, {}, source=str(scans), asked=asked or {"epochs": 3}, **given)
+
+
+def state(store: Store, done: Done) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(store.get(done.outputs["state"].files["resolved.json"].digest))
+    return found
+
+
+def release(store: Store, done: Done, what: str, tmp_path: Path, **fields: Any) -> releases.Entry:
+    """The entry that the run which resolved this would write."""
+    model = gather(store, made.make_bundle(tmp_path / f"bundle{len(releases.read_log(store))}")).digest
+    resolved = state(store, done)
+    kept = {name: resolved[name] for name in ("request", "seen", "key_id", "revision")}
+    return releases.append(store, releases.read_log(store), what, model=model, run="run-1", **kept, **fields)
+
+
+def test_a_new_loop_has_no_past(store: Store, scans: Path) -> None:
+    done = resolve(store, scans)
+    found = state(store, done)
+    assert done.values == {"revision": source.revision(source.entries(str(scans))), "key_id": KEY.id}
+    assert (found["head"], found["repeats"], found["files"]) == ("", "", 2)
+    assert found["seen"] == {"previous": "", "champion": "", "champion_version": ""}
+    assert done.outputs["previous"].files == done.outputs["champion"].files == {}
+
+
+def test_it_is_done_anew_each_time_and_keeps_no_work(store: Store, scans: Path) -> None:
+    assert not resolve(store, scans).reused
+    assert not resolve(store, scans).reused
+    assert store.names("work") == []
+
+
+def test_the_model_in_service_and_the_last_split_are_handed_on(store: Store, scans: Path, tmp_path: Path) -> None:
+    dataset = made.make_dataset(tmp_path / "dataset", store, patients=6)
+    split = gather(store, made.make_split(tmp_path / "split", dataset))
+    entry = release(store, resolve(store, scans), "release", tmp_path, version="v1", split=split.digest)
+    done = resolve(store, scans, {"epochs": 4})
+    assert done.outputs["previous"] == split
+    assert done.outputs["champion"].digest == entry.record["model"]
+    assert state(store, done)["seen"]["champion_version"] == "v1"
+    assert state(store, done)["head"] == entry.hash
+
+
+def test_a_refused_run_leaves_its_split_and_not_its_model(store: Store, scans: Path, tmp_path: Path) -> None:
+    dataset = made.make_dataset(tmp_path / "dataset", store, patients=6)
+    split = gather(store, made.make_split(tmp_path / "split", dataset))
+    release(store, resolve(store, scans), "refusal", tmp_path, split=split.digest)
+    done = resolve(store, scans, {"epochs": 4})
+    assert done.outputs["previous"] == split
+    assert done.outputs["champion"].files == {}
+
+
+def test_a_run_that_asks_the_same_again_is_handed_what_was_seen_then(store: Store, scans: Path, tmp_path: Path) -> None:
+    first = resolve(store, scans)
+    split = gather(store, made.make_split(tmp_path / "s", made.make_dataset(tmp_path / "d", store, patients=6)))
+    entry = release(store, first, "release", tmp_path, version="v1", split=split.digest)
+    again = resolve(store, scans)
+    assert (again.outputs["previous"], again.outputs["champion"]) == (
+        first.outputs["previous"],
+        first.outputs["champion"],
+    )
+    assert state(store, again)["repeats"] == "run-1"
+    assert state(store, again)["seen"] == state(store, first)["seen"]
+    assert state(store, again)["head"] == entry.hash
+
+
+def test_numbers_that_a_pipeline_made_floats_ask_for_the_same(store: Store, scans: Path, tmp_path: Path) -> None:
+    release(store, resolve(store, scans, {"epochs": 3}, train_options={"channels": 1}), "refusal", tmp_path, split="")
+    again = resolve(store, scans, {"epochs": 3.0}, train_options={"channels": 1.0})
+    assert state(store, again)["repeats"] == "run-1"
+
+
+@pytest.mark.parametrize("what", ["parameter", "option", "source"])
+def test_whatever_changes_makes_it_another_request(what: str, store: Store, scans: Path) -> None:
+    first = state(store, resolve(store, scans))["request"]
+    if what == "source":
+        (scans / "A" / "new.png").write_bytes(b"x")
+    asked = {"epochs": 4 if what == "parameter" else 3}
+    options = {"gate_options": {"min_recall": 0.5}} if what == "option" else {}
+    assert state(store, resolve(store, scans, asked, **options))["request"] != first
+
+
+def test_another_key_than_the_stores_is_refused(
+    store: Store, scans: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    release(store, resolve(store, scans), "refusal", tmp_path)
+    monkeypatch.setenv(keys.VARIABLE, "ab" * 32)
+    with pytest.raises(ValueError, match=f"this store was made with key {KEY.id}.*every patient would look new"):
+        resolve(store, scans)
+
+
+def test_no_key_is_refused(store: Store, scans: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv(keys.VARIABLE)
+    with pytest.raises(ValueError, match="MEDLOOP_HASH_KEY is not set"):
+        resolve(store, scans)
+
+
+def test_no_such_source_is_refused(store: Store, tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match=r"There is no source .*nowhere.*medloop synth"):
+        resolve(store, tmp_path / "nowhere")
+
+
+def test_a_source_without_images_is_refused(store: Store, tmp_path: Path) -> None:
+    (tmp_path / "empty" / "A").mkdir(parents=True)
+    (tmp_path / "empty" / "patients.csv").write_text("file\n")
+    with pytest.raises(ValueError, match=r"holds no images: no file ends in \.dcm"):
+        resolve(store, tmp_path / "empty")
+
+
+def test_a_broken_log_is_refused(store: Store, scans: Path, tmp_path: Path) -> None:
+    for version in ("v1", "v2"):
+        release(store, resolve(store, scans), "release", tmp_path, version=version)
+    store.delete("releases/00000001.json")
+    with pytest.raises(ValueError, match="The release log is broken"):
+        resolve(store, scans)
+
+
+def test_a_model_in_service_that_has_gone_is_told(store: Store, scans: Path, tmp_path: Path) -> None:
+    entry = release(store, resolve(store, scans), "release", tmp_path, version="v1")
+    remove(store, entry.record["model"])
+    with pytest.raises(FileNotFoundError, match=entry.record["model"][:12]):
+        resolve(open_store(store.uri), scans, {"epochs": 9})
+
+
+def test_no_name_of_a_file_is_written_down(store: Store, scans: Path) -> None:
+    (scans / "A" / "ZEBEDEE.png").write_bytes(b"x")
+    done = resolve(store, scans)
+    assert "files" in state(store, done)
+    assert not any(b"ZEBEDEE" in path.read_bytes() for path in Path(store.uri).rglob("*") if path.is_file())

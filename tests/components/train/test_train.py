@@ -1,0 +1,267 @@
+"""Training gives the same model however it went, and a model that others can run."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+import torch
+
+from components.shared import keys
+from components.shared.dataset import Data
+from components.shared.pixels import normalise
+from components.shared.runtime import OUTPUTS, Model, read_bundle
+from components.shared.store import Store, open_store
+from components.shared.work import Done
+from components.train.calibrate import best_threshold, fit_temperature
+from components.train.models import build
+from tests import made
+from tests.components.shared.servers import free_port
+from tests.components.shared.steps import contents, laid_out, manifest, step
+
+REPOSITORY = Path(__file__).resolve().parents[3]
+QUICK: dict[str, Any] = {"image_size": 48, "epochs": 3, "batch_size": 16, "learning_rate": 0.003}
+
+
+@dataclass(frozen=True)
+class Room:
+    """A store with a dataset and a split of it."""
+
+    root: Path
+    store: Store
+    inputs: dict[str, Path]
+
+    @staticmethod
+    def make(root: Path, classes: list[str] = made.CLASSES) -> Room:
+        store = open_store(str(root / "store"))
+        dataset = made.make_dataset(root / "dataset", store, classes=classes)
+        splits = made.make_split(root / "splits", dataset)
+        return Room(root, store, {"dataset": manifest(store, dataset), "splits": manifest(store, splits)})
+
+    def train(self, **parameters: Any) -> Done:
+        return step("train", self.store, self.inputs, **{**QUICK, **parameters})
+
+    def views(self, count: int = 8) -> Any:
+        data = Data.open(self.root / "dataset", self.store)
+        return data.views(QUICK["image_size"], "pad")[np.arange(count, dtype=np.int64)]
+
+
+@pytest.fixture(scope="module")
+def room(tmp_path_factory: pytest.TempPathFactory) -> Room:
+    return Room.make(tmp_path_factory.mktemp("room"))
+
+
+@pytest.fixture(scope="module")
+def trained(room: Room) -> Done:
+    """A training that nothing disturbed."""
+    with pytest.MonkeyPatch.context() as environment:
+        environment.delenv("MLFLOW_TRACKING_URI", raising=False)
+        return room.train()
+
+
+@pytest.fixture(scope="module")
+def bundle(room: Room, trained: Done) -> Path:
+    return laid_out(room.store, trained, "model", room.root / "bundle")
+
+
+def test_it_learns_what_there_is_to_learn(trained: Done, bundle: Path) -> None:
+    assert trained.values["val_auc"] > 0.9
+    assert 1 <= trained.values["best_epoch"] <= 3
+    about = read_bundle(bundle)
+    assert len(about["history"]) == 3
+    assert about["history"][-1]["loss"] < about["history"][0]["loss"]
+    assert about["images"] == {"train": 48, "val": 16}
+
+
+def test_the_bundle_says_what_a_stranger_needs(trained: Done, bundle: Path, room: Room) -> None:
+    files = {
+        "configs/metadata.json",
+        "configs/inference.json",
+        "models/model.pt",
+        "models/model.onnx",
+        "models/head.npz",
+    }
+    assert files <= set(trained.outputs["model"].files)
+    about = read_bundle(bundle)
+    assert about["classes"] == made.CLASSES
+    assert (about["preprocess"]["size"], about["preprocess"]["fit"], about["preprocess"]["channels"]) == (48, "pad", 1)
+    assert 0 < about["threshold"] < 1
+    assert 0.2 <= about["temperature"] <= 10
+    assert about["precisions"] == {"float32": {"bytes": (bundle / "models" / "model.onnx").stat().st_size}}
+    assert about["fingerprints"]["dataset"] == Data.open(room.root / "dataset", room.store).about["fingerprint"]
+    assert about["parameters"]["epochs"] == 3
+    document = json.loads((bundle / "configs" / "metadata.json").read_bytes())
+    assert document["network_data_format"]["inputs"]["image"]["spatial_shape"] == [48, 48]
+
+
+def test_the_graph_keeps_the_export_contract(bundle: Path, room: Room) -> None:
+    graph = onnx.load(str(bundle / "models" / "model.onnx")).graph
+    shapes = {
+        value.name: [d.dim_param or d.dim_value for d in value.type.tensor_type.shape.dim]
+        for value in (*graph.input, *graph.output)
+    }
+    batch = shapes["image"][0]
+    assert isinstance(batch, str)
+    assert [output.name for output in graph.output] == list(OUTPUTS)
+    assert shapes["image"] == [batch, 1, 48, 48]
+    assert shapes["logits"] == [batch, 2]
+    assert shapes["features"] == [batch, shapes["feature_map"][1]]
+    assert shapes["feature_map"][2:] == [3, 3]
+    assert not (bundle / "models" / "model.onnx.data").exists()
+
+
+@pytest.mark.parametrize("count", [1, 2, 7])
+def test_the_graph_says_what_the_network_says_for_any_number_of_images(count: int, bundle: Path, room: Room) -> None:
+    model, views = Model(bundle), room.views(count)
+    network = build("small", 1, 2)
+    network.load_state_dict(torch.load(bundle / "models" / "model.pt", weights_only=True))
+    with torch.no_grad():
+        logits, features, maps = network.eval()(torch.from_numpy(normalise(views, model.preprocess)))
+    answer = model(views)
+    np.testing.assert_allclose(answer.logits, logits.numpy(), atol=1e-3)
+    np.testing.assert_allclose(answer.features, features.numpy(), atol=1e-3)
+    np.testing.assert_allclose(model.feature_maps(views), maps.numpy(), atol=1e-3)
+
+
+def test_the_head_beside_the_graph_is_the_graphs_own(bundle: Path, room: Room) -> None:
+    answer = Model(bundle)(room.views())
+    with np.load(bundle / "models" / "head.npz") as head:
+        again = answer.features @ head["weight_0"].T + head["bias_0"]
+    np.testing.assert_allclose(again, answer.logits, atol=1e-4)
+
+
+def test_no_path_of_this_machine_is_in_the_bundle(trained: Done, room: Room) -> None:
+    words = [str(REPOSITORY), sys.prefix, str(room.root), str(Path.home()), "site-packages", ".py"]
+    for name, data in contents(room.store.uri, trained.outputs["model"]).items():
+        found = [word for word in words if word.encode() in data]
+        assert not found, f"{name} holds {found}"
+
+
+def test_no_checkpoint_is_left(trained: Done, room: Room) -> None:
+    assert room.store.names(f"work/{trained.key}") == [f"work/{trained.key}/result.json"]
+
+
+def test_the_same_inputs_give_the_same_bytes(trained: Done, tmp_path: Path) -> None:
+    again = Room.make(tmp_path).train()
+    assert again.key == trained.key
+    assert again.outputs == trained.outputs
+    assert again.values == trained.values
+
+
+def test_another_seed_gives_another_model(trained: Done, room: Room) -> None:
+    other = room.train(seed=8, epochs=1)
+    assert other.outputs["model"].files["models/model.pt"] != trained.outputs["model"].files["models/model.pt"]
+
+
+def by_hand(room: Room, out: Path, **parameters: Any) -> subprocess.Popen[str]:
+    """`python -m components train` in a process of its own."""
+    given = {**QUICK, **parameters}
+    command = [
+        sys.executable,
+        "-W",
+        "error",
+        "-m",
+        "components",
+        "train",
+        "--store",
+        room.store.uri,
+        "--model",
+        str(out),
+    ]
+    command += [f"--{name}={path}" for name, path in room.inputs.items()]
+    command += [f"--{name.replace('_', '-')}={value}" for name, value in given.items()]
+    environment = {**os.environ, keys.VARIABLE: keys.SYNTHETIC}
+    return subprocess.Popen(
+        command, cwd=REPOSITORY, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+
+
+def test_a_training_that_was_killed_goes_on_and_gives_the_same_bytes(trained: Done, tmp_path: Path) -> None:
+    room = Room.make(tmp_path)
+    checkpoint = Path(room.store.uri) / "work" / trained.key / "checkpoint"
+    with by_hand(room, tmp_path / "out") as first:
+        deadline = time.monotonic() + 120
+        while not checkpoint.exists():
+            assert first.poll() is None, first.communicate()[1]
+            assert time.monotonic() < deadline
+            time.sleep(0.002)
+        first.send_signal(signal.SIGKILL)
+    assert first.returncode == -signal.SIGKILL
+    assert checkpoint.exists()
+    assert not (tmp_path / "out").exists()
+    with by_hand(room, tmp_path / "out") as second:
+        out, err = second.communicate()
+    assert second.returncode == 0, err
+    events = [json.loads(line) for line in err.splitlines()]
+    assert any("found in the checkpoint" in event.get("note", "") for event in events)
+    assert json.loads(out) == trained.values
+    assert (tmp_path / "out").read_bytes() == trained.outputs["model"].encode()
+    assert room.store.names(f"work/{trained.key}") == [f"work/{trained.key}/result.json"]
+
+
+def test_three_classes_have_no_threshold(tmp_path: Path) -> None:
+    room = Room.make(tmp_path, ["A", "B", "C"])
+    done = room.train(epochs=1, channels=3, fit="stretch", augment=0)
+    about = json.loads(contents(room.store.uri, done.outputs["model"])["configs/metadata.json"])["medloop"]
+    assert about["threshold"] is None
+    assert (about["preprocess"]["channels"], about["preprocess"]["fit"]) == (3, "stretch")
+
+
+def test_an_unknown_network_names_the_nearest(room: Room) -> None:
+    with pytest.raises(ValueError, match="unknown network 'smal': did you mean 'small'"):
+        room.train(architecture="smal")
+
+
+@pytest.fixture
+def tracking(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    uri = f"sqlite:///{tmp_path}/mlflow.db"
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+    return uri
+
+
+def test_a_training_is_shown_in_mlflow(room: Room, tracking: str) -> None:
+    from mlflow import MlflowClient
+
+    done = room.train(epochs=2, seed=21)
+    client = MlflowClient(tracking)
+    experiment = client.get_experiment_by_name("medloop")
+    (run,) = client.search_runs([experiment.experiment_id])
+    assert run.info.status == "FINISHED"
+    assert run.data.tags["medloop.work"] == done.key
+    assert (run.data.params["epochs"], run.data.params["seed"]) == ("2", "21")
+    history = client.get_metric_history(run.info.run_id, "val_auc")
+    assert [point.step for point in history] == [1, 2]
+    assert {"loss", "val_loss", "val_accuracy", "val_auc", "images_per_second"} <= set(run.data.metrics)
+
+
+@pytest.mark.parametrize("uri", ["http://127.0.0.1:{port}", "sqlite:////no/such/folder/mlflow.db", "nonsense://x"])
+def test_training_goes_on_where_there_is_no_mlflow(uri: str, room: Room, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri.format(port=free_port()))
+    done = room.train(epochs=1, seed=30 + len(uri))
+    assert done.outputs["model"].files["models/model.onnx"].size > 0
+
+
+def test_the_temperature_makes_too_sure_a_model_less_sure() -> None:
+    rng = np.random.default_rng(0)
+    labels = rng.integers(0, 2, 4000)
+    true = np.stack([np.zeros(4000), (2 * labels - 1) * 1.0 + rng.normal(0, 1.414, 4000)], axis=1)
+    fair = fit_temperature(true, labels)
+    assert fit_temperature(true * 3, labels) == pytest.approx(3 * fair, rel=0.01)
+    assert fit_temperature(true * 1000, labels) == pytest.approx(10, rel=0.01)
+
+
+def test_the_threshold_lies_between_the_classes_and_nearest_to_one_half() -> None:
+    logits = np.array([[0, -4.0], [0, -3.0], [0, -2.0], [0, -1.9]])
+    assert best_threshold(logits, np.array([0, 0, 1, 1])) == pytest.approx(0.083, abs=0.01)
+    assert best_threshold(np.array([[0, -2.0], [0, 2.0]]), np.array([0, 1])) == 0.5
+    assert best_threshold(np.zeros((4, 3)), np.array([0, 1, 2, 0])) is None

@@ -1,0 +1,16 @@
+"""Every test begins with the public hash key and without the settings of whoever runs it."""
+
+from __future__ import annotations
+
+import pytest
+
+from components.shared import keys
+
+SETTINGS = ("MEDLOOP_HOME", "MEDLOOP_STORE", "MLFLOW_TRACKING_URI", "MEDLOOP_NOTIFY_URL")
+
+
+@pytest.fixture(autouse=True)
+def _clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(keys.VARIABLE, keys.SYNTHETIC)
+    for name in SETTINGS:
+        monkeypatch.delenv(name, raising=False)

@@ -1,0 +1,156 @@
+"""What is wrong with a run's parameters is said before anything runs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from components.shared.interface import read
+from workflows.parameters import describe, option_parameters, pipeline_parameters, settle
+
+
+def settled(*assignments: str, file: Path | None = None, source: str | None = "/scans") -> dict[str, Any]:
+    return settle(source, file, assignments)
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    return tmp_path / "params.yaml"
+
+
+def test_without_wishes_the_defaults_are_those_of_the_stages() -> None:
+    found = settled()
+    assert found["source"] == "/scans"
+    for stage, names in {"train": ["epochs", "seed", "learning_rate", "architecture"], "gate": ["min_auc"]}.items():
+        assert {name: found[name] for name in names} == {name: read(stage).parameters[name].default for name in names}
+    assert found["train_options"] == {}
+    assert set(found) == set(pipeline_parameters())
+
+
+def test_the_file_then_the_assignments_then_the_source_decide(file: Path) -> None:
+    file.write_text("source: /from-file\nepochs: 5\nseed: 1\ntrain_options:\n  augment: 0.5\n  fit: stretch\n")
+    found = settled("epochs=6", "train_options.fit=pad", file=file, source=None)
+    assert (found["source"], found["epochs"], found["seed"]) == ("/from-file", 6, 1)
+    assert found["train_options"] == {"augment": 0.5, "fit": "pad"}
+    assert settled("source=/assigned", file=file)["source"] == "/scans"
+
+
+def test_one_runs_options_do_not_reach_the_next() -> None:
+    settled("train_options.augment=0.5")
+    assert settled()["train_options"] == {}
+
+
+@pytest.mark.parametrize(
+    ("assignment", "name", "value"),
+    [
+        ("learning_rate=1e-3", "learning_rate", 0.001),
+        ("learning_rate=1", "learning_rate", 1.0),
+        ("epochs= 4", "epochs", 4),
+        (" epochs =4", "epochs", 4),
+        ("epochs=4.0", "epochs", 4),
+        ("architecture=resnet18", "architecture", "resnet18"),
+        ("architecture=18", "architecture", "18"),
+        ("train_options={augment: 0.5}", "train_options", {"augment": 0.5}),
+        ("ingest_options.classes=[A, B]", "ingest_options", {"classes": ["A", "B"]}),
+    ],
+)
+def test_an_assignment_is_read_in_its_parameters_type(assignment: str, name: str, value: object) -> None:
+    found = settled(assignment)[name]
+    assert (found, type(found)) == (value, type(value))
+
+
+@pytest.mark.parametrize(
+    ("assignment", "sentence"),
+    [
+        ("epcohs=3", "There is no parameter 'epcohs'. Did you mean 'epochs'?"),
+        ("augment=1", "There is no parameter 'augment'. Did you mean 'train_options.augment'?"),
+        ("train_options.agument=1", "no parameter 'train_options.agument'. Did you mean 'train_options.augment'?"),
+        ("train_options={agument: 1}", "no parameter 'train_options.agument'. Did you mean 'train_options.augment'?"),
+        ("train_option.augment=1", "Did you mean 'train_options.augment'?"),
+        ("store=/x", "There is no parameter 'store'"),
+        ("run=/x", "There is no parameter 'run'"),
+        ("ingest_options.source=/x", "There is no parameter 'ingest_options.source'"),
+        ("epochs", "--set takes name=value, and got 'epochs'"),
+        ("=3", "There is no parameter ''"),
+        ("epochs=0", "epochs is 0, and must be from 1 to 1000"),
+        ("epochs=many", "epochs is 'many', and must be a whole number"),
+        ("epochs=2.5", "epochs is 2.5, and must be a whole number"),
+        ("epochs=", "epochs is None, and must be a whole number"),
+        ("epochs=true", "epochs is True, and must be a whole number"),
+        ("epochs=[1", "epochs is '[1', and must be a whole number"),
+        ("learning_rate=nan", "learning_rate is nan, and must be a number"),
+        ("learning_rate=.inf", "learning_rate is inf, and must be from"),
+        ("min_accuracy=1.01", "min_accuracy is 1.01, and must be from 0 to 1"),
+        ("train_options.fit=crop", "fit is 'crop', and must be one of pad, stretch"),
+        ("train_options.augment=4", "augment is 4.0, and must be from 0 to 3"),
+        ("train_options=3", "train_options is 3, and must be a mapping"),
+        ("ingest_options.classes=A", "classes is 'A', and must be a list"),
+    ],
+)
+def test_a_wrong_assignment_is_refused_with_the_remedy(assignment: str, sentence: str) -> None:
+    with pytest.raises(ValueError, match=r"\w") as refused:
+        settled(assignment)
+    assert sentence in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ("epochs: [1, 2", "is not readable as YAML: while parsing a flow sequence"),
+        ("epochs: 1\n  seed: 2", "is not readable as YAML"),
+        ("- epochs", "holds a list; write one `name: value` a line"),
+        ("epochs", "holds a str; write one `name: value` a line"),
+        ("epcohs: 3", "Did you mean 'epochs'?"),
+        ("epochs: '3'", "epochs is '3', and must be a whole number"),
+        ("train_options:\n  agument: 3", "Did you mean 'train_options.augment'?"),
+        ("train_options:", "train_options is None, and must be a mapping"),
+        ("1: 2", "There is no parameter '1'"),
+    ],
+)
+def test_a_wrong_file_is_refused_with_the_remedy(text: str, sentence: str, file: Path) -> None:
+    file.write_text(text)
+    with pytest.raises(ValueError, match=r"\w") as refused:
+        settled(file=file)
+    assert sentence in str(refused.value)
+
+
+def test_a_file_that_is_no_text_is_refused_by_name(file: Path) -> None:
+    file.write_bytes(b"\x89PNG\r\n\xff\xfe")
+    with pytest.raises(ValueError, match=r"params\.yaml is not readable as YAML"):
+        settled(file=file)
+
+
+def test_a_missing_file_names_those_that_are_shipped(file: Path) -> None:
+    with pytest.raises(ValueError, match=r"There is no parameter file .*params\.yaml\. Shipped ones: .*smoke"):
+        settled(file=file)
+
+
+def test_an_empty_file_asks_for_nothing(file: Path) -> None:
+    file.write_text("# nothing\n")
+    assert settled(file=file) == settled()
+
+
+@pytest.mark.parametrize("source", [None, ""])
+def test_no_source_is_refused(source: str | None) -> None:
+    with pytest.raises(ValueError, match="No source was given. Name the directory of images with --source DIR"):
+        settled(source=source)
+
+
+def test_a_source_is_made_absolute_and_an_address_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert settled(source="scans")["source"] == str(tmp_path / "scans")
+    assert settled(source="s3://bucket/scans")["source"] == "s3://bucket/scans"
+
+
+@pytest.mark.parametrize("path", sorted((Path(__file__).parents[2] / "workflows" / "params").glob("*.yaml"), key=str))
+def test_the_shipped_files_are_right(path: Path) -> None:
+    assert settled(file=path) != settled()
+
+
+def test_the_help_names_every_parameter_with_its_limits() -> None:
+    text = describe()
+    for name in (*pipeline_parameters(), *option_parameters()):
+        assert name.endswith("_options") or f"\n  {name}\n" in text
+    assert "from 1 to 1000; default 18" in text
