@@ -6,6 +6,7 @@ import collections
 import json
 import os
 import sys
+import traceback
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -49,11 +50,11 @@ def call(name: str, arguments: Mapping[str, Any]) -> Any:
     inputs = {key: Path(arguments[key].path) for key in interface.inputs}
     try:
         done = work.step(name, arguments["store"], inputs, {**options, **given})
-    except (ValueError, OSError, RuntimeError) as error:
-        # The sentence is for people; the traceback stays in the log above it for those who debug.
-        work.log.error("failed", extra={"fields": {"stage": name, "error": type(error).__name__, "why": str(error)}})
-        if os.environ.get("MEDLOOP_TRACEBACK"):
-            raise
+    except Exception as error:
+        why = {"stage": name, "why": str(error) or type(error).__name__, "trace": traceback.format_exc()}
+        work.log.error("failed", extra={"fields": why})
+        if not isinstance(error, ValueError | OSError | RuntimeError):
+            raise  # nobody foresaw it, so there is no sentence for it: show where it happened
         sys.exit(1)
     for key, manifest in done.outputs.items():
         Path(arguments[key].path).write_bytes(manifest.encode())

@@ -315,7 +315,7 @@ def _found(name: str):  # type: ignore[no-untyped-def]  # its types would have t
 def main() -> None:
     """Run the command line; an error that was foreseen is a sentence, not a traceback."""
     try:
-        app()
+        app(prog_name="medloop")
     except BrokenPipeError:
         sys.exit(1)
     except (ValueError, OSError, RuntimeError) as error:

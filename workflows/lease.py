@@ -13,6 +13,7 @@ from components.shared.contracts import decode, encode
 from components.shared.store import Store
 
 FOLDER = "lease"
+_TAKEN = "Another run took hold of the loop at this moment. Wait for it to end, and run again."
 
 
 @contextmanager
@@ -33,9 +34,10 @@ def lease(store: Store, run: str, take_over: bool = False) -> Iterator[Lease]:
     try:
         mine.claim()
     except FileExistsError:
-        raise RuntimeError(
-            "Another run took hold of the loop at this moment. Wait for it to end, and run again."
-        ) from None
+        raise RuntimeError(_TAKEN) from None
+    if store.names(FOLDER)[-1] != mine.name:  # the number was used and cleared away meanwhile, and a newer one counts
+        store.delete(mine.name)
+        raise RuntimeError(_TAKEN)
     for name in names:
         store.delete(name)
     try:
@@ -48,19 +50,19 @@ class Lease:
     """The hold of one run."""
 
     def __init__(self, store: Store, name: str, run: str) -> None:
-        self._store, self._name, self._run = store, name, run
+        self._store, self.name, self._run = store, name, run
 
     def claim(self) -> None:
         """Create the record, for the process that starts the run."""
-        self._store.create(self._name, encode("lease", self._record(os.getpid())))
+        self._store.create(self.name, encode("lease", self._record(os.getpid())))
 
     def hand_to(self, group: int) -> None:
         """Say that this process group does the run's work: the hold lasts while any process of it lives."""
-        self._store.write(self._name, encode("lease", self._record(group)))
+        self._store.write(self.name, encode("lease", self._record(group)))
 
     def release(self) -> None:
         """Give the loop back."""
-        self._store.write(self._name, encode("lease", {**self._record(os.getpid()), "released": True}))
+        self._store.write(self.name, encode("lease", {**self._record(os.getpid()), "released": True}))
 
     def _record(self, group: int) -> dict[str, Any]:
         return {

@@ -79,7 +79,7 @@ def _read_file(path: Path) -> dict[str, Any]:
     except FileNotFoundError:
         shipped = sorted(p.stem for p in (Path(__file__).parent / "params").glob("*.yaml"))
         raise ValueError(f"There is no parameter file {path}. Shipped ones: {', '.join(shipped)}.") from None
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ValueError(f"{path} is not readable as YAML: {' '.join(str(error).split())}. Mend that line.") from None
     if not isinstance(content, dict):
         raise ValueError(f"{path} holds a {type(content).__name__}; write one `name: value` a line.")

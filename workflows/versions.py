@@ -56,14 +56,7 @@ def _append(
             f"The store {store.uri} overwrites records that must be created once. Use one that does not."
         )
     fields = {name: target.record[name] for name in ("version", "model", "runtime", "precision")}
-    try:
-        releases.append(
-            store, log, what, **fields, reason=reason, by=getpass.getuser(), run=target.record.get("run", "")
-        )
-    except FileExistsError:
-        raise RuntimeError(
-            "The release log was changed at this moment by another. Look at it, and try again."
-        ) from None
+    releases.append(store, log, what, **fields, reason=reason, by=getpass.getuser(), run=target.record.get("run", ""))
     os.environ.setdefault("MLFLOW_TRACKING_URI", settings.tracking)
     from components.deploy.registry import project
 

@@ -37,6 +37,7 @@ def deploy(
     service = releases.in_service(log)
     if service and service.record["model"] == work.inputs["model"]:
         event("unchanged", "deploy", version=service.version)
+        project(log, work.store.uri)  # an earlier try may have ended between the log and its picture
         return {"version": service.version, "sentence": f"This very model is in service already, as {service.version}."}
     if releases.head(log) != resolved["head"]:
         raise RuntimeError(

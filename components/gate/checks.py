@@ -116,7 +116,7 @@ def _loss(metrics: Metrics, name: str, title: str, allowed: float) -> Check:
 def _agreement(metrics: Metrics, policy: Policy) -> Check:
     value = found(metrics, "as_trained", "agreement")
     graph = metrics["subject"]["precision"]
-    said = f"the {graph} graph names the same class as the trained one for {{value}} of the images"
+    said = f"the share of images that the {graph} graph classes as the trained one does is {{value}}"
     return _check("agreement", "Agreement of shipped and trained graph", value, policy["min_agreement"], said)
 
 

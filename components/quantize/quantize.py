@@ -17,8 +17,8 @@ from onnxruntime.quantization.shape_inference import quant_pre_process
 
 from components.shared.contracts import Between, In, Out
 from components.shared.dataset import Data
-from components.shared.pixels import normalise
 from components.shared.runtime import PRECISIONS, Model, read_bundle
+from components.shared.views import normalise
 from components.shared.work import Work, progress
 
 

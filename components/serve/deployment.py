@@ -131,10 +131,7 @@ class Deployment:
                 "restore the log from a copy, or start the service anew if that was meant."
             )
         self._head = entries[-1] if entries else None
-        try:
-            entry = releases.in_service(entries)
-        except IndexError:
-            raise ValueError("The release log takes back more than was released. Restore it from a copy.") from None
+        entry = releases.in_service(entries)
         if entry:
             self._enter(State(self._load(entry), ""))
         else:

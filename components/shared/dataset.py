@@ -15,51 +15,13 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from components.shared.contracts import decode, encode, fingerprint, read_record
-from components.shared.pixels import VIEW_ALGORITHM, Pixels, view
 from components.shared.store import Store
+from components.shared.tables import INDEX, SPLIT, write_table
+from components.shared.views import VIEW_ALGORITHM, Pixels, view
 
-INDEX = pa.schema(
-    [
-        ("image_id", pa.string()),
-        ("patient_id", pa.string()),
-        ("label", pa.int32()),
-        ("source_digest", pa.string()),
-        ("pixel_digest", pa.string()),
-        ("duplicate_of", pa.string()),
-        ("official", pa.string()),
-        ("shard", pa.int32()),
-        ("row", pa.int32()),
-        ("height", pa.int32()),
-        ("width", pa.int32()),
-        ("bits", pa.int32()),
-        ("sex", pa.string()),
-        ("age", pa.int32()),
-        ("site", pa.string()),
-        ("view", pa.string()),
-        ("modality", pa.string()),
-        ("text", pa.string()),
-    ]
-)
-"""One row an image. Unknown texts are "", an unknown age is -1; ids are keyed hashes."""
-
-SPLIT = pa.schema(
-    [
-        ("image_id", pa.string()),
-        ("patient_id", pa.string()),
-        ("side", pa.string()),
-        ("since", pa.int32()),
-        ("why", pa.string()),
-    ]
-)
-"""One row an image of the dataset: its side (train, val, test, or "" for left out), the split version in which it
-came to that side, and what decided it."""
+__all__ = ["INDEX", "SHARD", "SPLIT", "Data", "Views", "read_shard", "write_shard", "write_table"]
 
 SHARD = pa.schema([("height", pa.int32()), ("width", pa.int32()), ("bits", pa.int32()), ("pixels", pa.large_binary())])
-
-
-def write_table(table: pa.Table, path: Path) -> None:
-    """Write a table so that equal tables give equal bytes."""
-    pq.write_table(table, path, compression="zstd", store_schema=False)
 
 
 def write_shard(images: Iterable[Pixels], path: Path) -> None:

@@ -47,7 +47,7 @@ def from_environment() -> HashKey:
     """The key in MEDLOOP_HASH_KEY."""
     text = os.environ.get(VARIABLE)
     if not text:
-        raise ValueError(
+        raise RuntimeError(
             f"{VARIABLE} is not set. Patients' names are hashed with it: set it to the key that this store was made "
             "with, or for a new store to 64 random hexadecimal digits."
         )

@@ -18,6 +18,8 @@ def notify(message: dict[str, Any]) -> bool:
     if not url:
         return False
     try:
+        if not url.startswith(("http://", "https://")):
+            raise ValueError(f"{VARIABLE} must begin with http:// or https://")
         answer = urllib3.request("POST", url, json=message, timeout=10, retries=False)
     except (urllib3.exceptions.HTTPError, ValueError) as error:
         log.warning("notification not delivered", extra={"fields": {"why": str(error)}})

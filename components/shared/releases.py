@@ -65,7 +65,13 @@ def append(store: Store, log: list[Entry], what: str, **fields: Any) -> Entry:
         **fields,
     }
     data = encode("release", record)
-    store.create(f"{FOLDER}/{number:08d}.json", data)
+    try:
+        store.create(f"{FOLDER}/{number:08d}.json", data)
+    except FileExistsError:
+        raise FileExistsError(
+            f"Entry {number} of the release log was written by somebody else at this moment. Nothing was changed; "
+            "look at `medloop models`, and do it again if it still holds."
+        ) from None
     return Entry(number, digest(data), {"kind": "release", "schema": SCHEMAS["release"], **record})
 
 
@@ -75,7 +81,9 @@ def history(log: list[Entry]) -> list[Entry]:
     for entry in log:
         if entry.kind in ("release", "promotion"):
             stack.append(entry)
-        elif entry.kind == "rollback" and stack:
+        elif entry.kind == "rollback":
+            if not stack:
+                raise ValueError("The release log takes back more than was released. Restore it from a copy.")
             stack.pop()
     return stack
 

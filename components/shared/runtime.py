@@ -14,7 +14,7 @@ import onnxruntime
 from numpy.typing import NDArray
 
 from components.shared.contracts import check
-from components.shared.pixels import normalise
+from components.shared.views import normalise
 
 PRECISIONS = {"float32": "models/model.onnx", "int8": "models/model.int8.onnx"}
 """The graph of each precision in a bundle."""

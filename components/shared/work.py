@@ -7,6 +7,7 @@ import importlib.metadata
 import json
 import logging
 import os
+import re
 import sys
 import tempfile
 import time
@@ -175,6 +176,8 @@ def lay_out(store: Store, manifest: Manifest, folder: Path) -> None:
     ):
         target = folder / name
         target.parent.mkdir(parents=True, exist_ok=True)
+        if target.is_symlink():
+            target.unlink()  # laid out here before
         target.symlink_to(source.resolve())
 
 
@@ -204,15 +207,17 @@ def code_version(stage: str) -> str:
 
 def package_versions(stage: str) -> dict[str, str]:
     """The installed version of each package in the stage's dependency group."""
-    project = tomllib.loads((COMPONENTS.parent / "pyproject.toml").read_text(encoding="utf-8"))
-    versions = {}
-    for requirement in project["dependency-groups"].get(stage, []):
-        if isinstance(requirement, str):
-            name = requirement.split("[")[0].split("=")[0].split("<")[0].split(">")[0].strip()
-            try:
-                versions[name] = importlib.metadata.version(name)
-            except importlib.metadata.PackageNotFoundError:
-                versions[name] = "absent"
+    groups = tomllib.loads((COMPONENTS.parent / "pyproject.toml").read_text(encoding="utf-8"))["dependency-groups"]
+    versions: dict[str, str] = {}
+    for requirement in groups.get(stage, []):
+        if isinstance(requirement, dict):
+            versions |= package_versions(requirement["include-group"])
+            continue
+        name = re.split(r"[^\w.-]", requirement)[0]
+        try:
+            versions[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            versions[name] = "absent"
     return versions
 
 

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from components.shared.contracts import Between, In, Out, digest, fingerprint, read_record, write_record
-from components.shared.dataset import INDEX, SPLIT, write_table
+from components.shared.tables import INDEX, SPLIT, write_table
 
 SIDES = ("test", "val", "train")
 """The sides, the strictest first: where two claim the same thing, the first wins."""

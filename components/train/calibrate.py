@@ -32,7 +32,9 @@ def best_threshold(logits: NDArray[np.float64], labels: NDArray[np.int64]) -> fl
     positive = 1 / (1 + np.exp(logits[:, 0] - logits[:, 1]))
     values = np.unique(positive)
     candidates = np.concatenate([[0.5], (values[1:] + values[:-1]) / 2])
-    called = positive[None, :] >= candidates[:, None]
-    balanced = called[:, labels == 1].mean(axis=1) + 1 - called[:, labels == 0].mean(axis=1)
+    missed, passed = (
+        np.searchsorted(np.sort(positive[labels == label]), candidates) / (labels == label).sum() for label in (1, 0)
+    )
+    balanced = 1 - missed + passed
     good = candidates[np.isclose(balanced, balanced.max())]
     return round(float(good[np.abs(good - 0.5).argmin()]), 6)

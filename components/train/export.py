@@ -14,8 +14,8 @@ from torch import nn
 
 from components.shared import contracts
 from components.shared.contracts import In
-from components.shared.pixels import normalise
 from components.shared.runtime import OUTPUTS, PRECISIONS, Model
+from components.shared.views import normalise
 
 OPSET = 18
 TOLERANCE = 1e-3

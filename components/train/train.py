@@ -17,7 +17,7 @@ from torch.nn import functional as F
 from components.shared import contracts
 from components.shared.contracts import Between, In, OneOf, Out
 from components.shared.dataset import Data, Views
-from components.shared.pixels import normalise
+from components.shared.views import normalise
 from components.shared.work import Work, progress
 from components.train.augment import augment as change
 from components.train.calibrate import best_threshold, fit_temperature

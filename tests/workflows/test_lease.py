@@ -179,8 +179,8 @@ def test_a_restart_of_the_machine_ends_a_run_whose_process_number_lives_again(st
 
 
 def test_of_two_that_reach_for_it_at_once_one_wins(store: Store) -> None:
-    for round in range(5):
-        with Holder(store, f"a{round}") as one, Holder(store, f"b{round}") as other:
+    for number in range(5):
+        with Holder(store, f"a{number}") as one, Holder(store, f"b{number}") as other:
             one.tell()
             other.tell()
             heard = sorted([one.hear(), other.hear()], key=lambda said: said != "held")

@@ -174,7 +174,7 @@ EACH = {
         0.95,
         0.97,
         {"min_agreement": 0.97},
-        "for 0.95 of the images, 0.02 short of the required 0.97",
+        "does is 0.95, 0.02 short of the required 0.97",
     ),
 }
 

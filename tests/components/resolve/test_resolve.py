@@ -127,7 +127,7 @@ def test_another_key_than_the_stores_is_refused(
 
 def test_no_key_is_refused(store: Store, scans: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv(keys.VARIABLE)
-    with pytest.raises(ValueError, match="MEDLOOP_HASH_KEY is not set"):
+    with pytest.raises(RuntimeError, match="MEDLOOP_HASH_KEY is not set"):
         resolve(store, scans)
 
 

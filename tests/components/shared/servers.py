@@ -76,14 +76,14 @@ def _until_it_answers(port: int) -> None:
 
 
 @contextmanager
-def listening() -> Iterator[tuple[str, list[dict[str, Any]]]]:
+def listening(status: int = 204) -> Iterator[tuple[str, list[dict[str, Any]]]]:
     """The address of a server that takes JSON messages, and the list into which it puts them."""
     heard: list[dict[str, Any]] = []
 
     class Ear(http.server.BaseHTTPRequestHandler):
         def do_POST(self) -> None:
             heard.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
-            self.send_response(204)
+            self.send_response(status)
             self.end_headers()
 
         def log_message(self, format: str, *args: Any) -> None:

@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from components.shared.dataset import Data, read_shard, write_shard
-from components.shared.pixels import Pixels, view
 from components.shared.store import Store, open_store
+from components.shared.views import Pixels, view
 from tests import made
 from tests.components.shared.steps import remove
 

@@ -23,3 +23,10 @@ def test_without_an_address_nothing_is_sent() -> None:
 def test_a_deaf_receiver_stops_nothing(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(VARIABLE, url.format(port=free_port()))
     assert not notify({"outcome": "released"})
+
+
+def test_a_receiver_that_refuses_stops_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    with listening(500) as (url, heard):
+        monkeypatch.setenv(VARIABLE, url)
+        assert not notify({"outcome": "released"})
+    assert len(heard) == 1

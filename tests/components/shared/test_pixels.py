@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from PIL import Image
 
-from components.shared.pixels import Master, decode_image, normalise, view
+from components.shared.pixels import Master, decode_image
+from components.shared.views import normalise, view
 from tests.components.shared.images import dicom, encoded, gray
 
 

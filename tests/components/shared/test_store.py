@@ -10,6 +10,7 @@ import tempfile
 import textwrap
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -262,12 +263,15 @@ def test_a_missing_bucket_is_called_that(what: str, s3: S3Server) -> None:
         getattr(store, what)(*arguments)
 
 
-@pytest.mark.parametrize("what", ["read", "create"])
-def test_a_server_that_has_gone_is_called_that(what: str, s3: S3Server, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_server_that_has_gone_is_called_that(s3: S3Server, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{free_port()}")
-    arguments = (b"x",) if what == "create" else ()
+    store = open_store(f"s3://{BUCKET}")
+    with ThreadPoolExecutor(2) as pool:  # each asks several times, with pauses
+        reading, creating = pool.submit(store.read, "name"), pool.submit(store.create, "name", b"x")
     with pytest.raises(ConnectionError, match=r"did not answer.*Check the endpoint"):
-        getattr(open_store(f"s3://{BUCKET}"), what)("name", *arguments)
+        reading.result()
+    with pytest.raises(ConnectionError, match=r"did not answer.*Check the endpoint"):
+        creating.result()
 
 
 @pytest.mark.parametrize("uri", ["", "ftp://host/x", "s3://", "s3:///prefix"])

@@ -1,0 +1,49 @@
+"""The tables that pass between the stages: the index of a dataset, and the sides of a split. They need no pixels."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+INDEX = pa.schema(
+    [
+        ("image_id", pa.string()),
+        ("patient_id", pa.string()),
+        ("label", pa.int32()),
+        ("source_digest", pa.string()),
+        ("pixel_digest", pa.string()),
+        ("duplicate_of", pa.string()),
+        ("official", pa.string()),
+        ("shard", pa.int32()),
+        ("row", pa.int32()),
+        ("height", pa.int32()),
+        ("width", pa.int32()),
+        ("bits", pa.int32()),
+        ("sex", pa.string()),
+        ("age", pa.int32()),
+        ("site", pa.string()),
+        ("view", pa.string()),
+        ("modality", pa.string()),
+        ("text", pa.string()),
+    ]
+)
+"""One row an image. Unknown texts are "", an unknown age is -1; ids are keyed hashes."""
+
+SPLIT = pa.schema(
+    [
+        ("image_id", pa.string()),
+        ("patient_id", pa.string()),
+        ("side", pa.string()),
+        ("since", pa.int32()),
+        ("why", pa.string()),
+    ]
+)
+"""One row an image of the dataset: its side (train, val, test, or "" for left out), the split version in which it
+came to that side, and what decided it."""
+
+
+def write_table(table: pa.Table, path: Path) -> None:
+    """Write a table so that equal tables give equal bytes."""
+    pq.write_table(table, path, compression="zstd", store_schema=False)

@@ -1,0 +1,198 @@
+"""A stage imports its own folder, components.shared, the standard library and its dependency group: nothing else.
+
+The rule is read from the source, and follows every module of components that a stage reaches.
+"""
+
+from __future__ import annotations
+
+import ast
+import re
+import sys
+import tomllib
+from collections.abc import Iterator
+from importlib.metadata import packages_distributions
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+INTERFACE = "component.py"
+INTERFACE_IMPORTS = ("kfp.dsl", "components.stage")
+
+
+def named(distribution: str) -> str:
+    """A distribution's name in its one canonical form."""
+    return re.sub(r"[-_.]+", "-", distribution).lower()
+
+
+def group(project: dict[str, list[object]], name: str) -> set[str]:
+    """The distributions of a dependency group, with those of the groups that it includes."""
+    found: set[str] = set()
+    for requirement in project[name]:
+        if isinstance(requirement, dict):
+            found |= group(project, requirement["include-group"])
+        else:
+            match = re.match(r"[A-Za-z0-9._-]+", str(requirement))
+            assert match, requirement
+            found.add(named(match[0]))
+    return found
+
+
+def allowed_packages(root: Path, stage: str) -> set[str]:
+    """The names that a stage may import besides medloop's own and the standard library's."""
+    project = tomllib.loads((root / "pyproject.toml").read_text(encoding="utf-8"))["dependency-groups"]
+    wanted = group(project, stage)
+    return {name for name, owners in packages_distributions().items() if {named(owner) for owner in owners} & wanted}
+
+
+def imports(path: Path, root: Path) -> Iterator[str]:
+    """Every module that a file imports, wherever in it, also for type checking alone."""
+    package = [*path.relative_to(root).parent.parts]
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"), str(path))):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            base = package[: len(package) - node.level + 1] if node.level else []
+            module = ".".join([*base, *([node.module] if node.module else [])])
+            for alias in node.names:
+                inner = f"{module}.{alias.name}"
+                yield inner if "." not in module or module_file(inner, root) else module
+
+
+def module_file(module: str, root: Path) -> Path | None:
+    """The file of a module of this repository, or None."""
+    path = root.joinpath(*module.split("."))
+    files = (path.with_suffix(".py"), path / "__init__.py")
+    return next((file for file in files if file.is_file()), None)
+
+
+def violations(root: Path, stage: str) -> list[str]:
+    """Every import that the rule forbids, with the file in which it stands."""
+    packages = allowed_packages(root, stage)
+    own = (f"components.{stage}", "components.shared")
+    found = []
+    waiting = [path for path in sorted((root / "components" / stage).rglob("*.py")) if path.name != INTERFACE]
+    seen = set(waiting)
+    while waiting:
+        path = waiting.pop()
+        for module in imports(path, root):
+            top = module.split(".")[0]
+            if any(module == prefix or module.startswith(f"{prefix}.") for prefix in own):
+                file = module_file(module, root)
+                if file and file not in seen:
+                    seen.add(file)
+                    waiting.append(file)
+            elif top in ("components", "workflows") or not (top in sys.stdlib_module_names or top in packages):
+                found.append(f"{path.relative_to(root)} imports {module}")
+    interface = root / "components" / stage / INTERFACE
+    if interface.exists():
+        for module in imports(interface, root):
+            top = module.split(".")[0]
+            if module not in INTERFACE_IMPORTS and top not in sys.stdlib_module_names:
+                found.append(f"{interface.relative_to(root)} imports {module}")
+    return sorted(set(found))
+
+
+def folders(root: Path) -> list[str]:
+    """Everything that has an image of its own: the stages, and the service."""
+    return sorted(
+        path.name for path in (root / "components").iterdir() if any(path.glob("*.py")) and path.name != "shared"
+    )
+
+
+@pytest.mark.parametrize("stage", folders(ROOT))
+def test_a_stage_imports_only_what_its_image_holds(stage: str) -> None:
+    assert violations(ROOT, stage) == []
+
+
+def test_every_stage_and_the_service_are_looked_at() -> None:
+    stages = {"deploy", "evaluate", "gate", "ingest", "quantize", "reject", "resolve", "split", "train"}
+    assert {*stages, "serve"} <= set(folders(ROOT))
+
+
+def test_nothing_in_components_imports_workflows() -> None:
+    files = sorted((ROOT / "components").rglob("*.py"))
+    found = [
+        f"{path.name} imports {m}" for path in files for m in imports(path, ROOT) if m.split(".")[0] == "workflows"
+    ]
+    assert found == []
+
+
+def test_only_train_imports_torch() -> None:
+    files = sorted((ROOT / "components").rglob("*.py"))
+    torch = {path for path in files for m in imports(path, ROOT) if m.split(".")[0] in ("torch", "torchvision")}
+    assert torch
+    assert {path.relative_to(ROOT / "components").parts[0] for path in torch} == {"train"}
+
+
+def test_the_shared_contracts_need_the_standard_library_alone() -> None:
+    for name in ("contracts", "interface", "keys", "source"):
+        modules = imports(ROOT / "components" / "shared" / f"{name}.py", ROOT)
+        others = {m for m in modules if m.split(".")[0] not in sys.stdlib_module_names}
+        assert {m for m in others if not m.startswith("components.shared.")} == set(), name
+
+
+PROJECT = """
+[dependency-groups]
+common = ["pillow>=10"]
+small = [{ include-group = "common" }, "numpy"]
+"""
+LEGAL = (
+    "import json\nfrom PIL import Image\nimport numpy.linalg\nfrom components.shared import kept\nfrom . import more\n"
+)
+INTERFACE_LEGAL = "from kfp import dsl\nfrom kfp.dsl import Input\nfrom components.stage import stage\n"
+
+
+@pytest.fixture
+def tree(tmp_path: Path) -> Path:
+    """A small repository that keeps the rule."""
+    files = {
+        "pyproject.toml": PROJECT,
+        "components/__init__.py": "",
+        "components/stage.py": "",
+        "components/shared/__init__.py": "",
+        "components/shared/kept.py": "from components.shared.deeper import x\n",
+        "components/shared/deeper.py": "import hashlib\n",
+        "components/shared/unused.py": "import torch\n",
+        "components/small/__init__.py": "",
+        "components/small/small.py": LEGAL,
+        "components/small/more.py": "",
+        "components/small/component.py": INTERFACE_LEGAL,
+        "components/other/__init__.py": "",
+        "components/other/other.py": "",
+        "workflows/__init__.py": "",
+    }
+    for name, text in files.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(text)
+    return tmp_path
+
+
+def test_a_tree_that_keeps_the_rule_passes(tree: Path) -> None:
+    assert violations(tree, "small") == []
+
+
+@pytest.mark.parametrize(
+    ("file", "line", "module"),
+    [
+        ("small/small.py", "import torch", "torch"),
+        ("small/more.py", "from torch import nn", "torch.nn"),
+        ("small/small.py", "def f():\n    import pyarrow.parquet", "pyarrow.parquet"),
+        ("small/small.py", "from components.other import other", "components.other.other"),
+        ("small/small.py", "from ..other.other import x", "components.other.other"),
+        ("small/small.py", "from workflows import run", "workflows.run"),
+        ("small/small.py", "from kfp import dsl", "kfp.dsl"),
+        ("small/small.py", "from components.stage import stage", "components.stage"),
+        ("small/small.py", "import no_such_package", "no_such_package"),
+        ("shared/deeper.py", "import pyarrow", "pyarrow"),
+        ("shared/deeper.py", "from components.shared import unused", "torch"),
+        ("shared/kept.py", "from workflows import run", "workflows.run"),
+        ("small/component.py", "from components.small.small import small", "components.small.small"),
+        ("small/component.py", "import numpy", "numpy"),
+    ],
+)
+def test_a_violation_is_named_with_its_file(file: str, line: str, module: str, tree: Path) -> None:
+    with (tree / "components" / file).open("a") as opened:
+        opened.write(f"{line}\n")
+    where = "shared/unused.py" if "unused" in line else file
+    assert violations(tree, "small") == [f"components/{where} imports {module}"]

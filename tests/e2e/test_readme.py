@@ -1,0 +1,89 @@
+"""What the README shows works as it stands there, in a copy of the project, from top to bottom."""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import shutil
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.e2e.loop import ROOT, Place
+
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def blocks(language: str) -> list[str]:
+    """The README's code blocks in that language."""
+    return re.findall(rf"^```{language}\n(.*?)^```", README, flags=re.MULTILINE | re.DOTALL)
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@pytest.fixture
+def copy(tmp_path: Path) -> Path:
+    """The project's files in another place, with the environment that the tests run in."""
+    listed = subprocess.run(
+        ["git", "ls-files", "-co", "--exclude-standard", "-z"], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    for name in filter(None, listed.stdout.split("\0")):
+        if (ROOT / name).is_file():
+            (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(ROOT / name, tmp_path / name)
+    (tmp_path / ".venv").symlink_to(Path(sys.prefix))
+    return tmp_path
+
+
+def test_every_command_of_the_readme_works(copy: Path) -> None:
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(("MEDLOOP_", "MLFLOW_"))}
+    environment["MAKEFLAGS"] = "-o .venv/.installed"  # installed is what runs this test
+    port = str(free_port())
+    shown = blocks("sh")
+    assert len(shown) >= 8
+    for block in shown:
+        script = "make --dry-run test\n" if block.strip() == "make test" else block.replace("8080", port)
+        done = subprocess.run(
+            ["bash", "-e", "-o", "pipefail", "-c", script],
+            cwd=copy, env=environment, capture_output=True, text=True, timeout=280, check=False,
+        )  # fmt: skip
+        assert done.returncode == 0, f"{script}\n{done.stdout[-3000:]}\n{done.stderr[-3000:]}"
+        if "predict" in script:
+            assert '"prediction"' in done.stdout
+            assert '"model_version"' in done.stdout
+        if "min_accuracy=0.999" in script:
+            assert "short of the required 0.999" in " ".join(done.stdout.split())
+
+
+def test_the_other_commands_of_the_readme_are_understood(place: Place) -> None:
+    """Those that need a history of one's own: runs are planned, the others done, after two releases."""
+    place.run()
+    place.run("--set", "epochs=3")
+    assert place.models()["in_service"] == "v2"
+    commands = [line for block in blocks("console") for line in block.splitlines() if line.startswith("medloop ")]
+    assert {command.split()[1] for command in commands} >= {"run", "rollback", "promote"}
+    for command in commands:
+        words = shlex.split(command)[1:]
+        if words[0] == "run":
+            words = ["plan", *(str(place.scans) if word == "scans" else word for word in words[1:])]
+        place.medloop(*words)
+
+
+def test_the_readme_names_every_command() -> None:
+    from workflows.cli import app
+
+    names = {command.name or command.callback.__name__ for command in app.registered_commands if command.callback}
+    assert {name for name in names if f"medloop {name}" not in README} == set()
+
+
+def test_what_the_readme_links_to_is_there() -> None:
+    links = re.findall(r"\]\(([^)#]+)\)", README)
+    assert [link for link in links if not (ROOT / link).exists()] == []

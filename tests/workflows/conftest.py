@@ -1,0 +1,3 @@
+from tests.e2e.loop import place
+
+__all__ = ["place"]

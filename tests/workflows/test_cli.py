@@ -1,0 +1,119 @@
+"""The command line: help that comes at once and says everything, a package, a doctor."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from tests.e2e.loop import ROOT, Place
+from workflows.parameters import option_parameters, pipeline_parameters
+
+COMMANDS = ["synth", "run", "plan", "compile", "report", "explain", "models", "promote", "rollback", "serve", "doctor"]
+HEAVY = {"torch", "kfp", "mlflow", "onnxruntime", "numpy", "pyarrow", "PIL", "pydicom", "matplotlib", "fastapi"}
+
+
+def medloop(home: Path, *arguments: str, status: int = 0, **environment: str) -> subprocess.CompletedProcess[str]:
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith(("MEDLOOP_", "MLFLOW_"))}
+    done = subprocess.run(
+        [sys.executable, "-m", "workflows.cli", *arguments],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        env={**inherited, "MEDLOOP_HOME": str(home), **environment},
+        check=False,
+    )
+    assert done.returncode == status, done.stdout + done.stderr
+    return done
+
+
+def test_help_names_every_command(tmp_path: Path) -> None:
+    told = medloop(tmp_path, "--help").stdout
+    assert all(f"  {command} " in told for command in COMMANDS)
+    assert [line for line in told.splitlines() if line.startswith("  ") and line.endswith("...")] == []
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_each_command_has_a_help_page(command: str, tmp_path: Path) -> None:
+    assert medloop(tmp_path, command, "--help").stdout.startswith(f"Usage: medloop {command}")
+
+
+def test_help_loads_nothing_heavy() -> None:
+    script = (
+        "import sys; sys.argv[1:] = ['--help']\nfrom workflows.cli import app\n"
+        "try: app()\nexcept SystemExit: pass\nprint('\\n'.join(sys.modules))"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, cwd=ROOT, check=True)
+    assert {line.split(".")[0] for line in done.stdout.splitlines()} & HEAVY == set()
+
+
+def test_the_help_of_run_lists_every_parameter(tmp_path: Path) -> None:
+    told = medloop(tmp_path, "run", "--help").stdout
+    names = [name for name in pipeline_parameters() if not name.endswith("_options")]
+    assert [name for name in [*names, *option_parameters()] if f"  {name}\n" not in told] == []
+
+
+def test_the_package_runs_each_stage_in_its_own_image_with_caching_left_to_work_keys(tmp_path: Path) -> None:
+    output = tmp_path / "retrain.yaml"
+    medloop(tmp_path, "compile", "--output", str(output), "--images", "registry.example/team/ml:1.2.3")
+    spec = next(iter(yaml.safe_load_all(output.read_text())))
+    images = {
+        name.removeprefix("exec-"): executor["container"]["image"]
+        for name, executor in spec["deploymentSpec"]["executors"].items()
+    }
+    assert images["train"] == "registry.example/team/ml/medloop-train:1.2.3"
+    assert images["evaluate-2"] == "registry.example/team/ml/medloop-evaluate:1.2.3"
+    assert set(spec["root"]["inputDefinitions"]["parameters"]) >= set(pipeline_parameters())
+
+
+def test_a_package_of_another_kind_is_refused(tmp_path: Path) -> None:
+    done = medloop(tmp_path, "compile", "--output", "retrain.zip", status=1)
+    assert "'retrain.zip'" in done.stderr
+    assert ".yaml" in done.stderr
+
+
+def test_the_doctor_finds_this_set_up_sound(tmp_path: Path) -> None:
+    findings = json.loads(medloop(tmp_path, "doctor", "--json").stdout)
+    states = {finding["part"]: finding["state"] for finding in findings}
+    assert states["store"] == states["store, create once"] == states["packages"] == "ok"
+    assert all({"part", "state", "means", "remedy"} == set(finding) for finding in findings)
+
+
+def test_the_doctor_names_what_is_wrong_and_what_to_do(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("not a directory")
+    done = medloop(
+        tmp_path, "doctor", "--json", status=1, MEDLOOP_STORE=str(tmp_path / "file" / "store"), MEDLOOP_HASH_KEY="short"
+    )
+    wrong = {finding["part"]: finding["means"] for finding in json.loads(done.stdout) if finding["state"] == "problem"}
+    assert set(wrong) == {"store", "hash key"}
+    assert "64 hexadecimal digits" in wrong["hash key"]
+
+
+def test_commands_without_a_run_say_how_to_begin(tmp_path: Path) -> None:
+    assert "medloop run --source" in medloop(tmp_path, "explain", status=1).stderr
+    assert "medloop run --source" in medloop(tmp_path, "models").stdout
+    assert "nothing to roll back" in medloop(tmp_path, "rollback", "--reason", "x", status=1).stderr
+    assert "no released version 'v1'" in medloop(tmp_path, "promote", "v1", "--reason", "x", status=1).stderr
+
+
+def test_an_unknown_run_is_named_with_the_known_ones(place: Place) -> None:
+    run = place.run("--set", "architecture=smal", status=1)
+    assert run["run"] in place.medloop("explain", "1999", status=1).stderr
+    assert "failed before a decision" in place.medloop("report", status=1).stderr
+    assert "It failed in the stage train" in place.medloop("explain", run["run"]).stdout
+
+
+def test_serve_refuses_a_port_in_use(tmp_path: Path) -> None:
+    import socket
+
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = str(taken.getsockname()[1])
+        done = medloop(tmp_path, "serve", "--port", port, status=1)
+    assert port in done.stderr
