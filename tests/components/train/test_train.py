@@ -89,7 +89,8 @@ def test_the_bundle_says_what_a_stranger_needs(trained: Done, bundle: Path, room
         "configs/inference.json",
         "models/model.pt",
         "models/model.onnx",
-        "models/head.npz",
+        "models/head/bias_0.npy",
+        "models/head/weight_0.npy",
     }
     assert files <= set(trained.outputs["model"].files)
     about = read_bundle(bundle)
@@ -135,8 +136,8 @@ def test_the_graph_says_what_the_network_says_for_any_number_of_images(count: in
 
 def test_the_head_beside_the_graph_is_the_graphs_own(bundle: Path, room: Room) -> None:
     answer = Model(bundle)(room.views())
-    with np.load(bundle / "models" / "head.npz") as head:
-        again = answer.features @ head["weight_0"].T + head["bias_0"]
+    weight, bias = (np.load(bundle / "models" / "head" / f"{part}_0.npy") for part in ("weight", "bias"))
+    again = answer.features @ weight.T + bias
     np.testing.assert_allclose(again, answer.logits, atol=1e-4)
 
 
