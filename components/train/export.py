@@ -81,8 +81,8 @@ A {about["architecture"]} network for images of {about["preprocess"]["size"]} pi
 It is not a medical device; what it says needs the judgement of those who answer for it.
 
 - Learned from {images["train"]} images; threshold, temperature and the best epoch ({about["best_epoch"]}) were
-  chosen on {images["val"]} images of other patients, where it reached an AUC of {scores["val_auc"]:.3f}. How it does on patients
-  locked away for testing stands in the report of the run that made it.
+  chosen on {images["val"]} images of other patients, where it reached an AUC of {scores["val_auc"]:.3f}. How it does on
+  patients locked away for testing stands in the report of the run that made it.
 - Data set {about["fingerprints"]["dataset"][:16]}, split {about["fingerprints"]["split"][:16]}.
 - Input, outputs and parameters: `configs/metadata.json`.
 """
