@@ -51,7 +51,7 @@ def call(name: str, arguments: Mapping[str, Any]) -> Any:
     try:
         done = work.step(name, arguments["store"], inputs, {**options, **given})
     except Exception as error:
-        why = {"stage": name, "why": str(error) or type(error).__name__, "trace": traceback.format_exc()}
+        why = {"stage": name, "why": _sentence(error), "trace": traceback.format_tb(error.__traceback__)}
         work.log.error("failed", extra={"fields": why})
         if not isinstance(error, ValueError | OSError | RuntimeError):
             raise  # nobody foresaw it, so there is no sentence for it: show where it happened
@@ -62,6 +62,15 @@ def call(name: str, arguments: Mapping[str, Any]) -> Any:
     if shown:
         _show(shown, done.outputs["report"], arguments["store"])
     return collections.namedtuple("Values", done.values)(**done.values) if done.values else None
+
+
+def _sentence(error: Exception) -> str:
+    """What is told of an error: its own words, less a file's name that the system put in, which may be a patient's."""
+    if isinstance(error, OSError) and error.filename is not None:
+        return f"{error.strerror or type(error).__name__}, on a file whose name is not written down here."
+    if isinstance(error, OSError) and len(error.args) > 1:
+        return str(error.args[1])
+    return str(error) or type(error).__name__
 
 
 def _is_artifact(value: Any) -> bool:

@@ -6,7 +6,7 @@ import json
 import os
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, NoReturn
 
 import typer
 from typer.core import TyperCommand
@@ -52,6 +52,23 @@ Assign = Annotated[list[str] | None, typer.Option("--set", help="One parameter, 
 RunName = Annotated[str, typer.Argument(metavar="[RUN]", help="A run's id or its beginning; the latest by default.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON on standard output, and nothing else there.")]
 Reason = Annotated[str, typer.Option("--reason", help="Why; it is written into the release log.")]
+
+
+def _print_version(asked: bool) -> None:
+    if asked:
+        from importlib.metadata import version
+
+        typer.echo(f"medloop {version('medloop')}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    _version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and end.")
+    ] = False,
+) -> None:
+    return None
 
 
 @app.command(short_help="Make synthetic scans to try the loop on.")
@@ -110,7 +127,7 @@ def run(
     from workflows.watch import watcher
 
     if runner not in ("subprocess", "docker"):
-        raise ValueError(f"--runner is {runner!r}, and must be subprocess or docker.")
+        _refuse(f"--runner is {runner!r}, and must be subprocess or docker.")
     settings = read_settings()
     arguments = _arguments(source, params, assignments)
     console = Console(stderr=as_json)
@@ -131,6 +148,8 @@ def run(
 @app.command(cls=WithParameters, short_help="Say what a run would do, and what is done already.")
 def plan(source: Source = "", params: Params = None, assignments: Assign = None, as_json: AsJson = False) -> None:
     """Say what a run would do: what is reused, what is done and why, and how long it took the last time.
+
+    It starts no stage, and leaves what is in service and the log as they are.
 
     \b
         medloop plan --source scans --set epochs=5
@@ -298,8 +317,19 @@ def _arguments(source: str, params: Path | None, assignments: list[str] | None) 
     try:
         return settle(source or None, params, assignments or [])
     except ValueError as error:
-        typer.echo(f"medloop: {error}", err=True)
-        raise typer.Exit(2) from None
+        _refuse(str(error))
+
+
+def _refuse(sentence: str) -> NoReturn:
+    """End, because what was asked makes no sense."""
+    _tell(sentence)
+    raise typer.Exit(2)
+
+
+def _tell(sentence: str) -> None:
+    sys.stderr.write(f"medloop: {sentence}\n")
+    if "--json" in sys.argv:
+        typer.echo(json.dumps({"error": sentence}))
 
 
 def _found(name: str):  # type: ignore[no-untyped-def]  # its types would have to be imported at start-up
@@ -321,8 +351,10 @@ def main() -> None:
     except (ValueError, OSError, RuntimeError) as error:
         if os.environ.get("MEDLOOP_TRACEBACK"):
             raise
-        text = error.args[1] if isinstance(error, OSError) and len(error.args) > 1 else error
-        sys.stderr.write(f"medloop: {text}\n")
+        if isinstance(error, OSError) and error.filename is not None:
+            _tell(f"{error.strerror}: {error.filename}")
+        else:
+            _tell(str(error.args[-1] if error.args else error))
         sys.exit(1)
 
 

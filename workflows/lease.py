@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from components.shared.contracts import decode, encode
+from components.shared.contracts import encode, try_decode
 from components.shared.store import Store
 
 FOLDER = "lease"
@@ -25,9 +25,11 @@ def lease(store: Store, run: str, take_over: bool = False) -> Iterator[Lease]:
     names = store.names(FOLDER)
     newest = names[-1] if names else ""
     data = store.read(newest) if newest else None
-    if data is not None:
-        holder = decode("lease", data, newest)
-        if not (take_over or holder["released"] or _ended(holder)):
+    if data is not None and not take_over:
+        holder = try_decode("lease", data)
+        if holder is None:
+            raise RuntimeError(f"The record {newest} is damaged. If you know that no run is going on, add --take-over.")
+        if not (holder["released"] or _ended(holder)):
             raise RuntimeError(_held(holder))
     number = int(Path(newest).stem) + 1 if newest else 1
     mine = Lease(store, f"{FOLDER}/{number:08d}.json", run)
@@ -44,6 +46,13 @@ def lease(store: Store, run: str, take_over: bool = False) -> Iterator[Lease]:
         yield mine
     finally:
         mine.release()
+
+
+def holder(store: Store) -> str:
+    """The run that holds the loop now, or "" where none does."""
+    names = store.names(FOLDER)
+    record = try_decode("lease", store.read(names[-1])) if names else None
+    return "" if record is None or record["released"] or _ended(record) else str(record["run"])
 
 
 class Lease:
@@ -70,7 +79,9 @@ class Lease:
             "host": socket.gethostname(),
             "boot": _boot(),
             "starter": os.getpid(),
+            "starter_began": _began(os.getpid()),
             "group": group,
+            "group_began": _began(group),
             "released": False,
         }
 
@@ -87,18 +98,35 @@ def _ended(holder: dict[str, Any]) -> bool:
         return False  # only that machine can tell
     if holder["boot"] != _boot():
         return True
-    return not any(number == holder["starter"] or group == holder["group"] for number, group in _living_processes())
+    for number, group, began in _living_processes():
+        if number == holder["starter"] and began == holder["starter_began"]:
+            return False
+        # A number is used again in time: a leader that began at another time leads another group.
+        leads_another = _began(group) not in (0, holder["group_began"])
+        if group == holder["group"] and not leads_another:
+            return False
+    return True
 
 
-def _living_processes() -> Iterator[tuple[int, int]]:
-    """Number and group of every process of this machine that has not ended (one that nobody has waited for has)."""
-    for stat in Path("/proc").glob("[0-9]*/stat"):
-        try:
-            state, _parent, group = stat.read_text(errors="replace").rpartition(")")[2].split()[:3]
-        except OSError:
-            continue  # it ended while we looked
-        if state not in "ZX":
-            yield int(stat.parent.name), int(group)
+def _living_processes() -> Iterator[tuple[int, int, int]]:
+    """Number, group and beginning of every process that has not ended (one that nobody has waited for has)."""
+    for folder in Path("/proc").glob("[0-9]*"):
+        about = _stat(int(folder.name))
+        if about and about[0] not in "ZX":
+            yield int(folder.name), int(about[2]), int(about[19])
+
+
+def _began(number: int) -> int:
+    """When a process began, in the machine's own count; 0 where there is none."""
+    about = _stat(number)
+    return int(about[19]) if about and about[0] not in "ZX" else 0
+
+
+def _stat(number: int) -> list[str]:
+    try:
+        return Path(f"/proc/{number}/stat").read_text(errors="replace").rpartition(")")[2].split()
+    except OSError:
+        return []  # it ended while we looked
 
 
 def _held(holder: dict[str, Any]) -> str:

@@ -40,7 +40,7 @@ class _Walk:
 
 
 def plan(settings: Settings, arguments: dict[str, Any]) -> list[Step]:
-    """The steps of a run with these arguments, as things stand now. Changes nothing."""
+    """The steps of a run with these arguments, as things stand now. No stage is started."""
     from google.protobuf import json_format
     from kfp import dsl  # noqa: F401 - the pipeline needs it loaded first
 

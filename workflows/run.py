@@ -18,9 +18,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Protocol
 
-from components.shared.contracts import decode, encode
+from components.shared.contracts import decode, encode, try_decode
 from components.shared.store import Store, open_store
-from workflows.lease import Lease, lease
+from workflows.lease import Lease, holder, lease
 from workflows.settings import Settings, stage_environment
 
 FOLDER = "runs"
@@ -82,6 +82,8 @@ def start(settings: Settings, arguments: dict[str, Any], runner: str, watcher: W
 
 def _work(settings: Settings, store: Store, held: Lease, run: Run, runner: str, watcher: Watcher) -> None:
     folder = settings.runs / run.id
+    for left in settings.runs.glob("*/tmp"):
+        _clear(left)  # of runs that were killed; while we hold the loop, no other goes on
     (folder / "tmp").mkdir(parents=True)
     environment = {**stage_environment(settings, run.record["arguments"]["source"]), "TMPDIR": str(folder / "tmp")}
     asked: dict[str, Any] = {
@@ -201,7 +203,7 @@ def _conclude(run: Run, status: int, log_file: Path) -> None:
     unfinished = [step for step in run.stages if step["state"] not in ("finished", "reused")]
     ending = run.last("deploy") or run.last("reject")
     if status == 0 and not unfinished and ending:
-        run.record["outcome"] = "released" if ending["stage"] == "deploy" else "refused"
+        run.record["outcome"] = ending["values"].get("outcome", "refused")
         run.record["sentence"] = ending["values"]["sentence"]
         run.record["in_service"] = ending["values"]["version"]
         return
@@ -230,7 +232,7 @@ def _keep(store: Store, run: Run) -> None:
 
 def find(store: Store, name: str = "") -> Run:
     """The run of that id (its beginning is enough), or the latest; ValueError when there is none."""
-    ids = [Path(found).stem for found in store.names(FOLDER)]
+    ids = _ids(store)
     if not ids:
         raise ValueError("There is no run yet. Start one with: medloop run --source DIR")
     matching = [run_id for run_id in ids if run_id.startswith(name)]
@@ -241,7 +243,12 @@ def find(store: Store, name: str = "") -> Run:
 
 def recent(store: Store, count: int = 20) -> list[Run]:
     """The latest runs, the newest first."""
-    return [_open(store, Path(name).stem) for name in reversed(store.names(FOLDER)[-count:])]
+    found = (try_decode("run", store.read(f"{FOLDER}/{run_id}.json")) for run_id in reversed(_ids(store)[-count:]))
+    return [Run(record["run"], record) for record in found if record and {"run", "stages"} <= set(record)]
+
+
+def _ids(store: Store) -> list[str]:
+    return [Path(name).stem for name in store.names(FOLDER) if name.endswith(".json")]
 
 
 def _open(store: Store, run_id: str) -> Run:
@@ -249,4 +256,12 @@ def _open(store: Store, run_id: str) -> Run:
     data = store.read(path)
     if data is None:
         raise FileNotFoundError(f"The record {path} was listed and cannot be read. The store is not whole; restore it.")
-    return Run(run_id, decode("run", data, path))
+    record = decode("run", data, path)
+    missing = {"run", "arguments", "by", "started", "outcome", "stages"} - set(record)
+    if missing:
+        raise ValueError(
+            f"The record {path} lacks {', '.join(sorted(missing))}: it was changed. Restore it from a copy."
+        )
+    if record["outcome"] == "running" and holder(store) != run_id:
+        record["outcome"] = "interrupted"  # it was killed before it could say so
+    return Run(run_id, record)

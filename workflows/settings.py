@@ -8,9 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from components.shared import keys
-
-MARKER = "synth.json"
-"""The file by which a directory says that its scans are synthetic."""
+from workflows.synth.synth import MARKER
 
 
 @dataclass(frozen=True)
@@ -35,10 +33,11 @@ class Settings:
 
 def read_settings() -> Settings:
     """The settings that the environment gives: MEDLOOP_HOME, MEDLOOP_STORE, MLFLOW_TRACKING_URI, MEDLOOP_HASH_KEY."""
-    home = Path(os.environ.get("MEDLOOP_HOME") or ".medloop").absolute()
+    home = Path(os.environ.get("MEDLOOP_HOME") or ".medloop").expanduser().absolute()
+    store = os.environ.get("MEDLOOP_STORE") or str(home / "store")
     return Settings(
         home,
-        os.environ.get("MEDLOOP_STORE") or str(home / "store"),
+        store if "://" in store else str(Path(store).expanduser().absolute()),
         os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{home / 'tracking.db'}",
         os.environ.get(keys.VARIABLE, ""),
     )
@@ -54,6 +53,12 @@ def hash_key(settings: Settings, source: str) -> str:
     if source and (Path(source) / MARKER).is_file():
         return keys.SYNTHETIC
     if not settings.key_file.exists():
+        if "://" not in settings.store and (Path(settings.store) / "releases").is_dir():
+            raise RuntimeError(
+                f"There is no hash key {settings.key_file}, and the store has a history that was made with one (for "
+                "synthetic scans, with the public one). Restore the key from its copy, or set MEDLOOP_HOME to another "
+                "directory to begin a new loop."
+            )
         settings.home.mkdir(parents=True, exist_ok=True)
         descriptor = os.open(settings.key_file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
         with os.fdopen(descriptor, "w") as file:

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+import shutil
+import sys
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from components.shared.contracts import Manifest, decode
@@ -37,6 +40,23 @@ def metrics(store: Store, run: Run) -> dict[str, Any] | None:
     if not step or "outputs" not in step:
         return None
     return decode("metrics", artifact_file(store, step["outputs"]["report"], "metrics.json"), "metrics.json")
+
+
+def dataset(store: Store, run: Run) -> dict[str, Any] | None:
+    """The description of the data set that a run learned from, or None."""
+    step = run.last("ingest")
+    if not step or "outputs" not in step:
+        return None
+    return decode("dataset", artifact_file(store, step["outputs"]["dataset"], "dataset.json"), "dataset.json")
+
+
+def _data_sentence(about: dict[str, Any]) -> str:
+    counts = about["counts"]
+    aside = ", ".join(f"{count} {reason}" for reason, count in counts.get("reasons", {}).items())
+    return (
+        f"{counts['images']} images of {counts['patients']} patients were usable, {counts['duplicates']} of them "
+        f"duplicates that are left out; {counts['quarantined']} were set aside{f' ({aside})' if aside else ''}."
+    )
 
 
 def write_page(settings: Settings, store: Store, run: Run) -> Path:
@@ -70,17 +90,24 @@ def summarise(console: Console, settings: Settings, store: Store, run: Run) -> N
         _print_failure(console, settings, run)
         return
     console.print(run.record["sentence"], style="bold", highlight=False, markup=False)
-    console.print(f"In service: [bold]{run.record['in_service'] or 'nothing'}[/]", highlight=False)
+    console.print(f"In service: {run.record['in_service'] or 'nothing'}", style="bold", highlight=False)
     page = write_page(settings, store, run)
     console.print()
-    for what, how in (
-        ("the report", str(page)),
-        ("why, in words", f"medloop explain {run.id}"),
-        ("what was released", "medloop models"),
-        ("try the model", "medloop serve"),
-        ("the tracking page", f"mlflow ui --backend-store-uri {settings.tracking}"),
-    ):
-        console.print(f"  {what:18} {how}", highlight=False, soft_wrap=True)
+    further = [("the report", str(page)), ("why, in words", f"{_command('medloop')} explain {run.id}")]
+    further.append(("what was released", f"{_command('medloop')} models"))
+    if run.record["in_service"]:
+        further.append(("try the model", f"{_command('medloop')} serve"))
+    further.append(("the tracking page", f"{_command('mlflow')} ui --backend-store-uri {settings.tracking}"))
+    for what, how in further:
+        console.print(f"  {what:18} {how}", highlight=False, markup=False, soft_wrap=True)
+
+
+def _command(name: str) -> str:
+    """How a command of this environment is called from here: by its name where the shell finds it, else by its path."""
+    if shutil.which(name):
+        return name
+    path = Path(sys.executable).parent / name
+    return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else str(path)
 
 
 def _print_times(console: Console, run: Run) -> None:
@@ -99,6 +126,7 @@ def _print_figures(console: Console, figures: dict[str, Any]) -> None:
     population = figures["all"]
     precision = figures["subject"]["precision"]
     title = f"on {population['images']} test images of {population['patients']} patients, {precision}"
+    positive = figures["positive"]
     table = Table(box=None, pad_edge=False, header_style="dim")
     for column, side in ((title, "left"), ("value", "right"), (f"{figures['confidence']:.0%} interval", "right")):
         table.add_column(column, justify="right" if side == "right" else "left")
@@ -106,20 +134,23 @@ def _print_figures(console: Console, figures: dict[str, Any]) -> None:
         figure = population["figures"].get(name)
         if figure:
             interval = f"{figure['low']:.3f} – {figure['high']:.3f}" if figure["low"] is not None else "–"
-            table.add_row(name.replace("_", " "), f"{figure['value']:.3f}", interval)
+            of = f" for {positive}" if positive and name in ("sensitivity", "specificity") else ""
+            table.add_row(escape(name.replace("_", " ") + of), f"{figure['value']:.3f}", interval)
     console.print(table, highlight=False)
 
 
 def _print_failure(console: Console, settings: Settings, run: Run) -> None:
-    console.print(f"[bold]The stage {run.record['failed_stage']} failed.[/] {run.record['why']}", highlight=False)
+    failed = f"The stage {run.record['failed_stage']} failed. {run.record['why']}"
+    console.print(failed, style="bold", highlight=False, markup=False)
     if run.record["last_lines"]:
         console.print("\nIts last lines:", highlight=False)
         for line in run.record["last_lines"]:
             console.print(f"  {line}", highlight=False, markup=False, soft_wrap=True)
     console.print(
         f"\nWhat is in service is untouched. The whole log: {settings.runs / run.id / 'log.txt'}\n"
-        "The same command again goes on from there.",
+        "Once that is mended, the same command goes on from there.",
         highlight=False,
+        markup=False,
         soft_wrap=True,
     )
 
@@ -134,6 +165,9 @@ def explain(store: Store, run: Run) -> str:
     if record["outcome"] == "failed":
         return "\n".join([*lines, f"It failed in the stage {record['failed_stage']}: {record['why']}"])
     verdict = decision(store, run)
+    data = dataset(store, run)
+    if data:
+        lines.append(_data_sentence(data))
     if verdict is None:
         return "\n".join([*lines, f"It is {record['outcome']}, and came to no decision."])
     subject = verdict["subject"]

@@ -35,8 +35,8 @@ def rollback(settings: Settings, store: Store, reason: str) -> str:
         raise ValueError("Nothing is in service, so there is nothing to roll back.")
     if len(stack) < 2:
         raise ValueError(
-            f"{stack[-1].version} is the only version that was ever in service, so there is none to go back to. "
-            "Release another one first."
+            f"Nothing was in service before {stack[-1].version} that was not taken back, so there is none to go back "
+            "to. A version that was taken back comes again with: medloop promote VERSION --reason WHY"
         )
     _append(settings, store, log, "rollback", stack[-2], reason)
     return f"{stack[-2].version} is in service again{_instead(stack[-1])}."

@@ -45,7 +45,7 @@ class Bars:
             SpinnerColumn(finished_text=" "),
             TextColumn("{task.description:9}"),
             BarColumn(bar_width=24),
-            TextColumn("{task.fields[note]}"),
+            TextColumn("{task.fields[note]}", markup=False),
             TimeElapsedColumn(),
             console=console,
             transient=True,
@@ -69,7 +69,7 @@ class Bars:
             note = f"{event['done']}/{event['total']} {event['note']}"
             self._progress.update(self._task, total=event["total"], completed=event["done"], note=note)
         elif text := ending(event):
-            if self._task is not None:
+            if self._task is not None and event.get("level") != "WARNING":
                 self._progress.remove_task(self._task)
                 self._task = None
             self._progress.console.print(text, highlight=False, markup=False)
@@ -82,6 +82,8 @@ def ending(event: dict[str, Any]) -> str:
         return f"✗ {stage:9} failed: {event['why']}"
     if kind == "reused":
         return f"= {stage:9} done before ({event['seconds']:.1f} s then){gist(event['values'])}"
+    if event.get("level") == "WARNING":
+        return f"! {stage:9} {kind}: {event.get('why', '')}"
     if kind == "finished":
         return f"✓ {stage:9} {event['seconds']:6.1f} s{gist(event['values'])}"
     return ""

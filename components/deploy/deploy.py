@@ -38,11 +38,29 @@ def deploy(
     if service and service.record["model"] == work.inputs["model"]:
         event("unchanged", "deploy", version=service.version)
         project(log, work.store.uri)  # an earlier try may have ended between the log and its picture
-        return {"version": service.version, "sentence": f"This very model is in service already, as {service.version}."}
+        return {
+            "outcome": "unchanged",
+            "version": service.version,
+            "sentence": f"This very model is in service already, as {service.version}.",
+        }
+    if rollback := releases.withdrawn(log).get(work.inputs["model"]):
+        event("withheld", "deploy", entry=rollback.number)
+        return {
+            "outcome": "withheld",
+            "version": service.version if service else "",
+            "sentence": f"Not released: this very model was taken out of service by {rollback.record['by']} "
+            f"({rollback.record['reason']}). Only a person can put it back, with `medloop promote`.",
+        }
     if releases.head(log) != resolved["head"]:
         raise RuntimeError(
             f"The release log has moved on since this run began: entry {len(log)} was written by somebody else. "
             "Nothing was released; run again to be judged against what is in service now."
+        )
+    in_service = service.record["model"] if service else ""
+    if verdict["subject"]["champion"] != in_service:
+        raise RuntimeError(
+            f"The decision compares with {verdict['subject']['champion'][:12] or 'no model'}, and in service is "
+            f"{in_service[:12] or 'none'}. Nothing was released; run again to be judged against what is in service."
         )
     if not work.store.creates_once():
         raise RuntimeError(
@@ -52,7 +70,7 @@ def deploy(
     precision = verdict["subject"]["precision"]
     _try_out(Model(model, precision))
     version = f"v{len(releases.versions(log)) + 1}"
-    sentence = f"{version} is in service: {verdict['sentence']}"
+    sentence = f"{version}: {verdict['sentence']}"
     entry = releases.append(
         work.store,
         log,
@@ -75,7 +93,7 @@ def deploy(
     )
     project(releases.read_log(work.store), work.store.uri)
     notify({"outcome": "released", "version": version, "run": run, "sentence": sentence, "entry": entry.number})
-    return {"version": version, "sentence": sentence}
+    return {"outcome": "released", "version": version, "sentence": sentence}
 
 
 def _verify(verdict: dict[str, Any], resolved: dict[str, Any], model: str) -> None:

@@ -9,7 +9,7 @@ from components.stage import stage
 
 @stage
 def ingest(dataset: Output[Dataset], store: str, source: str, revision: str, key_id: str, options: dict) -> NamedTuple(
-    "Values", [("images", int), ("quarantined", int)]
+    "Values", [("images", int), ("patients", int), ("duplicates", int), ("quarantined", int)]
 ):
     from components.stage import call
 

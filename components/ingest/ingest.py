@@ -17,7 +17,7 @@ from components.shared import source as sources
 from components.shared.contracts import Between, Out, file_digest, fingerprint, write_record
 from components.shared.dataset import INDEX, write_table
 from components.shared.keys import HashKey, from_environment
-from components.shared.work import Work, progress
+from components.shared.work import Work, log, progress
 
 Row = dict[str, Any]
 
@@ -37,7 +37,7 @@ def ingest(
     source: the directory of images: a folder for each class, with or without train, val and test above
     revision: the listing digest that resolve saw; the source must still be as it was
     key_id: the id of the hash key that must be at hand
-    classes: the class folders to take; all of them when empty
+    classes: the class folders to take, the one without a finding first; all when empty
     max_side: the longest side of a master, in pixels; larger images are reduced to it
     """
     key = _key(key_id)
@@ -48,18 +48,33 @@ def ingest(
     labelled = read_labels(root, listing)
     names = _choose(classes, labelled)
     labelled = [item for item in labelled if item.label in names or not item.label]
-    digests = _source_digests(root, labelled)
+    digests = _source_digests(root, labelled, key)
     first = {digest: root / item.name for item, digest in reversed(list(zip(labelled, digests, strict=True)))}
     shards = _decode(work, first, max_side)
     rows, quarantine = _rows(labelled, digests, shards, names, key)
     rows, contrary = _without_contrary(rows)
     _mark_duplicates(rows)
-    about = _describe(root.name, names, rows, shards, key_id, labelled, digests, len(quarantine) + len(contrary))
+    about = _describe(root.name, names, rows, shards, key_id, labelled, digests, [*quarantine, *contrary])
     _require_two_classes(names, rows, len(quarantine) + len(contrary))
     write_table(pa.Table.from_pylist(rows, schema=INDEX), dataset / "index.parquet")
     write_record("dataset", dataset / "dataset.json", about)
     _write_quarantine(dataset / "quarantine.csv", [*quarantine, *contrary])
-    return {"images": len(rows), "quarantined": about["counts"]["quarantined"]}
+    _warn_of_patients(about["counts"])
+    return {name: about["counts"][name] for name in ("images", "patients", "duplicates", "quarantined")}
+
+
+def _warn_of_patients(counts: dict[str, Any]) -> None:
+    if counts["patients"] == counts["images"] > 1:
+        log.warning(
+            "every image is a patient of its own",
+            extra={
+                "fields": {
+                    "stage": "ingest",
+                    "why": f"{counts['images']} images of as many patients. If patients have several images, name them "
+                    f"in {sources.TABLE}: the file names do not tell, and the split would part a patient's images.",
+                }
+            },
+        )
 
 
 def _key(key_id: str) -> HashKey:
@@ -74,7 +89,7 @@ def _choose(wanted: list[str], labelled: list[Labelled]) -> list[str]:
     missing = [name for name in wanted if name not in found]
     if missing:
         raise ValueError(f"The source has no class folder {missing[0]!r}; it has {', '.join(found)}. Name those.")
-    names = order_classes(wanted) if wanted else found
+    names = list(dict.fromkeys(wanted)) or found
     if len(names) < 2:
         raise ValueError(
             f"The source has {len(names)} class folder{'s' * (len(names) != 1)}"
@@ -84,9 +99,19 @@ def _choose(wanted: list[str], labelled: list[Labelled]) -> list[str]:
     return names
 
 
-def _source_digests(root: Path, labelled: list[Labelled]) -> list[str]:
+def _source_digests(root: Path, labelled: list[Labelled], key: HashKey) -> list[str]:
+    def read(item: Labelled) -> str:
+        try:
+            return file_digest(root / item.name)
+        except OSError as error:
+            where = f"image {key.hash('image', item.name)[:12]}, of class {item.label or 'none'}"
+            raise OSError(
+                f"A file of the source cannot be read ({error.strerror}): {where}. Make all of it readable; names of "
+                "files are not written down here."
+            ) from None
+
     with ThreadPoolExecutor(4) as pool:
-        return list(pool.map(lambda item: file_digest(root / item.name), labelled))
+        return list(pool.map(read, labelled))
 
 
 def _decode(work: Work, files: dict[str, Path], max_side: int) -> list[Shard]:
@@ -95,17 +120,16 @@ def _decode(work: Work, files: dict[str, Path], max_side: int) -> list[Shard]:
         shards.append(shard)
         done += len(shard.files)
         progress("ingest", done, len(files), "images")
-    return sorted((shard for shard in shards), key=lambda shard: min(shard.files))
+    return sorted(shards, key=lambda shard: min(shard.files))
 
 
 def _rows(
     labelled: list[Labelled], digests: list[str], shards: list[Shard], names: list[str], key: HashKey
 ) -> tuple[list[Row], list[Row]]:
-    places = [shard.digest for shard in shards if shard.digest]
+    with_pixels = (shard for shard in shards if shard.digest)
+    places = {shard.digest: place for place, shard in enumerate(with_pixels)}
     decoded = {
-        digest: (places.index(shard.digest) if shard.digest else -1, about)
-        for shard in shards
-        for digest, about in shard.files.items()
+        digest: (places.get(shard.digest, -1), about) for shard in shards for digest, about in shard.files.items()
     }
     rows: list[Row] = []
     quarantine: list[Row] = []
@@ -116,13 +140,16 @@ def _rows(
             quarantine.append({"image_id": image_id, "reason": "no class", "detail": "it lies in no class folder"})
         elif "problem" in about:
             quarantine.append({"image_id": image_id, "reason": "unreadable", "detail": about["problem"]})
+        elif item.table is None:
+            detail = f"{sources.TABLE} has no line for it, so its patient is not known"
+            quarantine.append({"image_id": image_id, "reason": "not in the table", "detail": detail})
         else:
             rows.append(_row(item, image_id, digest, place, about, names.index(item.label), key))
     return sorted(rows, key=lambda row: str(row["image_id"])), quarantine
 
 
 def _row(item: Labelled, image_id: str, digest: str, place: int, about: Row, label: int, key: HashKey) -> Row:
-    header, table = about["header"], item.table
+    header, table = about["header"], item.table or {}
     named = table.get("patient_id")
     patient = key.hash("patient", named) if named else header.get("patient_hash")
 
@@ -182,7 +209,7 @@ def _describe(
     key_id: str,
     labelled: Iterable[Labelled],
     digests: Iterable[str],
-    quarantined: int,
+    quarantine: list[Row],
 ) -> Row:
     of_class = Counter(row["label"] for row in rows)
     content = sorted(
@@ -206,7 +233,8 @@ def _describe(
             "patients": len({row["patient_id"] for row in rows}),
             "by_class": {name: of_class[label] for label, name in enumerate(names)},
             "duplicates": sum(bool(row["duplicate_of"]) for row in rows),
-            "quarantined": quarantined,
+            "quarantined": len(quarantine),
+            "reasons": dict(sorted(Counter(row["reason"] for row in quarantine).items())),
         },
     }
 

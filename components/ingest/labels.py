@@ -5,15 +5,23 @@ from __future__ import annotations
 import csv
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
+from typing import Any
 
+from components.shared.interface import nearest
 from components.shared.source import TABLE, Entry
 
 OFFICIAL = {"train": "train", "training": "train", "val": "val", "validation": "val", "test": "test", "testing": "test"}
 """Folder names, above the class folders, that publish a split."""
 
-_NUMBER = re.compile(r"[-_ ]\d+$")
+COLUMNS = ("file", "patient_id", "sex", "age", "site", "view", "modality", "text")
+"""What patients.csv may say of a file."""
+
+NEGATIVE = ("normal", "negative", "healthy", "benign", "control", "no finding", "clear")
+"""Names of classes that mean the absence of a finding; such a class goes first, and is not the one looked for."""
+
+_NUMBER = re.compile(r"[-_. ]\(?\d+\)?$")
 
 
 @dataclass(frozen=True)
@@ -23,12 +31,16 @@ class Labelled:
     name: str
     label: str
     official: str
-    table: dict[str, str] = field(default_factory=dict)
+    table: dict[str, str] | None
+    """Its row of the table; empty where it needs none, None where the table names patients and leaves it out."""
 
 
 def read_labels(source: Path, entries: Iterable[Entry]) -> list[Labelled]:
     """Every image of the source with its class (its folder), its official side, and its row of the table, if any."""
-    rows = _table(source / TABLE)
+    entries = list(entries)
+    rows = _table(source / TABLE, {entry.name for entry in entries})
+    # Where a table names patients it must name them all: the same person under two names could part at the split.
+    otherwise: dict[str, str] | None = None if any("patient_id" in row for row in rows.values()) else {}
     found = []
     for entry in entries:
         if entry.name == TABLE:
@@ -36,17 +48,18 @@ def read_labels(source: Path, entries: Iterable[Entry]) -> list[Labelled]:
         parts = PurePosixPath(entry.name).parts
         official = OFFICIAL.get(parts[0].lower(), "") if len(parts) > 2 else ""
         folders = parts[1:-1] if official else parts[:-1]
-        found.append(Labelled(entry.name, folders[0] if folders else "", official, rows.get(entry.name, {})))
+        row = rows.get(entry.name, otherwise)
+        found.append(Labelled(entry.name, folders[0] if folders else "", official, row))
     return found
 
 
 def order_classes(names: Iterable[str]) -> list[str]:
-    """The classes in the order of their labels: the one called normal first, the others by name."""
-    return sorted(set(names), key=lambda name: (name.lower() not in ("normal", "negative", "no finding"), name))
+    """The classes in the order of their labels: one that means no finding first, the others by name."""
+    return sorted(set(names), key=lambda name: (name.lower() not in NEGATIVE, name))
 
 
 def patient_of(name: str) -> str:
-    """The patient a file name tells: the name without its last number (`person7_bacteria_25` → `person7_bacteria`)."""
+    """The patient a file name tells: the name without its last number (`person7_bacteria_25`, `person7 (3)`)."""
     stem = PurePosixPath(name).stem
     return _NUMBER.sub("", stem) or stem
 
@@ -60,14 +73,49 @@ def age_of(text: str) -> int:
     return int(int(found[1]) / years)
 
 
-def _table(path: Path) -> dict[str, dict[str, str]]:
+def _table(path: Path, names: set[str]) -> dict[str, dict[str, str]]:
+    """The rows of the table by file; none where there is no table.
+
+    What does not fit is refused, for a patient who is not recognised could end on both sides of the split.
+    """
     if not path.is_file():
         return {}
-    with path.open(encoding="utf-8", newline="") as file:
-        reader = csv.DictReader(file)
-        if "file" not in (reader.fieldnames or []):
-            raise ValueError(
-                f"{path.name} has no column 'file'; it has {', '.join(reader.fieldnames or []) or 'none'}. "
-                "Name each image in it, relative to the source, in a column 'file'."
-            )
-        return {row["file"]: {name: (value or "").strip() for name, value in row.items() if name} for row in reader}
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            reader = csv.DictReader(file, strict=True)
+            columns = [name.strip() for name in reader.fieldnames or []]
+            _check_columns(path.name, columns)
+            reader.fieldnames = columns
+            rows: dict[str, dict[str, str]] = {}
+            for row in reader:
+                _add_row(rows, row, f"{path.name}, line {reader.line_num}", names)
+    except (csv.Error, UnicodeDecodeError) as error:
+        raise ValueError(f"{path.name} is not readable as CSV in UTF-8: {error}. Mend it, or save it anew.") from None
+    return rows
+
+
+def _check_columns(table: str, columns: list[str]) -> None:
+    if "file" not in columns:
+        raise ValueError(
+            f"{table} has no column 'file'; it has {', '.join(columns) or 'none'}. Name each image in it, relative to "
+            "the source, in a column 'file', with commas between the columns."
+        )
+    unknown = [name for name in columns if name not in COLUMNS]
+    if unknown:
+        raise ValueError(
+            f"{table} has a column {unknown[0]!r}, which means nothing here.{nearest(unknown[0], COLUMNS)} "
+            f"Columns may be {', '.join(COLUMNS)}; rename it, or take it out."
+        )
+
+
+def _add_row(rows: dict[str, dict[str, str]], row: dict[str, Any], where: str, names: set[str]) -> None:
+    if None in row or None in row.values():
+        raise ValueError(f"{where} has more or fewer fields than the table has columns. Mend that line.")
+    values = {name: value.strip() for name, value in row.items()}
+    name = PurePosixPath(values.pop("file").replace("\\", "/")).as_posix()
+    if name not in names:
+        raise ValueError(f"{where} names a file that is not in the source. Mend the name, or take the line out.")
+    if "patient_id" in values and not values["patient_id"]:
+        raise ValueError(f"{where} has no patient_id. Give one, or take the column out.")
+    if rows.setdefault(name, values) != values:
+        raise ValueError(f"{where} says something else of a file than an earlier line. Keep one of them.")

@@ -14,10 +14,11 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from components.shared import keys
-from components.shared.contracts import decode, digest, encode, fingerprint
+from components.shared.contracts import digest, encode, fingerprint, try_decode
 from components.shared.dataset import write_shard
 from components.shared.pixels import Pixels, decode_image
 from components.shared.store import Store, open_store
+from components.shared.work import package_versions
 
 DECODER = 1
 """Counts the changes in decoding that give other masters; part of every shard's key."""
@@ -53,8 +54,7 @@ def decode_groups(store: Store, files: dict[str, Path], max_side: int) -> Iterat
     groups = group(list(files))
     waiting = []
     for members in groups:
-        known = store.read(_record_name(members, max_side))
-        shard = _shard(known) if known else None
+        shard = _shard(try_decode("shard", store.read(_record_name(members, max_side))))
         if shard and (not shard.digest or store.has(shard.digest)):
             yield shard
         else:
@@ -119,9 +119,9 @@ def pixel_digest(pixels: Pixels) -> str:
 
 
 def _record_name(members: list[str], max_side: int) -> str:
-    return f"masters/{fingerprint([DECODER, max_side, keys.from_environment().id, members])}.json"
+    made_by = [DECODER, package_versions("ingest"), max_side, keys.from_environment().id]
+    return f"masters/{fingerprint([*made_by, members])}.json"
 
 
-def _shard(data: bytes) -> Shard:
-    record = decode("shard", data, "a record of masters")
-    return Shard(record["shard"], record["size"], record["files"])
+def _shard(record: dict[str, Any] | None) -> Shard | None:
+    return Shard(record["shard"], record["size"], record["files"]) if record else None

@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from components.shared import contracts, keys, releases, source, work
+from components.shared import contracts, keys, releases, work
+from components.shared import source as sources
 from components.shared.contracts import Manifest, Out
 from components.shared.interface import COMPONENTS
 from components.shared.work import Work
@@ -18,13 +19,13 @@ def resolve(
     work: Work,
     *,
     source: str,
-    asked: dict[str, Any],
-    ingest_options: dict[str, Any],
-    split_options: dict[str, Any],
-    train_options: dict[str, Any],
-    evaluate_options: dict[str, Any],
-    gate_options: dict[str, Any],
-    quantize_options: dict[str, Any],
+    asked: dict[str, Any] = {},
+    ingest_options: dict[str, Any] = {},
+    split_options: dict[str, Any] = {},
+    train_options: dict[str, Any] = {},
+    evaluate_options: dict[str, Any] = {},
+    gate_options: dict[str, Any] = {},
+    quantize_options: dict[str, Any] = {},
 ) -> dict[str, Any]:
     """Read what can change from outside: the source's listing, the release log, the model in service, the hash key.
 
@@ -40,11 +41,11 @@ def resolve(
         gate_options: what gate was asked beyond them
         quantize_options: what quantize was asked beyond them
     """
-    listing = source_listing(source)
+    listing = _listing(source)
     log = releases.read_log(work.store)
     key_id = keys.from_environment().id
     _same_key(log, key_id)
-    revision = listing_revision(listing)
+    revision = sources.revision(listing)
     options = [ingest_options, split_options, train_options, evaluate_options, gate_options, quantize_options]
     request = contracts.fingerprint([_plain([asked, options]), revision, key_id, _code()])
     service = releases.in_service(log)
@@ -54,7 +55,7 @@ def resolve(
         "champion": service.record["model"] if service else "",
         "champion_version": service.version if service else "",
     }
-    repeats = bool(log) and log[-1].record.get("request") == request
+    repeats = _repeats(work, log, request)
     if repeats:
         seen = log[-1].record["seen"]
     for folder, digest in ((previous, seen["previous"]), (champion, seen["champion"])):
@@ -73,20 +74,21 @@ def resolve(
     return {"revision": revision, "key_id": key_id}
 
 
-def source_listing(address: str) -> list[source.Entry]:
-    """The files of a source, of which at least one is an image."""
-    listing = source.entries(address)
-    if not any(entry.name != source.TABLE for entry in listing):
+def _listing(address: str) -> list[sources.Entry]:
+    listing = sources.entries(address)
+    if not any(entry.name != sources.TABLE for entry in listing):
         raise ValueError(
-            f"The source {address} holds no images: no file ends in {', '.join(sorted(source.IMAGE_SUFFIXES))}. "
-            "Put a folder of images for each class into it."
+            f"The source {address} holds no images: no file ends in {', '.join(sorted(sources.IMAGE_SUFFIXES))} (links "
+            "that lead out of it are not followed). Put a folder of images for each class into it."
         )
     return listing
 
 
-def listing_revision(listing: list[source.Entry]) -> str:
-    """The revision that a listing stands for."""
-    return source.revision(listing)
+def _repeats(work_: Work, log: list[releases.Entry], request: str) -> bool:
+    """Whether the newest entry answers this very request, with all of its work still there to be found done."""
+    if not log or log[-1].record.get("request") != request:
+        return False
+    return work.whole(work_.store, log[-1].record["decision"])
 
 
 def _same_key(log: list[releases.Entry], key_id: str) -> None:

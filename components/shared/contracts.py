@@ -31,6 +31,7 @@ class OneOf(NamedTuple):
 SCHEMAS = {
     "manifest": 1,
     "result": 1,
+    "ref": 1,
     "error": 1,
     "resolved": 1,
     "dataset": 1,
@@ -73,6 +74,14 @@ def check(kind: str, document: Any, where: str) -> dict[str, Any]:
             f"{SCHEMAS[kind]}. Use the version that wrote it, or make it again."
         )
     return dict(document)
+
+
+def try_decode(kind: str, data: bytes | None) -> dict[str, Any] | None:
+    """The record in `data`, or None where there is none or it is damaged: for records that can be made again."""
+    try:
+        return decode(kind, data, kind) if data is not None else None
+    except ValueError:
+        return None
 
 
 def digest(data: bytes) -> str:

@@ -60,7 +60,7 @@ def _decode_picture(data: bytes) -> Master:
                     raise ValueError(f"the image has {picture.width * picture.height:,} pixels; at most {MAX_PIXELS:,}")
                 picture.load()
                 if picture.mode.startswith("I"):
-                    return Master(np.asarray(picture).astype(np.uint16))
+                    return Master(_full_range(np.asarray(picture)))
                 gray = picture if picture.mode == "L" else picture.convert("RGB").convert("L")
                 return Master(np.array(gray, dtype=np.uint8))
     except UnidentifiedImageError:
@@ -69,6 +69,12 @@ def _decode_picture(data: bytes) -> Master:
         raise ValueError(f"the image claims more pixels than the {MAX_PIXELS:,} allowed") from None
     except (OSError, SyntaxError) as error:
         raise ValueError(f"the image cannot be decoded: {error}") from None
+
+
+def _full_range(values: np.ndarray[Any, Any]) -> Pixels:
+    """Values of a 16-bit picture over all 16 bits: many hold 10, 12 or 14 bits, and no file says how many."""
+    bits = next((bits for bits in (10, 12, 14) if values.max() < 2**bits), 16)
+    return np.asarray(np.rint(values.clip(0, 65535) * (65535 / (2**bits - 1))), dtype=np.uint16)
 
 
 _HEADER = {
@@ -93,6 +99,8 @@ def _decode_dicom(data: bytes) -> Master:
             claimed = int(dataset.Rows) * int(dataset.Columns)
             frames, samples = int(dataset.get("NumberOfFrames") or 1), int(dataset.get("SamplesPerPixel", 1))
             header = {name: str(dataset.get(tag) or "").strip() for name, tag in _HEADER.items()}
+        except MemoryError:
+            raise
         except Exception as error:
             raise ValueError(f"the DICOM header cannot be read ({type(error).__name__})") from None
         if claimed > MAX_PIXELS:
@@ -101,6 +109,8 @@ def _decode_dicom(data: bytes) -> Master:
             raise ValueError(f"the DICOM file has {frames} frames of {samples} samples; only one gray frame is read")
         try:
             return Master(_dicom_values(dataset), header)
+        except MemoryError:
+            raise
         except Exception as error:
             raise ValueError(f"the DICOM pixels cannot be decoded ({type(error).__name__})") from None
 

@@ -39,6 +39,8 @@ def read_log(store: Store) -> list[Entry]:
         if data is None:
             raise OSError(f"{name} was listed and cannot be read. The store is not whole; restore it from a copy.")
         record = decode("release", data, name)
+        if not {"number", "before", "what", "at"} <= set(record):
+            raise ValueError(f"The release log is broken at {name}: it lacks fields. Restore the log from a copy.")
         expected = entries[-1].hash if entries else ""
         if record["number"] != len(entries) + 1 or record["before"] != expected:
             raise ValueError(
@@ -92,6 +94,19 @@ def in_service(log: list[Entry]) -> Entry | None:
     """The entry whose model is in service, or None."""
     stack = history(log)
     return stack[-1] if stack else None
+
+
+def withdrawn(log: list[Entry]) -> dict[str, Entry]:
+    """Models that a person took out of service and nobody put back, by digest, with the entry that did it."""
+    stack: list[Entry] = []
+    out: dict[str, Entry] = {}
+    for entry in log:
+        if entry.kind in ("release", "promotion"):
+            stack.append(entry)
+            out.pop(entry.record["model"], None)
+        elif entry.kind == "rollback" and stack:
+            out[stack.pop().record["model"]] = entry
+    return out
 
 
 def versions(log: list[Entry]) -> dict[str, Entry]:

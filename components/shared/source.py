@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,7 +27,7 @@ def entries(source: str) -> list[Entry]:
     """The files that a source consists of, by name."""
     root = directory(source)
     found = []
-    for path in root.rglob("*"):
+    for path in _files(root):
         name = path.relative_to(root)
         hidden = any(part.startswith(".") for part in name.parts)
         if hidden or not path.is_file() or not path.resolve().is_relative_to(root.resolve()):
@@ -34,6 +36,17 @@ def entries(source: str) -> list[Entry]:
             about = path.stat()
             found.append(Entry(name.as_posix(), about.st_size, about.st_mtime_ns))
     return sorted(found, key=lambda entry: entry.name)
+
+
+def _files(root: Path) -> Iterator[Path]:
+    def refuse(error: OSError) -> None:
+        # Silence here would be a data set without the images of a folder, and nobody would know.
+        raise PermissionError(
+            f"A folder of the source {root} cannot be read ({error.strerror}). Make all of it readable, and run again."
+        ) from None
+
+    for folder, _, names in os.walk(root, onerror=refuse):
+        yield from (Path(folder) / name for name in names)
 
 
 def directory(source: str) -> Path:

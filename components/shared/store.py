@@ -201,8 +201,13 @@ class Directory:
         (self.root / name).unlink(missing_ok=True)
 
     def names(self, prefix: str) -> list[str]:
+        def refuse(error: OSError) -> None:
+            if not isinstance(error, FileNotFoundError):
+                raise PermissionError(f"The store {self.root} cannot be read ({error.strerror}). Make it readable.")
+
         base = self.root / prefix
-        return [str(path.relative_to(self.root)) for path in base.rglob("*") if path.is_file()]
+        walk = os.walk(base, onerror=refuse)
+        return [str((Path(folder) / name).relative_to(self.root)) for folder, _, names in walk for name in names]
 
     def _place(self, name: str, fill: Callable[[Path], None], put: Callable[[Path, Path], None]) -> None:
         target = self.root / name

@@ -12,7 +12,7 @@ import sys
 import tempfile
 import time
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
@@ -85,9 +85,8 @@ def step(stage: str, store_uri: str, inputs: Mapping[str, Path], parameters: Map
     earlier = None if stage in IMPURE else finished(store, plan.key)
     if earlier:
         done = earlier
-    elif stage not in IMPURE and (error := store.read(f"work/{plan.key}/error.json")):
-        record = contracts.decode("error", error, f"work/{plan.key[:12]}/error.json")
-        raise ValueError(f"{record['message']} (The same work failed before; it is not tried again until it changes.)")
+    elif stage not in IMPURE and (refusal := contracts.try_decode("error", store.read(f"work/{plan.key}/error.json"))):
+        raise ValueError(f"{refusal['message']} (The same work failed before; it is not tried again until it changes.)")
     else:
         done = _run(interface, store, plan, manifests)
     event(
@@ -107,19 +106,38 @@ def prepare(stage: str, inputs: Mapping[str, str], parameters: Mapping[str, Any]
 
 
 def finished(store: Store, key: str) -> Done | None:
-    """The result of work done before, or None. A result whose objects have gone is no result."""
-    data = store.read(f"work/{key}/result.json")
-    if data is None:
+    """The result of work done before, or None. A result that is damaged, or whose objects have gone, is no result."""
+    record = contracts.try_decode("result", store.read(f"work/{key}/result.json"))
+    if record is None or not {"outputs", "values", "seconds", "inputs"} <= set(record):
         return None
-    record = contracts.decode("result", data, f"work/{key[:12]}/result.json")
     outputs = {}
     for name, digest in record["outputs"].items():
         if not store.has(digest):
             return None
         outputs[name] = Manifest.decode(store.get(digest), f"{record['stage']} {name}")
-        if not all(store.has(blob.digest) for blob in outputs[name].files.values()):
+        if not all(store.has(named) for named in _named(store, outputs[name])):
             return None
     return Done(key, outputs, record["values"], record["seconds"], True)
+
+
+def _named(store: Store, manifest: Manifest) -> Iterator[str]:
+    """The objects that an artifact consists of, the shards of a data set among them."""
+    yield from (blob.digest for blob in manifest.files.values())
+    about = manifest.files.get("dataset.json")
+    if about and store.has(about.digest):
+        dataset = contracts.decode("dataset", store.get(about.digest), "dataset.json")
+        yield from (shard["digest"] for shard in dataset["shards"])
+
+
+def whole(store: Store, output: str) -> bool:
+    """Whether the work that gave this artifact, and all the work it rests on, would be found done."""
+    ref = contracts.try_decode("ref", store.read(f"refs/{output}.json"))
+    done = contracts.try_decode("result", store.read(f"work/{ref['key']}/result.json")) if ref else None
+    if ref is None or done is None or finished(store, ref["key"]) is None:
+        return False
+    # What came from outside (an earlier split, a model in service) was made by other runs, and is not asked for.
+    given = {name: digest for name, digest in done["inputs"].items() if name not in ("previous", "champion")}
+    return all(whole(store, digest) for digest in given.values())
 
 
 def _run(interface: Interface, store: Store, plan: Plan, manifests: Mapping[str, Manifest]) -> Done:
@@ -135,8 +153,7 @@ def _run(interface: Interface, store: Store, plan: Plan, manifests: Mapping[str,
         try:
             values = function(**folders, **extra, **plan.parameters) or {}
         except ValueError as error:
-            # Bad input stays bad: the same work would fail the same way, so the next try is told at once.
-            if plan.stage not in IMPURE:
+            if plan.stage not in IMPURE and _is_verdict(error, plan.stage):
                 store.write(f"work/{plan.key}/error.json", contracts.encode("error", {"message": str(error)}))
             raise
         outputs = {name: gather(store, folders[name]) for name in interface.outputs}
@@ -144,6 +161,14 @@ def _run(interface: Interface, store: Store, plan: Plan, manifests: Mapping[str,
     if plan.stage not in IMPURE:
         _record(store, plan, outputs, values, seconds)
     return Done(plan.key, outputs, values, seconds, False)
+
+
+def _is_verdict(error: ValueError, stage: str) -> bool:
+    """Whether the stage's own code raised this: bad input stays bad. A library's error may come of a passing fault."""
+    trace = error.__traceback__
+    while trace and trace.tb_next:
+        trace = trace.tb_next
+    return trace is not None and Path(trace.tb_frame.f_code.co_filename).parent == COMPONENTS / stage
 
 
 def _record(store: Store, plan: Plan, outputs: Mapping[str, Manifest], values: dict[str, Any], seconds: float) -> None:
@@ -163,6 +188,8 @@ def _record(store: Store, plan: Plan, outputs: Mapping[str, Manifest], values: d
         keys.append(replace(plan, inputs={**plan.inputs, given: outputs[gave].digest}).key)
     for key in keys:
         store.write(f"work/{key}/result.json", contracts.encode("result", record))
+    for manifest in outputs.values():
+        store.write(f"refs/{manifest.digest}.json", contracts.encode("ref", {"key": plan.key, "stage": plan.stage}))
     for name in kept:
         if not name.endswith("/result.json"):
             store.delete(name)  # the checkpoints have served

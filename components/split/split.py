@@ -24,11 +24,12 @@ Row = dict[str, Any]
 
 @dataclass(frozen=True)
 class Before:
-    """The previous split: sides by patient, and by image the side and the version since which it is there."""
+    """The previous split: patients and images ever seen, with side and the version since; and its images then."""
 
     version: int
     patients: dict[str, Row]
     images: dict[str, Row]
+    present: dict[str, str]
 
 
 def split(
@@ -69,13 +70,15 @@ def split(
 
 def _before(folder: Path) -> Before:
     if not (folder / "split.json").exists():
-        return Before(0, {}, {})
+        return Before(0, {}, {}, {})
     patients = pq.read_table(folder / "patients.parquet", schema=PATIENTS).to_pylist()
-    images = pq.read_table(folder / "splits.parquet", schema=SPLIT).to_pylist()
+    images = pq.read_table(folder / "seen.parquet", schema=SPLIT).to_pylist()
+    present = pq.read_table(folder / "splits.parquet", schema=SPLIT).to_pylist()
     return Before(
         read_record("split", folder / "split.json")["version"],
         {row["patient_id"]: {"side": row["side"], "why": row["why"]} for row in patients},
         {row["image_id"]: row for row in images},
+        {row["image_id"]: row["side"] for row in present},
     )
 
 
@@ -165,11 +168,15 @@ def _every_class_everywhere(rows: list[Row], placed: list[Row], classes: list[st
 
 
 def _write(folder: Path, placed: list[Row], everyone: dict[str, Row], dataset: str, before: Before) -> dict[str, Any]:
-    table = pa.Table.from_pylist([{name: row[name] for name in SPLIT.names} for row in placed], schema=SPLIT)
-    write_table(table, folder / "splits.parquet")
+    rows = [{name: row[name] for name in SPLIT.names} for row in placed]
+    write_table(pa.Table.from_pylist(rows, schema=SPLIT), folder / "splits.parquet")
+    # Images that left the source are remembered, so that they come back to where, and since when, they were.
+    seen = before.images | {row["image_id"]: row for row in rows}
+    remembered = [row for _, row in sorted(seen.items())]
+    write_table(pa.Table.from_pylist(remembered, schema=SPLIT), folder / "seen.parquet")
     patients = [{"patient_id": patient, **row} for patient, row in sorted(everyone.items())]
     write_table(pa.Table.from_pylist(patients, schema=PATIENTS), folder / "patients.parquet")
-    changed = {i: row["side"] for i, row in before.images.items()} != {row["image_id"]: row["side"] for row in placed}
+    changed = before.present != {row["image_id"]: row["side"] for row in placed}
     images = Counter(row["side"] for row in placed)
     about = {
         "version": before.version + 1 if changed else before.version,

@@ -18,12 +18,15 @@ from components.shared import contracts
 from components.shared.contracts import Between, In, OneOf, Out
 from components.shared.dataset import Data, Views
 from components.shared.views import normalise
-from components.shared.work import Work, progress
+from components.shared.work import Work, log, progress
 from components.train.augment import augment as change
 from components.train.calibrate import best_threshold, fit_temperature
 from components.train.export import check_parity, write_bundle
 from components.train.models import build
 from components.train.tracking import Tracking
+
+SHORTEST_CYCLE = 8
+"""Steps below which a learning rate has no time to rise and fall."""
 
 
 def train(
@@ -136,14 +139,11 @@ def _learn(
     """Train to the end, from the last checkpoint on if there is one; gives the best epoch's weights and the history."""
     optimizer = torch.optim.AdamW(network.parameters(), lr=course.learning_rate, weight_decay=course.weight_decay)
     steps = math.ceil(len(side.rows) / course.batch_size)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(
-        optimizer, course.learning_rate, total_steps=steps * course.epochs, pct_start=0.25
-    )
+    schedule = _schedule(optimizer, course.learning_rate, steps * course.epochs)
     best: dict[str, Any] = {"epoch": 0, "score": -1.0, "loss": math.inf, "weights": {}, "history": []}
     parts: dict[str, Any] = {"network": network, "optimizer": optimizer, "schedule": schedule}
     begun = 0
-    if kept := work.kept("checkpoint"):
-        saved = torch.load(io.BytesIO(kept), weights_only=True)
+    if saved := _checkpoint(work):
         for name, part in parts.items():
             part.load_state_dict(saved[name])
         best, begun = saved["best"], saved["epoch"]
@@ -164,6 +164,24 @@ def _learn(
         progress("train", epoch, course.epochs, note)
         tracking.epoch(epoch, {**figures, "images_per_second": rate})
     return best
+
+
+def _schedule(optimizer: torch.optim.Optimizer, rate: float, steps: int) -> torch.optim.lr_scheduler.LRScheduler:
+    """One cycle of the learning rate over all steps; where they are too few for a cycle, the rate as it is."""
+    if steps < SHORTEST_CYCLE:
+        return torch.optim.lr_scheduler.LambdaLR(optimizer, lambda _step: 1.0)
+    return torch.optim.lr_scheduler.OneCycleLR(optimizer, rate, total_steps=steps, pct_start=0.25)
+
+
+def _checkpoint(work: Work) -> dict[str, Any] | None:
+    kept = work.kept("checkpoint")
+    if kept is None:
+        return None
+    try:
+        return dict(torch.load(io.BytesIO(kept), weights_only=True))
+    except Exception as error:  # whatever a damaged file makes the reader do, it holds nothing to go on from
+        log.warning("checkpoint damaged", extra={"fields": {"stage": "train", "why": f"{error}; begun anew"}})
+        return None
 
 
 def _epoch(

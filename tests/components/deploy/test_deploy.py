@@ -57,7 +57,7 @@ def test_an_approved_model_goes_into_service(candidate: Candidate, store: Store)
     done = candidate.deploy()
     log = releases.read_log(store)
     entry = log[0].record
-    assert done.values == {"version": "v1", "sentence": "v1 is in service: It is approved."}
+    assert done.values == {"outcome": "released", "version": "v1", "sentence": "v1: It is approved."}
     assert [e.kind for e in log] == ["release"]
     assert (entry["model"], entry["report"], entry["dataset"], entry["split"]) == (
         candidate.digest,
@@ -84,7 +84,8 @@ def test_versions_count_on(candidate: Candidate, store: Store, tmp_path: Path) -
 def test_the_model_in_service_is_not_released_again(candidate: Candidate, store: Store) -> None:
     candidate.deploy()
     again = candidate.deploy()
-    assert again.values == {"version": "v1", "sentence": "This very model is in service already, as v1."}
+    assert again.values["outcome"] == "unchanged"
+    assert again.values["sentence"] == "This very model is in service already, as v1."
     assert len(releases.read_log(store)) == 1
 
 
@@ -126,6 +127,40 @@ def test_an_entry_written_by_someone_else_meanwhile_stops_it(
     with pytest.raises(RuntimeError, match="moved on since this run began: entry 1 was written"):
         step("deploy", store, inputs, run="run-2")
     assert [entry.record["model"] for entry in releases.read_log(store)] == [other.digest]
+
+
+def test_a_model_that_was_not_compared_with_the_one_in_service_is_not_released(
+    candidate: Candidate, store: Store, tmp_path: Path
+) -> None:
+    other = Candidate(tmp_path / "other", store, gain=9)
+    other.deploy()
+    log = releases.read_log(store)
+    seen = state(tmp_path / "seen", store, head=releases.head(log), champion="")
+    inputs = {
+        "decision": decision(tmp_path / "decision", candidate.digest, champion=""),
+        "state": seen,
+        "model": candidate.bundle,
+    }
+    with pytest.raises(RuntimeError, match="The decision compares with no model, and in service is"):
+        step("deploy", store, inputs, run="run-2")
+    assert releases.in_service(releases.read_log(store)) == log[-1]
+
+
+def test_a_model_that_a_person_took_back_is_not_released_again_by_a_run(
+    candidate: Candidate, store: Store, tmp_path: Path
+) -> None:
+    candidate.deploy()
+    bad = Candidate(tmp_path / "bad", store, gain=9)
+    bad.deploy()
+    log = releases.read_log(store)
+    fields = {name: log[0].record[name] for name in ("version", "model", "runtime", "precision")}
+    releases.append(store, log, "rollback", **fields, reason="misses pneumonia", by="Dr. B")
+    again = bad.deploy()
+    assert again.values["outcome"] == "withheld"
+    assert "taken out of service by Dr. B (misses pneumonia)" in again.values["sentence"]
+    service = releases.in_service(releases.read_log(store))
+    assert service is not None
+    assert service.version == "v1"
 
 
 @pytest.mark.parametrize("damage", [b"", b"{}", b'{"kind": "decision", "schema": 2}'])

@@ -15,6 +15,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
+from components.ingest.labels import patient_of
 from components.shared import keys, source
 from components.shared.contracts import digest
 from components.shared.dataset import Data, read_shard
@@ -103,13 +104,13 @@ def test_folders_are_classes_and_normal_comes_first(store: Store, scans: Scans) 
     assert row_of(store, done, "ABSCESS/a1_1.png")["label"] == 1
     assert row_of(store, done, "PNEUMONIA/pneumonia2_2.png")["label"] == 2
     assert about(store, done)["counts"]["by_class"] == {"NORMAL": 4, "ABSCESS": 1, "PNEUMONIA": 4}
-    assert done.values == {"images": 9, "quarantined": 0}
+    assert done.values == {"images": 9, "patients": 5, "duplicates": 0, "quarantined": 0}
 
 
 def test_only_the_classes_that_were_asked_for_are_taken(store: Store, scans: Scans) -> None:
     scans.add("ABSCESS/a1_1.png")
     done = ingest(store, scans, classes=["PNEUMONIA", "NORMAL"])
-    assert about(store, done)["classes"] == ["NORMAL", "PNEUMONIA"]
+    assert about(store, done)["classes"] == ["PNEUMONIA", "NORMAL"]  # in the order asked for
     assert done.values["images"] == 8
     with pytest.raises(ValueError, match="no class folder 'ABCESS'; it has NORMAL, ABSCESS, PNEUMONIA"):
         ingest(store, scans, classes=["NORMAL", "ABCESS"])
@@ -131,26 +132,61 @@ def test_images_of_one_patient_are_told_by_their_names(store: Store, scans: Scan
     assert {row["patient_id"] for row in found} >= {KEY.hash("patient", "normal1")}
 
 
-def test_a_patient_comes_from_the_table_then_the_header_then_the_name(store: Store, scans: Scans) -> None:
+def test_a_patient_comes_from_the_header_then_the_name(store: Store, scans: Scans) -> None:
     pixels = np.arange(1024, dtype=np.uint16).reshape(32, 32)
     scans.add("NORMAL/x_1.dcm", dicom(pixels, PatientID="17", PatientSex="F", PatientAge="045Y", ViewPosition="AP"))
-    scans.add("NORMAL/y_1.dcm", dicom(pixels + 1, PatientID="17", PatientSex="F", PatientAge="045Y"))
     scans.add("NORMAL/z_1.dcm", dicom(pixels + 2))
-    scans.table(
-        {"file": "NORMAL/y_1.dcm", "patient_id": "18", "sex": "m", "age": "44", "site": "North", "text": "a note"},
-        {"file": "NORMAL/normal1_1.png", "patient_id": "17"},
-        {"file": "NORMAL/gone.png", "patient_id": "99"},
-    )
+    scans.table({"file": "NORMAL/x_1.dcm", "age": "44"})  # a table that names no patients may be short
     done = ingest(store, scans)
-    header, table, name = (row_of(store, done, f"NORMAL/{letter}_1.dcm") for letter in "xyz")
+    header, name = (row_of(store, done, f"NORMAL/{letter}_1.dcm") for letter in "xz")
     assert header["patient_id"] == KEY.hash("patient", "17")
-    assert (header["sex"], header["age"], header["view"], header["site"]) == ("F", 45, "AP", "")
-    assert table["patient_id"] == KEY.hash("patient", "18")
-    assert (table["sex"], table["age"], table["site"], table["text"]) == ("M", 44, "North", "a note")
+    assert (header["sex"], header["age"], header["view"], header["site"]) == ("F", 44, "AP", "")
     assert name["patient_id"] == KEY.hash("patient", "z")
     assert (name["sex"], name["age"]) == ("", -1)
-    # One patient is the same whether a table or a header names them.
-    assert row_of(store, done, "NORMAL/normal1_1.png")["patient_id"] == header["patient_id"]
+
+
+def test_a_table_that_names_patients_goes_before_all_else_and_must_name_them_all(store: Store, scans: Scans) -> None:
+    pixels = np.arange(1024, dtype=np.uint16).reshape(32, 32)
+    scans.add("NORMAL/y_1.dcm", dicom(pixels + 1, PatientID="17", PatientSex="F", PatientAge="045Y"))
+    files = sorted(path.relative_to(scans.root).as_posix() for path in scans.root.rglob("*.*"))
+    scans.add("NORMAL/late_1.png")
+    scans.table(
+        *({"file": ".\\" + name.replace("/", "\\"), "patient_id": name[-5], "sex": "m", "text": "a"} for name in files)
+    )
+    done = ingest(store, scans)
+    row = row_of(store, done, "NORMAL/y_1.dcm")
+    assert (row["patient_id"], row["sex"], row["text"]) == (KEY.hash("patient", "1"), "M", "a")
+    assert row["age"] == 45  # what the table does not say, the header may
+    assert quarantine(store, done)[KEY.hash("image", "NORMAL/late_1.png")][0] == "not in the table"
+    assert done.values == {"images": 9, "patients": 2, "duplicates": 0, "quarantined": 1}
+
+
+@pytest.mark.parametrize(
+    ("table", "sentence"),
+    [
+        ("file,PatientID\nNORMAL/normal1_1.png,7\n", "column 'PatientID'.*patient_id"),
+        ("file,patient_id\nNORMAL/normal1_9.png,7\n", "line 2 names a file that is not in the source"),
+        ("file,patient_id\nNORMAL/normal1_1.png,\n", "line 2 has no patient_id"),
+        ("file,sex\nNORMAL/normal1_1.png,F\nNORMAL/normal1_1.png,M\n", "line 3 says something else"),
+        ("file,sex\nNORMAL/normal1_1.png,F,9\n", "line 2 has more or fewer fields"),
+        ('file,sex\n"NORMAL/normal1_1.png,F\n', "not readable as CSV"),
+        ("file;sex\nNORMAL/normal1_1.png;F\n", "no column 'file'; it has file;sex"),
+    ],
+)
+def test_a_table_that_does_not_fit_is_refused(table: str, sentence: str, store: Store, scans: Scans) -> None:
+    (scans.root / "patients.csv").write_text(table, encoding="utf-8")
+    with pytest.raises(ValueError, match=sentence):
+        ingest(store, scans)
+
+
+def test_a_table_may_begin_with_the_mark_of_a_spreadsheet(store: Store, scans: Scans) -> None:
+    (scans.root / "patients.csv").write_text("file,age\nNORMAL/normal1_1.png,45\n", encoding="utf-8-sig")
+    assert row_of(store, ingest(store, scans), "NORMAL/normal1_1.png")["age"] == 45
+
+
+@pytest.mark.parametrize("name", ["anna08_1", "anna08-1", "anna08 1", "anna08 (1)", "anna08.1", "IM-0008-0001"])
+def test_the_last_number_of_a_name_is_the_image_and_the_rest_the_patient(name: str) -> None:
+    assert patient_of(f"A/{name}.png") in ("anna08", "IM-0008")
 
 
 @pytest.mark.parametrize(
@@ -188,7 +224,7 @@ def test_what_cannot_be_used_is_set_aside_with_the_reason(store: Store, scans: S
     scans.add("stray.png")
     done = ingest(store, scans)
     found = quarantine(store, done)
-    assert done.values == {"images": 8, "quarantined": 5}
+    assert done.values == {"images": 8, "patients": 4, "duplicates": 0, "quarantined": 5}
     assert found[KEY.hash("image", "stray.png")][0] == "no class"
     for name, words in (("broken", "not a PNG"), ("cut", "cannot be decoded"), ("blank", "blank"), ("empty", "empty")):
         reason, detail = found[KEY.hash("image", f"NORMAL/{name}_1.png")]
@@ -206,7 +242,7 @@ def test_the_same_pixels_in_two_classes_are_in_none(store: Store, scans: Scans) 
     contrary = {image for image, (reason, _) in quarantine(store, done).items() if reason == "contrary label"}
     names = ("NORMAL/same_1.png", "NORMAL/same_2.png", "PNEUMONIA/other_1.png")
     assert contrary == {KEY.hash("image", name) for name in names}
-    assert done.values == {"images": 8, "quarantined": 3}
+    assert done.values == {"images": 8, "patients": 4, "duplicates": 0, "quarantined": 3}
 
 
 def test_copies_are_marked_whatever_file_they_came_in(store: Store, scans: Scans) -> None:
@@ -312,9 +348,11 @@ def test_no_name_of_a_patient_or_a_file_reaches_the_store(store: Store, scans: S
     scans.add("NORMAL/zebedee_3.dcm", dicom(pixels[:4], PatientName="QUIXOTE^ANNA", PatientID="WOLFRAM-4711"))
     scans.add("PNEUMONIA/ophelia_1.png")
     scans.add("zebedee.png", b"zebedee")
-    scans.table({"file": "PNEUMONIA/ophelia_1.png", "patient_id": "florian", "site": "SOUTHERN"})
+    names = sorted(path.relative_to(scans.root).as_posix() for path in scans.root.rglob("*_*.*"))
+    scans.table(*({"file": name, "patient_id": f"florian{name[-5]}", "site": "SOUTHERN"} for name in names))
+    scans.add("PNEUMONIA/ophelia_2.png")
     done = ingest(store, scans)
-    assert done.values == {"images": 10, "quarantined": 3}
+    assert done.values == {"images": 10, "patients": 2, "duplicates": 0, "quarantined": 4}
     found = list(stored_bytes(Path(store.uri)))
     index = pq.read_table(store.fetch(done.outputs["dataset"].files["index.parquet"].digest))
     found.append(("the index, unpacked", json.dumps(index.to_pylist()).encode()))

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from components.shared import keys, releases, source
+from components.shared import contracts, keys, releases, source
 from components.shared.store import Store, open_store
 from components.shared.work import Done, gather
 from tests import made
@@ -48,7 +48,28 @@ def release(store: Store, done: Done, what: str, tmp_path: Path, **fields: Any) 
     model = gather(store, made.make_bundle(tmp_path / f"bundle{len(releases.read_log(store))}")).digest
     resolved = state(store, done)
     kept = {name: resolved[name] for name in ("request", "seen", "key_id", "revision")}
+    fields["decision"] = decided(store, tmp_path / f"decision{len(releases.read_log(store))}")
     return releases.append(store, releases.read_log(store), what, model=model, run="run-1", **kept, **fields)
+
+
+def decided(store: Store, folder: Path) -> str:
+    """A decision that some work gave, its record in the store."""
+    folder.mkdir()
+    (folder / "decision.json").write_text(folder.name)
+    digest = gather(store, folder).digest
+    result = {"stage": "gate", "inputs": {}, "outputs": {"decision": digest}, "values": {}, "seconds": 0.1}
+    store.write(f"work/{folder.name}/result.json", contracts.encode("result", result))
+    store.write(f"refs/{digest}.json", contracts.encode("ref", {"key": folder.name, "stage": "gate"}))
+    return digest
+
+
+def test_a_run_whose_work_is_lost_is_judged_anew(store: Store, scans: Path, tmp_path: Path) -> None:
+    entry = release(store, resolve(store, scans), "release", tmp_path, version="v1")
+    assert state(store, resolve(store, scans))["repeats"] == "run-1"
+    store.delete("work/decision0/result.json")
+    again = state(store, resolve(store, scans))
+    assert again["repeats"] == ""
+    assert again["seen"]["champion"] == entry.record["model"]
 
 
 def test_a_new_loop_has_no_past(store: Store, scans: Path) -> None:

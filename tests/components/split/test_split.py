@@ -199,7 +199,7 @@ def test_a_patient_whose_images_are_gone_is_remembered(loop: Loop) -> None:
     assert loop.patients == before
     back = loop.split(base())
     assert back["base0-3-0"]["side"] == before["patient0-3"]
-    assert back["base0-3-0"]["since"] == 3
+    assert back["base0-3-0"]["since"] == 1
     assert back["base0-2-0"]["since"] == 1
 
 
