@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -16,6 +17,7 @@ from typing import Any
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
 QUICK = ("--params", str(ROOT / "workflows" / "params" / "smoke.yaml"))
 
 
@@ -43,9 +45,10 @@ class Place:
         assert done.returncode == status, f"{arguments} ended with {done.returncode}:\n{done.stdout}\n{done.stderr}"
         return done
 
-    def run(self, *arguments: str, status: int = 0) -> dict[str, Any]:
+    def run(self, *arguments: str, status: int = 0, source: Path | None = None) -> dict[str, Any]:
         """Run the loop on this place's scans; gives what --json prints."""
-        done = self.medloop("run", "--source", str(self.scans), *QUICK, *arguments, "--json", status=status)
+        scans = str(source or self.scans)
+        done = self.medloop("run", "--source", scans, *QUICK, *arguments, "--json", status=status)
         return dict(json.loads(done.stdout))
 
     def begin(self, *arguments: str) -> subprocess.Popen[str]:
@@ -77,6 +80,11 @@ class Place:
                 except OSError:
                     continue
         return found
+
+
+def shown_as(language: str) -> list[str]:
+    """The README's code blocks in that language."""
+    return re.findall(rf"^```{language}\n(.*?)^```", README, flags=re.MULTILINE | re.DOTALL)
 
 
 def states(run: dict[str, Any]) -> dict[str, str]:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import shlex
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -16,7 +18,7 @@ from components.shared.contracts import Manifest
 from components.shared.interface import read
 from components.shared.keys import SYNTHETIC
 from components.shared.store import open_store
-from tests.e2e.loop import ROOT, Place, outputs, states
+from tests.e2e.loop import ROOT, Place, outputs, shown_as, states
 from workflows.story import artifact_file
 
 PURE = ("ingest", "split", "train", "evaluate", "gate", "quantize")
@@ -103,12 +105,37 @@ def test_a_refused_model_is_a_result_that_leaves_service_alone(released: tuple[P
     assert states(refused)["train"] == "reused"
 
 
-def test_new_scans_retrain_and_no_known_patient_changes_side(released: tuple[Place, dict[str, Any]]) -> None:
+def test_what_cannot_be_read_is_set_aside_and_the_run_goes_on(released: tuple[Place, dict[str, Any]]) -> None:
+    place, run = released
+    values = next(step["values"] for step in run["stages"] if step["stage"] == "ingest")
+    assert values["quarantined"] >= 4
+    assert "unreadable" in place.medloop("explain", run["run"]).stdout
+
+
+def test_a_run_whose_earlier_work_is_lost_is_compared_with_what_is_in_service(
+    released: tuple[Place, dict[str, Any]], tmp_path: Path
+) -> None:
+    place, run = released
+    elsewhere = Place(tmp_path / "home")
+    shutil.copytree(place.home / "store", elsewhere.home / "store")
+    shutil.rmtree(elsewhere.home / "store" / "work")
+    again = elsewhere.run(source=place.scans)
+    assert again["decision"]["subject"]["champion"] == run["decision"]["subject"]["model"]
+
+
+@pytest.fixture(scope="module")
+def grown(released: tuple[Place, dict[str, Any]]) -> tuple[Place, dict[str, Any], dict[str, Any]]:
+    """The place after new scans have come and a second model was released; both runs."""
     place, first = released
-    before = sides(place, first)
     place.medloop("synth", str(place.scans), "--patients", "52")
-    second = place.run()
-    after = sides(place, second)
+    return place, first, place.run()
+
+
+def test_new_scans_retrain_and_no_known_patient_changes_side(
+    grown: tuple[Place, dict[str, Any], dict[str, Any]],
+) -> None:
+    place, first, second = grown
+    before, after = sides(place, first), sides(place, second)
     assert len(after) > len(before)
     assert {patient: after[patient] for patient in before} == before
     assert states(second)["train"] == "finished"
@@ -123,7 +150,25 @@ def test_new_scans_retrain_and_no_known_patient_changes_side(released: tuple[Pla
     back = place.medloop("rollback", "--reason", "a test").stdout
     assert "v1 is in service again, in place of v2." in back
     assert place.models()["in_service"] == "v1"
+    again = place.run()  # what a person took back, a run does not bring back
+    assert (again["outcome"], again["in_service"]) == ("withheld", "v1")
+    assert "(a test)" in again["sentence"]
     assert "v2 is in service again" in place.medloop("promote", "v2", "--reason", "a test").stdout
+
+
+def test_the_commands_of_the_readme_that_need_a_history_work(
+    grown: tuple[Place, dict[str, Any], dict[str, Any]], tmp_path: Path
+) -> None:
+    """Runs are only planned, and files go elsewhere; all else is done as it stands there."""
+    place, *_ = grown
+    commands = [line for block in shown_as("console") for line in block.splitlines() if line.startswith("medloop ")]
+    assert {command.split()[1] for command in commands} >= {"run", "rollback", "promote", "compile"}
+    for command in commands:
+        words = [str(tmp_path / word) if word.endswith(".yaml") else word for word in shlex.split(command)[1:]]
+        if words[0] == "run":
+            words = ["plan", *(str(place.scans) if word == "scans" else word for word in words[1:])]
+            words = words[: words.index("--runner")] if "--runner" in words else words
+        place.medloop(*words)
 
 
 def test_stages_by_hand_give_what_the_pipeline_gave(released: tuple[Place, dict[str, Any]], tmp_path: Path) -> None:
