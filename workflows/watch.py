@@ -96,7 +96,7 @@ def gist(values: dict[str, Any]) -> str:
         for name, value in values.items()
         if not (isinstance(value, str) and (len(value) > 15 or not value))
     }
-    return "".join(f"  {name.replace('_', ' ')} {value}" for name, value in short.items())
+    return "".join(f"  {name.replace('_', ' ')} {value}" for name, value in sorted(short.items()))
 
 
 def watcher(console: Console) -> Lines | Bars:

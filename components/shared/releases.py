@@ -77,6 +77,11 @@ def append(store: Store, log: list[Entry], what: str, **fields: Any) -> Entry:
     return Entry(number, digest(data), {"kind": "release", "schema": SCHEMAS["release"], **record})
 
 
+def beginning(resolved: dict[str, Any]) -> dict[str, Any]:
+    """What an entry keeps of that which resolve saw when its run began."""
+    return {name: resolved[name] for name in ("revision", "key_id", "request", "seen")}
+
+
 def history(log: list[Entry]) -> list[Entry]:
     """What was put into service and not taken back, oldest first: a rollback removes the last of them."""
     stack: list[Entry] = []
