@@ -154,11 +154,16 @@ def _compared(metrics: Metrics) -> list[dict[str, Any]]:
             "who": f"{count(groups[name]['images'], 'image')} of {count(groups[name]['patients'], 'patient')}",
             "disagree": groups[name]["disagree"],
             "figures": [
-                difference(figure, groups[name][figure]) for figure in ("accuracy", "balanced_accuracy", "auc", "brier")
+                _difference(figure, groups[name]) for figure in ("accuracy", "balanced_accuracy", "auc", "brier")
             ],
         }
         for name in names
     ]
+
+
+def _difference(figure: str, group: dict[str, Any]) -> dict[str, str]:
+    words = difference(figure, group[figure])
+    return words | {"verdict": "too few patients"} if group["patients"] < SMALL else words
 
 
 def _populations(metrics: Metrics) -> list[dict[str, Any]]:

@@ -131,4 +131,4 @@ def _shown(value: float | None, check: dict[str, Any], sign: str = "") -> str:
     if value is None:
         return "missing"
     whole = isinstance(check["limit"], int)
-    return (f"{value:{sign},.0f}" if whole else f"{value:{sign}.4g}").replace("-", "−")
+    return (f"{value:{sign},.0f}" if whole else f"{value:{sign}.3f}").replace("-", "−")

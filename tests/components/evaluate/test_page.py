@@ -126,3 +126,12 @@ def test_what_a_difference_shows(name: str, low: float | None, high: float | Non
     said = wording.difference(name, pair)
     assert said["verdict"] == verdict
     assert said["difference"] == ("+2.0 points" if name == "accuracy" else "+0.020")
+
+
+def test_a_handful_of_patients_shows_nothing_of_two_models(tmp_path: Path) -> None:
+    scene = scenes.make(tmp_path, patients=60, champion=True, core=False)
+    scene.run()
+    groups = scene.metrics["comparison"]["populations"]
+    few = sum(groups[name]["patients"] < 20 for name in ("core", "new", "all"))
+    assert few > 0
+    assert scene.page.count("too few patients") == 4 * few
