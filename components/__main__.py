@@ -39,7 +39,7 @@ def _run(interface: Interface, arguments: dict[str, object]) -> int:
     done = work.step(interface.stage, store, inputs, {k: v for k, v in arguments.items() if v is not None})
     for name, manifest in done.outputs.items():
         if paths[name].is_dir():
-            work.lay_out(open_store(store), manifest, paths[name])
+            work.lay_out(open_store(store), manifest, paths[name], copy=True)
         else:
             paths[name].parent.mkdir(parents=True, exist_ok=True)
             paths[name].write_bytes(manifest.encode())

@@ -8,6 +8,7 @@ import json
 import logging
 import os
 import re
+import shutil
 import sys
 import tempfile
 import time
@@ -195,17 +196,20 @@ def _record(store: Store, plan: Plan, outputs: Mapping[str, Manifest], values: d
             store.delete(name)  # the checkpoints have served
 
 
-def lay_out(store: Store, manifest: Manifest, folder: Path) -> None:
-    """Make a directory of an artifact's files: links to the read-only objects, so nothing is copied."""
+def lay_out(store: Store, manifest: Manifest, folder: Path, copy: bool = False) -> None:
+    """Make a directory of an artifact's files: links to the read-only objects, or copies of one's own."""
     folder.mkdir(parents=True, exist_ok=True)
     for (name, _), source in zip(
         manifest.files.items(), store.fetch_all(blob.digest for blob in manifest.files.values()), strict=True
     ):
         target = folder / name
         target.parent.mkdir(parents=True, exist_ok=True)
-        if target.is_symlink():
+        if target.is_symlink() or (copy and target.exists()):
             target.unlink()  # laid out here before
-        target.symlink_to(source.resolve())
+        if copy:
+            shutil.copyfile(source, target)
+        else:
+            target.symlink_to(source.resolve())
 
 
 def gather(store: Store, folder: Path) -> Manifest:
