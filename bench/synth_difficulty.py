@@ -157,7 +157,7 @@ class Network:
             for rows in torch.split(order[: steps * settings.batch], settings.batch):
                 loss = functional.cross_entropy(self.model(augment(images[rows], random))[0], labels[rows])
                 optimizer.zero_grad()
-                loss.backward()  # type: ignore[no-untyped-call]
+                loss.backward()  # type: ignore[no-untyped-call]  # torch types it so
                 optimizer.step()
                 schedule.step()
 

@@ -80,7 +80,7 @@ class World(NamedTuple):
 
 def chance(world: World, *what: object) -> Random:
     """Gives the random numbers of one matter, whatever is drawn for others."""
-    return Random(":".join(map(str, (world.seed, world.hospital, world.classes, *what))))  # noqa: S311
+    return Random(":".join(map(str, (world.seed, world.hospital, world.classes, *what))))  # noqa: S311 - repeatable, not secret
 
 
 def _label(number: int, world: World) -> str:
