@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import collections
 import json
-import os
 import sys
 import traceback
 from collections.abc import Callable, Mapping
@@ -16,9 +15,6 @@ from components.shared.contracts import Manifest
 from components.shared.interface import read
 from components.shared.store import open_store
 
-REGISTRY = "MEDLOOP_IMAGES"
-"""The environment variable that says where the images are: `registry/prefix`, and `:tag` where one is wanted."""
-
 
 def stage(function: Callable[..., Any]) -> Any:
     """Make a KFP component of a typed interface; its folder's name is the task's, the image's and the group's name."""
@@ -29,11 +25,8 @@ def stage(function: Callable[..., Any]) -> Any:
 
 
 def image(name: str) -> str:
-    """The image of a stage: medloop-<stage>, below the registry and with the tag that the environment names."""
-    prefix, _, tag = os.environ.get(REGISTRY, "").rpartition(":")
-    if not prefix or "/" in tag:
-        prefix, tag = os.environ.get(REGISTRY, ""), "latest"
-    return f"{prefix.rstrip('/') + '/' if prefix else ''}medloop-{name}:{tag}"
+    """The image of a stage as `make images` names it; a pipeline is built with others where they are wanted."""
+    return f"medloop-{name}:latest"
 
 
 def call(name: str, arguments: Mapping[str, Any]) -> Any:
@@ -51,7 +44,7 @@ def call(name: str, arguments: Mapping[str, Any]) -> Any:
     try:
         done = work.step(name, arguments["store"], inputs, {**options, **given})
     except Exception as error:
-        why = {"stage": name, "why": _sentence(error), "trace": traceback.format_tb(error.__traceback__)}
+        why = {"stage": name, "why": work.sentence(error), "trace": traceback.format_tb(error.__traceback__)}
         work.log.error("failed", extra={"fields": why})
         if not isinstance(error, ValueError | OSError | RuntimeError):
             raise  # nobody foresaw it, so there is no sentence for it: show where it happened
@@ -62,15 +55,6 @@ def call(name: str, arguments: Mapping[str, Any]) -> Any:
     if shown:
         _show(shown, done.outputs["report"], arguments["store"])
     return collections.namedtuple("Values", done.values)(**done.values) if done.values else None
-
-
-def _sentence(error: Exception) -> str:
-    """What is told of an error: its own words, less a file's name that the system put in, which may be a patient's."""
-    if isinstance(error, OSError) and error.filename is not None:
-        return f"{error.strerror or type(error).__name__}, on a file whose name is not written down here."
-    if isinstance(error, OSError) and len(error.args) > 1:
-        return str(error.args[1])
-    return str(error) or type(error).__name__
 
 
 def _is_artifact(value: Any) -> bool:

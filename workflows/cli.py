@@ -6,21 +6,27 @@ import json
 import os
 import sys
 from pathlib import Path
-from typing import Annotated, Any, NoReturn
+from typing import Annotated
 
 import typer
-from typer.core import TyperCommand
 
-
-class WithParameters(TyperCommand):
-    """A command whose help ends with the list of all parameters, read when it is asked for."""
-
-    def format_epilog(self, _context: Any, formatter: Any) -> None:
-        """Write the list."""
-        from workflows.parameters import describe
-
-        formatter.write(f"\n{describe()}\n")
-
+from workflows.cluster_commands import app as cluster_app
+from workflows.options import (
+    AsJson,
+    Assign,
+    Brought,
+    ImagesAt,
+    Params,
+    Reason,
+    RunName,
+    Runner,
+    Source,
+    WithParameters,
+    arguments,
+    images,
+    refuse,
+    tell,
+)
 
 app = typer.Typer(
     name="medloop",
@@ -46,13 +52,6 @@ Exit status: 0 done (a refused model is a result, not an error), 1 failed, 2 ask
 """,
 )
 
-Source = Annotated[str, typer.Option("--source", "-s", help="Directory of images, a folder for each class.")]
-Params = Annotated[Path | None, typer.Option("--params", "-p", help="YAML file of parameters; holds overrides only.")]
-Assign = Annotated[list[str] | None, typer.Option("--set", help="One parameter, as name=value. Repeat for more.")]
-RunName = Annotated[str, typer.Argument(metavar="[RUN]", help="A run's id or its beginning; the latest by default.")]
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON on standard output, and nothing else there.")]
-Reason = Annotated[str, typer.Option("--reason", help="Why; it is written into the release log.")]
-
 
 def _print_version(asked: bool) -> None:
     if asked:
@@ -60,6 +59,9 @@ def _print_version(asked: bool) -> None:
 
         typer.echo(f"medloop {version('medloop')}")
         raise typer.Exit
+
+
+app.add_typer(cluster_app)
 
 
 @app.callback()
@@ -101,9 +103,9 @@ def run(
     source: Source = "",
     params: Params = None,
     assignments: Assign = None,
-    runner: Annotated[
-        str, typer.Option(help="subprocess: on this machine; docker: each stage in its image.")
-    ] = "subprocess",
+    runner: Runner = "subprocess",
+    where: ImagesAt = "",
+    brought: Brought = None,
     as_json: AsJson = False,
     take_over: Annotated[
         bool, typer.Option("--take-over", help="Take the loop from a run that has surely ended.")
@@ -126,14 +128,15 @@ def run(
     from workflows.settings import read_settings
     from workflows.watch import watcher
 
-    if runner not in ("subprocess", "docker"):
-        _refuse(f"--runner is {runner!r}, and must be subprocess or docker.")
+    _check_runner(runner)
+    if runner == "subprocess" and (where or brought):
+        refuse("--images and --image name containers. Add --runner docker, or leave them out.")
     settings = read_settings()
-    arguments = _arguments(source, params, assignments)
+    asked = arguments(source, params, assignments)
     console = Console(stderr=as_json)
     try:
         with watcher(console) as shown:
-            done = runs.start(settings, arguments, runner, shown, take_over)
+            done = runs.start(settings, asked, runner, images(where, brought), shown, take_over)
     except KeyboardInterrupt:
         typer.echo("\nStopped. What is in service is untouched; the same command goes on from there.", err=True)
         raise typer.Exit(130) from None
@@ -162,7 +165,7 @@ def plan(source: Source = "", params: Params = None, assignments: Assign = None,
     from workflows.plan import plan as make
     from workflows.settings import read_settings
 
-    steps = make(read_settings(), _arguments(source, params, assignments))
+    steps = make(read_settings(), arguments(source, params, assignments))
     if as_json:
         typer.echo(json.dumps([asdict(step) for step in steps], indent=1))
         return
@@ -173,22 +176,6 @@ def plan(source: Source = "", params: Params = None, assignments: Assign = None,
         took = f"{step.last_seconds:.1f} s" if step.last_seconds is not None else "–"
         table.add_row(step.stage, step.state, step.why, took)
     Console().print(table, highlight=False)
-
-
-@app.command(name="compile", short_help="Write the pipeline as a Kubeflow package.")
-def compile_(
-    output: Annotated[Path, typer.Option("--output", "-o", help="The file to write.")] = Path("retrain.yaml"),
-    images: Annotated[str, typer.Option(help="Where the images are: registry/prefix:tag.")] = "",
-) -> None:
-    """Write the pipeline as a package for a Kubeflow Pipelines server.
-
-    \b
-        medloop compile --output retrain.yaml --images registry.example/medloop:0.1.0
-    """
-    from workflows.package import compile_package
-
-    compile_package(output, images)
-    typer.echo(f"{output}: {output.stat().st_size:,} bytes")
 
 
 @app.command(short_help="Write a run's report to a file.")
@@ -207,6 +194,46 @@ def explain(name: RunName = "", as_json: AsJson = False) -> None:
 
     _, store, found = _found(name)
     typer.echo(story.as_json(store, found) if as_json else story.explain(store, found))
+
+
+@app.command(short_help="Do a step of an earlier run again, here.")
+def replay(
+    name: Annotated[str, typer.Argument(metavar="RUN", help="A run's id or its beginning, on a cluster too.")],
+    stage: Annotated[str, typer.Argument(help="The stage whose step is to be done again.")],
+    number: Annotated[int, typer.Option(min=0, help="Which of its steps, where it has several; 0 is the last.")] = 0,
+    runner: Runner = "subprocess",
+    image: Annotated[str, typer.Option(help="The image, for --runner docker; that of the run by default.")] = "",
+    debug: Annotated[bool, typer.Option("--debug", help="Stop in a debugger where it fails.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Do a step of an earlier run again on the very inputs it had, fetched by digest, and compare what it gives.
+
+    Whatever it writes goes into a directory of its own: store, release log, tracking and what is in service stay as
+    they are.
+
+    \b
+        medloop replay 20261121 train
+        medloop replay 6ba7b810 train --runner docker --debug
+    """
+    from workflows import replay as replays
+    from workflows.story import compared
+
+    _check_runner(runner)
+    settings, store, found = _found(name)
+    try:
+        step = replays.choose(found, stage, number)
+    except ValueError as error:
+        refuse(str(error))
+    again = replays.prepare(settings, store, found, step)
+    wanted = (image or step["image"] or f"medloop-{stage}:latest") if runner == "docker" else ""
+    status = replays.do(again, wanted, debug, sys.stderr if as_json else sys.stdout)
+    equal = replays.compare(again) if status == 0 else {}
+    if as_json:
+        typer.echo(json.dumps({"status": status, "equal": equal, "folder": str(again.folder)}))
+    else:
+        typer.echo(compared(again, status, equal), err=status != 0)
+    if status:
+        raise typer.Exit(1)
 
 
 @app.command(short_help="List what was released, and what is in service.")
@@ -311,25 +338,9 @@ def doctor(as_json: AsJson = False) -> None:
         raise typer.Exit(1)
 
 
-def _arguments(source: str, params: Path | None, assignments: list[str] | None) -> dict[str, object]:
-    from workflows.parameters import settle
-
-    try:
-        return settle(source or None, params, assignments or [])
-    except ValueError as error:
-        _refuse(str(error))
-
-
-def _refuse(sentence: str) -> NoReturn:
-    """End, because what was asked makes no sense."""
-    _tell(sentence)
-    raise typer.Exit(2)
-
-
-def _tell(sentence: str) -> None:
-    sys.stderr.write(f"medloop: {sentence}\n")
-    if "--json" in sys.argv:
-        typer.echo(json.dumps({"error": sentence}))
+def _check_runner(runner: str) -> None:
+    if runner not in ("subprocess", "docker"):
+        refuse(f"--runner is {runner!r}, and must be subprocess or docker.")
 
 
 def _found(name: str):  # type: ignore[no-untyped-def]  # its types would have to be imported at start-up
@@ -352,9 +363,9 @@ def main() -> None:
         if os.environ.get("MEDLOOP_TRACEBACK"):
             raise
         if isinstance(error, OSError) and error.filename is not None:
-            _tell(f"{error.strerror}: {error.filename}")
+            tell(f"{error.strerror}: {error.filename}")
         else:
-            _tell(str(error.args[-1] if error.args else error))
+            tell(str(error.args[-1] if error.args else error))
         sys.exit(1)
 
 

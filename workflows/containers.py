@@ -3,31 +3,45 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from components.shared.interface import stages
-from components.stage import image
 from workflows.settings import Settings
 
-HANDED_ON = ("MEDLOOP_HASH_KEY", "MEDLOOP_LOG", "MEDLOOP_NOTIFY_URL", "PYTHONUNBUFFERED")
+HANDED_ON = (
+    "MEDLOOP_HASH_KEY",
+    "MEDLOOP_LOG",
+    "MEDLOOP_NOTIFY_URL",
+    "MEDLOOP_RUN",
+    "MEDLOOP_SCRATCH",
+    "MEDLOOP_TRACEBACK",
+    "PYTHONUNBUFFERED",
+)
 FAMILIES = ("AWS_", "MLFLOW_")
 
 
-def for_containers(settings: Settings, environment: dict[str, str], arguments: dict[str, Any]) -> dict[str, Any]:
+def for_containers(
+    settings: Settings, environment: dict[str, str], arguments: dict[str, Any], images: Iterable[str]
+) -> dict[str, Any]:
     """Mounts (path → ro or rw, the same path inside) and environment; refuses where engine or image is missing."""
-    _check_images()
+    check_images(images)
     mounts = {str(settings.home): "rw"}
     if "://" not in arguments["store"]:
         Path(arguments["store"]).mkdir(parents=True, exist_ok=True)
         mounts[arguments["store"]] = "rw"
     if "://" not in arguments["source"] and Path(arguments["source"]).exists():
         mounts[arguments["source"]] = "ro"
-    inside = {name: value for name, value in environment.items() if name in HANDED_ON or name.startswith(FAMILIES)}
-    return {"mounts": mounts, "environment": inside, "user": f"{os.getuid()}:{os.getgid()}"}
+    return {"mounts": mounts, "environment": handed_on(environment), "user": f"{os.getuid()}:{os.getgid()}"}
 
 
-def _check_images() -> None:
+def handed_on(environment: Mapping[str, str]) -> dict[str, str]:
+    """The part of an environment that a stage has a use for."""
+    return {name: value for name, value in environment.items() if name in HANDED_ON or name.startswith(FAMILIES)}
+
+
+def check_images(images: Iterable[str]) -> None:
+    """Refuse where no Docker engine answers, or it lacks one of the images."""
     import docker
     from docker.errors import DockerException, ImageNotFound
 
@@ -39,12 +53,15 @@ def _check_images() -> None:
         ) from None
     try:
         missing = []
-        for stage in stages():
+        for name in sorted(set(images)):
             try:
-                client.images.get(image(stage))
+                client.images.get(name)
             except ImageNotFound:
-                missing.append(image(stage))
+                missing.append(name)
         if missing:
-            raise RuntimeError(f"There is no image {', '.join(missing)} on this machine. Build them with: make images")
+            raise RuntimeError(
+                f"There is no image {', '.join(missing)} on this machine. Build them with: make images, or fetch them "
+                "with: docker pull"
+            )
     finally:
         client.close()

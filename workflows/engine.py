@@ -22,11 +22,12 @@ def main() -> int:
     warnings.filterwarnings("ignore", message="You may be attemping to run", category=RuntimeWarning)
     from kfp import local
 
-    from workflows.retrain import retrain
+    from workflows.package import build
 
+    pipeline = build("retrain", asked["images"] if asked["runner"] == "docker" else None)
     local.init(_runner(local, asked), pipeline_root=asked["root"], raise_on_error=True)
     try:
-        retrain(**asked["arguments"])
+        pipeline(**asked["arguments"])
     except RuntimeError as error:
         sys.stderr.write(f"{error}\n")
         return 1
@@ -36,14 +37,16 @@ def main() -> int:
 def _runner(local: Any, asked: dict[str, Any]) -> Any:
     if asked["runner"] == "subprocess":
         return local.SubprocessRunner(use_venv=False)
-    from docker.types import Mount
+    from docker.types import DeviceRequest, Mount
 
+    gpus = {"device_requests": [DeviceRequest(count=-1, capabilities=[["gpu"]])]} if asked["gpus"] else {}
     return local.DockerRunner(
         environment=asked["environment"],
         mounts=[Mount(path, path, "bind", read_only=mode == "ro") for path, mode in asked["mounts"].items()],
         user=asked["user"],
         entrypoint="",  # the images are commands by themselves; here the pipeline brings its own
         shm_size="1g",  # the usual 64 MB are too little for training
+        **gpus,
     )
 
 

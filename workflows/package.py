@@ -1,22 +1,71 @@
-"""The pipeline as a file that a Kubeflow Pipelines server takes."""
+"""A pipeline, with its images and places, as Kubeflow takes it: in memory for the local runner, or as a file."""
 
 from __future__ import annotations
 
-import os
+import functools
+import inspect
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
-from components.stage import REGISTRY
+from components.shared.diary import IMAGE
+from components.shared.interface import nearest
+from workflows.placement import Placement
+
+PIPELINES = ("retrain",)
+"""The pipelines there are; each is a function in the module of its name."""
 
 
-def compile_package(output: Path, images: str = "") -> None:
-    """Write the retraining pipeline to a YAML file, its images below `images` (registry/prefix:tag)."""
+def build(
+    pipeline: str,
+    images: Mapping[str, str] | None = None,
+    cluster: Mapping[str, Placement] | None = None,
+    defaults: Mapping[str, Any] | None = None,
+) -> Any:
+    """The pipeline with each stage in its image (None: in this Python) and, for a cluster, in its place.
+
+    `defaults` replace those that the pipeline states.
+    """
+    import importlib
+
+    from kfp import dsl
+    from kfp.dsl.pipeline_context import Pipeline
+
+    if pipeline not in PIPELINES:
+        raise ValueError(f"There is no pipeline {pipeline!r}.{nearest(pipeline, PIPELINES)} There are: {PIPELINES}.")
+    plain = getattr(importlib.import_module(f"workflows.{pipeline}"), pipeline)
+
+    @functools.wraps(plain.pipeline_func)
+    def placed(*arguments: Any, **named: Any) -> None:
+        plain.pipeline_func(*arguments, **named)
+        for task in Pipeline.get_default_pipeline().tasks.values():
+            stage = task.component_spec.name
+            if images:
+                task.set_container_image(images[stage])
+                task.set_env_variable(IMAGE, images[stage])
+            if cluster:
+                cluster[stage].apply(task)
+
+    signature = inspect.signature(plain.pipeline_func)
+    changed = [
+        parameter.replace(default=(defaults or {}).get(name, parameter.default))
+        for name, parameter in signature.parameters.items()
+    ]
+    placed.__signature__ = signature.replace(parameters=changed)  # type: ignore[attr-defined]
+    return dsl.pipeline(name=plain.name, description=plain.description)(placed)
+
+
+def defaults_on(cluster: Mapping[str, Placement]) -> dict[str, Any]:
+    """The pipeline's defaults that follow from a cluster: where training asks for a GPU, it must have it."""
+    return {"device": "cuda"} if cluster["train"].accelerators else {}
+
+
+def compile_package(pipeline: str, images: Mapping[str, str], cluster: Mapping[str, Placement], output: Path) -> None:
+    """Write the pipeline to a YAML file that a Kubeflow Pipelines server takes."""
     if output.suffix not in (".yaml", ".yml"):
         raise ValueError(f"The package is {output.name!r}; a server takes a file that ends in .yaml. Name one.")
-    if images:
-        os.environ[REGISTRY] = images  # read when the components are made, by the import below
     from kfp import compiler
 
-    from workflows.retrain import retrain
-
+    built = build(pipeline, images, cluster, defaults_on(cluster))
     output.parent.mkdir(parents=True, exist_ok=True)
-    compiler.Compiler().compile(retrain, str(output))
+    compiler.Compiler().compile(built, str(output))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ast
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -52,8 +52,13 @@ def option_parameters() -> dict[str, Parameter]:
     }
 
 
-def settle(source: str | None, file: Path | None, assignments: Iterable[str]) -> dict[str, Any]:
-    """All parameters of a run: the file's, then the assignments' (`name=value`), then --source; checked."""
+def settle(
+    source: str | None, file: Path | None, assignments: Iterable[str], defaults: Mapping[str, Any]
+) -> dict[str, Any]:
+    """All parameters of a run: the file's, then the assignments' (`name=value`), then --source; checked.
+
+    `defaults` go before those that the stages state.
+    """
     asked: dict[str, Any] = {}
     for name, value in (_read_file(file) if file else {}).items():
         _assign(asked, str(name), value)
@@ -68,7 +73,7 @@ def settle(source: str | None, file: Path | None, assignments: Iterable[str]) ->
     for name, parameter in pipeline_parameters().items():
         if parameter.required and name not in asked:
             raise ValueError("No source was given. Name the directory of images with --source DIR.")
-        settled[name] = parameter.check(asked.get(name, parameter.default))
+        settled[name] = parameter.check(asked.get(name, defaults.get(name, parameter.default)))
     settled["source"] = str(Path(settled["source"]).absolute()) if "://" not in settled["source"] else settled["source"]
     return settled
 

@@ -27,6 +27,7 @@ def retrain(  # noqa: PLR0917 - these are the pipeline's parameters, given by na
     epochs: int = default("train", "epochs"),
     batch_size: int = default("train", "batch_size"),
     learning_rate: float = default("train", "learning_rate"),
+    device: str = default("train", "device"),
     seed: int = default("train", "seed"),
     min_accuracy: float = default("gate", "min_accuracy"),
     min_auc: float = default("gate", "min_auc"),
@@ -43,6 +44,7 @@ def retrain(  # noqa: PLR0917 - these are the pipeline's parameters, given by na
         "epochs": epochs,
         "batch_size": batch_size,
         "learning_rate": learning_rate,
+        "device": device,
         "seed": seed,
         "min_accuracy": min_accuracy,
         "min_auc": min_auc,
@@ -80,6 +82,7 @@ def retrain(  # noqa: PLR0917 - these are the pipeline's parameters, given by na
         epochs=epochs,
         batch_size=batch_size,
         learning_rate=learning_rate,
+        device=device,
         seed=seed,
         options=train_options,
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import getpass
 import json
 import os
@@ -11,20 +12,22 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Protocol
 
-from components.shared.contracts import decode, encode, try_decode
+from components.shared import diary
+from components.shared.contracts import decode, encode
 from components.shared.store import Store, open_store
 from workflows.lease import Lease, holder, lease
 from workflows.settings import Settings, stage_environment
 
 FOLDER = "runs"
 LAST_LINES = 15
+DONE = ("finished", "reused")
 
 
 class Watcher(Protocol):
@@ -43,14 +46,21 @@ class Run:
     @property
     def stages(self) -> list[dict[str, Any]]:
         """What each step did, in order: stage, key, seconds, reused, outputs, values."""
-        return list(self.record["stages"])
+        return list(self.record.get("stages", ()))
 
     def last(self, stage: str) -> dict[str, Any] | None:
         """The last step of that stage, or None."""
         return next((step for step in reversed(self.stages) if step["stage"] == stage), None)
 
 
-def start(settings: Settings, arguments: dict[str, Any], runner: str, watcher: Watcher, take_over: bool = False) -> Run:
+def start(
+    settings: Settings,
+    arguments: dict[str, Any],
+    runner: str,
+    images: Mapping[str, str],
+    watcher: Watcher,
+    take_over: bool = False,
+) -> Run:
     """Do a run from beginning to end; gives its record. A broken stage is a record that says so, not an exception."""
     store = open_store(settings.store)
     run = Run(datetime.now(UTC).strftime("%Y%m%d-%H%M%S-") + secrets.token_hex(2))
@@ -63,12 +73,13 @@ def start(settings: Settings, arguments: dict[str, Any], runner: str, watcher: W
             "by": by,
             "started": datetime.now(UTC).isoformat(timespec="seconds"),
             "outcome": "running",
-            "stages": [],
         }
+        if runner == "docker":
+            run.record["images"] = dict(images)
         _keep(store, run)
         begun = time.perf_counter()
         try:
-            _work(settings, store, held, run, runner, watcher)
+            _work(settings, store, held, run, runner, images, watcher)
         except KeyboardInterrupt:
             run.record["outcome"] = "interrupted"
             raise
@@ -80,21 +91,32 @@ def start(settings: Settings, arguments: dict[str, Any], runner: str, watcher: W
     return run
 
 
-def _work(settings: Settings, store: Store, held: Lease, run: Run, runner: str, watcher: Watcher) -> None:
+def _work(
+    settings: Settings,
+    store: Store,
+    held: Lease,
+    run: Run,
+    runner: str,
+    images: Mapping[str, str],
+    watcher: Watcher,
+) -> None:
     folder = settings.runs / run.id
     for left in settings.runs.glob("*/tmp"):
         _clear(left)  # of runs that were killed; while we hold the loop, no other goes on
     (folder / "tmp").mkdir(parents=True)
     environment = {**stage_environment(settings, run.record["arguments"]["source"]), "TMPDIR": str(folder / "tmp")}
+    environment[diary.VARIABLE] = run.id
     asked: dict[str, Any] = {
         "arguments": {**run.record["arguments"], "store": store.uri, "run": run.id, "by": run.record["by"]},
         "runner": runner,
+        "images": dict(images),
+        "gpus": run.record["arguments"]["device"] == "cuda",
         "root": str(folder / "root"),
     }
     if runner == "docker":
         from workflows.containers import for_containers
 
-        asked |= for_containers(settings, environment, asked["arguments"])
+        asked |= for_containers(settings, environment, asked["arguments"], images.values())
     with _engine(environment, folder) as engine, (folder / "log.txt").open("w", encoding="utf-8") as log_file:
         held.hand_to(engine.pid)
         assert engine.stdin is not None
@@ -105,9 +127,9 @@ def _work(settings: Settings, store: Store, held: Lease, run: Run, runner: str, 
             log_file.write(line)
             log_file.flush()
             if event := _event(line):
-                _note(run, event)
                 watcher(event)
         status = engine.wait()
+    run.record["stages"] = diary.steps(store, run.id)
     _conclude(run, status, folder / "log.txt")
 
 
@@ -187,31 +209,27 @@ def _event(line: str) -> dict[str, Any] | None:
     return event if isinstance(event, dict) and "stage" in event else None
 
 
-def _note(run: Run, event: dict[str, Any]) -> None:
-    steps = run.record["stages"]
-    if event["event"] == "started":
-        steps.append({"stage": event["stage"], "key": event["key"], "state": "running"})
-    elif event["event"] in ("finished", "reused") and steps:
-        kept = {name: event[name] for name in ("seconds", "outputs", "values")}
-        steps[-1].update(kept, state=event["event"])
-    elif event["event"] == "failed" and steps:
-        steps[-1].update(state="failed", why=event["why"])
-
-
 def _conclude(run: Run, status: int, log_file: Path) -> None:
     """Say how the run ended, by what its steps left, not by the engine's word alone."""
-    unfinished = [step for step in run.stages if step["state"] not in ("finished", "reused")]
-    ending = run.last("deploy") or run.last("reject")
-    if status == 0 and not unfinished and ending:
-        run.record["outcome"] = ending["values"].get("outcome", "refused")
-        run.record["sentence"] = ending["values"]["sentence"]
-        run.record["in_service"] = ending["values"]["version"]
-        return
-    run.record["outcome"] = "failed"
-    broken = unfinished[-1] if unfinished else {"stage": "the runner"}
-    run.record["failed_stage"] = broken["stage"]
-    run.record["why"] = broken.get("why", "It ended without saying why.")
-    run.record["last_lines"] = _last_lines(log_file)
+    run.record |= ending(run.stages)
+    if run.record["outcome"] == "failed" or status:
+        run.record = {"failed_stage": "the runner", "why": "It ended without saying why."} | run.record
+        run.record |= {"outcome": "failed", "last_lines": _last_lines(log_file)}
+
+
+def ending(steps: list[dict[str, Any]]) -> dict[str, Any]:
+    """How a run ended that has done these steps: its outcome, and the sentence or the failure that goes with it."""
+    last = next((step for step in reversed(steps) if step["stage"] in ("deploy", "reject")), None)
+    done = [(step["stage"], step["key"]) for step in steps if step["state"] in DONE]
+    broken = [step for step in steps if step["state"] not in DONE and (step["stage"], step.get("key")) not in done]
+    if broken:  # the first one: what came after may have broken for its sake
+        why = broken[0].get("why", "It ended without saying why.")
+        return {"outcome": "failed", "failed_stage": broken[0]["stage"], "why": why}
+    if not last:
+        return {"outcome": "failed"}
+    values = last["values"]
+    outcome = values.get("outcome", "refused")
+    return {"outcome": outcome, "sentence": values["sentence"], "in_service": values["version"]}
 
 
 def _last_lines(log_file: Path) -> list[str]:
@@ -227,7 +245,8 @@ def _last_lines(log_file: Path) -> list[str]:
 
 
 def _keep(store: Store, run: Run) -> None:
-    store.write(f"{FOLDER}/{run.id}.json", encode("run", run.record))
+    record = {name: value for name, value in run.record.items() if name != "stages"}  # each step keeps its own
+    store.write(f"{FOLDER}/{run.id}.json", encode("run", record))
 
 
 def find(store: Store, name: str = "") -> Run:
@@ -241,27 +260,66 @@ def find(store: Store, name: str = "") -> Run:
     return _open(store, matching[-1])
 
 
-def recent(store: Store, count: int = 20) -> list[Run]:
+def recent(store: Store, count: int = 5) -> list[Run]:
     """The latest runs, the newest first."""
-    found = (try_decode("run", store.read(f"{FOLDER}/{run_id}.json")) for run_id in reversed(_ids(store)[-count:]))
-    return [Run(record["run"], record) for record in found if record and {"run", "stages"} <= set(record)]
+    found = []
+    for run_id in reversed(_ids(store)[-count:]):
+        with contextlib.suppress(ValueError, FileNotFoundError):  # a damaged record is no help to those who ask
+            found.append(_open(store, run_id))
+    return found
 
 
 def _ids(store: Store) -> list[str]:
-    return [Path(name).stem for name in store.names(FOLDER) if name.endswith(".json")]
+    """The runs of this machine and those of which steps on a cluster tell, the oldest first."""
+    here = {Path(name).stem: Path(name).stem for name in store.names(FOLDER) if name.endswith(".json")}
+    begun = {**diary.runs(store), **here}
+    return sorted(begun, key=lambda run_id: (begun[run_id], run_id))
 
 
 def _open(store: Store, run_id: str) -> Run:
     path = f"{FOLDER}/{run_id}.json"
     data = store.read(path)
+    steps = diary.steps(store, run_id)
     if data is None:
-        raise FileNotFoundError(f"The record {path} was listed and cannot be read. The store is not whole; restore it.")
+        return Run(run_id, _on_a_cluster(run_id, steps))
     record = decode("run", data, path)
-    missing = {"run", "arguments", "by", "started", "outcome", "stages"} - set(record)
+    missing = {"run", "arguments", "by", "started", "outcome"} - set(record)
     if missing:
         raise ValueError(
             f"The record {path} lacks {', '.join(sorted(missing))}: it was changed. Restore it from a copy."
         )
     if record["outcome"] == "running" and holder(store) != run_id:
         record["outcome"] = "interrupted"  # it was killed before it could say so
-    return Run(run_id, record)
+    return Run(run_id, {**record, "stages": steps})
+
+
+def _on_a_cluster(run_id: str, steps: list[dict[str, Any]]) -> dict[str, Any]:
+    """The record of a run that no one started from here, as its steps tell it."""
+    if not steps:
+        raise FileNotFoundError(f"The steps of {run_id} were listed and cannot be read. The store is not whole.")
+    asked: dict[str, Any] = next(
+        (step["parameters"] for step in steps if step["stage"] == "resolve" and "parameters" in step), {}
+    )
+    by = next((step["parameters"]["by"] for step in steps if step.get("parameters", {}).get("by")), "")
+    ended = {"outcome": "running"} if _goes_on(steps) else ending(steps)
+    spent = _moment(steps[-1]) - _moment(steps[0])
+    return {
+        "run": run_id,
+        "arguments": {"source": asked.get("source", ""), **asked.get("asked", {})},
+        "runner": "cluster",
+        "by": by or "a schedule or another client",
+        "started": steps[0]["at"],
+        "seconds": round(spent.total_seconds() + steps[-1].get("seconds", 0.0), 2),
+        "last_lines": [],
+        "stages": steps,
+        **ended,
+    }
+
+
+def _goes_on(steps: list[dict[str, Any]]) -> bool:
+    """Whether a run on a cluster may still go on: its last step is no ending, and has not failed."""
+    return steps[-1]["state"] != "failed" and steps[-1]["stage"] not in ("deploy", "reject")
+
+
+def _moment(step: dict[str, Any]) -> datetime:
+    return datetime.fromisoformat(step["at"])

@@ -19,6 +19,8 @@ class Settings:
     store: str
     tracking: str
     hash_key: str
+    images: str = ""
+    cluster: str = ""
 
     @property
     def runs(self) -> Path:
@@ -32,7 +34,7 @@ class Settings:
 
 
 def read_settings() -> Settings:
-    """The settings that the environment gives: MEDLOOP_HOME, MEDLOOP_STORE, MLFLOW_TRACKING_URI, MEDLOOP_HASH_KEY."""
+    """The settings that the environment gives; the README and docs/cluster.md list the variables."""
     home = Path(os.environ.get("MEDLOOP_HOME") or ".medloop").expanduser().absolute()
     store = os.environ.get("MEDLOOP_STORE") or str(home / "store")
     return Settings(
@@ -40,6 +42,8 @@ def read_settings() -> Settings:
         store if "://" in store else str(Path(store).expanduser().absolute()),
         os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{home / 'tracking.db'}",
         os.environ.get(keys.VARIABLE, ""),
+        os.environ.get("MEDLOOP_IMAGES", ""),
+        os.environ.get("MEDLOOP_CLUSTER", ""),
     )
 
 

@@ -12,8 +12,10 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from components.shared import work
 from components.shared.contracts import Manifest, decode
 from components.shared.store import Store
+from workflows.replay import Replay
 from workflows.run import Run
 from workflows.settings import Settings
 
@@ -182,3 +184,22 @@ def explain(store: Store, run: Run) -> str:
         record.get("sentence", ""),
     ]
     return "\n".join(lines)
+
+
+def compared(again: Replay, status: int, equal: dict[str, bool | None]) -> str:
+    """What a replay came to: whether it gave what the step gave then, and where its files are."""
+    stage, state = again.step["stage"], again.step["state"]
+    if status:
+        before = f" Then, too: {again.step['why']}" if state == "failed" else f" Then it {state}."
+        return f"The step {stage} failed here.{before}\nIts inputs lie in {again.folder}"
+    words = {
+        True: "equal to what it gave then",
+        False: "NOT equal to what it gave then",
+        None: "new: it gave none then",
+    }
+    lines = [f"The step {stage} is done again; what is in the store and in service is untouched."]
+    lines += [f"  {name:10} {words[same]}" for name, same in equal.items()]
+    here = work.code_version(stage)
+    if again.step["code"] != here:
+        lines.append("  The code or its packages here are not those of the run; a difference may come from there.")
+    return "\n".join([*lines, f"Its files: {again.folder / 'outputs'}"])

@@ -42,6 +42,7 @@ SCHEMAS = {
     "release": 1,
     "lease": 1,
     "run": 1,
+    "step": 1,
     "shard": 1,
     "view": 1,
 }

@@ -16,6 +16,8 @@ from typing import Protocol
 from urllib.parse import urlsplit
 
 from components.shared.contracts import Blob, digest, file_digest
+from components.shared.scratch import VARIABLE as SCRATCH
+from components.shared.scratch import Scratch
 
 log = logging.getLogger("medloop.store")
 
@@ -244,8 +246,11 @@ def open_store(uri: str) -> Store:
     """The store at a directory or at s3://bucket/prefix; credentials and endpoint come from the environment."""
     if not uri:
         raise ValueError("The store's address is empty. Give a directory or s3://bucket/prefix.")
+    scratch = os.environ.get(SCRATCH, "")
     if "://" not in uri:
         root = Path(uri).absolute()
+        if scratch:
+            return _over(str(root), Directory(root), Path(scratch))
         return Store(str(root), Directory(root), None)
     parts = urlsplit(uri)
     if parts.scheme != "s3" or not parts.netloc:
@@ -253,5 +258,12 @@ def open_store(uri: str) -> Store:
     from components.shared import s3  # only those who name a bucket need the client
 
     backend = s3.connect(parts.netloc, parts.path.strip("/"))
+    if scratch:
+        return _over(uri.rstrip("/"), backend, Path(scratch))
     cache = Path(os.environ.get("MEDLOOP_CACHE") or Path(tempfile.gettempdir()) / f"medloop-cache-{os.getuid()}")
     return Store(uri.rstrip("/"), backend, cache)
+
+
+def _over(uri: str, backend: Backend, scratch: Path) -> Store:
+    """The store as it is, with all that is written going to a directory of its own."""
+    return Store(uri, Scratch(backend, Directory(scratch / "written")), scratch / "cache")

@@ -21,7 +21,9 @@ from typing import Any
 
 from components.shared import contracts
 from components.shared.contracts import Manifest
+from components.shared.diary import Page
 from components.shared.interface import COMPONENTS, Interface, read
+from components.shared.scratch import VARIABLE as SCRATCH
 from components.shared.store import Store, open_store
 
 log = logging.getLogger("medloop")
@@ -80,25 +82,48 @@ def step(stage: str, store_uri: str, inputs: Mapping[str, Path], parameters: Map
     """Do a stage's work, or take the result of the same work done before; `inputs` are files that hold manifests."""
     interface = read(stage)
     store = open_store(store_uri)
+    page = Page(store, stage)
+    try:
+        done = _step(interface, store, inputs, parameters, page)
+    except Exception as error:
+        page.fail(sentence(error))
+        raise
+    told = {
+        "key": done.key,
+        "seconds": round(done.seconds, 2),
+        "outputs": {name: manifest.digest for name, manifest in done.outputs.items()},
+        "values": done.values,
+    }
+    state = "reused" if done.reused else "finished"
+    page.write(state, **told)
+    event(state, stage, **told)
+    return done
+
+
+def _step(
+    interface: Interface, store: Store, inputs: Mapping[str, Path], parameters: Mapping[str, Any], page: Page
+) -> Done:
+    stage = interface.stage
     manifests = {name: Manifest.decode(inputs[name].read_bytes(), name) for name in interface.inputs}
     plan = prepare(stage, {name: manifest.digest for name, manifest in manifests.items()}, parameters)
     event("started", stage, key=plan.key)
-    earlier = None if stage in IMPURE else finished(store, plan.key)
-    if earlier:
-        done = earlier
-    elif stage not in IMPURE and (refusal := contracts.try_decode("error", store.read(f"work/{plan.key}/error.json"))):
+    page.write("started", key=plan.key, inputs=plan.inputs, parameters=plan.parameters, code=plan.code)
+    if stage in IMPURE or os.environ.get(SCRATCH):
+        return _run(interface, store, plan, manifests)
+    if earlier := finished(store, plan.key):
+        return earlier
+    if refusal := contracts.try_decode("error", store.read(f"work/{plan.key}/error.json")):
         raise ValueError(f"{refusal['message']} (The same work failed before; it is not tried again until it changes.)")
-    else:
-        done = _run(interface, store, plan, manifests)
-    event(
-        "reused" if done.reused else "finished",
-        stage,
-        key=plan.key,
-        seconds=round(done.seconds, 2),
-        outputs={name: manifest.digest for name, manifest in done.outputs.items()},
-        values=done.values,
-    )
-    return done
+    return _run(interface, store, plan, manifests)
+
+
+def sentence(error: Exception) -> str:
+    """What is told of an error: its own words, less a file's name that the system put in, which may be a patient's."""
+    if isinstance(error, OSError) and error.filename is not None:
+        return f"{error.strerror or type(error).__name__}, on a file whose name is not written down here."
+    if isinstance(error, OSError) and len(error.args) > 1:
+        return str(error.args[1])
+    return str(error) or type(error).__name__
 
 
 def prepare(stage: str, inputs: Mapping[str, str], parameters: Mapping[str, Any]) -> Plan:

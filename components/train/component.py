@@ -18,6 +18,7 @@ def train(
     epochs: int,
     batch_size: int,
     learning_rate: float,
+    device: str,
     seed: int,
     options: dict,
 ) -> NamedTuple("Values", [("best_epoch", int), ("val_auc", float)]):

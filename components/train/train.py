@@ -21,6 +21,7 @@ from components.shared.views import normalise
 from components.shared.work import Work, log, progress
 from components.train.augment import augment as change
 from components.train.calibrate import best_threshold, fit_temperature
+from components.train.device import choose
 from components.train.export import check_parity, write_bundle
 from components.train.models import build
 from components.train.tracking import Tracking
@@ -40,6 +41,7 @@ def train(
     epochs: Annotated[int, Between(1, 1000)] = 24,
     batch_size: Annotated[int, Between(2, 4096)] = 16,
     learning_rate: Annotated[float, Between(1e-7, 1)] = 2e-3,
+    device: Annotated[str, OneOf(("auto", "cpu", "cuda"))] = "auto",
     weight_decay: Annotated[float, Between(0, 1)] = 2e-2,
     label_smoothing: Annotated[float, Between(0, 0.5)] = 0.0,
     augment: Annotated[float, Between(0, 3)] = 1.0,
@@ -57,6 +59,7 @@ def train(
         epochs: passes over the training images
         batch_size: images a step
         learning_rate: the highest rate of the one-cycle schedule
+        device: a GPU where there is one, the processor, or a GPU and nothing else
         weight_decay: AdamW's pull of the weights towards zero
         label_smoothing: share of certainty taken from the labels
         augment: how strongly training images are varied; 0 is not at all
@@ -65,12 +68,13 @@ def train(
         threads: processor threads; 0 takes all
         seed: of the first weights, the order of images and their variation
     """
+    place = choose(device)
     torch.use_deterministic_algorithms(True)
     if threads:
         torch.set_num_threads(threads)
     torch.manual_seed(seed)
     data = Data.open(dataset, work.store)
-    network = build(architecture, channels, len(data.classes))
+    network = build(architecture, channels, len(data.classes)).to(place)
     views, labels = data.views(image_size, fit), data.column("label")
     rows = {side: data.rows(splits, side) for side in ("train", "val")}
     preprocess = {"size": image_size, "fit": fit, "channels": channels, **_scale(views, rows["train"])}
@@ -80,7 +84,7 @@ def train(
     with Tracking(work.key, parameters) as tracking:
         best = _learn(network, sides["train"], sides["val"], course, work, tracking)
     network.load_state_dict(best["weights"])
-    logits = _logits(network, sides["val"])
+    logits = _logits(network.to("cpu"), sides["val"])
     temperature = fit_temperature(logits, sides["val"].labels)
     about = {
         "task": data.about["task"],
@@ -93,6 +97,7 @@ def train(
         "parameters": parameters,
         "best_epoch": best["epoch"],
         "history": best["history"],
+        "device": place.type,
         "images": {side: len(rows[side]) for side in rows},
     }
     write_bundle(model, network, about)
@@ -178,7 +183,7 @@ def _checkpoint(work: Work) -> dict[str, Any] | None:
     if kept is None:
         return None
     try:
-        return dict(torch.load(io.BytesIO(kept), weights_only=True))
+        return dict(torch.load(io.BytesIO(kept), weights_only=True, map_location="cpu"))
     except Exception as error:  # whatever a damaged file makes the reader do, it holds nothing to go on from
         log.warning("checkpoint damaged", extra={"fields": {"stage": "train", "why": f"{error}; begun anew"}})
         return None
@@ -197,7 +202,8 @@ def _epoch(
     chance = torch.Generator().manual_seed(course.seed * 100_003 + epoch)
     order = torch.randperm(len(side.rows), generator=chance).numpy()
     counts = np.bincount(side.labels)
-    weights = torch.tensor(len(side.labels) / (len(counts) * counts), dtype=torch.float32)
+    place = next(network.parameters()).device
+    weights = torch.tensor(len(side.labels) / (len(counts) * counts), dtype=torch.float32, device=place)
     network.train()
     total = 0.0
     for start in range(0, len(order), course.batch_size):
@@ -205,7 +211,8 @@ def _epoch(
         if len(places) == 1:
             places = np.concatenate([places, order[:1]])  # batch norm cannot take a single image
         images, labels = side.batch(places)
-        logits = network(change(images, course.augment, chance))[0]
+        images, labels = change(images, course.augment, chance).to(place), labels.to(place)
+        logits = network(images)[0]
         loss = F.cross_entropy(logits, labels, weight=weights, label_smoothing=course.label_smoothing)
         if not torch.isfinite(loss):
             raise ValueError(
@@ -223,9 +230,11 @@ def _epoch(
 
 def _logits(network: nn.Module, side: Side) -> NDArray[np.float64]:
     network.eval()
+    place = next(network.parameters()).device
     places = np.arange(len(side.rows))
     with torch.no_grad():
-        parts = [network(side.batch(places[start : start + 128])[0])[0].numpy() for start in range(0, len(places), 128)]
+        batches = (side.batch(places[start : start + 128])[0] for start in range(0, len(places), 128))
+        parts = [network(images.to(place))[0].cpu().numpy() for images in batches]
     return np.concatenate(parts).astype(np.float64)
 
 

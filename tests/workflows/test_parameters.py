@@ -12,7 +12,7 @@ from workflows.parameters import describe, option_parameters, pipeline_parameter
 
 
 def settled(*assignments: str, file: Path | None = None, source: str | None = "/scans") -> dict[str, Any]:
-    return settle(source, file, assignments)
+    return settle(source, file, assignments, {})
 
 
 @pytest.fixture

@@ -1,0 +1,60 @@
+"""What each step of a run did, written down in the store by the step itself: the same on a laptop and on a cluster."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from datetime import UTC, datetime
+from typing import Any
+
+from components.shared.contracts import encode, try_decode
+from components.shared.store import Store
+
+VARIABLE = "MEDLOOP_RUN"
+"""The environment variable that names the run a step belongs to; without it nothing is written down."""
+
+IMAGE = "MEDLOOP_IMAGE"
+"""The environment variable that tells a step in which image it runs."""
+
+FOLDER = "steps"
+
+
+class Page:
+    """What one step writes of itself, as it comes to know it."""
+
+    def __init__(self, store: Store, stage: str) -> None:
+        self._store, self._run = store, os.environ.get(VARIABLE, "")
+        now = datetime.now(UTC)
+        self._name = f"{FOLDER}/{self._run}/{now:%Y%m%d-%H%M%S.%f}-{stage}.json"
+        self._record: dict[str, Any] = {
+            "run": self._run,
+            "stage": stage,
+            "at": now.isoformat(timespec="milliseconds"),
+            "image": os.environ.get(IMAGE, ""),
+        }
+
+    def write(self, state: str, **fields: Any) -> None:
+        """Say how far the step is: started, reused, finished or failed; and what is known of it by now."""
+        self._record |= {"state": state, **fields}
+        if self._run:
+            self._store.write(self._name, encode("step", self._record))
+
+    def fail(self, why: str) -> None:
+        """Say that the step failed, if that can still be said: the error itself matters more."""
+        with contextlib.suppress(OSError):
+            self.write("failed", why=why)
+
+
+def runs(store: Store) -> dict[str, str]:
+    """The runs of which steps are written down, each with the moment of its first step, as run ids spell it."""
+    begun: dict[str, str] = {}
+    for name in store.names(FOLDER):
+        _, run, step = name.split("/", 2)
+        begun.setdefault(run, step[:15])
+    return begun
+
+
+def steps(store: Store, run: str) -> list[dict[str, Any]]:
+    """What the steps of a run wrote, in the order in which they began."""
+    records = (try_decode("step", store.read(name)) for name in store.names(f"{FOLDER}/{run}"))
+    return [record for record in records if record and {"stage", "state", "at"} <= set(record)]

@@ -1,0 +1,54 @@
+"""A store that reads what is there and writes elsewhere: for looking at a step again without changing anything."""
+
+from __future__ import annotations
+
+import errno
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from components.shared.store import Backend
+
+VARIABLE = "MEDLOOP_SCRATCH"
+"""The environment variable that names the directory into which everything is written; steps then always run again."""
+
+GONE = "gone"
+
+
+class Scratch:
+    """Reads from `over`, then from `under`; writes only into `over`."""
+
+    def __init__(self, under: Backend, over: Backend) -> None:
+        self.under, self.over = under, over
+
+    def read(self, name: str) -> bytes | None:
+        return self._where(name).read(name)
+
+    def has(self, name: str) -> bool:
+        return self._where(name).has(name)
+
+    def write(self, name: str, data: bytes) -> None:
+        self.over.write(name, data)
+
+    def create(self, name: str, data: bytes) -> None:
+        if self.has(name):
+            raise FileExistsError(errno.EEXIST, "was created before", name)
+        self.over.create(name, data)
+
+    def delete(self, name: str) -> None:
+        self.over.delete(name)
+        if self.under.has(name):
+            self.over.write(f"{GONE}/{name}", b"")
+
+    def names(self, prefix: str) -> list[str]:
+        gone = {name.removeprefix(f"{GONE}/") for name in self.over.names(f"{GONE}/{prefix}")}
+        return sorted({*self.over.names(prefix), *(set(self.under.names(prefix)) - gone)})
+
+    def upload(self, name: str, path: Path) -> None:
+        self.over.upload(name, path)
+
+    def download(self, name: str, path: Path) -> bool:
+        return self._where(name).download(name, path)
+
+    def _where(self, name: str) -> Backend:
+        return self.over if self.over.has(name) or self.over.has(f"{GONE}/{name}") else self.under

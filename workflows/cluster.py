@@ -1,0 +1,208 @@
+"""The cluster file: where and how each stage runs, read, checked, and merged with what is shipped."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import fields
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from components.shared.interface import nearest, stages
+from workflows.placement import Placement, seconds
+
+SHIPPED = Path(__file__).parent / "cluster.yaml"
+ALL = "all"
+
+
+def read_cluster(file: Path | None) -> dict[str, Placement]:
+    """The placement of every stage: the shipped one, changed by what the file says; ValueError for what is wrong."""
+    shipped, own = _read(SHIPPED), _read(file) if file else {}
+    layers = [(SHIPPED, shipped), (file or SHIPPED, own)]
+    placements = {}
+    for stage in stages():
+        settled: dict[str, Any] = {}
+        for path, content in layers:
+            for part in (ALL, stage):
+                for name, value in content.get(part, {}).items():
+                    checked = _check(f"{path.name}: {part}.{name}", name, value)
+                    settled[name] = {**settled.get(name, {}), **checked} if isinstance(checked, dict) else checked
+        placements[stage] = Placement(**{name: _without_nothing(value) for name, value in settled.items()})
+    return placements
+
+
+def _without_nothing(value: Any) -> Any:
+    """A mapping less the keys that were given no value: so a file takes a shipped one away."""
+    return {key: inner for key, inner in value.items() if inner is not None} if isinstance(value, dict) else value
+
+
+def _read(path: Path) -> dict[str, dict[str, Any]]:
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+    except FileNotFoundError:
+        raise ValueError(f"There is no cluster file {path}. Copy from {SHIPPED.name}, which is shipped.") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path} is not readable as YAML: {' '.join(str(error).split())}. Mend that line.") from None
+    if not isinstance(content, dict) or not all(isinstance(part or {}, dict) for part in content.values()):
+        raise ValueError(f"{path} must hold a mapping for `{ALL}` or a stage's name, with one `key: value` a line.")
+    for part in content:
+        if part != ALL and part not in stages():
+            known = [ALL, *stages()]
+            raise ValueError(f"{path}: there is no stage {part!r}.{nearest(str(part), known)} It takes: {known}.")
+    return {part: inner or {} for part, inner in content.items()}
+
+
+# What each key takes. A check gives the value in its type, or says what it wants.
+
+_Check = Callable[[Any], Any]
+
+
+def _check(where: str, name: str, value: Any) -> Any:
+    if name not in _CHECKS:
+        known = [each.name for each in fields(Placement)]
+        raise ValueError(f"{where}: there is no such key.{nearest(name, known)} The keys are: {', '.join(known)}.")
+    try:
+        return _CHECKS[name](value)
+    except ValueError as error:
+        raise ValueError(f"{where} is {value!r}: {error}") from None
+
+
+def _matching(pattern: str, wants: str, value: Any) -> str:
+    text = f"{value:g}" if isinstance(value, float) else str(value)
+    if isinstance(value, bool | dict | list) or not re.fullmatch(pattern, text):
+        raise ValueError(f"write {wants}.")
+    return text
+
+
+def _number(low: int, high: int, value: Any) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
+        raise ValueError(f"write a whole number from {low} to {high}.")
+    return value
+
+
+def _truth(value: Any) -> bool:
+    if not isinstance(value, bool):
+        raise ValueError("write true or false.")
+    return value
+
+
+def _factor(value: Any) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 1 <= value <= 10:
+        raise ValueError("write a number from 1 to 10.")
+    return float(value)
+
+
+def _each(key: _Check, inner: _Check, value: Any) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise ValueError("write a mapping.")
+    return {key(name): None if each is None else inner(each) for name, each in value.items()}
+
+
+def _list(inner: _Check, value: Any) -> tuple[Any, ...]:
+    if not isinstance(value, list):
+        raise ValueError("write a list.")
+    return tuple(inner(each) for each in value)
+
+
+_TOLERATION = {
+    "key": str,
+    "operator": ("Equal", "Exists"),
+    "value": str,
+    "effect": ("NoExecute", "NoSchedule", "PreferNoSchedule"),
+    "seconds": int,
+}
+
+
+def _toleration(value: Any) -> dict[str, Any]:
+    if not isinstance(value, dict) or not value:
+        raise ValueError(f"write a mapping with some of {', '.join(_TOLERATION)}.")
+    for name, each in value.items():
+        wanted = _TOLERATION.get(name)
+        if wanted is None:
+            raise ValueError(f"a toleration has no {name!r}; it takes {', '.join(_TOLERATION)}.")
+        if isinstance(wanted, tuple) and each not in wanted:
+            raise ValueError(f"its {name} is one of {', '.join(wanted)}.")
+        if isinstance(wanted, type) and not isinstance(each, wanted):
+            raise ValueError(f"its {name} is {'a whole number' if wanted is int else 'a text; put it into quotes'}.")
+    if "value" in value and value.get("operator") == "Exists":
+        raise ValueError("with the operator Exists it takes no value.")
+    return {"toleration_seconds" if name == "seconds" else name: each for name, each in value.items()}
+
+
+def _quoted(value: Any) -> str:
+    if not isinstance(value, str):
+        raise ValueError("values must be texts; put numbers, true and false into quotes.")
+    return value
+
+
+_NAME = r"[a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?"
+"""What Kubernetes takes as a name (RFC 1123)."""
+
+_quantity = partial(
+    _matching, r"\d+(\.\d+)?(m|k|M|G|T|Ki|Mi|Gi|Ti)?", "a quantity as Kubernetes takes it, such as 500m, 2 or 4Gi"
+)
+_key = partial(
+    _matching,
+    rf"({_NAME}/)?[A-Za-z0-9]([-_.A-Za-z0-9]{{0,61}}[A-Za-z0-9])?",
+    "keys of at most 63 letters, digits, - _ and ., with a domain and a slash before them where needed",
+)
+_path = partial(_matching, r"/[^:\s]+", "paths within the container, from / on")
+_variable = partial(_matching, r"[A-Za-z_][A-Za-z0-9_]*", "names of environment variables: letters, digits and _")
+
+
+def _label(value: Any) -> str:
+    if not re.fullmatch(r"([A-Za-z0-9]([-_.A-Za-z0-9]{0,61}[A-Za-z0-9])?)?", _quoted(value)):
+        raise ValueError(
+            "values have at most 63 letters, digits, - _ and ., and begin and end with one of the first two."
+        )
+    return str(value)
+
+
+def _duration(value: Any) -> str:
+    seconds(str(value))
+    return str(value)
+
+
+def kubernetes_name(value: Any) -> str:
+    """The value, if Kubernetes takes it as a name; ValueError otherwise."""
+    return _matching(_NAME, "a name that Kubernetes allows: small letters, digits and -, at most 253 of them", value)
+
+
+def _secret(value: Any) -> str:
+    name, slash, key = str(value).rstrip("?").partition("/")
+    if not slash or not re.fullmatch(r"[-._A-Za-z0-9]{1,253}", key):
+        raise ValueError("write secret/key, and a question mark after it if the stage can do without.")
+    kubernetes_name(name)
+    return str(value)
+
+
+_CHECKS: dict[str, _Check] = {
+    "cpu": _quantity,
+    "cpu_limit": _quantity,
+    "memory": _quantity,
+    "accelerator": _key,
+    "accelerators": partial(_number, 0, 64),
+    "shared_memory": _quantity,
+    "node_selector": partial(_each, _key, _label),
+    "tolerations": partial(_list, _toleration),
+    "spot": _truth,
+    "retries": partial(_number, 0, 100),
+    "backoff": _duration,
+    "backoff_factor": _factor,
+    "backoff_max": _duration,
+    "timeout": _duration,
+    "user": partial(_number, -1, 2**31 - 1),
+    "group": partial(_number, -1, 2**31 - 1),
+    "non_root": _truth,
+    "image_pull_policy": partial(_matching, "Always|IfNotPresent|Never", "Always, IfNotPresent or Never"),
+    "image_pull_secrets": partial(_list, kubernetes_name),
+    "labels": partial(_each, _key, _label),
+    "annotations": partial(_each, _key, _quoted),
+    "environment": partial(_each, _variable, _quoted),
+    "secrets": partial(_each, _variable, _secret),
+    "secret_files": partial(_each, _path, lambda value: kubernetes_name(str(value).rstrip("?")) and str(value)),
+    "volumes": partial(_each, _path, kubernetes_name),
+}

@@ -1,0 +1,69 @@
+"""What the commands share: options that several take, parameters settled from them, and how they refuse."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated, Any, NoReturn
+
+import typer
+from typer.core import TyperCommand
+
+Source = Annotated[str, typer.Option("--source", "-s", help="Directory of images, a folder for each class.")]
+Params = Annotated[Path | None, typer.Option("--params", "-p", help="YAML file of parameters; holds overrides only.")]
+Assign = Annotated[list[str] | None, typer.Option("--set", help="One parameter, as name=value. Repeat for more.")]
+RunName = Annotated[str, typer.Argument(metavar="[RUN]", help="A run's id or its beginning; the latest by default.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON on standard output, and nothing else there.")]
+Reason = Annotated[str, typer.Option("--reason", help="Why; it is written into the release log.")]
+Runner = Annotated[str, typer.Option("--runner", help="subprocess: on this machine; docker: in the stage's image.")]
+ImagesAt = Annotated[str, typer.Option("--images", help="Where the images are: registry/prefix:tag.")]
+Brought = Annotated[
+    list[str] | None, typer.Option("--image", help="An image of your own for a stage, as stage=image. Repeat for more.")
+]
+
+
+class WithParameters(TyperCommand):
+    """A command whose help ends with the list of all parameters, read when it is asked for."""
+
+    def format_epilog(self, _context: Any, formatter: Any) -> None:
+        """Write the list."""
+        from workflows.parameters import describe
+
+        formatter.write(f"\n{describe()}\n")
+
+
+def arguments(
+    source: str, params: Path | None, assignments: list[str] | None, defaults: dict[str, Any] | None = None
+) -> dict[str, Any]:
+    """All parameters of a run; ends with a sentence where they make no sense."""
+    from workflows.parameters import settle
+
+    try:
+        return settle(source or None, params, assignments or [], defaults or {})
+    except ValueError as error:
+        refuse(str(error))
+
+
+def images(where: str, brought: list[str] | None) -> dict[str, str]:
+    """The image of each stage; ends with a sentence where a name makes no sense."""
+    from workflows.images import choose
+    from workflows.settings import read_settings
+
+    try:
+        return choose(where or read_settings().images, brought or [])
+    except ValueError as error:
+        refuse(str(error))
+
+
+def refuse(sentence: str) -> NoReturn:
+    """End, because what was asked makes no sense."""
+    tell(sentence)
+    raise typer.Exit(2)
+
+
+def tell(sentence: str) -> None:
+    """Say what went wrong, as JSON too where that was asked for."""
+    sys.stderr.write(f"medloop: {sentence}\n")
+    if "--json" in sys.argv:
+        typer.echo(json.dumps({"error": sentence}))

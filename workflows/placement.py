@@ -1,0 +1,131 @@
+"""How one stage runs on a cluster, and the means to ask Kubeflow for it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+SPOT_TAINTS = (
+    ("cloud.google.com/gke-spot", "true"),
+    ("kubernetes.azure.com/scalesetpriority", "spot"),
+    ("karpenter.sh/capacity-type", "spot"),
+)
+"""How the clouds mark the nodes that they may take back at any moment."""
+
+RUN_LABEL = "metadata.labels['pipeline/runid']"
+"""Where a Kubeflow pod carries the id of its run."""
+
+
+@dataclass(frozen=True)
+class Placement:
+    """How one stage runs on a cluster. Empty means: as the cluster does by itself."""
+
+    cpu: str = ""
+    cpu_limit: str = ""
+    memory: str = ""
+    accelerator: str = "nvidia.com/gpu"
+    accelerators: int = 0
+    shared_memory: str = ""
+    node_selector: Mapping[str, str] = field(default_factory=dict)
+    tolerations: tuple[Mapping[str, Any], ...] = ()
+    spot: bool = False
+    retries: int = 0
+    backoff: str = "30s"
+    backoff_factor: float = 2.0
+    backoff_max: str = "10m"
+    timeout: str = ""
+    user: int = -1
+    group: int = -1
+    non_root: bool = False
+    image_pull_policy: str = ""
+    image_pull_secrets: tuple[str, ...] = ()
+    labels: Mapping[str, str] = field(default_factory=dict)
+    annotations: Mapping[str, str] = field(default_factory=dict)
+    environment: Mapping[str, str] = field(default_factory=dict)
+    secrets: Mapping[str, str] = field(default_factory=dict)
+    secret_files: Mapping[str, str] = field(default_factory=dict)
+    volumes: Mapping[str, str] = field(default_factory=dict)
+
+    def apply(self, task: Any) -> None:
+        """Ask for all this on a task of a pipeline."""
+        task.set_caching_options(False)  # work keys see what Kubeflow's caching does not
+        self._ask_for_resources(task)
+        self._ask_for_nodes(task)
+        self._ask_for_another_try(task)
+        self._ask_for_images(task)
+        self._hand_in(task)
+
+    def _ask_for_resources(self, task: Any) -> None:
+        from kfp import kubernetes
+
+        if self.cpu:
+            task.set_cpu_request(self.cpu)
+        if self.cpu_limit:
+            task.set_cpu_limit(self.cpu_limit)
+        if self.memory:  # a limit above the request is memory that another pod may take away
+            task.set_memory_request(self.memory)
+            task.set_memory_limit(self.memory)
+        if self.accelerators:
+            task.set_accelerator_type(self.accelerator)
+            task.set_accelerator_limit(self.accelerators)
+        if size := self.shared_memory:
+            kubernetes.empty_dir_mount(task, "shared-memory", "/dev/shm", "Memory", size)  # noqa: S108
+        for path, claim in self.volumes.items():
+            kubernetes.mount_pvc(task, claim, path)
+
+    def _ask_for_nodes(self, task: Any) -> None:
+        from kfp import kubernetes
+
+        for key, value in self.node_selector.items():
+            kubernetes.add_node_selector(task, key, value)
+        for toleration in (*self.tolerations, *(_SPOT if self.spot else ())):
+            kubernetes.add_toleration(task, **toleration)
+        for key, value in self.labels.items():
+            kubernetes.add_pod_label(task, key, value)
+        for key, value in self.annotations.items():
+            kubernetes.add_pod_annotation(task, key, value)
+
+    def _ask_for_another_try(self, task: Any) -> None:
+        from kfp import kubernetes
+
+        if self.retries:
+            duration, longest = f"{seconds(self.backoff)}s", f"{seconds(self.backoff_max)}s"
+            task.set_retry(self.retries, duration, self.backoff_factor, longest)
+        if self.timeout:
+            kubernetes.set_timeout(task, seconds(self.timeout))
+
+    def _ask_for_images(self, task: Any) -> None:
+        from kfp import kubernetes
+
+        if self.user >= 0 or self.group >= 0 or self.non_root:
+            user, group = (number if number >= 0 else None for number in (self.user, self.group))
+            kubernetes.set_security_context(task, user, group, self.non_root or None)
+        if self.image_pull_policy:
+            kubernetes.set_image_pull_policy(task, self.image_pull_policy)
+        if self.image_pull_secrets:
+            kubernetes.set_image_pull_secrets(task, list(self.image_pull_secrets))
+
+    def _hand_in(self, task: Any) -> None:
+        from kfp import kubernetes
+
+        for name, value in self.environment.items():
+            task.set_env_variable(name, value)
+        for name, place in self.secrets.items():
+            secret, _, key = place.rstrip("?").partition("/")
+            kubernetes.use_secret_as_env(task, secret, {key: name}, optional=place.endswith("?"))
+        for path, secret in self.secret_files.items():
+            kubernetes.use_secret_as_volume(task, secret.rstrip("?"), path, optional=secret.endswith("?"))
+        kubernetes.use_field_path_as_env(task, "MEDLOOP_RUN", RUN_LABEL)
+
+
+_SPOT = tuple({"key": key, "operator": "Equal", "value": value, "effect": "NoSchedule"} for key, value in SPOT_TAINTS)
+
+
+def seconds(duration: str) -> int:
+    """The seconds in a duration such as 90, 30s, 10m, 2h or 1d."""
+    found = re.fullmatch(r"(\d+)([smhd]?)", duration)
+    if not found:
+        raise ValueError(f"{duration!r} is no duration. Write a number and s, m, h or d, such as 90s or 2h.")
+    return int(found[1]) * {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400}[found[2]]

@@ -1,0 +1,140 @@
+"""Does a step of an earlier run again, here, on the very inputs it had; nothing of it reaches the store."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+
+from components.shared import scratch, work
+from components.shared.contracts import Manifest
+from components.shared.interface import nearest, read
+from components.shared.store import Store, open_store
+from workflows.run import Run
+from workflows.settings import Settings, stage_environment
+
+
+@dataclass(frozen=True)
+class Replay:
+    """A step set up to be done again: what it was, and where the new try has its files."""
+
+    step: dict[str, Any]
+    folder: Path
+    environment: dict[str, str]
+    store: str
+
+    @property
+    def inputs(self) -> dict[str, Path]:
+        """The manifest of each input."""
+        return {name: self.folder / "inputs" / f"{name}.json" for name in self.step["inputs"]}
+
+    @property
+    def outputs(self) -> dict[str, Path]:
+        """Where the manifest of each output will be."""
+        return {name: self.folder / "outputs" / f"{name}.json" for name in read(self.step["stage"]).outputs}
+
+
+def choose(run: Run, stage: str, number: int) -> dict[str, Any]:
+    """The step of that stage in a run (the last one, or the one of that number), or a sentence why it cannot be."""
+    steps = [step for step in run.stages if step["stage"] == stage]
+    if not steps:
+        had = sorted({step["stage"] for step in run.stages})
+        raise ValueError(f"The run {run.id} came to no {stage!r}.{nearest(stage, had)} It did: {', '.join(had)}.")
+    if not 0 <= number <= len(steps):
+        raise ValueError(
+            f"The run {run.id} did {stage} {len(steps)} times, so there is no number {number}. Leave it out."
+        )
+    step = steps[number - 1]
+    if "inputs" not in step:
+        raise ValueError(
+            f"The step {stage} of {run.id} failed before it knew its inputs: {step.get('why', 'it does not say why.')}"
+        )
+    return step
+
+
+def prepare(settings: Settings, store: Store, run: Run, step: dict[str, Any]) -> Replay:
+    """Fetch the step's inputs by their digests, into a directory of its own below the home."""
+    folder = _new_folder(settings.home / "replays", f"{run.id}-{step['stage']}")
+    replay = Replay(step, folder, _environment(settings, run, folder), store.uri)
+    for path in (folder / "inputs", folder / "outputs"):
+        path.mkdir()
+    for name, digest in step["inputs"].items():
+        replay.inputs[name].write_bytes(store.get(digest))
+    return replay
+
+
+def _new_folder(place: Path, name: str) -> Path:
+    number = 1
+    while (folder := place / f"{name}-{number}").exists():
+        number += 1
+    folder.mkdir(parents=True)
+    return folder
+
+
+def _environment(settings: Settings, run: Run, folder: Path) -> dict[str, str]:
+    environment = stage_environment(settings, str(run.record["arguments"].get("source", "")))
+    environment.pop("MEDLOOP_LOG")
+    # Nothing that others see: no tracking, no message, and all that is written goes aside.
+    environment.pop("MEDLOOP_NOTIFY_URL", None)
+    return {**environment, "MLFLOW_TRACKING_URI": f"sqlite:///{folder}/tracking.db", scratch.VARIABLE: str(folder)}
+
+
+def do(replay: Replay, image: str, debug: bool, told: IO[str]) -> int:
+    """Do the step, with this Python or in a container of that image; gives its exit status. `told` gets its values."""
+    stage = replay.step["stage"]
+    arguments = ["--store", replay.store]
+    for name, path in (*replay.inputs.items(), *replay.outputs.items()):
+        arguments += [f"--{name}", str(path)]
+    for name, value in replay.step["parameters"].items():
+        arguments += [f"--{name.replace('_', '-')}", value if isinstance(value, str) else json.dumps(value)]
+    python = ["-m", "pdb", "-c", "continue", "-m"] if debug else ["-m"]
+    environment = {**replay.environment, **({"MEDLOOP_TRACEBACK": "1"} if debug else {})}
+    command = [*python, "components", stage, *arguments]
+    if image:
+        command, environment = _in_a_container(replay, image, command, environment, debug)
+    else:
+        command = [sys.executable, *command]
+    done = subprocess.run(command, env=environment, stdout=told, check=False)
+    return done.returncode
+
+
+def _in_a_container(
+    replay: Replay, image: str, command: list[str], environment: dict[str, str], debug: bool
+) -> tuple[list[str], dict[str, str]]:
+    """The command that does it in a container, and the environment of that command."""
+    from workflows.containers import check_images, handed_on
+
+    check_images([image])
+    mounts = {str(replay.folder): "rw"}
+    source = replay.step["parameters"].get("source", "")
+    for place in (replay.store, source):
+        if place and "://" not in place and Path(place).exists():
+            mounts[place] = "ro"
+    named = {**handed_on(environment), "HOME": str(replay.folder), "TMPDIR": "/tmp"}  # noqa: S108 - the container's
+    options = ["--rm", "--user", f"{os.getuid()}:{os.getgid()}", "--shm-size", "1g", "--entrypoint", "python3"]
+    options += ["--interactive", "--tty"] if debug and sys.stdin.isatty() else ["--interactive"] if debug else []
+    options += [part for path, mode in mounts.items() for part in ("--volume", f"{path}:{path}:{mode}")]
+    options += [part for name in named for part in ("--env", name)]  # by name alone: no secret on the command line
+    if replay.step["parameters"].get("device") == "cuda":
+        options += ["--gpus", "all"]
+    return ["docker", "run", *options, image, *command], {**os.environ, **named}
+
+
+def compare(replay: Replay) -> dict[str, bool | None]:
+    """Lay out what the new try gave as files, and say of each output whether it equals the earlier one (None: none)."""
+    os.environ[scratch.VARIABLE] = str(replay.folder)
+    try:
+        store = open_store(replay.store)
+        equal: dict[str, bool | None] = {}
+        for name, path in replay.outputs.items():
+            manifest = Manifest.decode(path.read_bytes(), path.name)
+            work.lay_out(store, manifest, path.with_suffix(""), copy=True)
+            before = replay.step.get("outputs", {}).get(name)
+            equal[name] = None if before is None else before == manifest.digest
+    finally:
+        del os.environ[scratch.VARIABLE]
+    return equal
