@@ -2,12 +2,24 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
-from workflows.options import Brought, ImagesAt, images, refuse
+from workflows.options import (
+    AsJson,
+    Assign,
+    Brought,
+    ImagesAt,
+    Params,
+    Source,
+    WithParameters,
+    arguments,
+    images,
+    refuse,
+)
 
 app = typer.Typer()
 
@@ -36,6 +48,245 @@ def compile_(
     path = output or Path(f"{pipeline}.yaml")
     compile_package(pipeline, _pinned(where, brought, no_pin), _cluster(cluster), path)
     typer.echo(f"{path}: {path.stat().st_size:,} bytes")
+
+
+Store = Annotated[str, typer.Option("--store", help="Where the loop keeps its state: s3://bucket/prefix.")]
+Experiment = Annotated[str, typer.Option(help="The experiment it belongs to; made if it is not there.")]
+Account = Annotated[str, typer.Option("--service-account", help="The Kubernetes account the stages run as.")]
+
+
+@app.command(cls=WithParameters, short_help="Start a run on a Kubeflow Pipelines server.")
+def submit(
+    source: Source = "",
+    params: Params = None,
+    assignments: Assign = None,
+    store: Store = "",
+    where: ImagesAt = "",
+    brought: Brought = None,
+    cluster: Cluster = None,
+    no_pin: NoPin = False,
+    wait: Annotated[
+        bool, typer.Option("--wait", help="Watch it to its end; the exit status says how it ended.")
+    ] = False,
+    timeout: Annotated[str, typer.Option(help="With --wait: watch no longer than that, such as 90m or 12h.")] = "",
+    poll: Annotated[float, typer.Option(min=0.05, max=3600, help="Seconds between looks.")] = 5.0,
+    name: Annotated[str, typer.Option(help="The run's name in the server.")] = "medloop retrain",
+    experiment: Experiment = "medloop",
+    account: Account = "",
+    as_json: AsJson = False,
+) -> None:
+    """Start a run on a Kubeflow Pipelines server, with the images pinned as they are now.
+
+    The server is named by KF_PIPELINES_ENDPOINT (else the cluster of KUBECONFIG, else the one this pod is in).
+
+    \b
+        medloop submit --source /scans --store s3://medloop/chest --images registry.example/medloop:0.1.0 --wait
+    """
+    from rich.console import Console
+
+    from workflows.placement import seconds
+    from workflows.submit import submit as start
+
+    try:
+        patience = float(seconds(timeout)) if timeout else None
+    except ValueError as error:
+        refuse(f"--timeout: {error}")
+    order = _order(source, params, assignments, store, where, brought, cluster, no_pin, name, experiment, account)
+    server = _server()
+    run_id = start(server, order)
+    link = server.link(f"runs/details/{run_id}")
+    console = Console(stderr=as_json)
+    console.print(f"{run_id}  {link}", highlight=False, soft_wrap=True)
+    if not wait:
+        if as_json:
+            typer.echo(json.dumps({"run": run_id, "link": link, "state": "submitted"}))
+        return
+    _watch(server, run_id, link, console, poll, patience, as_json)
+
+
+def _watch(
+    server: Any, run_id: str, link: str, console: Any, poll: float, patience: float | None, as_json: bool
+) -> None:
+    from workflows.follow import follow
+    from workflows.watch import watcher
+
+    def say(text: str) -> None:
+        console.print(text, style="dim", highlight=False, markup=False, soft_wrap=True)
+
+    try:
+        with watcher(console) as shown:
+            done = follow(server, run_id, shown, say, poll, patience)
+    except KeyboardInterrupt:
+        typer.echo(f"\nNo longer watched; the run goes on. End it at {link}", err=True)
+        raise typer.Exit(130) from None
+    told: dict[str, Any] = {"run": run_id, "link": link, "state": done.state.lower(), **done.ending}
+    if broken := done.failed:
+        told |= {"failed_stage": broken.name, "why": broken.why, "last_lines": list(broken.last_lines)}
+    if as_json:
+        typer.echo(json.dumps(told))
+    console.print()
+    if broken:
+        console.print(f"The stage {broken.name} failed. {broken.why}", style="bold", highlight=False, markup=False)
+        for line in broken.last_lines:
+            console.print(f"  {line}", highlight=False, markup=False, soft_wrap=True)
+        console.print(f"\nDo it again here, on its own inputs: medloop replay {run_id} {broken.name}", highlight=False)
+    else:
+        sentence = told.get("sentence") or f"The run {done.state.lower()}."
+        console.print(sentence, style="bold", highlight=False, markup=False)
+    console.print(link, highlight=False, soft_wrap=True)
+    if done.state not in ("SUCCEEDED", "SKIPPED"):
+        raise typer.Exit(1)
+
+
+@app.command(cls=WithParameters, short_help="Let the loop run at set times on a Kubeflow Pipelines server.")
+def schedule(
+    cron: Annotated[str, typer.Option(help="When: minute, hour, day, month, weekday, such as '0 3 * * MON'.")] = "",
+    timezone: Annotated[str, typer.Option(help="The time zone of these times, such as Europe/Berlin.")] = "UTC",
+    source: Source = "",
+    params: Params = None,
+    assignments: Assign = None,
+    store: Store = "",
+    where: ImagesAt = "",
+    brought: Brought = None,
+    cluster: Cluster = None,
+    no_pin: NoPin = False,
+    name: Annotated[str, typer.Option(help="The schedule's name; one of that name is replaced.")] = "medloop-retrain",
+    experiment: Experiment = "medloop",
+    account: Account = "",
+    remove: Annotated[bool, typer.Option("--remove", help="End the schedule of that name.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Let the loop run at set times: this very package, never two at once, nothing caught up after a pause.
+
+    \b
+        medloop schedule --cron "0 3 * * MON" --timezone Europe/Berlin --source /scans --store s3://medloop/chest
+        medloop schedule --remove
+
+    Kubeflow has one time zone for all schedules (UTC; MEDLOOP_KFP_TIMEZONE says which, if yours has another). Where
+    --timezone changes its clocks, the schedule is laid out in parts, from one change to the next, for five years. An
+    hour that is skipped when clocks go forward has no run; one that comes twice has one.
+    """
+    from datetime import UTC, datetime
+
+    from workflows import cron as times
+    from workflows.cluster import kubernetes_name
+    from workflows.settings import read_settings
+    from workflows.submit import schedule as begin
+    from workflows.submit import unschedule
+
+    try:
+        kubernetes_name(name)
+    except ValueError as error:
+        refuse(f"--name is {name!r}, and it becomes a name in Kubernetes: {error}")
+    if remove:
+        parts = unschedule(_server(), name)
+        typer.echo(f"{name} has ended ({parts} part{'s' if parts > 1 else ''}). Runs that go on are left alone.")
+        return
+    if not cron:
+        refuse("No time was given. Say when with --cron, such as --cron '0 3 * * MON'.")
+    try:
+        due, here, there = times.read(cron), times.zone(timezone), times.zone(read_settings().kubeflow.timezone)
+        spans = times.spans(due, here, there, datetime.now(UTC))
+    except ValueError as error:
+        refuse(str(error))
+    order = _order(source, params, assignments, store, where, brought, cluster, no_pin, name, experiment, account)
+    server = _server()
+    made = begin(server, order, spans)
+    _tell_schedule(server, made, due, here, as_json)
+
+
+def _tell_schedule(server: Any, made: list[dict[str, Any]], due: Any, here: Any, as_json: bool) -> None:
+    from datetime import UTC, datetime
+    from itertools import islice
+
+    following = [
+        f"{moment:%a %Y-%m-%d %H:%M %Z}" for moment in islice(due.after(datetime.now(UTC).astimezone(here)), 3)
+    ]
+    if as_json:
+        typer.echo(json.dumps({"schedules": made, "next": following}, default=str))
+        return
+    for part in made:
+        typer.echo(f"{part['name']}  {server.link('recurringrun/details/' + part['id'])}")
+    typer.echo(f"Next: {', '.join(following)}")
+    if made[-1]["end"]:
+        typer.echo(f"It is laid out until {made[-1]['end']:%Y-%m-%d}; schedule it again before then.")
+
+
+@app.command(short_help="List runs: those of the server, or of this store.")
+def runs(
+    limit: Annotated[int, typer.Option(min=1, max=1000, help="At most so many, the newest first.")] = 20,
+    as_json: AsJson = False,
+) -> None:
+    """List the runs that the Kubeflow Pipelines server knows; without KF_PIPELINES_ENDPOINT, those of this store.
+
+    \b
+        medloop runs --limit 5
+    """
+    from itertools import islice
+
+    from rich.console import Console
+    from rich.table import Table
+
+    from workflows.settings import read_settings
+    from workflows.story import there_and_here
+
+    settings = read_settings()
+    if settings.kubeflow.endpoint:
+        listed = [there_and_here(run) for run in islice(_server().runs(), limit)]
+    else:
+        from components.shared.store import open_store
+        from workflows.run import recent
+
+        listed = [there_and_here(run) for run in recent(open_store(settings.store), limit)]
+    if as_json:
+        typer.echo(json.dumps(listed))
+        return
+    if not listed:
+        typer.echo("There is no run yet.")
+        return
+    table = Table(box=None, pad_edge=False, header_style="dim")
+    for column in ("run", "began", "took", "state", "what"):
+        table.add_column(column, justify="right" if column == "took" else "left", overflow="fold")
+    for run in listed:
+        table.add_row(*(run[column] for column in ("run", "began", "took", "state", "what")))
+    Console().print(table, highlight=False)
+
+
+def _order(
+    source: str,
+    params: Path | None,
+    assignments: list[str] | None,
+    store: str,
+    where: str,
+    brought: list[str] | None,
+    cluster: Path | None,
+    no_pin: bool,
+    name: str,
+    experiment: str,
+    account: str,
+) -> Any:
+    """What is to be run on the server; ends with a sentence where it makes no sense there."""
+    from workflows.package import defaults_on
+    from workflows.settings import read_settings
+    from workflows.submit import Order
+
+    places = _cluster(cluster)
+    asked = arguments(source, params, assignments, defaults_on(places))
+    kept = store or read_settings().store
+    if not store and "://" not in kept:
+        refuse(
+            f"The store is {kept}, a directory of this machine, which a cluster does not see. Name one that it sees "
+            "with --store s3://bucket/prefix, or MEDLOOP_STORE (or --store /path of a volume that every stage mounts)."
+        )
+    chosen = _pinned(where, brought, no_pin)
+    return Order("retrain", chosen, places, {**asked, "store": kept}, experiment, name, account)
+
+
+def _server() -> Any:
+    from workflows.login import connect
+    from workflows.settings import read_settings
+
+    return connect(read_settings().kubeflow)
 
 
 def _pinned(where: str, brought: list[str] | None, no_pin: bool) -> dict[str, str]:

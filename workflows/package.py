@@ -60,6 +60,14 @@ def defaults_on(cluster: Mapping[str, Placement]) -> dict[str, Any]:
     return {"device": "cuda"} if cluster["train"].accelerators else {}
 
 
+def oldest_server(cluster: Mapping[str, Placement]) -> tuple[int, int]:
+    """The oldest release of Kubeflow Pipelines that does all that is asked for: docs/cluster.md tells why."""
+    places = cluster.values()
+    if any(place.user >= 0 or place.group >= 0 or place.non_root for place in places):
+        return (2, 16)
+    return (2, 15) if any(place.secrets or place.secret_files for place in places) else (2, 5)
+
+
 def compile_package(pipeline: str, images: Mapping[str, str], cluster: Mapping[str, Placement], output: Path) -> None:
     """Write the pipeline to a YAML file that a Kubeflow Pipelines server takes."""
     if output.suffix not in (".yaml", ".yml"):

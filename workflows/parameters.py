@@ -12,7 +12,7 @@ import yaml
 
 from components.shared.interface import REQUIRED, Parameter, nearest, read, stages
 
-GIVEN_BY_THE_RUN = ("store", "run", "by")
+GIVEN_BY_THE_RUN = ("store", "by")
 """Parameters of the pipeline that the command line fills in itself."""
 
 SUFFIX = "_options"

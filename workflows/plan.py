@@ -53,7 +53,7 @@ def plan(settings: Settings, arguments: dict[str, Any]) -> list[Step]:
     before = dict(os.environ)
     os.environ.update(environment)
     try:
-        _dag(walk, spec["root"]["dag"], {**arguments, "store": store.uri, "run": "planned", "by": ""})
+        _dag(walk, spec["root"]["dag"], {**arguments, "store": store.uri, "by": ""})
     finally:
         os.environ.clear()
         os.environ.update(before)

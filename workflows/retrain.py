@@ -20,7 +20,6 @@ from components.train.component import train
 def retrain(  # noqa: PLR0917 - these are the pipeline's parameters, given by name
     source: str,
     store: str,
-    run: str = dsl.PIPELINE_JOB_ID_PLACEHOLDER,
     by: str = "",
     architecture: str = default("train", "architecture"),
     image_size: int = default("train", "image_size"),
@@ -95,7 +94,7 @@ def retrain(  # noqa: PLR0917 - these are the pipeline's parameters, given by na
     )
     policy = {"store": store, "min_accuracy": min_accuracy, "min_auc": min_auc, "options": gate_options}
     verdict = gate(**policy, report=report.outputs["report"])
-    ending = {"state": now.outputs["state"], "store": store, "run": run, "by": by}
+    ending = {"state": now.outputs["state"], "store": store, "by": by}
     with dsl.If(verdict.outputs["outcome"] == "approved", "approved as trained"):
         small = quantize(**rows, model=trained.outputs["model"], options=quantize_options)
         shipped = evaluate(

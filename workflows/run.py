@@ -107,7 +107,7 @@ def _work(
     environment = {**stage_environment(settings, run.record["arguments"]["source"]), "TMPDIR": str(folder / "tmp")}
     environment[diary.VARIABLE] = run.id
     asked: dict[str, Any] = {
-        "arguments": {**run.record["arguments"], "store": store.uri, "run": run.id, "by": run.record["by"]},
+        "arguments": {**run.record["arguments"], "store": store.uri, "by": run.record["by"]},
         "runner": runner,
         "images": dict(images),
         "gpus": run.record["arguments"]["device"] == "cuda",
@@ -126,7 +126,7 @@ def _work(
         for line in engine.stdout:
             log_file.write(line)
             log_file.flush()
-            if event := _event(line):
+            if event := read_event(line):
                 watcher(event)
         status = engine.wait()
     run.record["stages"] = diary.steps(store, run.id)
@@ -198,7 +198,8 @@ def _clear(folder: Path) -> None:
     shutil.rmtree(folder, ignore_errors=True)
 
 
-def _event(line: str) -> dict[str, Any] | None:
+def read_event(line: str) -> dict[str, Any] | None:
+    """The event of a stage in a line of its log, or None where the line is something else."""
     text = line.strip()
     if not text.startswith('{"event"'):
         return None
@@ -236,7 +237,7 @@ def _last_lines(log_file: Path) -> list[str]:
     """What the stage that failed said last, without events and the runner's own talk."""
     said: list[str] = []
     for line in log_file.read_text(encoding="utf-8").splitlines():
-        event = _event(line)
+        event = read_event(line)
         if event and event["event"] == "started":
             said = []
         elif not event and line.startswith(" ") and line.strip():  # the runner indents what a stage prints

@@ -4,11 +4,29 @@ from __future__ import annotations
 
 import os
 import secrets
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from components.shared import keys
 from workflows.synth.synth import MARKER
+
+SERVICE_ACCOUNT_TOKEN = Path("/var/run/secrets/kubeflow/pipelines/token")
+"""Where Kubeflow puts a token for its API into the pods that ask for one."""
+
+
+@dataclass(frozen=True)
+class Kubeflow:
+    """Where the Kubeflow Pipelines server is, and how to log in to it."""
+
+    endpoint: str = ""
+    ui: str = ""
+    namespace: str = ""
+    token: str = ""
+    token_file: str = ""
+    cookies: str = ""
+    ca: str = ""
+    context: str = ""
+    timezone: str = "UTC"
 
 
 @dataclass(frozen=True)
@@ -21,6 +39,7 @@ class Settings:
     hash_key: str
     images: str = ""
     cluster: str = ""
+    kubeflow: Kubeflow = field(default_factory=Kubeflow)
 
     @property
     def runs(self) -> Path:
@@ -44,6 +63,23 @@ def read_settings() -> Settings:
         os.environ.get(keys.VARIABLE, ""),
         os.environ.get("MEDLOOP_IMAGES", ""),
         os.environ.get("MEDLOOP_CLUSTER", ""),
+        _kubeflow(),
+    )
+
+
+def _kubeflow() -> Kubeflow:
+    """The names that Kubeflow's own client reads, and medloop's for what it has no variable for."""
+    there = str(SERVICE_ACCOUNT_TOKEN) if SERVICE_ACCOUNT_TOKEN.is_file() else ""
+    return Kubeflow(
+        endpoint=os.environ.get("KF_PIPELINES_ENDPOINT", ""),
+        ui=os.environ.get("KF_PIPELINES_UI_ENDPOINT", ""),
+        namespace=os.environ.get("MEDLOOP_KFP_NAMESPACE", ""),
+        token=os.environ.get("MEDLOOP_KFP_TOKEN", ""),
+        token_file=os.environ.get("KF_PIPELINES_SA_TOKEN_PATH", there),
+        cookies=os.environ.get("MEDLOOP_KFP_COOKIES", ""),
+        ca=os.environ.get("MEDLOOP_KFP_CA", ""),
+        context=os.environ.get("MEDLOOP_KUBE_CONTEXT", ""),
+        timezone=os.environ.get("MEDLOOP_KFP_TIMEZONE") or "UTC",
     )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import sys
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -203,3 +204,20 @@ def compared(again: Replay, status: int, equal: dict[str, bool | None]) -> str:
     if again.step["code"] != here:
         lines.append("  The code or its packages here are not those of the run; a difference may come from there.")
     return "\n".join([*lines, f"Its files: {again.folder / 'outputs'}"])
+
+
+def there_and_here(run: Run | dict[str, Any]) -> dict[str, str]:
+    """A line of a list of runs: one of this store's, or one as a server tells it."""
+    if isinstance(run, Run):
+        record = run.record
+        took = f"{record['seconds']:.0f} s" if "seconds" in record else "–"
+        what = record.get("sentence") or (f"{record['failed_stage']}: {record['why']}" if "why" in record else "")
+        began = record["started"].replace("T", " ")[:16]
+        return {"run": run.id, "began": began, "took": took, "state": record["outcome"], "what": what}
+    began, ended = (run.get(name) or "" for name in ("created_at", "finished_at"))
+    took = "–"
+    if began and ended > "1971":
+        took = f"{(datetime.fromisoformat(ended) - datetime.fromisoformat(began)).total_seconds():.0f} s"
+    state = (run.get("state") or "pending").lower()
+    what = run.get("display_name", "")
+    return {"run": run["run_id"], "began": began.replace("T", " ")[:16], "took": took, "state": state, "what": what}

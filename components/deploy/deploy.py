@@ -20,16 +20,17 @@ def deploy(
     state: In,
     work: Work,
     *,
-    run: str,
+    run: str = "",
     by: str = "",
     runtime: Annotated[str, OneOf(("onnxruntime",))] = "onnxruntime",
 ) -> dict[str, Any]:
     """Release an approved model. Refuses a decision that is not an approval of this very model, in these conditions.
 
-    run: the run that asks
+    run: the run that asks; the one that the step belongs to by default
     by: who started it
     runtime: what runs the model in service
     """
+    run = run or work.run
     verdict = contracts.read_record("decision", decision / "decision.json")
     resolved = contracts.read_record("resolved", state / "resolved.json")
     _verify(verdict, resolved, work.inputs["model"])

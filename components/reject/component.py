@@ -8,7 +8,7 @@ from components.stage import stage
 
 
 @stage
-def reject(decision: Input[Artifact], state: Input[Artifact], store: str, run: str, by: str) -> NamedTuple(
+def reject(decision: Input[Artifact], state: Input[Artifact], store: str, by: str) -> NamedTuple(
     "Values", [("version", str), ("sentence", str)]
 ):
     from components.stage import call

@@ -10,12 +10,13 @@ from components.shared.notify import notify
 from components.shared.work import Work, event
 
 
-def reject(decision: In, state: In, work: Work, *, run: str, by: str = "") -> dict[str, Any]:
+def reject(decision: In, state: In, work: Work, *, run: str = "", by: str = "") -> dict[str, Any]:
     """Write down that a model was refused, and why. What is in service stays as it is.
 
-    run: the run that asked
+    run: the run that asked; the one that the step belongs to by default
     by: who started it
     """
+    run = run or work.run
     verdict = contracts.read_record("decision", decision / "decision.json")
     resolved = contracts.read_record("resolved", state / "resolved.json")
     if verdict["outcome"] == "approved":

@@ -19,11 +19,16 @@ IMAGE = "MEDLOOP_IMAGE"
 FOLDER = "steps"
 
 
+def run() -> str:
+    """The run that this process's step belongs to, or nothing."""
+    return os.environ.get(VARIABLE, "")
+
+
 class Page:
     """What one step writes of itself, as it comes to know it."""
 
     def __init__(self, store: Store, stage: str) -> None:
-        self._store, self._run = store, os.environ.get(VARIABLE, "")
+        self._store, self._run = store, run()
         now = datetime.now(UTC)
         self._name = f"{FOLDER}/{self._run}/{now:%Y%m%d-%H%M%S.%f}-{stage}.json"
         self._record: dict[str, Any] = {

@@ -19,9 +19,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from components.shared import contracts
+from components.shared import contracts, diary
 from components.shared.contracts import Manifest
-from components.shared.diary import Page
 from components.shared.interface import COMPONENTS, Interface, read
 from components.shared.scratch import VARIABLE as SCRATCH
 from components.shared.store import Store, open_store
@@ -42,6 +41,7 @@ class Work:
     key: str
     store: Store
     inputs: Mapping[str, str]
+    run: str = ""
 
     def keep(self, name: str, data: bytes) -> None:
         """Keep a checkpoint, replacing the one of that name, so that the same work can go on after an interruption."""
@@ -82,7 +82,7 @@ def step(stage: str, store_uri: str, inputs: Mapping[str, Path], parameters: Map
     """Do a stage's work, or take the result of the same work done before; `inputs` are files that hold manifests."""
     interface = read(stage)
     store = open_store(store_uri)
-    page = Page(store, stage)
+    page = diary.Page(store, stage)
     try:
         done = _step(interface, store, inputs, parameters, page)
     except Exception as error:
@@ -101,7 +101,7 @@ def step(stage: str, store_uri: str, inputs: Mapping[str, Path], parameters: Map
 
 
 def _step(
-    interface: Interface, store: Store, inputs: Mapping[str, Path], parameters: Mapping[str, Any], page: Page
+    interface: Interface, store: Store, inputs: Mapping[str, Path], parameters: Mapping[str, Any], page: diary.Page
 ) -> Done:
     stage = interface.stage
     manifests = {name: Manifest.decode(inputs[name].read_bytes(), name) for name in interface.inputs}
@@ -175,7 +175,7 @@ def _run(interface: Interface, store: Store, plan: Plan, manifests: Mapping[str,
             folders[name].mkdir()
         for name, manifest in manifests.items():
             lay_out(store, manifest, folders[name])
-        extra = {"work": Work(plan.key, store, plan.inputs)} if interface.takes_work else {}
+        extra = {"work": Work(plan.key, store, plan.inputs, diary.run())} if interface.takes_work else {}
         try:
             values = function(**folders, **extra, **plan.parameters) or {}
         except ValueError as error:

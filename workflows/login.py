@@ -1,0 +1,96 @@
+"""The way to a Kubeflow Pipelines server: its address, and the log-ins that are usual there."""
+
+from __future__ import annotations
+
+import logging
+import os
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import urllib3
+
+from workflows.server import HOME, Server
+from workflows.settings import Kubeflow
+
+PROXY = "api/v1/namespaces/{}/services/ml-pipeline:http/proxy"
+INSIDE = "http://ml-pipeline.{}.svc.cluster.local:8888"
+
+
+def connect(settings: Kubeflow) -> Server:
+    """The server that the settings name, else that of the cluster this machine or pod belongs to; logged in."""
+    from kfp_server_api import ApiClient, Configuration
+
+    logging.getLogger("urllib3.connectionpool").setLevel(logging.ERROR)  # what it warns of is told in the error
+    configuration = Configuration()
+    configuration.retries = urllib3.Retry(
+        4, connect=2, backoff_factor=0.3, status_forcelist=(429, 502, 503, 504), raise_on_status=False
+    )
+    if settings.endpoint:
+        configuration.host = _address(settings.endpoint)
+    else:
+        _find_cluster(configuration, settings)
+    if settings.ca:
+        if not Path(settings.ca).is_file():
+            raise ValueError(
+                f"MEDLOOP_KFP_CA is {settings.ca!r}, and there is no such file. Name the authority's file."
+            )
+        configuration.ssl_ca_cert = settings.ca
+    _log_in(configuration, settings)
+    client = ApiClient(configuration, cookie=settings.cookies or None)
+    return Server(client, settings.ui or configuration.host, settings.namespace)
+
+
+def _address(endpoint: str) -> str:
+    parts = urlsplit(endpoint)
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise ValueError(
+            f"The server's address is {endpoint!r}. Write it with http:// or https://, such as http://127.0.0.1:8080 "
+            "or https://kubeflow.example/pipeline."
+        )
+    return endpoint.rstrip("/")
+
+
+def _find_cluster(configuration: Any, settings: Kubeflow) -> None:
+    from kubernetes import config
+    from kubernetes.config import ConfigException
+
+    try:
+        config.load_incluster_config()
+        configuration.host = INSIDE.format(HOME)
+    except ConfigException:
+        try:
+            config.load_kube_config(client_configuration=configuration, context=settings.context or None)
+        except ConfigException:
+            raise ValueError(
+                "No Kubeflow Pipelines server is named. Set KF_PIPELINES_ENDPOINT to its address, such as "
+                "http://127.0.0.1:8080, or KUBECONFIG to a file that leads to its cluster."
+            ) from None
+        configuration.host = f"{configuration.host.rstrip('/')}/{PROXY.format(HOME)}"
+
+
+def _log_in(configuration: Any, settings: Kubeflow) -> None:
+    if settings.token:
+        configuration.api_key["authorization"] = settings.token
+        configuration.api_key_prefix["authorization"] = "Bearer"
+    elif settings.token_file:
+        file = Path(settings.token_file)
+
+        def read_anew(configuration: Any) -> None:  # the cluster renews it every hour or so
+            try:
+                configuration.api_key["authorization"] = file.read_text(encoding="utf-8").strip()
+            except OSError as error:
+                raise PermissionError(
+                    f"The token file {file} cannot be read ({error.strerror}). Set KF_PIPELINES_SA_TOKEN_PATH to "
+                    "one that can."
+                ) from None
+
+        configuration.api_key["authorization"] = ""
+        configuration.api_key_prefix["authorization"] = "Bearer"
+        configuration.refresh_api_key_hook = read_anew
+    elif client := os.environ.get("KF_PIPELINES_IAP_OAUTH2_CLIENT_ID"):
+        from kfp.client import auth
+
+        other = (os.environ.get(f"KF_PIPELINES_APP_OAUTH2_CLIENT_{part}", "") for part in ("ID", "SECRET"))
+        configuration.api_key["authorization"], _ = auth.get_auth_token(client, *other)
+        configuration.api_key_prefix["authorization"] = "Bearer"
