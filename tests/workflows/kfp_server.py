@@ -7,10 +7,10 @@ refuses and in which words, which fields it leaves out, how a run's tasks look. 
 from __future__ import annotations
 
 import base64
-import calendar
 import email.parser
 import email.policy
 import http.server
+import ipaddress
 import json
 import re
 import socket
@@ -20,42 +20,51 @@ import threading
 import time
 import urllib.parse
 import uuid
-import zlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, NoReturn
 
 import yaml
-from google.protobuf import json_format
-from kfp.pipeline_spec import pipeline_spec_pb2
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
+
+from tests.workflows.kfp_checks import (
+    ABORTED,
+    CODES,
+    DENIED,
+    EXISTS,
+    EXPERIMENT_FIELDS,
+    INT64,
+    INTERNAL,
+    INVALID,
+    NOBODY,
+    NOT_FOUND,
+    OBJECT,
+    RECURRING_FIELDS,
+    RUN_FIELDS,
+    UNIMPLEMENTED,
+    Json,
+    Refusal,
+    check_cron,
+    check_fields,
+    check_parameters,
+    read_package,
+)
+from tests.workflows.kfp_runs import FINAL, NEVER, Run, Script, smooth, stamp, tasks_of
 
 TOKEN = "test-token"
 COOKIE = "authservice_session=test-session"
 USER = "someone@example.org"
 LOGIN_PAGE = b"<!DOCTYPE html><html><head><title>dex</title></head><body>Log in to Your Account</body></html>"
 UI_PAGE = b"<!DOCTYPE html><html><head><title>Kubeflow Pipelines</title></head><body></body></html>"
-NEVER = "1970-01-01T00:00:00Z"  # what the server gives as the time of what has not happened to a run
-NOT_YET = "0001-01-01T00:00:00Z"  # and to a task
 
-Json = dict[str, Any]
 Login = Literal["none", "token", "mesh", "cookie"]
-
-
-class Step(NamedTuple):
-    """A task reaches a state, and so many seconds pass before the next step.
-
-    States are the API's, and CACHED (done before) and OMITTED (what it needs did not succeed). A task whose pod cannot
-    start is PENDING. `train-driver` is the pod that prepares `train`. The empty name is the run itself.
-    """
-
-    task: str
-    state: str
-    seconds: float = 0.0
-    log: str = ""
 
 
 class Request(NamedTuple):
@@ -79,74 +88,6 @@ class Answer(NamedTuple):
     headers: tuple[tuple[str, str], ...] = ()
 
 
-class Refusal(Exception):  # noqa: N818 - the server refuses; it has not failed
-    """What the API server answers to a request that it does not grant: a gRPC code and a sentence."""
-
-    def __init__(self, code: int, sentence: str, context: str = "") -> None:
-        super().__init__(sentence)
-        self.code, self.sentence, self.context = code, sentence, context
-
-    def within(self, context: str) -> Refusal:
-        return Refusal(self.code, self.sentence, f"{context}: {self.context}" if self.context else context)
-
-
-INVALID, NOT_FOUND, EXISTS, DENIED, PRECONDITION, ABORTED, UNIMPLEMENTED, INTERNAL, NOBODY = (
-    3,
-    5,
-    6,
-    7,
-    9,
-    10,
-    12,
-    13,
-    16,
-)
-STATUS = {
-    INVALID: 400,
-    NOT_FOUND: 404,
-    EXISTS: 409,
-    DENIED: 403,
-    PRECONDITION: 400,
-    ABORTED: 409,
-    UNIMPLEMENTED: 501,
-    INTERNAL: 500,
-    NOBODY: 401,
-}
-WORDS = {
-    INVALID: "Invalid input error",
-    NOT_FOUND: "ResourceNotFoundError",
-    EXISTS: "Already exist error",
-    DENIED: "PermissionDenied",
-    PRECONDITION: "FailedPreconditionError",
-    ABORTED: "BadRequestError",
-    INTERNAL: "InternalServerError",
-    NOBODY: "Unauthenticated",
-}
-
-_STRINGS = (str,)
-_OBJECT = (dict,)
-_INT64 = (str, int)
-RUN_FIELDS: dict[str, tuple[type, ...]] = {
-    **dict.fromkeys(("experiment_id", "run_id", "display_name", "storage_state", "description"), _STRINGS),
-    **dict.fromkeys(("pipeline_version_id", "service_account", "created_at", "scheduled_at", "finished_at"), _STRINGS),
-    **dict.fromkeys(("state", "recurring_run_id"), _STRINGS),
-    **dict.fromkeys(("pipeline_spec", "pipeline_version_reference", "runtime_config", "error", "run_details"), _OBJECT),
-    "plugins_input": _OBJECT,
-    "plugins_output": _OBJECT,
-    "state_history": (list,),
-}
-RECURRING_FIELDS: dict[str, tuple[type, ...]] = {
-    **dict.fromkeys(("recurring_run_id", "display_name", "description", "pipeline_version_id", "mode"), _STRINGS),
-    **dict.fromkeys(("service_account", "created_at", "updated_at", "status", "namespace", "experiment_id"), _STRINGS),
-    **dict.fromkeys(("pipeline_spec", "pipeline_version_reference", "runtime_config", "trigger", "error"), _OBJECT),
-    "plugins_input": _OBJECT,
-    "max_concurrency": _INT64,
-    "no_catchup": (bool,),
-}
-EXPERIMENT_FIELDS: dict[str, tuple[type, ...]] = dict.fromkeys(
-    ("experiment_id", "display_name", "description", "created_at", "namespace", "storage_state", "last_run_created_at"),
-    _STRINGS,
-)
 # What lists can be sorted by and filtered on.
 SORTABLE = {
     "experiments": {"experiment_id", "display_name", "created_at", "last_run_created_at", "description", "namespace"}
@@ -165,463 +106,6 @@ KEYS = {
     "recurringruns": "recurring_run_id",
 }
 LISTED = {"versions": "pipeline_versions", "recurringruns": "recurringRuns"}
-FINAL = ("SUCCEEDED", "FAILED", "SKIPPED", "CANCELED")
-
-
-# --- What the server checks -------------------------------------------------------------------------------------------
-
-
-def read_package(text: str) -> tuple[Json, Json | None]:
-    """The pipeline spec and the platform spec in a package; refused as the server refuses it."""
-    try:
-        documents = [document for document in yaml.safe_load_all(text) if document is not None]
-    except yaml.YAMLError as problem:
-        raise Refusal(INVALID, f"unable to decode yaml document: {problem}") from None
-    if not documents or not all(isinstance(document, dict) for document in documents):
-        raise Refusal(INVALID, "unknown template format")
-    specs = [document for document in documents if "pipelineInfo" in document]
-    platforms = [each for each in documents if each not in specs and "kubernetes" in each.get("platforms", {})]
-    if len(specs) != 1:
-        raise Refusal(INVALID, "multiple pipeline specs provided" if specs else "no pipeline spec is provided")
-    if len(platforms) > 1:
-        raise Refusal(INVALID, "multiple platform specs provided")
-    _parse(specs[0], pipeline_spec_pb2.PipelineSpec(), "invalid v2 pipeline spec")
-    for platform in platforms:
-        _parse(platform, pipeline_spec_pb2.PlatformSpec(), "cannot unmarshal platform specific configs")
-    _check_head(specs[0])
-    return specs[0], platforms[0] if platforms else None
-
-
-def _check_head(spec: Json) -> None:
-    version = spec.get("schemaVersion", "")
-    if version != "2.1.0":
-        raise Refusal(INVALID, f"KFP only supports schema version 2.1.0, but the pipeline spec has version {version}")
-    if not spec["pipelineInfo"].get("name"):
-        raise Refusal(INVALID, "invalid v2 pipeline spec: name is empty")
-    if "root" not in spec:
-        raise Refusal(INVALID, "invalid v2 pipeline spec: root component is empty")
-
-
-def _parse(document: Json, message: Any, words: str) -> None:
-    try:
-        json_format.ParseDict(document, message)
-    except json_format.ParseError as problem:
-        raise Refusal(INVALID, f"{words}: {problem}") from None
-
-
-def check_parameters(spec: Json, given: Mapping[str, Any]) -> None:
-    """Refuse what the pipeline needs and does not get, does not know, or gets in another type."""
-    known = spec["root"].get("inputDefinitions", {}).get("parameters", {})
-    for name, about in known.items():
-        if name in given:
-            _check_type(name, about["parameterType"], given[name])
-        elif not about.get("isOptional") and "defaultValue" not in about:
-            raise Refusal(
-                INVALID, f"parameter {name} is not optional, yet has neither default value nor user provided value"
-            )
-    if extra := [name for name in given if name not in known]:
-        raise Refusal(INVALID, f"parameter(s) provided are not required by pipeline: {', '.join(extra)}")
-
-
-def _check_type(name: str, kind: str, value: Any) -> None:
-    number = isinstance(value, int | float) and not isinstance(value, bool)
-    if kind in {"NUMBER_DOUBLE", "NUMBER_INTEGER"}:
-        if not number:
-            raise Refusal(
-                INVALID,
-                f"input parameter {name} requires type double or integer, but the parameter value is not of number "
-                "value type",
-            )
-        return
-    word, right = {"STRING": ("string", str), "BOOLEAN": ("bool", bool), "LIST": ("list", list)}.get(
-        kind, ("struct", dict)
-    )
-    if not isinstance(value, right):
-        raise Refusal(
-            INVALID,
-            f"input parameter {name} requires type {word}, but the input parameter is not of {word} value type",
-        )
-
-
-MONTHS = {month.lower(): at for at, month in enumerate(calendar.month_abbr) if month}
-DAYS = {day.lower(): (at + 1) % 7 for at, day in enumerate(calendar.day_abbr)}
-CRON_FIELDS: tuple[tuple[int, int, dict[str, int]], ...] = (
-    (0, 59, {}),
-    (0, 59, {}),
-    (0, 23, {}),
-    (1, 31, {}),
-    (1, 12, MONTHS),
-    (0, 6, DAYS),
-)
-DESCRIPTORS = ("@yearly", "@annually", "@monthly", "@weekly", "@daily", "@midnight", "@hourly")
-
-
-def check_cron(cron: str) -> None:
-    """Refuse what the server's cron parser cannot read: six fields, seconds first, the last of them optional."""
-    try:
-        _parse_cron(cron)
-    except ValueError as problem:
-        raise Refusal(
-            INVALID,
-            f"Schedule cron is not a supported format(https://godoc.org/github.com/robfig/cron). Error: {problem}",
-        ) from None
-
-
-def _parse_cron(cron: str) -> None:
-    if not cron:
-        raise ValueError("Empty spec string")
-    if cron.startswith("@every "):
-        length = cron.removeprefix("@every ")
-        if not re.fullmatch(r"[+-]?((\d+\.?\d*|\.\d+)(ns|us|µs|ms|s|m|h))+|0", length):
-            raise ValueError(f'Failed to parse duration {cron}: time: invalid duration "{length}"')
-        return
-    if cron.startswith("@"):
-        if cron not in DESCRIPTORS:
-            raise ValueError(f"Unrecognized descriptor: {cron}")
-        return
-    fields = cron.split()
-    if not 5 <= len(fields) <= 6:
-        raise ValueError(f"Expected 5 to 6 fields, found {len(fields)}: {cron}")
-    for text, (least, most, names) in zip(fields, CRON_FIELDS, strict=False):
-        for part in filter(None, text.split(",")):
-            _parse_cron_range(part, least, most, names)
-
-
-def _parse_cron_range(part: str, least: int, most: int, names: dict[str, int]) -> None:
-    span, *steps = part.split("/")
-    ends = span.split("-")
-    if len(ends) > 2 and ends[0] not in {"*", "?"}:
-        raise ValueError(f"Too many hyphens: {part}")
-    if ends[0] in {"*", "?"}:
-        first, last = least, most
-    else:
-        first, last = _cron_number(ends[0], names), _cron_number(ends[-1], names)
-    if len(steps) > 1:
-        raise ValueError(f"Too many slashes: {part}")
-    step = _cron_number(steps[0], {}) if steps else 1
-    if steps and len(ends) == 1:
-        last = most
-    if first < least:
-        raise ValueError(f"Beginning of range ({first}) below minimum ({least}): {part}")
-    if last > most:
-        raise ValueError(f"End of range ({last}) above maximum ({most}): {part}")
-    if first > last:
-        raise ValueError(f"Beginning of range ({first}) beyond end of range ({last}): {part}")
-    if step == 0:
-        raise ValueError(f"Step of range should be a positive number: {part}")
-
-
-def _cron_number(text: str, names: dict[str, int]) -> int:
-    if text.lower() in names:
-        return names[text.lower()]
-    if not re.fullmatch(r"[+-]?\d+", text):
-        raise ValueError(f'Failed to parse int from {text}: strconv.Atoi: parsing "{text}": invalid syntax')
-    return int(text)
-
-
-def check_fields(body: Any, known: Mapping[str, tuple[type, ...]]) -> Json:
-    """The message in a request's body, with the field names of the API; unknown ones and wrong types are refused."""
-    if not isinstance(body, dict):
-        raise Refusal(INVALID, f"proto: syntax error (line 1:1): unexpected token {json.dumps(body)}")
-    message: Json = {}
-    for name, value in body.items():
-        plain = re.sub(r"[A-Z]", lambda letter: "_" + letter[0].lower(), name)
-        if plain not in known:
-            raise Refusal(INVALID, f'proto: (line 1:2): unknown field "{name}"')
-        if value is None:
-            continue
-        if not isinstance(value, known[plain]) or (isinstance(value, bool) and bool not in known[plain]):
-            kind = known[plain][0].__name__
-            raise Refusal(INVALID, f"proto: (line 1:2): invalid value for {kind} field {name}: {json.dumps(value)}")
-        message[plain] = value
-    return message
-
-
-# --- Runs, as the workflow engine shows them --------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Task:
-    """A task of the spec: where it stands, and whether it is a graph of tasks itself."""
-
-    name: str
-    parent: str
-    after: tuple[str, ...]
-    graph: bool
-    conditional: bool
-    retried: bool
-
-
-def tasks_of(spec: Json) -> dict[str, Task]:
-    """All tasks of a pipeline, those in graphs after the graph's own, in an order in which they can run."""
-    found: dict[str, Task] = {}
-
-    def visit(tasks: Json, parent: str) -> None:
-        waiting = dict(tasks)
-        while waiting:
-            ready = [name for name, about in waiting.items() if not set(about.get("dependentTasks", ())) & set(waiting)]
-            for name in ready:
-                about = waiting.pop(name)
-                component = spec["components"][about["componentRef"]["name"]]
-                found[name] = Task(
-                    name,
-                    parent,
-                    tuple(about.get("dependentTasks", ())),
-                    "dag" in component,
-                    "condition" in about.get("triggerPolicy", {}),
-                    "retryPolicy" in about,
-                )
-                visit(component.get("dag", {}).get("tasks", {}), name)
-
-    visit(spec["root"]["dag"]["tasks"], "root")
-    return found
-
-
-def smooth(tasks: Mapping[str, Task], pace: float = 0.0) -> list[Step]:
-    """The script of a run in which all goes well: of the conditions beside one another the first one holds."""
-    steps: list[Step] = []
-    chosen: set[str] = set()
-    left: set[str] = set()
-    for task in tasks.values():
-        if task.parent in left:
-            left.add(task.name)
-        elif task.conditional and task.parent in chosen:
-            left.add(task.name)
-            steps.append(Step(task.name, "SKIPPED"))
-        else:
-            if task.conditional:
-                chosen.add(task.parent)
-            if not task.graph:
-                steps += [Step(task.name, "RUNNING", pace, f"{task.name} works\n"), Step(task.name, "SUCCEEDED")]
-    return steps
-
-
-@dataclass
-class Node:
-    """A node of the workflow; the API calls it a task."""
-
-    name: str
-    state: str
-    number: int
-    template: str
-    children: list[int] = field(default_factory=list)
-    started: float = 0.0
-    ended: float = 0.0
-    log: str = ""
-
-
-@dataclass
-class Run:
-    """A run, and what is to become of it."""
-
-    about: Json
-    spec: Json
-    tasks: dict[str, Task]
-    script: list[Step]
-    created: float
-    begun: float
-    history: list[Json] = field(default_factory=list)
-    stopped: float = 0.0
-    stops_as: str = "FAILED"
-
-    @property
-    def workflow(self) -> str:
-        return f"{self.spec['pipelineInfo']['name']}-{self.about['run_id'][:8]}"
-
-    def number(self, node: str) -> int:
-        return zlib.crc32(f"{self.workflow}.{node}".encode())
-
-    def play(self, script: Sequence[Step]) -> None:
-        for step in script:
-            base = step.task.removesuffix("-driver")
-            if base and base not in self.tasks:
-                raise KeyError(f"the pipeline has no task {step.task}; its tasks are {', '.join(self.tasks)}")
-        self.script, self.begun = list(script), time.time()
-
-    def _done(self, now: float) -> list[tuple[float, Step]]:
-        at = self.begun
-        done: list[tuple[float, Step]] = []
-        for step in self.script:
-            if at > (self.stopped or now):
-                break
-            done.append((at, step))
-            at += step.seconds
-        return done
-
-    def _end(self, now: float) -> tuple[str, float]:
-        """The state in which the run has ended, and when; empty while it goes on."""
-        done = self._done(now)
-        if self.stopped:
-            # What no engine has taken up can't be stopped by it either.
-            return (self.stops_as, self.stopped + 0.2) if self.script and now > self.stopped + 0.2 else ("", 0.0)
-        if not done or len(done) < len(self.script):
-            return "", 0.0
-        at, last = done[-1]
-        if not last.task:
-            return (last.state, at) if last.state in FINAL else ("", 0.0)
-        over = at + last.seconds
-        states = {step.task: step.state for _, step in done}.values()
-        if over > now or not set(states) <= {*FINAL, "CACHED", "OMITTED"}:
-            return "", 0.0
-        return ("FAILED" if "FAILED" in states else "SUCCEEDED"), over
-
-    def states(self, now: float) -> list[tuple[float, str]]:
-        """The states that the run has had since it was created, or retried."""
-        passed = [(self.created, "PENDING")]
-        if self._done(now):
-            passed.append((self.begun, "RUNNING"))
-        if self.stopped:
-            passed.append((self.stopped, "CANCELING"))
-        state, at = self._end(now)
-        return [*passed, (at, state)] if state else passed
-
-    def state(self, now: float) -> str:
-        return self.states(now)[-1][1]
-
-    def answer(self, now: float) -> Json:
-        """The run as the API shows it."""
-        states = self.states(now)
-        at, state = states[-1]
-        shown = {
-            **self.about,
-            "state": state,
-            "finished_at": stamp(at) if state in FINAL else NEVER,
-            # The engine does not report that it is stopping a run: that state is never in the history.
-            "state_history": self.history
-            + [{"update_time": stamp(at), "state": name} for at, name in states if name != "CANCELING"],
-        }
-        nodes = self.nodes(now)
-        if nodes:
-            shown["run_details"] = {"task_details": [self._detail(node) for node in nodes]}
-        return {name: value for name, value in shown.items() if value not in ("", None, {}, [])}
-
-    def _detail(self, node: Node) -> Json:
-        detail = {
-            "run_id": self.about["run_id"],
-            "task_id": str(uuid.uuid5(uuid.NAMESPACE_OID, f"{self.about['run_id']}.{node.number}")),
-            "display_name": node.name,
-            "create_time": stamp(self.created),
-            "start_time": stamp(node.started) if node.started else NOT_YET,
-            "end_time": stamp(node.ended) if node.ended else NOT_YET,
-            "state": node.state,
-            "state_history": [{"update_time": stamp(node.ended or node.started or self.begun), "state": node.state}],
-            "child_tasks": [{"pod_name": f"{self.workflow}-{child}"} for child in node.children],
-        }
-        return {name: value for name, value in detail.items() if value not in ([], "RUNTIME_STATE_UNSPECIFIED")}
-
-    def nodes(self, now: float) -> list[Node]:
-        """What the engine has made of the script so far."""
-        done = self._done(now)
-        if not done:
-            return []
-        ended, over = self._end(now)
-        nodes: dict[str, Node] = {}
-        for name, driver in (("", False), ("root-driver", True), ("root", False)):
-            state = "SUCCEEDED" if driver else ended or "RUNNING"
-            template = "system-dag-driver" if driver else "entrypoint" if not name else "root"
-            ending = self.begun if driver else over
-            nodes[name] = Node(name or self.workflow, state, self.number(name), template, [], self.begun, ending)
-        passed: dict[str, list[tuple[float, Step]]] = {}
-        for at, step in done:
-            if step.task:
-                passed.setdefault(step.task, []).append((at, step))
-        for task in self.tasks.values():
-            if own := passed.get(f"{task.name}-driver"):
-                self._put_driver(nodes, task, own[-1][1].state, own)
-            elif own := passed.get(task.name):
-                self._put_task(nodes, task, own, ended, over)
-            elif task.graph and any(self._is_under(name, task.name) for name in passed):
-                state = ended or "RUNNING"
-                self._put_driver(nodes, task, "SUCCEEDED", [(self.begun, Step(task.name, state))])
-                nodes[task.name] = Node(task.name, state, self.number(task.name), "graph", [], self.begun, over)
-        self._link(nodes)
-        return sorted(nodes.values(), key=lambda node: f"{self.workflow}-{node.number}")
-
-    def _is_under(self, name: str, graph: str) -> bool:
-        parent = self.tasks[name.removesuffix("-driver")].parent
-        return parent == graph or (parent != "root" and self._is_under(parent, graph))
-
-    def _put_driver(self, nodes: dict[str, Node], task: Task, state: str, own: list[tuple[float, Step]]) -> None:
-        name = f"{task.name}-driver"
-        template = "system-dag-driver" if task.graph else "system-container-driver"
-        log = "".join(step.log for _, step in own if step.task == name)
-        shown = "RUNTIME_STATE_UNSPECIFIED" if state == "OMITTED" else state
-        ended = own[-1][0] if state in FINAL else 0.0
-        nodes[name] = Node(name, shown, self.number(name), template, [], own[0][0], ended, log)
-
-    def _put_task(
-        self, nodes: dict[str, Node], task: Task, own: list[tuple[float, Step]], ended: str, over: float
-    ) -> None:
-        at, last = own[-1]
-        self._put_driver(nodes, task, "OMITTED" if last.state == "OMITTED" else "SUCCEEDED", own)
-        state = {"PENDING": "RUNNING", "CACHED": "SUCCEEDED", "OMITTED": "RUNTIME_STATE_UNSPECIFIED"}.get(
-            last.state, last.state
-        )
-        again = task.retried and any(
-            step.task == task.name for step in self.script[self.script.index(last) + 1 :] if last.state == "FAILED"
-        )
-        state = "RUNNING" if again else state
-        if ended and state == "RUNNING":
-            state = ended if ended != "SUCCEEDED" else state
-        ending = at if last.state in {*FINAL, "CACHED"} and not again else over
-        node = Node(task.name, state, self.number(task.name), "system-container-executor", [], own[0][0], ending)
-        nodes[task.name] = node
-        if task.graph or last.state in {"SKIPPED", "OMITTED"}:
-            return
-        attempts: list[list[tuple[float, Step]]] = [[]]
-        for moment in own:
-            if task.retried and attempts[-1] and attempts[-1][-1][1].state == "FAILED":
-                attempts.append([])
-            attempts[-1].append(moment)
-        template = "retry-system-container-impl" if task.retried else "system-container-impl"
-        for index, attempt in enumerate(attempts):
-            shown = {"CACHED": "SKIPPED"}.get(attempt[-1][1].state, attempt[-1][1].state)
-            if ended and shown in {"PENDING", "RUNNING"}:
-                shown = ended
-            until = attempt[-1][0] if attempt[-1][1].state in {*FINAL, "CACHED"} else over
-            label = f"executor({index})" if task.retried else "executor"
-            name = f"{task.name}.{label}"
-            log = "".join(step.log for _, step in attempt)
-            nodes[name] = Node(label, shown, self.number(name), template, [], attempt[0][0], until, log)
-        if task.retried:
-            number = self.number(f"{task.name}.executor")
-            nodes[f"{task.name}.executor"] = Node("executor", state, number, "retry", [], own[0][0], ending)
-
-    def _link(self, nodes: dict[str, Node]) -> None:
-        nodes[""].children = [nodes["root-driver"].number]
-        nodes["root-driver"].children = [nodes["root"].number]
-        for task in self.tasks.values():
-            driver, node = nodes.get(f"{task.name}-driver"), nodes.get(task.name)
-            if driver is None:
-                continue
-            if node is not None:
-                driver.children = [node.number]
-            for before in task.after:
-                last = nodes.get(f"{before}.executor") or nodes.get(before)
-                if last is not None:
-                    last.children.append(driver.number)
-            if not task.after:
-                nodes[task.parent].children.append(driver.number)
-            executor = nodes.get(f"{task.name}.executor")
-            if node is not None and executor is not None:
-                node.children = [executor.number]
-                for name, attempt in nodes.items():
-                    if name.startswith(f"{task.name}.executor("):
-                        executor.children.append(attempt.number)
-
-    def pods(self, now: float) -> dict[str, Node]:
-        """The pods of the run so far, by name."""
-        return {
-            f"{self.workflow}-{node.template}-{node.number}": node for node in self.nodes(now) if "-" in node.template
-        }
-
-
-def stamp(at: float) -> str:
-    """A time as the API writes it: whole seconds."""
-    return datetime.fromtimestamp(int(at), UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-
-
-# --- The server -------------------------------------------------------------------------------------------------------
 
 
 @dataclass
@@ -639,7 +123,7 @@ class KfpServer:
     unavailable: int = 0  # how many requests to come get 503
     resets: int = 0  # how many connections to come are reset before anything is done
     losses: int = 0  # how many answers to come are lost: the work is done, the connection reset
-    script: Sequence[Step] | None = None  # what becomes of runs to come; by default all goes well
+    script: Script | None = None  # what becomes of runs to come; by default all goes well
     pace: float = 0.0  # how long a task takes by default
     stops_as: str = "FAILED"  # how a terminated run ends; the API would allow CANCELED
     pods_kept: bool = True
@@ -661,10 +145,10 @@ class KfpServer:
 
     # What tests say and ask
 
-    def play(self, run_id: str, script: Sequence[Step | tuple[str, str] | tuple[str, str, float]]) -> None:
+    def play(self, run_id: str, script: Script) -> None:
         """From now on this becomes of the run. With no step at all it waits for ever."""
         with self._lock:
-            self.runs[run_id].play([Step(*step) for step in script])
+            self.runs[run_id].play(script)
 
     def fire(self, recurring_run_id: str) -> str | None:
         """A schedule's time has come: the id of the run that it starts, or None where it may not."""
@@ -723,7 +207,7 @@ class KfpServer:
         return None
 
     def _refuse(self, refusal: Refusal) -> Answer:
-        word = WORDS.get(refusal.code)
+        status, word = CODES[refusal.code]
         words = f"{word}: {refusal.sentence}" if word and refusal.context else refusal.sentence
         message = f"{refusal.context}: {words}" if refusal.context else words
         body: Json = {"code": refusal.code, "message": message}
@@ -734,7 +218,7 @@ class KfpServer:
             body["details"] = [
                 {"@type": "type.googleapis.com/google.rpc.Status", "code": refusal.code, "message": shown}
             ]
-        return Answer(STATUS[refusal.code], json.dumps(body).encode())
+        return Answer(status, json.dumps(body).encode())
 
     def _ui(self, request: Request) -> Answer | None:
         """What the server of the web pages answers by itself; it hands the rest on."""
@@ -1177,7 +661,7 @@ class KfpServer:
         context = "Failed to create a recurring run"
         if not body.get("display_name"):
             raise Refusal(INTERNAL, "Recurring run's name cannot be empty", f"{context} due to conversion error")
-        trigger = check_fields(body.get("trigger", {}), {"cron_schedule": _OBJECT, "periodic_schedule": _OBJECT})
+        trigger = check_fields(body.get("trigger", {}), {"cron_schedule": OBJECT, "periodic_schedule": OBJECT})
         if len(trigger) > 1:
             raise Refusal(INVALID, 'proto: (line 1:2): error parsing "periodic_schedule", oneof is already set')
         try:
@@ -1305,7 +789,7 @@ def _check_trigger(trigger: Json) -> None:
         schedule = check_fields(trigger["cron_schedule"], {"cron": (str,), **times})
         check_cron(schedule.get("cron", ""))
     if "periodic_schedule" in trigger:
-        schedule = check_fields(trigger["periodic_schedule"], {"interval_second": _INT64, **times})
+        schedule = check_fields(trigger["periodic_schedule"], {"interval_second": INT64, **times})
         seconds = int(schedule.get("interval_second", 0))
         if seconds < 1:
             raise Refusal(
@@ -1435,9 +919,26 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         """Say nothing."""
 
 
+def own_certificate(folder: Path) -> tuple[Path, Path]:
+    """The files of a certificate for 127.0.0.1 that signs itself, and of its key; the first is a CA to clients."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "a server for tests")])
+    now = datetime.now(UTC)
+    made = x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number())
+    made = made.not_valid_before(now - timedelta(days=1)).not_valid_after(now + timedelta(days=1))
+    address = x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))])
+    authority = x509.BasicConstraints(ca=True, path_length=None)
+    made = made.add_extension(address, critical=False).add_extension(authority, critical=True)
+    certificate, secret = folder / "server.pem", folder / "server.key"
+    certificate.write_bytes(made.sign(key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM))
+    pem, plain = serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    secret.write_bytes(key.private_bytes(serialization.Encoding.PEM, pem, plain))
+    return certificate, secret
+
+
 @contextmanager
 def kfp_server(*, certificate: tuple[Path, Path] | None = None, **settings: Any) -> Iterator[KfpServer]:
-    """A running server: `settings` are fields of KfpServer, `certificate` the files of one for 127.0.0.1 and a key."""
+    """A running server: `settings` are fields of KfpServer, `certificate` what own_certificate gives."""
     kfp = KfpServer(**settings)
     connections: set[socket.socket] = set()
     handler = type("Handler", (_Handler,), {"kfp": kfp, "connections": connections})

@@ -17,7 +17,8 @@ import urllib3
 from kfp import compiler, dsl, kubernetes
 from kfp.client import Client
 
-from tests.workflows.kfp_server import COOKIE, TOKEN, KfpServer, Step, kfp_server
+from tests.workflows.kfp_runs import Step
+from tests.workflows.kfp_server import COOKIE, TOKEN, KfpServer, kfp_server, own_certificate
 
 IMAGE = "registry.example/stage:1"
 
@@ -53,6 +54,11 @@ def package(tmp_path_factory: pytest.TempPathFactory) -> str:
     path = tmp_path_factory.mktemp("package") / "small.yaml"
     compiler.Compiler().compile(small, str(path))
     return str(path)
+
+
+@pytest.fixture(autouse=True)
+def _no_settings_of_ours(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(Client, "_LOCAL_KFP_CONTEXT", str(tmp_path / "none"))
 
 
 @pytest.fixture
@@ -184,7 +190,7 @@ def test_terminating_and_retrying(kfp: KfpServer, package: str) -> None:
         caller.terminate_run(run_id)
     assert refused.value.status == 400
     kfp.script = [Step("ingest", "SUCCEEDED")]
-    caller.runs.retry_run(run_id)
+    caller._run_api.run_service_retry_run(run_id)
     assert [moment.state for moment in caller.get_run(run_id).state_history][-2:] == ["RUNNING", "SUCCEEDED"]
 
 
@@ -298,6 +304,13 @@ def test_logins(package: str) -> None:
         pod = next(iter(kfp.pods(run_id)))
         assert get(f"{kfp.host}/k8s/pod/logs?podname={pod}&runid={run_id}", cookie=COOKIE)[0] == 200
         assert get(f"{kfp.host}/apis/v1alpha1/runs/{run_id}/nodes/{pod}/log", cookie=COOKIE)[1][:15] == page[:15]
+
+
+def test_tls(tmp_path: Path) -> None:
+    with kfp_server(certificate=own_certificate(tmp_path)) as kfp:
+        assert client(kfp, ssl_ca_cert=str(tmp_path / "server.pem")).list_experiments().total_size == 1
+        with pytest.raises(urllib3.exceptions.MaxRetryError, match="CERTIFICATE_VERIFY_FAILED"):
+            client(kfp).list_experiments()
 
 
 def test_mishaps(kfp: KfpServer, package: str) -> None:
