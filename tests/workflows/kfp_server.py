@@ -64,6 +64,8 @@ USER = "someone@example.org"
 LOGIN_PAGE = b"<!DOCTYPE html><html><head><title>dex</title></head><body>Log in to Your Account</body></html>"
 UI_PAGE = b"<!DOCTYPE html><html><head><title>Kubeflow Pipelines</title></head><body></body></html>"
 
+# Who asks for a login, and what they answer without one: the API server itself (token: 401 as JSON, healthz is open),
+# a service mesh before it (mesh: 403 and 401 as text), or a login page (cookie: 302 to a page, 200).
 Login = Literal["none", "token", "mesh", "cookie"]
 
 

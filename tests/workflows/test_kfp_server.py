@@ -217,6 +217,7 @@ def test_recurring_runs(kfp: KfpServer, package: str) -> None:
     made = caller.create_recurring_run(experiment, "nightly", cron_expression="0 0 3 * * MON-FRI", **settings)
     assert (made.status, made.max_concurrency, made.no_catchup) == ("ENABLED", "1", True)
     assert made.trigger.cron_schedule.cron == "0 0 3 * * MON-FRI"
+    assert [each.recurring_run_id for each in caller.list_recurring_runs().recurring_runs] == [made.recurring_run_id]
     kfp.script = []
     first = kfp.fire(made.recurring_run_id)
     assert caller.list_runs().runs[0].recurring_run_id == made.recurring_run_id
