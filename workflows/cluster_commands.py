@@ -208,8 +208,8 @@ def _tell_schedule(server: Any, made: list[dict[str, Any]], due: Any, here: Any,
     for part in made:
         typer.echo(f"{part['name']}  {server.link('recurringrun/details/' + part['id'])}")
     typer.echo(f"Next: {', '.join(following)}")
-    if made[-1]["end"]:
-        typer.echo(f"It is laid out until {made[-1]['end']:%Y-%m-%d}; schedule it again before then.")
+    if last := made[-1]["start"]:
+        typer.echo(f"Clock changes are laid out until {last:%Y-%m-%d}. Schedule it again within a year after that day.")
 
 
 @app.command(short_help="List runs: those of the server, or of this store.")
@@ -246,7 +246,7 @@ def runs(
         return
     table = Table(box=None, pad_edge=False, header_style="dim")
     for column in ("run", "began", "took", "state", "what"):
-        table.add_column(column, justify="right" if column == "took" else "left", overflow="fold")
+        table.add_column(column, justify="right" if column == "took" else "left", no_wrap=True)
     for run in listed:
         table.add_row(*(run[column] for column in ("run", "began", "took", "state", "what")))
     Console().print(table, highlight=False)

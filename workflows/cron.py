@@ -158,7 +158,12 @@ def spans(cron: Cron, here: tzinfo, there: tzinfo, now: datetime, until: datetim
     found = _once(found, here, there, cron)
     if len(found) == 1:
         return [Span(found[0].expression, None, None)]
-    return [Span(found[0].expression, None, found[0].end), *found[1:]]
+    # The last one has no end: better an hour off, some day, than no run at all.
+    return [
+        Span(found[0].expression, None, found[0].end),
+        *found[1:-1],
+        Span(found[-1].expression, found[-1].start, None),
+    ]
 
 
 def _once(found: list[Span], here: tzinfo, there: tzinfo, cron: Cron) -> list[Span]:

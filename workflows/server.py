@@ -162,7 +162,7 @@ class Server:
 
         kind = "multipart/form-data" if package else "application/json"
         try:
-            data, _, headers = self._client.call_api(
+            answer = self._client.call_api(
                 path,
                 method,
                 query_params=[(name, value) for name, value in (query or {}).items() if value],
@@ -179,7 +179,7 @@ class Server:
             raise self._refusal(error, method, path) from None
         except urllib3.exceptions.HTTPError as error:
             raise ConnectionError(self._silence(error)) from None
-        return data, headers or {}
+        return (answer, {}) if raw else (answer[0], answer[2] or {})
 
     def _refusal(self, error: Any, method: str, path: str) -> Exception:
         """What a status that is no success means."""

@@ -82,7 +82,8 @@ def schedule(server: Server, order: Order, spans: Sequence[Span]) -> list[dict[s
     wanted = _wanted(server, order)
     made = []
     for span in spans:
-        name = order.name if len(spans) == 1 else f"{order.name} (until {span.end:%Y-%m-%d})"
+        part = f" (until {span.end:%Y-%m-%d})" if span.end else f" (from {span.start:%Y-%m-%d})" if span.start else ""
+        name = order.name + part
         made.append({"name": name, "cron": span.expression, "start": span.start, "end": span.end})
         trigger: dict[str, Any] = {"cron": span.expression}
         trigger |= {"start_time": _stamp(span.start)} if span.start else {}
