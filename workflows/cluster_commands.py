@@ -245,8 +245,10 @@ def runs(
         typer.echo("There is no run yet.")
         return
     table = Table(box=None, pad_edge=False, header_style="dim")
-    for column in ("run", "began", "took", "state", "what"):
-        table.add_column(column, justify="right" if column == "took" else "left", no_wrap=True)
+    for column in ("run", "began", "took", "state"):
+        widest = max(len(column), *(len(run[column]) for run in listed))
+        table.add_column(column, justify="right" if column == "took" else "left", no_wrap=True, min_width=widest)
+    table.add_column("what", no_wrap=True, overflow="ellipsis")
     for run in listed:
         table.add_row(*(run[column] for column in ("run", "began", "took", "state", "what")))
     Console().print(table, highlight=False)

@@ -66,7 +66,7 @@ def follow(
         run = server.run(run_id)
         if run.get("state") != state:
             state = run.get("state", "")
-            say(f"the run is {state.lower()}")
+            say(f"run       {state.lower()}")
         for node, stage in _stages(run, seen):
             _note(node, stage, say)
             _listen(server, run_id, stage, watcher)

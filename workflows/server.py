@@ -114,11 +114,19 @@ class Server:
 
     def log(self, run_id: str, pod: str) -> str:
         """What a pod of a run has said so far, or nothing where it cannot be had."""
-        path = f"/apis/v1alpha1/runs/{quote(run_id)}/nodes/{quote(pod)}/log"
-        answer = self._send("GET", path, raw=True)[0]
+        text = self._text(f"/apis/v1alpha1/runs/{quote(run_id)}/nodes/{quote(pod)}/log", {})
+        if text.lstrip().startswith("<"):  # the page's server does not hand that path on, and has one of its own
+            text = self._text("/k8s/pod/logs", {"podname": pod, "runid": run_id, "podnamespace": self.namespace})
+        return "" if text.lstrip().startswith(("<", '{"error_message"')) else text
+
+    def _text(self, path: str, query: Mapping[str, str]) -> str:
+        try:
+            answer = self._send("GET", path, query, raw=True)[0]
+        except (LookupError, ValueError, OSError):  # a log that cannot be had must not end the watching
+            return ""
         text = bytes(answer.data).decode("utf-8", "replace")
         answer.release_conn()
-        return "" if text.lstrip().startswith(("<", '{"error_message"')) else text
+        return text
 
     def link(self, page: str) -> str:
         """The address of a page about something, for people."""
