@@ -19,6 +19,11 @@ EXECUTORS = ("system-container-impl", "retry-system-container-impl")
 LONG = 120.0
 """Seconds after which a stage that does not begin to run deserves a word."""
 
+BLIND = 900.0
+"""Seconds without an answer after which watching is given up: servers are restarted, and runs take days."""
+
+UNSAID = "It ended without a word, as what is killed does: look at its memory (OOMKilled), its node and its timeout."
+
 
 @dataclass
 class Stage:
@@ -43,6 +48,7 @@ class Outcome:
     run: str
     state: str
     stages: list[Stage]
+    stopped: bool = False
 
     @property
     def failed(self) -> Stage | None:
@@ -57,32 +63,51 @@ class Outcome:
 
 
 def follow(
-    server: Server, run_id: str, watcher: Watcher, say: Callable[[str], None], pause: float, patience: float | None
+    server: Server,
+    run_id: str,
+    watcher: Watcher,
+    say: Callable[[str], None],
+    pause: float,
+    patience: float | None,
+    long: float = LONG,
+    blind: float = BLIND,
 ) -> Outcome:
-    """Watch until the run has ended; TimeoutError when it has not within `patience` seconds."""
+    """Watch until the run has ended; TimeoutError when it has not within `patience` seconds.
+
+    After `long` seconds a word is said of what does not begin; after `blind` ones without an answer of the server
+    watching ends with its error.
+    """
     seen: dict[str, Stage] = {}
-    begun, state, warned = time.monotonic(), "", False
+    begun = heard = time.monotonic()
+    state, stopped, warned, lost = "pending", False, False, False
     while True:
-        run = server.run(run_id)
+        try:
+            run = server.run(run_id)
+            heard, lost = time.monotonic(), False
+        except ConnectionError as error:
+            if time.monotonic() - heard > blind:
+                raise
+            if not lost:
+                say(f"! {error} The run goes on; it is asked for again.")
+            run, lost = {"state": state}, True
         if run.get("state") != state:
             state = run.get("state", "")
+            stopped = stopped or state in ("CANCELING", "CANCELED")
             say(f"run       {state.lower()}")
         for node, stage in _stages(run, seen):
-            _note(node, stage, say)
+            _note(server, run_id, node, stage, say, long)
             _listen(server, run_id, stage, watcher)
         if state in ENDED:
-            return Outcome(run_id, state, list(seen.values()))
+            return Outcome(run_id, state, list(seen.values()), stopped)
         waited = time.monotonic() - begun
-        if not seen and waited > LONG and not warned:
+        if not seen and waited > long and not warned:
             warned = True
             say(
                 f"No step has begun for {waited:.0f} s. The workflow controller may be down or the quota used up: "
                 f"kubectl get workflows -A -l pipeline/runid={run_id}"
             )
         if patience is not None and waited > patience:
-            raise TimeoutError(
-                f"The run {run_id} is {state.lower()} after {waited:.0f} s. It goes on without being watched."
-            )
+            raise TimeoutError(f"The run {run_id} is {state.lower()} after {waited:.0f} s.")
         time.sleep(pause)
 
 
@@ -90,13 +115,22 @@ def _stages(run: dict[str, Any], seen: dict[str, Stage]) -> Iterator[tuple[dict[
     """The run's nodes that are stages, each with what is known of it, in the order in which they began."""
     nodes = (run.get("run_details") or {}).get("task_details") or []
     known = stages()
+    waits = any(node["display_name"].startswith("executor") and node.get("state") == "PENDING" for node in nodes)
     for node in sorted(nodes, key=lambda node: (_begun(node), node["task_id"])):
-        name, _, number = node["display_name"].rpartition("-")
-        name = name if number.isdigit() else node["display_name"]
-        if name in known:
-            stage = seen.setdefault(node["task_id"], Stage(name))
-            stage.pods = tuple(_pods(node, nodes))
-            yield node, stage
+        shown = node["display_name"].removesuffix("-driver")
+        name, _, number = shown.rpartition("-")
+        name = name if number.isdigit() else shown
+        if name not in known:
+            continue
+        if shown != node["display_name"]:
+            if node.get("state") == "FAILED":
+                why = "Kubeflow could not prepare it: its driver failed. The driver's log, on the run's page, says why."
+                yield node, seen.setdefault(node["task_id"], Stage(name, why=why))
+            continue
+        stage = seen.setdefault(node["task_id"], Stage(name))
+        stage.pods = tuple(_pods(node, nodes))
+        # A stage runs, to Kubeflow, while its pod waits; and of one stage at a time each pod that waits is that one's.
+        yield ({**node, "state": "PENDING"} if waits and node.get("state") == "RUNNING" else node), stage
 
 
 def _begun(node: dict[str, Any]) -> str:
@@ -122,7 +156,9 @@ def _hash(pod: str) -> str:
     return pod.rpartition("-")[2]
 
 
-def _note(node: dict[str, Any], stage: Stage, say: Callable[[str], None]) -> None:
+def _note(
+    server: Server, run_id: str, node: dict[str, Any], stage: Stage, say: Callable[[str], None], long: float
+) -> None:
     """Tell of a stage's new state, where it does not tell itself."""
     state = node.get("state") or "PENDING"
     if state != stage.state:
@@ -130,22 +166,25 @@ def _note(node: dict[str, Any], stage: Stage, say: Callable[[str], None]) -> Non
         if not stage.spoke and state in ("RUNNING", "SUCCEEDED", "FAILED"):
             say(f"{stage.name:9} {state.lower()}")
     waited = time.monotonic() - stage.since
-    if state == "PENDING" and waited > LONG and not stage.warned:
+    if state == "PENDING" and waited > long and not stage.warned:
         stage.warned = True
+        told = next(filter(None, (server.held_up(run_id, pod) for pod in reversed(stage.pods))), "")
+        why = f"its node says: {told}" if told else "its image cannot be pulled, or no node has room for it"
         say(
-            f"{stage.name} has been pending for {waited:.0f} s: its image cannot be pulled, or no node has room for "
-            f"it. See: kubectl describe pod -l component={stage.name}, or its page in the server."
+            f"{stage.name} has been pending for {waited:.0f} s: {why}. See: kubectl describe pods -A -l "
+            f"pipeline/runid={run_id}"
         )
 
 
 def _listen(server: Server, run_id: str, stage: Stage, watcher: Watcher) -> None:
-    """Hand on what a stage has said since the last time."""
-    if stage.state in ("", "PENDING", "SKIPPED", "RUNTIME_STATE_UNSPECIFIED"):
+    """Hand on what a stage has said since the last time, in whole lines while it may go on speaking."""
+    if stage.state in ("", "SKIPPED", "RUNTIME_STATE_UNSPECIFIED"):
         return
     for pod in stage.pods:
         if stage.heard.get(pod) == -1:
             continue
-        lines = server.log(run_id, pod).splitlines()
+        text = server.log(run_id, pod)
+        lines = (text if stage.state in ENDED else text[: text.rfind("\n") + 1]).splitlines()
         for line in lines[stage.heard.get(pod, 0) :]:
             event = read_event(line)
             if event is None:
