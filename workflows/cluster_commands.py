@@ -103,11 +103,11 @@ def submit(
         if as_json:
             typer.echo(json.dumps({"run": run_id, "link": link, "state": "submitted"}))
         return
-    _watch(server, run_id, link, console, poll, patience, as_json)
+    _watch(server, order, run_id, link, console, poll, patience, as_json)
 
 
 def _watch(
-    server: Any, run_id: str, link: str, console: Any, poll: float, patience: float | None, as_json: bool
+    server: Any, order: Any, run_id: str, link: str, console: Any, poll: float, patience: float | None, as_json: bool
 ) -> None:
     from workflows.follow import UNSAID, follow
     from workflows.watch import watcher
@@ -117,7 +117,7 @@ def _watch(
 
     try:
         with watcher(console) as shown:
-            done = follow(server, run_id, shown, say, poll, patience)
+            done = follow(server, run_id, shown, say, poll, patience, cluster=order.cluster)
     except KeyboardInterrupt:
         typer.echo(f"\nNo longer watched; the run goes on. End it at {link}", err=True)
         raise typer.Exit(130) from None

@@ -8,7 +8,7 @@ from itertools import islice
 from zoneinfo import ZoneInfo
 
 import pytest
-from hypothesis import assume, given, settings
+from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
 from tests.workflows.kfp_checks import CRON_FIELDS, check_cron
@@ -108,18 +108,15 @@ def agree(due: Cron, here: str, there: str = "UTC", days: int = 800) -> None:
     spans = cron.spans(due, ZONES[here], ZONES[there], NOW)
     begin = NOW.replace(hour=0, minute=0, second=0)
     windows = [begin + timedelta(days=3), *changes(ZONES[here], begin, days), *changes(ZONES[there], begin, days)]
-    for start in windows:
-        start, end = max(start - timedelta(hours=26), NOW + MINUTE).replace(second=0), start + timedelta(hours=50)
+    for middle in windows:
+        start, end = max(middle - timedelta(hours=26), NOW + MINUTE).replace(second=0), middle + timedelta(hours=50)
         assert fired(spans, ZONES[there], start, end) == wanted(due, ZONES[here], start, end), (here, there, start)
 
 
 @pytest.mark.parametrize("here", [name for name in ZONES if name != "UTC"])
 @pytest.mark.parametrize("text", ["0 3 * * *", "30 2 * * *", "0 1,2,3,4 * * *", "0 */2 * * *", "0 * * * *"])
 def test_the_server_fires_when_the_clock_on_the_wall_says(here: str, text: str) -> None:
-    try:
-        agree(cron.read(text), here, days=400)
-    except ValueError as error:
-        assert here in ("America/St_Johns", "Australia/Lord_Howe", "Asia/Kolkata"), error  # half hours
+    agree(cron.read(text), here, days=400)
 
 
 @st.composite
@@ -200,7 +197,8 @@ def test_ways_to_write_the_same(text: str, means: str) -> None:
 def test_of_two_restricted_day_fields_either_is_enough() -> None:
     days = [moment.date() for moment in islice(cron.read("0 0 13 * FRI").after(NOW), 6)]
     assert [(day.day, day.isoweekday()) for day in days] == [(16, 5), (23, 5), (30, 5), (6, 5), (13, 5), (20, 5)]
-    assert any(moment.day == 13 != 5 for moment in islice(cron.read("0 0 13 * FRI").after(NOW), 20))
+    thirteenth = [moment for moment in islice(cron.read("0 0 13 * FRI").after(NOW), 30) if moment.day == 13]
+    assert {moment.isoweekday() for moment in thirteenth} > {5}
 
 
 @pytest.mark.parametrize("text", ["0 0 30 2 *", "0 0 31 4,6,9,11 *", "0 0 31 2 *"])
@@ -249,14 +247,24 @@ def test_what_cannot_be_read_is_named_with_its_field(text: str, words: str) -> N
     assert words in str(refused.value)
 
 
-@given(text=st.lists(st.text("0123456789*/,-ABCMONJ?# ", max_size=5), min_size=5, max_size=5).map(" ".join))
-@settings(max_examples=200, deadline=None)
-def test_whatever_is_read_is_read_by_the_server_too(text: str) -> None:
+FIELD = st.from_regex(
+    r"(\*|[0-9]{1,2}|MON|jan)(-[0-9]{1,2})?(/[0-9]{1,2})?(,[0-7]){0,2}|[-*/,?#L]{1,2}", fullmatch=True
+)
+
+
+def readable(text: str) -> Cron | None:
     try:
-        due = cron.read(text)
-    except ValueError as refused:
-        assert "--cron is" in str(refused)
-        return
+        return cron.read(text)
+    except ValueError:
+        return None
+
+
+@given(text=st.tuples(*[FIELD] * 5).map(" ".join))
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.filter_too_much])
+def test_whatever_is_read_is_read_by_the_server_too(text: str) -> None:
+    due = readable(text)
+    assume(due is not None)
+    assert due is not None
     for span in cron.spans(due, ZONES["UTC"], ZONES["UTC"], NOW):
         Robfig(span.expression)
 
