@@ -27,7 +27,7 @@ def test_a_finished_run_is_told_like_one_of_this_machine(finished: ByHand) -> No
     for columns in ("50", "80", "200"):
         told = medloop(finished.home, "runs", COLUMNS=columns).stdout
         assert RUN in told
-        assert "  released  " in told
+        assert " released " in told
     explained = medloop(finished.home, "explain").stdout
     assert f"The run {RUN}" in explained
     assert "started by a pod" in explained
