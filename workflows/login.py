@@ -78,8 +78,8 @@ def _find_cluster(configuration: Any, settings: Kubeflow) -> None:
         if renew := configuration.refresh_api_key_hook:
 
             def renew_token_alone(configuration: Any) -> None:
-                renew(configuration)
-                configuration.host = address  # with the token it sets the address of the cluster itself
+                renew(configuration)  # which also sets the cluster's own address, and itself
+                configuration.host, configuration.refresh_api_key_hook = address, renew_token_alone
 
             configuration.refresh_api_key_hook = renew_token_alone
 
