@@ -170,7 +170,8 @@ def schedule(
 
     Kubeflow has one time zone for all schedules (UTC; MEDLOOP_KFP_TIMEZONE says which, if yours has another). Where
     --timezone changes its clocks, the schedule is laid out in parts, from one change to the next, for five years. An
-    hour that is skipped when clocks go forward has no run; one that comes twice has one.
+    hour that is skipped when clocks go forward has no run; one that comes twice has one (where Kubeflow's own clock
+    shows it twice, too, it has two).
     """
     from datetime import UTC, datetime
 

@@ -46,6 +46,6 @@ def released() -> list[Step]:
     return [*upto("gate-2"), *works("gate-2"), *works("deploy", **RELEASED)]
 
 
-def refused() -> list[Step]:
+def refusal() -> list[Step]:
     """A run that ends with a refusal."""
     return [*upto("quantize"), *works("reject-2", **REFUSED)]

@@ -20,8 +20,8 @@ from tests.e2e.loop import ROOT, wait_for
 from tests.workflows import kfp_server as served
 from tests.workflows.kfp_runs import Step
 from tests.workflows.kfp_server import COOKIE, TOKEN, KfpServer, kfp_server
-from tests.workflows.kfp_stories import REFUSED, RELEASED, fails, refused, released, says, upto, works
-from tests.workflows.test_cli import medloop
+from tests.workflows.kfp_stories import REFUSED, RELEASED, fails, refusal, released, says, upto, works
+from tests.workflows.test_cli import medloop, refused
 from workflows.cluster import SHIPPED, read_cluster
 from workflows.follow import Outcome, follow
 from workflows.images import choose
@@ -113,7 +113,7 @@ def test_a_release_is_watched_to_its_end(kfp: KfpServer, tmp_path: Path) -> None
 
 
 def test_a_refusal_is_a_result_and_json_says_all(kfp: KfpServer, tmp_path: Path) -> None:
-    kfp.script = refused()
+    kfp.script = refusal()
     done = submit(tmp_path, kfp, *WATCHED, "--json")
     told = json.loads(done.stdout)
     assert (told["state"], told["outcome"], told["sentence"]) == ("succeeded", "refused", REFUSED["sentence"])
@@ -165,8 +165,6 @@ def test_watching_has_an_end_of_its_own(kfp: KfpServer, tmp_path: Path) -> None:
     done = submit(tmp_path, kfp, *WATCHED, "--timeout", "0s", status=1)
     (run_id,) = kfp.runs
     assert f"The run {run_id} is running after 0 s. The run goes on without being watched" in done.stderr
-    assert "90 minutes" in medloop(tmp_path, "submit", *WATCHED, "--timeout", "90 minutes", status=2).stderr
-    assert "Add --wait" in medloop(tmp_path, "submit", *ORDER, "--timeout", "5m", status=2).stderr
 
 
 @pytest.mark.parametrize(
@@ -178,13 +176,15 @@ def test_watching_has_an_end_of_its_own(kfp: KfpServer, tmp_path: Path) -> None:
         ((*ORDER, "--service-account", "My Account"), "--service-account is 'My Account'"),
         ((*ORDER, "--image", "trian=x/y:1"), "Did you mean 'train'?"),
         ((*ORDER, "--images", "registry.example/Team:1"), "small letters"),
+        ((*WATCHED, "--timeout", "90 minutes"), "--timeout: '90 minutes' is no duration"),
+        ((*ORDER, "--timeout", "5m"), "Add --wait"),
     ],
 )
 def test_what_makes_no_sense_is_refused_before_the_server_is_asked(
-    arguments: tuple[str, ...], words: str, kfp: KfpServer, tmp_path: Path
+    arguments: tuple[str, ...], words: str, kfp: KfpServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    done = submit(tmp_path, kfp, *arguments, status=2)
-    assert words in done.stderr
+    monkeypatch.setenv("KF_PIPELINES_ENDPOINT", kfp.host)
+    assert words in refused("submit", *arguments)
     assert kfp.requests == []
 
 
