@@ -310,8 +310,7 @@ def _cluster(file: Path | None):  # type: ignore[no-untyped-def]  # its type wou
     from workflows.cluster import read_cluster
     from workflows.settings import read_settings
 
-    named = file or (Path(read_settings().cluster) if read_settings().cluster else None)
     try:
-        return read_cluster(named)
+        return read_cluster(file or read_settings().cluster_file)
     except ValueError as error:
         refuse(str(error))

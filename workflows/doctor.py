@@ -8,24 +8,15 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 from components.shared import keys, releases
 from components.shared.store import Store, open_store
+from workflows import doctor_cluster
+from workflows.finding import Finding
 from workflows.settings import Settings
 
 SPACE = 2e9
-
-
-@dataclass(frozen=True)
-class Finding:
-    """The state of one part: ok, note (works without it) or problem; what it means; what to do."""
-
-    part: str
-    state: str
-    means: str
-    remedy: str = ""
 
 
 def examine(settings: Settings) -> list[Finding]:
@@ -158,4 +149,8 @@ _LOOKS: dict[str, Callable[[Settings], Iterator[Finding]]] = {
     "tracking": _tracking,
     "Docker": _docker,
     "GPU": _gpu,
+    "Kubeflow": doctor_cluster.kubeflow,
+    "Kubernetes": doctor_cluster.rights,
+    "images": doctor_cluster.images,
+    "time zone": doctor_cluster.zones,
 }

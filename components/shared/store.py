@@ -244,26 +244,31 @@ def _unwritable(root: Path, error: OSError) -> str:
 
 def open_store(uri: str) -> Store:
     """The store at a directory or at s3://bucket/prefix; credentials and endpoint come from the environment."""
+    if scratch := os.environ.get(SCRATCH, ""):
+        return over(uri, Path(scratch))
+    where, backend = _backend(uri)
+    if isinstance(backend, Directory):
+        return Store(where, backend, None)
+    cache = Path(os.environ.get("MEDLOOP_CACHE") or Path(tempfile.gettempdir()) / f"medloop-cache-{os.getuid()}")
+    return Store(where, backend, cache)
+
+
+def over(uri: str, scratch: Path) -> Store:
+    """The store as it is, with all that is written going to a directory of its own."""
+    where, backend = _backend(uri)
+    return Store(where, Scratch(backend, Directory(scratch / "written")), scratch / "cache")
+
+
+def _backend(uri: str) -> tuple[str, Backend]:
+    """The address in full, and what keeps the bytes there."""
     if not uri:
         raise ValueError("The store's address is empty. Give a directory or s3://bucket/prefix.")
-    scratch = os.environ.get(SCRATCH, "")
     if "://" not in uri:
         root = Path(uri).absolute()
-        if scratch:
-            return _over(str(root), Directory(root), Path(scratch))
-        return Store(str(root), Directory(root), None)
+        return str(root), Directory(root)
     parts = urlsplit(uri)
     if parts.scheme != "s3" or not parts.netloc:
         raise ValueError(f"The store's address is {uri!r}. Give a directory or s3://bucket/prefix.")
     from components.shared import s3  # only those who name a bucket need the client
 
-    backend = s3.connect(parts.netloc, parts.path.strip("/"))
-    if scratch:
-        return _over(uri.rstrip("/"), backend, Path(scratch))
-    cache = Path(os.environ.get("MEDLOOP_CACHE") or Path(tempfile.gettempdir()) / f"medloop-cache-{os.getuid()}")
-    return Store(uri.rstrip("/"), backend, cache)
-
-
-def _over(uri: str, backend: Backend, scratch: Path) -> Store:
-    """The store as it is, with all that is written going to a directory of its own."""
-    return Store(uri, Scratch(backend, Directory(scratch / "written")), scratch / "cache")
+    return uri.rstrip("/"), s3.connect(parts.netloc, parts.path.strip("/"))
