@@ -58,7 +58,7 @@ def build(name: str, image: str, base: str, source: str) -> None:
     command += [] if name == SERVE else ["--build-arg", f"STAGE={name}"]
     for key, value in labels(name, source).items():
         command += ["--label", f"{key}={value}"]
-    subprocess.run([*command, "."], cwd=ROOT, stdout=subprocess.DEVNULL, check=True)
+    subprocess.run([*command, "."], cwd=ROOT, capture_output=True, text=True, check=True)
 
 
 def size(image: str) -> int:
@@ -88,7 +88,7 @@ def main(argv: list[str]) -> int:
         for name, image in images.items():
             begun = time.perf_counter()
             if asked.push:
-                subprocess.run(["docker", "push", "--quiet", image], check=True)
+                subprocess.run(["docker", "push", "--quiet", image], stderr=subprocess.PIPE, text=True, check=True)
                 continue
             build(name, image, (name == "train" and asked.train_base) or asked.base, asked.source)
             print(f"{image}  {time.perf_counter() - begun:.0f} s", file=sys.stderr, flush=True)
@@ -100,7 +100,9 @@ def main(argv: list[str]) -> int:
         sys.stderr.write("There is no docker command on this machine. Install Docker, or what answers by its name.\n")
         return 1
     except subprocess.CalledProcessError as error:
-        sys.stderr.write(f"{image}: `docker {error.cmd[1]}` ended with {error.returncode}; its words stand above.\n")
+        sys.stderr.write(
+            f"{image}: `docker {error.cmd[1]}` ended with {error.returncode}; it says:\n{error.stderr or ''}"
+        )
         return 1
     return 0
 

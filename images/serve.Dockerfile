@@ -5,6 +5,7 @@ FROM ${BASE}
 ENV PATH=/opt/medloop/bin:$PATH PYTHONPATH=/medloop PYTHONUNBUFFERED=1 HOME=/tmp USER=medloop
 
 # Dependencies before code, so that a change of code does not fetch them again.
+USER 0:0
 WORKDIR /medloop
 COPY pyproject.toml constraints.txt images/install.sh ./
 RUN sh install.sh serve
