@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from components.shared.interface import Parameter, read
 from images.build import SERVE, names, reference, size
 
+PEER = "peer"
 TORCH = {"train"}
 """Stages with torch, for which the bars do not hold."""
 
@@ -78,6 +79,12 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     asked = parser.parse_args()
     images = {name: reference(name, asked.registry, asked.tag) for name in names()}
+    try:
+        sizes = {name: f"{size(image) / 1e6:,.0f} MB" for name, image in [*images.items(), (PEER, asked.base)]}
+    except (FileNotFoundError, subprocess.CalledProcessError) as error:
+        print(f"Not measured: {getattr(error, 'stderr', None) or 'there is no docker command'}".strip())
+        print("Build the images with `make images`, and name their base with --base.")
+        return
     peer: list[float] = []
     starts: dict[str, list[float]] = {name: [] for name in images}
     loads: dict[str, list[float]] = {name: [] for name in images}
@@ -89,16 +96,12 @@ def main() -> None:
                 peer.append(bare)
                 starts[name].append(start)
                 loads[name].append(load)
-    print(f"Peer, a Python that does nothing in {asked.base} ({_megabytes(asked.base)}): {_figures(peer)}.\n")
+    print(f"Peer, a Python that does nothing in {asked.base} ({sizes[PEER]}): {_figures(peer)}.\n")
     print("| image | size | to the first line of work | to its code imported |")
     print("|---|---|---|---|")
     print("| bar, without torch | < 700 MB | < 2 s | |")
     for name in sorted(images, key=lambda name: (name in TORCH, name == SERVE, name)):
-        print(f"| {name} | {_megabytes(images[name])} | {_figures(starts[name])} | {_figures(loads[name])} |")
-
-
-def _megabytes(image: str) -> str:
-    return f"{size(image) / 1e6:,.0f} MB"
+        print(f"| {name} | {sizes[name]} | {_figures(starts[name])} | {_figures(loads[name])} |")
 
 
 def _figures(values: Sequence[float]) -> str:
