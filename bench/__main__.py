@@ -5,7 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 
-BENCHMARKS = ("loop", "synth_difficulty")
+BENCHMARKS = ("loop", "synth_difficulty", "images")
 
 for name in BENCHMARKS:
     print(f"\n## bench.{name}\n", flush=True)
