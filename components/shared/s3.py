@@ -209,7 +209,7 @@ def connect(bucket: str, prefix: str, *, pause: float = 0.1, patience: float = 6
     elif style == "path":
         client.disable_virtual_style_endpoint()
     try:
-        check_bucket_name(bucket, s3_check=True)
+        check_bucket_name(bucket, strict=True, s3_check=True)
     except ValueError as error:
         raise ValueError(
             f"The store's bucket is {bucket!r}, and S3 does not allow that name: 3 to 63 of small letters, digits, "

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import base64
+import datetime
 import http.server
+import ipaddress
 import json
 import os
 import shutil
@@ -20,6 +22,9 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
 from minio import Minio
 from minio.error import S3Error
 
@@ -120,6 +125,33 @@ def make_bucket(server: S3Server, bucket: str = BUCKET) -> None:
             return
 
 
+def certified(folder: Path) -> tuple[Path, Path, Path]:
+    """An authority of this test's own, a certificate for 127.0.0.1 that it signed, and its key, as PEM files."""
+    now = datetime.datetime.now(datetime.UTC)
+
+    def name(words: str) -> x509.Name:
+        return x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, words)])
+
+    def certificate(subject: str, key: ec.EllipticCurvePrivateKey, signs: bool) -> x509.Certificate:
+        built = x509.CertificateBuilder(name("authority"), name(subject), key.public_key(), x509.random_serial_number())
+        built = built.not_valid_before(now - datetime.timedelta(days=1)).not_valid_after(now + datetime.timedelta(1))
+        built = built.add_extension(x509.BasicConstraints(ca=signs, path_length=None), critical=True)
+        here = x509.IPAddress(ipaddress.ip_address("127.0.0.1"))
+        built = built.add_extension(x509.SubjectAlternativeName([here]), critical=False)
+        return built.sign(keys[0], hashes.SHA256())
+
+    keys = [ec.generate_private_key(ec.SECP256R1()) for _ in range(2)]
+    files = folder / "authority.pem", folder / "server.pem", folder / "server.key"
+    files[0].write_bytes(certificate("authority", keys[0], True).public_bytes(serialization.Encoding.PEM))
+    files[1].write_bytes(certificate("server", keys[1], False).public_bytes(serialization.Encoding.PEM))
+    files[2].write_bytes(
+        keys[1].private_bytes(
+            serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+        )
+    )
+    return files
+
+
 @contextmanager
 def _running(command: list[str], port: int, environment: dict[str, str] | None = None) -> Iterator[None]:
     """A server's process, from when it answers at its port to the end of the block."""
@@ -187,6 +219,8 @@ def speaking(words: str) -> Iterator[tuple[str, list[str]]]:
             self.send_header("Content-Length", str(len(words)))
             self.end_headers()
             self.wfile.write(words.encode())
+
+        do_POST = do_GET  # noqa: N815  # the name that the server looks for
 
         def log_message(self, format: str, *args: Any) -> None:
             """Say nothing."""

@@ -17,7 +17,18 @@ from components.shared import s3
 from components.shared.contracts import digest
 from components.shared.store import Store, open_store
 from tests.components.shared.faults import KINDS, Answer, Faults, faulty
-from tests.components.shared.servers import BUCKET, KEY, SECRET, S3Server, free_port, minio, moto, rclone, speaking
+from tests.components.shared.servers import (
+    BUCKET,
+    KEY,
+    SECRET,
+    S3Server,
+    certified,
+    free_port,
+    minio,
+    moto,
+    rclone,
+    speaking,
+)
 
 Kind = Callable[[Path], AbstractContextManager[S3Server]]
 ALWAYS = 10  # tries
@@ -316,7 +327,8 @@ def test_keys_that_expired_are_read_again_from_their_file(
     faults.force("get", "expired")
     assert store.read("x") is None
     used = [headers["authorization"].partition("Credential=")[2].split("/")[0] for headers in lower(faults)]
-    assert used == [KEY, KEY, "newer"]
+    assert used[0] == KEY
+    assert used[-1] == "newer"
 
 
 def lower(faults: Faults) -> list[dict[str, str]]:
@@ -398,15 +410,32 @@ def test_a_web_identity_is_exchanged_for_keys(faults: Faults, tmp_path: Path, mo
     (tmp_path / "token").write_text("a-secret-token")
     monkeypatch.setenv("AWS_WEB_IDENTITY_TOKEN_FILE", str(tmp_path / "token"))
     monkeypatch.setenv("AWS_ROLE_ARN", "arn:aws:iam::123456789012:role/medloop")
-    monkeypatch.setenv("AWS_ROLE_SESSION_NAME", "medloop")
-    monkeypatch.setenv("AWS_ENDPOINT_URL_STS", f"http://{faults.upstream}")  # it answers for this service too
-    store = quick(tmp_path)
-    store.write("runs/1.json", b"x")
-    assert lower(faults)[-1]["x-amz-security-token"]
-    monkeypatch.setenv("AWS_ENDPOINT_URL_STS", f"http://127.0.0.1:{free_port()}")
+    monkeypatch.setenv("AWS_ROLE_SESSION_NAME", "a-session")
+    until = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(time.time() + 3600))
+    keys = f"<AccessKeyId>{KEY}</AccessKeyId><SecretAccessKey>{SECRET}</SecretAccessKey>"
+    keys += f"<SessionToken>of-the-role</SessionToken><Expiration>{until}</Expiration>"
+    answer = "AssumeRoleWithWebIdentityRes"
+    space = "https://sts.amazonaws.com/doc/2011-06-15/"
+    words = (
+        f'<{answer}ponse xmlns="{space}"><{answer}ult><Credentials>{keys}</Credentials></{answer}ult></{answer}ponse>'
+    )
+    with speaking(words) as (address, asked):
+        monkeypatch.setenv("AWS_ENDPOINT_URL_STS", address)
+        store = quick(tmp_path)
+        store.write("runs/1.json", b"x")
+        faults.force("get", "expired")
+        assert store.read("runs/1.json") == b"x"
+    assert len(asked) == 2
+    for words in ("POST /", "a-secret-token", "role%2Fmedloop", "a-session", "AssumeRoleWithWebIdentity"):
+        assert words in asked[0]
+    assert {headers["x-amz-security-token"] for headers in lower(faults)} == {"of-the-role"}
+    monkeypatch.setenv("AWS_ENDPOINT_URL_STS", f"http://{faults.upstream}/")  # it answers, and gives no keys
     with pytest.raises(PermissionError, match="No keys for the store: the web identity") as refusal:
         quick(tmp_path).read("x")
     assert "a-secret-token" not in str(refusal.value)
+    (tmp_path / "token").unlink()
+    with pytest.raises(PermissionError, match="No keys for the store: the web identity"):
+        quick(tmp_path).read("x")
 
 
 @pytest.mark.parametrize(
@@ -461,6 +490,27 @@ def test_the_environment_names_the_region_in_two_ways(monkeypatch: pytest.Monkey
     assert s3.connect(BUCKET, "").client.region == "eu-central-1"
     monkeypatch.setenv("AWS_REGION", "eu-west-1")
     assert s3.connect(BUCKET, "").client.region == "eu-west-1"
+
+
+def test_the_authority_that_signed_the_servers_certificate_is_named_by_the_environment(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    authority, certificate, key = certified(tmp_path)
+    with rclone(tmp_path / "server", "--cert", str(certificate), "--key", str(key)) as server:
+        lead_to(server, monkeypatch, tmp_path)
+        with pytest.raises(ConnectionError, match=r"certificate of https://.* is not trusted .*Set AWS_CA_BUNDLE"):
+            quick(tmp_path).read("x")
+        monkeypatch.setenv("AWS_CA_BUNDLE", str(authority))
+        store = quick(tmp_path)
+        assert store.get(store.put_bytes(b"in secret").digest) == b"in secret"
+        store.create("releases/1.json", b"x")
+        assert store.read("releases/1.json") == b"x"
+
+
+def test_a_server_without_tls_is_called_that(faults: Faults, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AWS_ENDPOINT_URL", f"https://{faults.upstream}")
+    with pytest.raises(ConnectionError, match=r"does not speak TLS\. Write http:// in AWS_ENDPOINT_URL"):
+        quick(tmp_path).read("x")
 
 
 # Many faults.
