@@ -11,6 +11,8 @@ from typing import Annotated, Any, NoReturn
 import typer
 from typer.core import TyperCommand
 
+from workflows.storage import app as storage
+
 
 class WithParameters(TyperCommand):
     """A command whose help ends with the list of all parameters, read when it is asked for."""
@@ -45,6 +47,8 @@ s3://bucket/prefix), MLFLOW_TRACKING_URI for a tracking server, MEDLOOP_HASH_KEY
 Exit status: 0 done (a refused model is a result, not an error), 1 failed, 2 asked wrongly, 130 interrupted.
 """,
 )
+
+app.add_typer(storage)
 
 Source = Annotated[str, typer.Option("--source", "-s", help="Directory of images, a folder for each class.")]
 Params = Annotated[Path | None, typer.Option("--params", "-p", help="YAML file of parameters; holds overrides only.")]

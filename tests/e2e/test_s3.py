@@ -50,10 +50,10 @@ def test_the_loop_releases_over_a_store_that_fails_now_and_then(kind: Kind, plac
         run = over(broken, place).run()
         assert run["outcome"] == "released"
         requests = sum(faults.requests.values())
-        assert faults.total > 0.02 * requests, f"of {requests} requests {faults.total} were broken"
-        assert faults.total >= 20
+        assert requests > 200
+        assert faults.total >= requests // 100 * 5, f"of {requests} requests {faults.total} were broken"
         objects = contents(server, "loop/objects/")
-        assert len(objects) > 50
+        assert len(objects) > 30
         assert [name for name, content in objects.items() if name.rpartition("/")[2] != digest(content)] == []
         assert len(contents(server, "loop/releases/")) == 1
         models = over(server, place).models()
@@ -64,10 +64,10 @@ def test_a_server_that_overwrites_carries_the_loop_to_deploy_which_refuses(place
     with rclone(tmp_path / "server") as server, faulty(server, RATE, seed=7) as (broken, faults):
         run = over(broken, place).run(status=1)
         assert run["outcome"] == "failed"
-        assert states(run)["gate"] == "done"
+        assert states(run)["gate"] == "finished"
         assert states(run)["deploy"] == "failed"
         assert "ignores If-None-Match" in str(run)
-        assert faults.total >= 20
+        assert faults.total >= 5
         objects = contents(server, "loop/objects/")
         assert [name for name, content in objects.items() if name.rpartition("/")[2] != digest(content)] == []
         assert contents(server, "loop/releases/") == {}

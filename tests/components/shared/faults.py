@@ -72,6 +72,7 @@ class Faults:
         self.drip = 0.01
         """Seconds between the quarters of a slow body."""
         self._random = random.Random(seed)
+        self._deck: list[bool] = []
         self._forced: deque[tuple[str, str | Answer]] = deque()
         self._lock = threading.Lock()
 
@@ -97,11 +98,18 @@ class Faults:
                     fault = forced
                     break
             else:
-                if self._random.random() < self.rate:
+                if self._fails():
                     fault = self._random.choice([kind for kind, on in KINDS.items() if not on or operation in on])
             if fault:
                 self.injected[fault if isinstance(fault, str) else fault.code, operation] += 1
             return fault
+
+    def _fails(self) -> bool:
+        """Whether the next request fails: of each hundred as many as stated, in no order."""
+        if not self._deck:
+            self._deck = [number < self.rate * 100 for number in range(100)]
+            self._random.shuffle(self._deck)
+        return self._deck.pop()
 
 
 @contextmanager
