@@ -27,6 +27,7 @@ from workflows.options import (
     refuse,
     tell,
 )
+from workflows.storage import app as storage
 
 app = typer.Typer(
     name="medloop",
@@ -51,6 +52,8 @@ s3://bucket/prefix), MLFLOW_TRACKING_URI for a tracking server, MEDLOOP_HASH_KEY
 Exit status: 0 done (a refused model is a result, not an error), 1 failed, 2 asked wrongly, 130 interrupted.
 """,
 )
+
+app.add_typer(storage)
 
 
 def _print_version(asked: bool) -> None:
