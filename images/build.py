@@ -51,8 +51,8 @@ def _git(*arguments: str) -> str:
 
 
 def build(name: str, image: str, base: str, source: str) -> None:
-    """Build one image; the builder's own words are told when it fails."""
-    command = ["docker", "build", "--quiet", "--tag", image]
+    """Build one image. What the builder says is kept for the error: quiet, one of Docker's two tells nothing of why."""
+    command = ["docker", "build", "--tag", image]
     command += ["--file", f"images/{'serve' if name == SERVE else 'stage'}.Dockerfile"]
     command += ["--build-arg", f"BASE={base}"] if base else []
     command += [] if name == SERVE else ["--build-arg", f"STAGE={name}"]
@@ -88,7 +88,8 @@ def main(argv: list[str]) -> int:
         for name, image in images.items():
             begun = time.perf_counter()
             if asked.push:
-                subprocess.run(["docker", "push", "--quiet", image], stderr=subprocess.PIPE, text=True, check=True)
+                subprocess.run(["docker", "push", "--quiet", image], capture_output=True, text=True, check=True)
+                print(image, flush=True)
                 continue
             build(name, image, (name == "train" and asked.train_base) or asked.base, asked.source)
             print(f"{image}  {time.perf_counter() - begun:.0f} s", file=sys.stderr, flush=True)
@@ -100,9 +101,9 @@ def main(argv: list[str]) -> int:
         sys.stderr.write("There is no docker command on this machine. Install Docker, or what answers by its name.\n")
         return 1
     except subprocess.CalledProcessError as error:
-        sys.stderr.write(
-            f"{image}: `docker {error.cmd[1]}` ended with {error.returncode}; it says:\n{error.stderr or ''}"
-        )
+        command = f"docker {error.cmd[1]}"
+        sys.stderr.write(f"{error.stdout or ''}{error.stderr or ''}"[-3000:])
+        sys.stderr.write(f"\n{image}: `{command}` ended with {error.returncode}; its last words stand above.\n")
         return 1
     return 0
 
