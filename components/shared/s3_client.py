@@ -26,7 +26,7 @@ log = logging.getLogger("medloop.store")
 
 ATTEMPTS = 10
 LONGEST_PAUSE = 5.0
-LONGEST_ASKED = 60.0  # what a server may ask for by Retry-After
+LONGEST_ASKED = 20.0  # seconds that a server may ask for by Retry-After; MinIO asks for a minute while it starts
 
 MISSING = frozenset({"NoSuchKey", "NoSuchObject"})
 EXPIRED = frozenset({"ExpiredToken", "ExpiredTokenException", "TokenRefreshRequired", "InvalidTokenId"})

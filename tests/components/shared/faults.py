@@ -73,6 +73,7 @@ class Faults:
         """Seconds between the quarters of a slow body."""
         self._random = random.Random(seed)
         self._deck: list[bool] = []
+        self._kinds: dict[str, list[str]] = {}
         self._forced: deque[tuple[str, str | Answer]] = deque()
         self._lock = threading.Lock()
 
@@ -99,10 +100,18 @@ class Faults:
                     break
             else:
                 if self._fails():
-                    fault = self._random.choice([kind for kind, on in KINDS.items() if not on or operation in on])
+                    fault = self._kind(operation)
             if fault:
                 self.injected[fault if isinstance(fault, str) else fault.code, operation] += 1
             return fault
+
+    def _kind(self, operation: str) -> str:
+        """The next kind of fault for this operation: each has its turn, in no order."""
+        kinds = self._kinds.setdefault(operation, [])
+        if not kinds:
+            kinds += [kind for kind, on in KINDS.items() if not on or operation in on]
+            self._random.shuffle(kinds)
+        return kinds.pop()
 
     def _fails(self) -> bool:
         """Whether the next request fails: of each hundred as many as stated, in no order."""

@@ -22,6 +22,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
+import urllib3
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -108,7 +109,9 @@ def minio_binary() -> str | None:
 def client(server: S3Server) -> Minio:
     """The plain client of a server: what a test uses to look behind the store."""
     parts = urlsplit(server.endpoint)
-    return Minio(parts.netloc, KEY, SECRET, secure=parts.scheme == "https", region=server.region)
+    http = urllib3.PoolManager(timeout=30, retries=False)  # a server that starts asks for a minute, and needs a moment
+    secure = parts.scheme == "https"
+    return Minio(parts.netloc, KEY, SECRET, secure=secure, region=server.region, http_client=http)
 
 
 def make_bucket(server: S3Server, bucket: str = BUCKET) -> None:

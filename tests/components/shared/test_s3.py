@@ -10,8 +10,11 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import pytest
+from minio.credentials import StaticProvider
+from minio.minioadmin import MinioAdmin
 
 from components.shared import s3
 from components.shared.contracts import digest
@@ -24,6 +27,7 @@ from tests.components.shared.servers import (
     S3Server,
     certified,
     free_port,
+    make_bucket,
     minio,
     moto,
     rclone,
@@ -281,6 +285,43 @@ def test_minio_names_its_region_and_refuses_wrong_keys(monkeypatch: pytest.Monke
         monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "wrong")
         with pytest.raises(PermissionError, match="refused the keys: InvalidAccessKeyId"):
             quick(tmp_path).has("0" * 64)
+
+
+def test_the_rights_that_the_docs_list_suffice_and_each_that_is_missing_is_named(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    page = (Path(__file__).resolve().parents[3] / "docs" / "storage.md").read_text()
+    policy = json.loads(page.partition("```json\n")[2].partition("```")[0])
+    with minio(tmp_path / "server") as server:
+        make_bucket(server, "models")
+        person = MinioAdmin(
+            endpoint=urlsplit(server.endpoint).netloc, credentials=StaticProvider(KEY, SECRET), secure=False
+        )
+        person.user_add("loop", "loops-secret")
+        person.policy_add("rights", policy=policy)
+        person.policy_set("rights", "loop")
+        lead_to(server, monkeypatch, tmp_path)
+        monkeypatch.setenv("AWS_ACCESS_KEY_ID", "loop")
+        monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "loops-secret")
+        store = Store("s3://models/chest", s3.connect("models", "chest"), tmp_path / "cache")
+        file = tmp_path / "file"
+        file.write_bytes(random.Random(5).randbytes(s3.PART + 1))
+        assert store.creates_once()
+        assert store.fetch(store.put_file(file).digest).read_bytes() == file.read_bytes()
+        assert not store.has("0" * 64)
+        store.write("runs/1.json", b"x")
+        assert store.names("runs") == ["runs/1.json"]
+        store.delete("runs/1.json")
+        with pytest.raises(PermissionError, match=r"may not write objects in the bucket 'models'.*docs/storage.md"):
+            Store("", s3.connect("models", "hand"), None).write("x", b"x")
+        policy["Statement"] = policy["Statement"][:1]
+        policy["Statement"][0]["Action"] = ["s3:PutObject"]
+        person.policy_add("rights", policy=policy)
+        for what, named in (("read", "read"), ("delete", "delete"), ("names", "list")):
+            with pytest.raises(PermissionError, match=rf"may not {named} objects in the bucket 'models'"):
+                getattr(store, what)("runs/1.json")
+        with pytest.raises(PermissionError, match="may not read objects in the bucket 'models'"):
+            store.has("0" * 64)
 
 
 def test_a_full_server_is_called_that(store: Store, faults: Faults) -> None:
@@ -546,7 +587,7 @@ def test_a_thousand_faults_lose_and_damage_nothing(
                 if number % 3 == 0:
                     store.delete(mine)
                     assert store.read(mine) is None
-                if number % 5 == 0:
+                if number % 2 == 0:
                     there = [f"runs/{worker}/{n}.json" for n in range(number + 1) if n % 3]
                     assert store.names(f"runs/{worker}") == sorted(there)
             return kept

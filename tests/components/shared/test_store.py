@@ -10,7 +10,6 @@ import tempfile
 import textwrap
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from pathlib import Path
 
@@ -241,17 +240,6 @@ def test_a_missing_bucket_is_called_that(what: str, s3: S3Server) -> None:
     arguments = {"write": ("name", b"x"), "create": ("name", b"x"), "put_bytes": (b"x",)}.get(what, ("name",))
     with pytest.raises(OSError, match=r"no bucket 'no-such-bucket' at .*medloop storage init.*MEDLOOP_STORE"):
         getattr(store, what)(*arguments)
-
-
-def test_a_server_that_has_gone_is_called_that(s3: S3Server, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{free_port()}")
-    store = open_store(f"s3://{BUCKET}")
-    with ThreadPoolExecutor(2) as pool:  # each asks several times, with pauses
-        reading, creating = pool.submit(store.read, "name"), pool.submit(store.create, "name", b"x")
-    with pytest.raises(ConnectionError, match=r"did not answer.*Check the endpoint"):
-        reading.result()
-    with pytest.raises(ConnectionError, match=r"did not answer.*Check the endpoint"):
-        creating.result()
 
 
 @pytest.mark.parametrize("uri", ["", "ftp://host/x", "s3://", "s3:///prefix"])
