@@ -89,12 +89,6 @@ def _truth(value: Any) -> bool:
     return value
 
 
-def _factor(value: Any) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 1 <= value <= 10:
-        raise ValueError("write a number from 1 to 10.")
-    return float(value)
-
-
 def _each(key: _Check, inner: _Check, value: Any) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise ValueError("write a mapping.")
@@ -191,8 +185,7 @@ _CHECKS: dict[str, _Check] = {
     "spot": _truth,
     "retries": partial(_number, 0, 100),
     "backoff": _duration,
-    "backoff_factor": _factor,
-    "backoff_max": _duration,
+    "backoff_factor": partial(_number, 1, 10),  # Argo takes whole numbers only
     "timeout": _duration,
     "user": partial(_number, -1, 2**31 - 1),
     "group": partial(_number, -1, 2**31 - 1),

@@ -113,7 +113,6 @@ def test_the_back_off_s_factor_is_a_whole_number(shipped: Workflow) -> None:
     assert [task.name for task in shipped.tasks.values() if not task.retry["backoff"]["factor"].isdigit()] == []
 
 
-@pytest.mark.xfail(strict=True, reason="Argo counts maxDuration from the first attempt's start, its work included")
 def test_the_time_for_all_attempts_covers_each_of_them(shipped: Workflow) -> None:
     short = [
         task.name
