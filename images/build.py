@@ -52,7 +52,7 @@ def _git(*arguments: str) -> str:
 
 def build(name: str, image: str, base: str, source: str) -> None:
     """Build one image. What the builder says is kept for the error: quiet, one of Docker's two tells nothing of why."""
-    command = ["docker", "build", "--tag", image]
+    command = ["docker", "build", "--force-rm", "--tag", image]
     command += ["--file", f"images/{'serve' if name == SERVE else 'stage'}.Dockerfile"]
     command += ["--build-arg", f"BASE={base}"] if base else []
     command += [] if name == SERVE else ["--build-arg", f"STAGE={name}"]

@@ -106,6 +106,6 @@ def test_a_base_that_has_no_such_python_is_refused_with_what_to_do(base: str) ->
 
 @pytest.mark.parametrize("base", ["true"], indirect=True)
 def test_a_build_without_a_stage_says_which_argument_is_missing(base: str) -> None:
-    done = docker("build", f"--build-arg=BASE={base}", "-f", ROOT / "images" / "stage.Dockerfile", ROOT)
+    done = docker("build", "--force-rm", f"--build-arg=BASE={base}", "-f", ROOT / "images" / "stage.Dockerfile", ROOT)
     assert done.returncode != 0
     assert "Build with --build-arg STAGE=split" in done.stdout + done.stderr
