@@ -63,7 +63,7 @@ _Check = Callable[[Any], Any]
 def _check(where: str, name: str, value: Any) -> Any:
     if name not in _CHECKS:
         known = [each.name for each in fields(Placement)]
-        raise ValueError(f"{where}: there is no such key.{nearest(name, known)} The keys are: {', '.join(known)}.")
+        raise ValueError(f"{where}: there is no such key.{nearest(str(name), known)} The keys are: {', '.join(known)}.")
     try:
         return _CHECKS[name](value)
     except ValueError as error:
@@ -121,8 +121,14 @@ def _toleration(value: Any) -> dict[str, Any]:
             raise ValueError(f"its {name} is one of {', '.join(wanted)}.")
         if isinstance(wanted, type) and not isinstance(each, wanted):
             raise ValueError(f"its {name} is {'a whole number' if wanted is int else 'a text; put it into quotes'}.")
+        if isinstance(each, bool):
+            raise ValueError(f"its {name} is no true or false.")
     if "value" in value and value.get("operator") == "Exists":
         raise ValueError("with the operator Exists it takes no value.")
+    if not value.get("key") and value.get("operator") != "Exists":
+        raise ValueError("without a key its operator must be Exists.")
+    if "seconds" in value and value.get("effect") != "NoExecute":
+        raise ValueError("seconds go with the effect NoExecute alone.")
     return {"toleration_seconds" if name == "seconds" else name: each for name, each in value.items()}
 
 
@@ -132,7 +138,7 @@ def _quoted(value: Any) -> str:
     return value
 
 
-_NAME = r"[a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?"
+_NAME = r"(?=.{1,253}(?:/|$))[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*"
 """What Kubernetes takes as a name (RFC 1123)."""
 
 _quantity = partial(
@@ -142,6 +148,10 @@ _key = partial(
     _matching,
     rf"({_NAME}/)?[A-Za-z0-9]([-_.A-Za-z0-9]{{0,61}}[A-Za-z0-9])?",
     "keys of at most 63 letters, digits, - _ and ., with a domain and a slash before them where needed",
+)
+_cpu = partial(_matching, r"\d+(\.\d+)?|\d+m", "processors, such as 2 or 0.5, or thousandths of one, such as 500m")
+_memory = partial(
+    _matching, r"\d+([EPTGMK]i?)?", "a whole number of bytes, or one with K, M, G, T, Ki, Mi, Gi or Ti, such as 4Gi"
 )
 _path = partial(_matching, r"/[^:\s]+", "paths within the container, from / on")
 _variable = partial(_matching, r"[A-Za-z_][A-Za-z0-9_]*", "names of environment variables: letters, digits and _")
@@ -174,9 +184,9 @@ def _secret(value: Any) -> str:
 
 
 _CHECKS: dict[str, _Check] = {
-    "cpu": _quantity,
-    "cpu_limit": _quantity,
-    "memory": _quantity,
+    "cpu": _cpu,
+    "cpu_limit": _cpu,
+    "memory": _memory,
     "accelerator": _key,
     "accelerators": partial(_number, 0, 64),
     "shared_memory": _quantity,

@@ -91,6 +91,8 @@ def submit(
         patience = float(seconds(timeout)) if timeout else None
     except ValueError as error:
         refuse(f"--timeout: {error}")
+    if timeout and not wait:
+        refuse(f"--timeout is {timeout!r}, and limits how long --wait watches. Add --wait, or leave it out.")
     order = _order(source, params, assignments, store, where, brought, cluster, no_pin, name, experiment, account)
     server = _server()
     run_id = start(server, order)
@@ -101,13 +103,13 @@ def submit(
         if as_json:
             typer.echo(json.dumps({"run": run_id, "link": link, "state": "submitted"}))
         return
-    _watch(server, run_id, link, console, poll, patience, as_json)
+    _watch(server, order, run_id, link, console, poll, patience, as_json)
 
 
 def _watch(
-    server: Any, run_id: str, link: str, console: Any, poll: float, patience: float | None, as_json: bool
+    server: Any, order: Any, run_id: str, link: str, console: Any, poll: float, patience: float | None, as_json: bool
 ) -> None:
-    from workflows.follow import follow
+    from workflows.follow import UNSAID, follow
     from workflows.watch import watcher
 
     def say(text: str) -> None:
@@ -115,23 +117,27 @@ def _watch(
 
     try:
         with watcher(console) as shown:
-            done = follow(server, run_id, shown, say, poll, patience)
+            done = follow(server, run_id, shown, say, poll, patience, cluster=order.cluster)
     except KeyboardInterrupt:
         typer.echo(f"\nNo longer watched; the run goes on. End it at {link}", err=True)
         raise typer.Exit(130) from None
+    except OSError as error:
+        raise type(error)(f"{error} The run goes on without being watched: {link}") from None
     told: dict[str, Any] = {"run": run_id, "link": link, "state": done.state.lower(), **done.ending}
     if broken := done.failed:
-        told |= {"failed_stage": broken.name, "why": broken.why, "last_lines": list(broken.last_lines)}
+        why = "The run was ended from outside." if done.stopped else broken.why or UNSAID
+        told |= {"failed_stage": broken.name, "why": why, "last_lines": list(broken.last_lines)}
     if as_json:
         typer.echo(json.dumps(told))
     console.print()
     if broken:
-        console.print(f"The stage {broken.name} failed. {broken.why}", style="bold", highlight=False, markup=False)
+        console.print(f"The stage {broken.name} failed. {why}", style="bold", highlight=False, markup=False)
         for line in broken.last_lines:
             console.print(f"  {line}", highlight=False, markup=False, soft_wrap=True)
         console.print(f"\nDo it again here, on its own inputs: medloop replay {run_id} {broken.name}", highlight=False)
     else:
-        sentence = told.get("sentence") or f"The run {done.state.lower()}."
+        ended = "was ended from outside" if done.stopped else done.state.lower()
+        sentence = told.get("sentence") or f"The run {ended}."
         console.print(sentence, style="bold", highlight=False, markup=False)
     console.print(link, highlight=False, soft_wrap=True)
     if done.state not in ("SUCCEEDED", "SKIPPED"):
@@ -169,15 +175,11 @@ def schedule(
     from datetime import UTC, datetime
 
     from workflows import cron as times
-    from workflows.cluster import kubernetes_name
     from workflows.settings import read_settings
     from workflows.submit import schedule as begin
     from workflows.submit import unschedule
 
-    try:
-        kubernetes_name(name)
-    except ValueError as error:
-        refuse(f"--name is {name!r}, and it becomes a name in Kubernetes: {error}")
+    _check_name("--name", name)
     if remove:
         parts = unschedule(_server(), name)
         typer.echo(f"{name} has ended ({parts} part{'s' if parts > 1 else ''}). Runs that go on are left alone.")
@@ -272,6 +274,8 @@ def _order(
     from workflows.settings import read_settings
     from workflows.submit import Order
 
+    if account:
+        _check_name("--service-account", account)
     places = _cluster(cluster)
     asked = arguments(source, params, assignments, defaults_on(places))
     kept = store or read_settings().store
@@ -282,6 +286,15 @@ def _order(
         )
     chosen = _pinned(where, brought, no_pin)
     return Order("retrain", chosen, places, {**asked, "store": kept}, experiment, name, account)
+
+
+def _check_name(option: str, value: str) -> None:
+    from workflows.cluster import kubernetes_name
+
+    try:
+        kubernetes_name(value)
+    except ValueError as error:
+        refuse(f"{option} is {value!r}, and it becomes a name in Kubernetes: {error}")
 
 
 def _server() -> Any:

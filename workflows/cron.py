@@ -95,7 +95,7 @@ def _field(word: str, name: str, low: int, high: int, text: str) -> Field:
     values: set[int] = set()
     for part in word.split(","):
         found = re.fullmatch(r"(\*|[A-Za-z]+|\d+)(?:-([A-Za-z]+|\d+))?(?:/(\d+))?", part)
-        numbers = [_number(each) for each in (found[1], found[2]) if each and each != "*"] if found else []
+        numbers = [_number(each, name) for each in (found[1], found[2]) if each and each != "*"] if found else []
         bad = found is None or (found[1] == "*" and found[2]) or (found[3] and int(found[3]) == 0)
         if bad or found is None or not all(low <= number <= high for number in numbers) or numbers != sorted(numbers):
             raise ValueError(
@@ -104,17 +104,17 @@ def _field(word: str, name: str, low: int, high: int, text: str) -> Field:
             )
         first = numbers[0] if numbers else low
         last = numbers[-1] if found[2] else high if not numbers or found[3] else first
-        if name == "day of the week" and found[1] == "*":
-            last = 6
+        if name == "day of the week" and last == high and not (found[2] or first == high):
+            last = 6  # an open end: Sunday is 0 there, and 7 only where it is written
         values.update(range(first, last + 1, int(found[3] or 1)))
     return Field(frozenset(values), word.startswith("*"), word)
 
 
-def _number(word: str) -> int:
+def _number(word: str, name: str) -> int:
     if word.isdigit():
         return int(word)
-    names = {**{name: i + 1 for i, name in enumerate(MONTHS)}, **{name: i for i, name in enumerate(WEEKDAYS)}}
-    return names.get(word.upper(), -1)
+    names = {"month": ("", *MONTHS), "day of the week": WEEKDAYS}.get(name, ())
+    return names.index(word.upper()) if word.upper() in names else -1
 
 
 def zone(name: str) -> ZoneInfo:
@@ -129,7 +129,10 @@ def zone(name: str) -> ZoneInfo:
 
 @dataclass(frozen=True)
 class Span:
-    """A cron expression for the server (six fields, seconds first), and between which moments it holds."""
+    """A cron expression for the server (six fields, seconds first), and between which moments it holds.
+
+    As the server has it: what is due at the very start is left out, and what is due at the very end is not.
+    """
 
     expression: str
     start: datetime | None
@@ -158,18 +161,20 @@ def spans(cron: Cron, here: tzinfo, there: tzinfo, now: datetime, until: datetim
     found = _once(found, here, there, cron)
     if len(found) == 1:
         return [Span(found[0].expression, None, None)]
+    before = timedelta(seconds=1)  # what is due at the change itself belongs to the new part
+    bounds = [(each.expression, each.start and each.start - before, each.end and each.end - before) for each in found]
     # The last one has no end: better an hour off, some day, than no run at all.
     return [
-        Span(found[0].expression, None, found[0].end),
-        *found[1:-1],
-        Span(found[-1].expression, found[-1].start, None),
+        Span(bounds[0][0], None, bounds[0][2]),
+        *(Span(*each) for each in bounds[1:-1]),
+        Span(bounds[-1][0], bounds[-1][1], None),
     ]
 
 
 def _once(found: list[Span], here: tzinfo, there: tzinfo, cron: Cron) -> list[Span]:
     """The spans without the hour that a clock shows a second time when it is set back."""
-    if cron.hours.star:
-        return found
+    if len(cron.hours.values) == 24:
+        return found  # what is due each hour is due in both
     kept = found[:1]
     for before, span in pairwise(found):
         assert span.start is not None

@@ -38,7 +38,8 @@ def choose(where: str, brought: Iterable[str]) -> dict[str, str]:
 
 def _split(where: str) -> tuple[str, str]:
     prefix, colon, tag = where.rstrip("/").rpartition(":")
-    return (prefix.rstrip("/"), tag) if colon and "/" not in tag else (where.rstrip("/"), "")
+    port = tag.isdigit() and "/" not in prefix and (prefix == "localhost" or "." in prefix)
+    return (prefix.rstrip("/"), tag) if colon and "/" not in tag and not port else (where.rstrip("/"), "")
 
 
 def pin(images: Mapping[str, str]) -> dict[str, str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -12,6 +13,9 @@ import urllib3
 
 from workflows.server import HOME, Server
 from workflows.settings import Kubeflow
+
+PRINTABLE = re.compile(r"[\x20-\x7e]+")
+"""What a header may hold."""
 
 PROXY = "api/v1/namespaces/{}/services/ml-pipeline:http/proxy"
 INSIDE = "http://ml-pipeline.{}.svc.cluster.local:8888"
@@ -37,7 +41,8 @@ def connect(settings: Kubeflow) -> Server:
             )
         configuration.ssl_ca_cert = settings.ca
     _log_in(configuration, settings)
-    client = ApiClient(configuration, cookie=settings.cookies or None)
+    cookies = settings.cookies and _header(settings.cookies, "MEDLOOP_KFP_COOKIES")
+    client = ApiClient(configuration, cookie=cookies or None)
     return Server(client, settings.ui or configuration.host, settings.namespace)
 
 
@@ -71,14 +76,15 @@ def _find_cluster(configuration: Any, settings: Kubeflow) -> None:
 
 def _log_in(configuration: Any, settings: Kubeflow) -> None:
     if settings.token:
-        configuration.api_key["authorization"] = settings.token
+        configuration.api_key["authorization"] = _header(settings.token, "MEDLOOP_KFP_TOKEN")
         configuration.api_key_prefix["authorization"] = "Bearer"
     elif settings.token_file:
         file = Path(settings.token_file)
 
         def read_anew(configuration: Any) -> None:  # the cluster renews it every hour or so
             try:
-                configuration.api_key["authorization"] = file.read_text(encoding="utf-8").strip()
+                token = file.read_bytes().decode("utf-8", "replace")
+                configuration.api_key["authorization"] = _header(token, f"The token file {file}")
             except OSError as error:
                 raise PermissionError(
                     f"The token file {file} cannot be read ({error.strerror}). Set KF_PIPELINES_SA_TOKEN_PATH to "
@@ -94,3 +100,12 @@ def _log_in(configuration: Any, settings: Kubeflow) -> None:
         other = (os.environ.get(f"KF_PIPELINES_APP_OAUTH2_CLIENT_{part}", "") for part in ("ID", "SECRET"))
         configuration.api_key["authorization"], _ = auth.get_auth_token(client, *other)
         configuration.api_key_prefix["authorization"] = "Bearer"
+
+
+def _header(secret: str, what: str) -> str:
+    """The secret as a header can carry it; refused without showing it."""
+    text = secret.strip()
+    if not PRINTABLE.fullmatch(text):
+        wrong = "holds characters that no header can carry" if text else "is empty"
+        raise ValueError(f"{what} {wrong} (its value is not shown). Set it to the token or cookies alone, on one line.")
+    return text

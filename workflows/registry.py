@@ -67,8 +67,15 @@ def _get(url: str, headers: dict[str, str]) -> Any:
 def _authorization(challenge: str, host: str) -> dict[str, str]:
     """The header that answers a registry's challenge, from Docker's own log-ins."""
     import docker.auth
+    from docker.errors import DockerException
 
-    login = docker.auth.load_config().resolve_authconfig(None if host == HUB else host) or {}
+    try:
+        login = docker.auth.load_config().resolve_authconfig(None if host == HUB else host) or {}
+    except DockerException as error:
+        raise PermissionError(
+            f"The registry {host} wants a log-in, and Docker's helper for log-ins fails ({error}). Mend credsStore or "
+            "credHelpers in Docker's config.json, or take them out and log in again."
+        ) from None
     user, password = login.get("Username") or login.get("username"), login.get("Password") or login.get("password")
     basic = {}
     if user and password:
@@ -80,8 +87,11 @@ def _authorization(challenge: str, host: str) -> dict[str, str]:
     answer = _get(f"{asked.get('realm', '')}?{query}", basic)
     if answer.status >= 300:
         return {}
-    granted = answer.json()
-    return {"Authorization": f"Bearer {granted.get('token') or granted.get('access_token')}"}
+    try:
+        granted = answer.json()
+        return {"Authorization": f"Bearer {granted.get('token') or granted['access_token']}"}
+    except (ValueError, KeyError, AttributeError):
+        return {}  # no token service: then the registry refuses, and that is told
 
 
 def _reason(error: Exception) -> str:

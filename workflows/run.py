@@ -319,7 +319,8 @@ def _on_a_cluster(run_id: str, steps: list[dict[str, Any]]) -> dict[str, Any]:
 
 def _goes_on(steps: list[dict[str, Any]]) -> bool:
     """Whether a run on a cluster may still go on: its last step is no ending, and has not failed."""
-    return steps[-1]["state"] != "failed" and steps[-1]["stage"] not in ("deploy", "reject")
+    last = steps[-1]
+    return last["state"] == "started" or (last["state"] != "failed" and last["stage"] not in ("deploy", "reject"))
 
 
 def _moment(step: dict[str, Any]) -> datetime:

@@ -114,19 +114,29 @@ class Server:
 
     def log(self, run_id: str, pod: str) -> str:
         """What a pod of a run has said so far, or nothing where it cannot be had."""
-        text = self._text(f"/apis/v1alpha1/runs/{quote(run_id)}/nodes/{quote(pod)}/log", {})
-        if text.lstrip().startswith("<"):  # the page's server does not hand that path on, and has one of its own
-            text = self._text("/k8s/pod/logs", {"podname": pod, "runid": run_id, "podnamespace": self.namespace})
-        return "" if text.lstrip().startswith(("<", '{"error_message"')) else text
+        return self._log(run_id, pod)[0]
 
-    def _text(self, path: str, query: Mapping[str, str]) -> str:
+    def held_up(self, run_id: str, pod: str) -> str:
+        """Why a pod does not start, in the words of its node, or nothing: only the way to its log tells it."""
+        found = re.search(r"is waiting to start: ([^\"\\]+)", self._log(run_id, pod)[1])
+        return found[1].strip() if found else ""
+
+    def _log(self, run_id: str, pod: str) -> tuple[str, str]:
+        """What a pod has said, and what the server says instead where it has no log to give."""
+        text, instead = self._text(f"/apis/v1alpha1/runs/{quote(run_id)}/nodes/{quote(pod)}/log", {})
+        if text.lstrip().startswith("<"):  # the page's server does not hand that path on, and has one of its own
+            query = {"podname": pod, "runid": run_id, "podnamespace": self.namespace}
+            text, instead = self._text("/k8s/pod/logs", query)
+        return ("", text) if text.lstrip().startswith(("<", '{"error_message"')) else (text, instead)
+
+    def _text(self, path: str, query: Mapping[str, str]) -> tuple[str, str]:
         try:
             answer = self._send("GET", path, query, raw=True)[0]
-        except (LookupError, ValueError, OSError):  # a log that cannot be had must not end the watching
-            return ""
-        text = bytes(answer.data).decode("utf-8", "replace")
-        answer.release_conn()
-        return text
+            text = bytes(answer.data).decode("utf-8", "replace")
+            answer.release_conn()
+        except (LookupError, ValueError, OSError, urllib3.exceptions.HTTPError) as error:
+            return "", str(error)  # a log that cannot be had must not end the watching
+        return text, ""
 
     def link(self, page: str) -> str:
         """The address of a page about something, for people."""
@@ -186,7 +196,7 @@ class Server:
         except ApiException as error:
             raise self._refusal(error, method, path) from None
         except urllib3.exceptions.HTTPError as error:
-            raise ConnectionError(self._silence(error)) from None
+            raise ConnectionError(self._silence(error, method)) from None
         return (answer, {}) if raw else (answer[0], answer[2] or {})
 
     def _refusal(self, error: Any, method: str, path: str) -> Exception:
@@ -209,15 +219,24 @@ class Server:
             f"{self.host} is in trouble ({what}: {error.status}{said}). Look at its pods, or try later."
         )
 
-    def _silence(self, error: Exception) -> str:
+    def _silence(self, error: Exception, method: str) -> str:
         reason = getattr(error, "reason", None) or error
         if "CERTIFICATE_VERIFY_FAILED" in str(reason):
+            if "mismatch" in str(reason) or "not valid for" in str(reason):
+                return f"The certificate of {self.host} is for another name. Use the address that it was made for."
             return (
                 f"The certificate of {self.host} is of an authority that this machine does not know. Set "
                 "MEDLOOP_KFP_CA to the file of that authority's certificate."
             )
+        inner = reason.args[-1] if isinstance(reason, urllib3.exceptions.ProtocolError) else reason
+        words = str(inner).split(": ", 1)[-1]
+        if method == "POST" and not isinstance(error, urllib3.exceptions.MaxRetryError):
+            return (
+                f"The answer of {self.host} was lost on its way ({words}). What was asked for may be done all the "
+                f"same: look with `medloop runs`, or at {self.ui}, before you ask again."
+            )
         return (
-            f"No Kubeflow Pipelines server answers at {self.host} ({str(reason).split(': ', 1)[-1]}). Check the "
+            f"No Kubeflow Pipelines server answers at {self.host} ({words}). Check the "
             "address in KF_PIPELINES_ENDPOINT; to reach one that has none: "
             f"kubectl port-forward -n {HOME} svc/ml-pipeline-ui 8080:80, then http://127.0.0.1:8080"
         )

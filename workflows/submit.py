@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import getpass
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -64,7 +65,7 @@ def _wanted(server: Server, order: Order) -> dict[str, Any]:
 def _refuse_overlap(server: Server, order: Order) -> None:
     for run in islice(server.runs(), 200):
         asked = (run.get("runtime_config") or {}).get("parameters") or {}
-        if run.get("state") in GOING_ON and asked.get("store") == order.store:
+        if run.get("state") in GOING_ON and str(asked.get("store", "")).rstrip("/") == order.store.rstrip("/"):
             raise RuntimeError(
                 f"The run {run['run_id']} ({run.get('display_name')}) works on the store {order.store} and is "
                 f"{run['state'].lower()}. One run at a time holds a loop. Wait for it: medloop runs; or end it at "
@@ -80,28 +81,36 @@ def schedule(server: Server, order: Order, spans: Sequence[Span]) -> list[dict[s
     server.about(oldest_server(order.cluster))
     before = _of_that_name(server, order.name)
     wanted = _wanted(server, order)
-    made = []
-    for span in spans:
-        part = f" (until {span.end:%Y-%m-%d})" if span.end else f" (from {span.start:%Y-%m-%d})" if span.start else ""
-        name = order.name + part
-        made.append({"name": name, "cron": span.expression, "start": span.start, "end": span.end})
-        trigger: dict[str, Any] = {"cron": span.expression}
-        trigger |= {"start_time": _stamp(span.start)} if span.start else {}
-        trigger |= {"end_time": _stamp(span.end)} if span.end else {}
-        made[-1]["id"] = server.schedule(
-            {
-                **wanted,
-                "display_name": name,
-                "description": _mark(order.name),
-                "trigger": {"cron_schedule": trigger},
-                "max_concurrency": "1",
-                "no_catchup": True,
-                "mode": "ENABLE",
-            }
-        )
+    try:
+        made = [_begin_part(server, wanted, order.name, span) for span in spans]
+    except (ValueError, OSError, LookupError):
+        with contextlib.suppress(ValueError, OSError, LookupError):
+            for part in _of_that_name(server, order.name):  # also one whose answer was lost
+                if part not in before:  # half a schedule is none: what was in force stays, alone
+                    server.unschedule(str(part["recurring_run_id"]))
+        raise
     for old in before:  # only now: a refusal above leaves the old one in force
         server.unschedule(str(old["recurring_run_id"]))
     return made
+
+
+def _begin_part(server: Server, wanted: Mapping[str, Any], name: str, span: Span) -> dict[str, Any]:
+    """Begin what fires between two changes of a clock; gives what the server now holds."""
+    part = f" (until {span.end:%Y-%m-%d})" if span.end else f" (from {span.start:%Y-%m-%d})" if span.start else ""
+    trigger: dict[str, Any] = {"cron": span.expression}
+    trigger |= {"start_time": _stamp(span.start)} if span.start else {}
+    trigger |= {"end_time": _stamp(span.end)} if span.end else {}
+    asked = {
+        **wanted,
+        "display_name": name + part,
+        "description": _mark(name),
+        "trigger": {"cron_schedule": trigger},
+        "max_concurrency": "1",
+        "no_catchup": True,
+        "mode": "ENABLE",
+    }
+    about = {"name": name + part, "cron": span.expression, "start": span.start, "end": span.end}
+    return {**about, "id": server.schedule(asked)}
 
 
 def unschedule(server: Server, name: str) -> int:

@@ -54,8 +54,9 @@ def runs(store: Store) -> dict[str, str]:
     """The runs of which steps are written down, each with the moment of its first step, as run ids spell it."""
     begun: dict[str, str] = {}
     for name in store.names(FOLDER):
-        _, run, step = name.split("/", 2)
-        begun.setdefault(run, step[:15])
+        _, run, step = (*name.split("/", 2), "")[:3]
+        if step:
+            begun.setdefault(run, step[:15])
     return begun
 
 

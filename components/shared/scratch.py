@@ -45,7 +45,8 @@ class Scratch:
 
     def names(self, prefix: str) -> list[str]:
         gone = {name.removeprefix(f"{GONE}/") for name in self.over.names(f"{GONE}/{prefix}")}
-        return sorted({*self.over.names(prefix), *(set(self.under.names(prefix)) - gone)})
+        ours = {name for name in self.over.names(prefix) if not name.startswith(f"{GONE}/")}
+        return sorted({*ours, *(set(self.under.names(prefix)) - gone)})
 
     def upload(self, name: str, path: Path) -> None:
         self.over.upload(name, path)

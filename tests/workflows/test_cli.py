@@ -19,7 +19,11 @@ HEAVY = {"torch", "kfp", "mlflow", "onnxruntime", "numpy", "pyarrow", "PIL", "py
 
 
 def medloop(home: Path, *arguments: str, status: int = 0, **environment: str) -> subprocess.CompletedProcess[str]:
-    inherited = {name: value for name, value in os.environ.items() if not name.startswith(("MEDLOOP_", "MLFLOW_"))}
+    inherited = {
+        name: value
+        for name, value in os.environ.items()
+        if not name.startswith(("MEDLOOP_", "MLFLOW_", "KF_", "KUBE", "AWS_"))
+    }
     done = subprocess.run(
         [sys.executable, "-m", "workflows.cli", *arguments],
         capture_output=True,

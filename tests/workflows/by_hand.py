@@ -1,0 +1,79 @@
+"""A run of the loop that nobody started from here: its stages called one by one, as a cluster calls them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from components.shared import keys, work
+from components.shared.diary import VARIABLE
+from components.shared.store import open_store
+from tests.components.shared.steps import nothing, output
+from workflows.synth.synth import synth
+
+RUN = "6ba7b810-9dad-41d1-80b4-00c04fd430c8"
+LENIENT = {
+    "min_accuracy": 0.0,
+    "min_auc": 0.0,
+    "max_calibration_error": 1.0,
+    "min_test_patients": 1,
+    "min_class_images": 1,
+    "min_agreement": 0.0,
+    "max_accuracy_loss": 1.0,
+    "max_auc_loss": 1.0,
+}
+QUICK: dict[str, Any] = {"image_size": 48, "epochs": 1}
+
+
+class ByHand:
+    """A store, scans, and the means to do steps of a run there."""
+
+    def __init__(self, home: Path, run: str = RUN) -> None:
+        self.home, self.run, self.scans = home, run, home / "scans"
+        self.store = open_store(str(home / "store"))
+        self.done: list[work.Done] = []
+
+    def step(self, stage: str, inputs: dict[str, Path], **parameters: Any) -> work.Done:
+        """Do a step of the run, in this process, with no settings but those of a cluster's pod."""
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv(VARIABLE, self.run)
+            patch.setenv(keys.VARIABLE, keys.SYNTHETIC)
+            patch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{self.home}/tracking.db")
+            patch.delenv("MEDLOOP_NOTIFY_URL", raising=False)
+            self.done.append(work.step(stage, self.store.uri, inputs, parameters))
+        return self.done[-1]
+
+    def out(self, done: work.Done, name: str) -> Path:
+        """The manifest file of an output."""
+        return output(self.store, done, name)
+
+    def data(self) -> tuple[work.Done, dict[str, Path]]:
+        """Resolve, ingest and split; gives what resolve found, and the rows that later stages take."""
+        if not self.scans.exists():
+            synth(self.scans, patients=24, classes=2, seed=7, shift=0.0, reports=False)
+        source = str(self.scans)
+        now = self.step("resolve", {}, source=source, asked={"epochs": 1.0})
+        data = self.step("ingest", {}, source=source, **now.values)
+        rows = {"dataset": self.out(data, "dataset")}
+        sides = self.step("split", {**rows, "previous": self.out(now, "previous")})
+        return now, {**rows, "splits": self.out(sides, "splits")}
+
+    def whole(self) -> None:
+        """The whole run, to a release."""
+        now, rows = self.data()
+        champion = self.out(now, "champion")
+        trained = self.step("train", rows, **QUICK)
+        model = self.out(trained, "model")
+        report = self.step("evaluate", {**rows, "model": model, "champion": champion}, precision="float32")
+        self.step("gate", {"report": self.out(report, "report")}, **LENIENT)
+        small = self.out(self.step("quantize", {**rows, "model": model}), "quantized")
+        shipped = self.step("evaluate", {**rows, "model": small, "champion": champion}, precision="int8")
+        final = self.step("gate", {"report": self.out(shipped, "report")}, **LENIENT)
+        ending = {"state": self.out(now, "state"), "decision": self.out(final, "decision")}
+        self.step("deploy", {**ending, "model": small}, by="a pod")
+
+    def nothing(self) -> Path:
+        """The manifest of an artifact that is not there."""
+        return nothing(self.store)

@@ -1,0 +1,181 @@
+"""A step of an earlier run, done again here: equal, and without a trace in the store."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from components.shared.contracts import file_digest
+from tests.components.shared.steps import remove
+from tests.e2e.loop import ROOT
+from tests.e2e.test_docker import images_are_of_this_code
+from tests.workflows.by_hand import RUN, ByHand
+from tests.workflows.test_cli import medloop
+
+PURE = ("ingest", "split", "train", "evaluate", "gate", "quantize")
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> ByHand:
+    """A home whose store holds a finished run."""
+    made = ByHand(tmp_path_factory.mktemp("finished"))
+    made.whole()
+    return made
+
+
+def listing(made: ByHand) -> dict[str, str]:
+    """Every file of the store, and of the tracking database, with its digest."""
+    root = Path(made.store.uri)
+    files = [path for path in root.rglob("*") if path.is_file()]
+    return {str(path.relative_to(made.home)): file_digest(path) for path in [*files, made.home / "tracking.db"]}
+
+
+@pytest.mark.parametrize("stage", PURE)
+def test_each_stage_gives_again_what_it_gave_and_changes_nothing(stage: str, finished: ByHand) -> None:
+    before = listing(finished)
+    told = json.loads(medloop(finished.home, "replay", RUN[:8], stage, "--json").stdout)
+    assert told["status"] == 0
+    assert set(told["equal"].values()) == {True}
+    assert listing(finished) == before
+    assert [path for path in (Path(told["folder"]) / "outputs").rglob("*") if path.is_file()]
+
+
+def test_what_reads_the_outside_is_done_again_on_the_outside_of_now(finished: ByHand) -> None:
+    before = listing(finished)
+    done = medloop(finished.home, "replay", RUN, "resolve")
+    assert "previous   equal to what it gave then" not in done.stdout  # there is a split now, and there was none
+    assert "state      NOT equal to what it gave then" in done.stdout
+    assert listing(finished) == before
+
+
+def test_deploying_again_writes_nothing_and_tells_nobody(finished: ByHand) -> None:
+    before = listing(finished)
+    done = medloop(finished.home, "replay", RUN, "deploy", MEDLOOP_NOTIFY_URL="http://127.0.0.1:9/never")
+    assert "This very model is in service already" in done.stdout
+    assert listing(finished) == before
+
+
+def test_a_deploy_that_came_to_nothing_can_be_studied_without_a_release(tmp_path: Path) -> None:
+    """Its release goes aside: the store, its log and its tracking stay without one."""
+    from components.shared import releases
+    from components.shared.contracts import Manifest
+
+    made = ByHand(tmp_path)
+    made.whole()
+    (Path(made.store.uri) / "releases" / "00000001.json").unlink(missing_ok=True)
+    for path in (Path(made.store.uri) / "releases").glob("*"):
+        path.unlink()
+    assert releases.read_log(made.store) == []
+    before = listing(made)
+    done = medloop(tmp_path, "replay", RUN, "deploy")
+    assert '"outcome": "released"' in done.stdout
+    assert listing(made) == before
+    assert releases.read_log(made.store) == []
+    assert Manifest  # the module is there
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words", "status"),
+    [
+        (("1999", "train"), "There is no run '1999'. The latest ones: " + RUN, 1),
+        ((RUN, "tran"), "Did you mean 'train'?", 2),
+        ((RUN, "reject"), "came to no 'reject'", 2),
+        ((RUN, "gate", "--number", "3"), "did gate 2 times, so there is no number 3", 2),
+        ((RUN, "gate", "--runner", "podman"), "--runner is 'podman'", 2),
+    ],
+)
+def test_what_is_not_there_is_named(arguments: tuple[str, ...], words: str, status: int, finished: ByHand) -> None:
+    assert words in medloop(finished.home, "replay", *arguments, status=status).stderr
+
+
+def test_one_of_several_steps_is_chosen_by_its_number(finished: ByHand) -> None:
+    first, last = [
+        json.loads(medloop(finished.home, "replay", RUN, "gate", "--json", *number).stdout)["folder"]
+        for number in (("--number", "1"), ())
+    ]
+    reports = [json.loads((Path(folder) / "inputs" / "report.json").read_text()) for folder in (first, last)]
+    assert reports[0] != reports[1]
+
+
+@pytest.fixture(scope="module")
+def failed(finished: ByHand, tmp_path_factory: pytest.TempPathFactory) -> ByHand:
+    """A run whose training failed for its parameters, in a store of its own."""
+    made = ByHand(tmp_path_factory.mktemp("failed"))
+    made.scans = finished.scans
+    _, rows = made.data()
+    with pytest.raises(ValueError, match="did you mean 'small'"):
+        made.step("train", rows, architecture="smal")
+    return made
+
+
+def test_a_step_that_failed_fails_again_for_the_same_reason(failed: ByHand) -> None:
+    before = listing(failed) if (failed.home / "tracking.db").exists() else {}
+    done = medloop(failed.home, "replay", RUN, "train", status=1)
+    assert done.stderr.count("did you mean 'small'") == 2  # now, and then
+    assert "not tried again" not in done.stderr
+    assert "Its inputs lie in" in done.stderr
+    assert before == (listing(failed) if before else {})
+    told = medloop(failed.home, "replay", RUN, "train", "--json", status=1).stdout
+    assert json.loads(told.splitlines()[0])["status"] == 1
+
+
+def test_the_debugger_stops_at_the_line_that_fails(failed: ByHand) -> None:
+    command = [sys.executable, "-m", "workflows.cli", "replay", RUN, "train", "--debug"]
+    environment = {**os.environ, "MEDLOOP_HOME": str(failed.home)}
+    done = subprocess.run(
+        command, input="p architecture\nq\n", capture_output=True, text=True, cwd=ROOT, env=environment, timeout=120,
+        check=False,
+    )  # fmt: skip
+    assert "Uncaught exception. Entering post mortem debugging" in done.stdout
+    assert "components/train/models.py" in done.stdout
+    assert "'smal'" in done.stdout
+    assert done.returncode == 1, done.stdout[-2000:] + done.stderr
+    assert "The step train failed here." in done.stderr
+    assert "Traceback" not in done.stderr.split("medloop:")[-1]
+
+
+def test_a_step_that_never_knew_its_inputs_cannot_be_done_again(finished: ByHand, tmp_path: Path) -> None:
+    made = ByHand(tmp_path, "11111111-9dad-41d1-80b4-00c04fd430c8")
+    wrong = tmp_path / "wrong.json"
+    wrong.write_text("{}")
+    with pytest.raises(ValueError, match="dataset"):
+        made.step("split", {"dataset": wrong, "previous": made.nothing()})
+    done = medloop(tmp_path, "replay", "1111", "split", status=2)
+    assert "failed before it knew its inputs" in done.stderr
+
+
+def test_inputs_that_have_gone_are_named(failed: ByHand) -> None:
+    made = failed
+    step = made.done[-1]
+    kept = made.store.get(step.outputs["splits"].digest)
+    remove(made.store, step.outputs["splits"].digest)
+    try:
+        done = medloop(made.home, "replay", RUN, "train", status=1)
+    finally:
+        made.store.put_bytes(kept)
+    assert step.outputs["splits"].digest[:12] in done.stderr
+    assert "is not in" in done.stderr
+
+
+def test_in_a_container(finished: ByHand) -> None:
+    try:
+        why_not = images_are_of_this_code()
+    except FileNotFoundError:
+        why_not = "there is no docker command on this machine"
+    if why_not:
+        pytest.skip(why_not)
+    before = listing(finished)
+    told = json.loads(medloop(finished.home, "replay", RUN, "gate", "--runner", "docker", "--json").stdout)
+    assert set(told["equal"].values()) == {True}
+    assert listing(finished) == before
+
+
+def test_without_an_engine_a_container_is_refused(finished: ByHand) -> None:
+    arguments = ("replay", RUN, "gate", "--runner", "docker")
+    done = medloop(finished.home, *arguments, status=1, DOCKER_HOST="unix:///nowhere/docker.sock")
+    assert "No Docker engine answers" in done.stderr
