@@ -38,11 +38,7 @@ def kubeflow(settings: Settings) -> Iterator[Finding]:
         yield Finding("Kubeflow", "problem", str(error))
         return
     users = f"many users; this one works in {settings.kubeflow.namespace}" if about.multi_user else "one user"
-    if about.multi_user and not settings.kubeflow.namespace:
-        remedy = "Set MEDLOOP_KFP_NAMESPACE to yours."
-        yield Finding("Kubeflow", "problem", f"{server.host} gives each user a namespace, and none is named", remedy)
-    else:
-        yield Finding("Kubeflow", "ok", f"{about.version} at {server.host}, {users}")
+    yield Finding("Kubeflow", "ok", f"{about.version} at {server.host}, {users}")
 
 
 def rights(settings: Settings) -> Iterator[Finding]:

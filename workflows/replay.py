@@ -124,7 +124,7 @@ def _in_a_container(
     replay: Replay, image: str, command: list[str], environment: dict[str, str], debug: bool, more: Sequence[str]
 ) -> tuple[list[str], dict[str, str]]:
     """The command that does it in a container, and the environment of that command."""
-    from workflows.containers import check_images, handed_on
+    from workflows.containers import check_images, handed_on, named_files, network
 
     check_images([image])
     mounts = {str(replay.folder): "rw", str(replay.scratch): "rw"}
@@ -132,8 +132,10 @@ def _in_a_container(
     for place in (replay.store, source):
         if place and "://" not in place and Path(place).exists():
             mounts[place] = "ro"
+    mounts |= named_files(environment)
     named = {**handed_on(environment), "HOME": str(replay.folder), "TMPDIR": "/tmp"}  # noqa: S108 - the container's
     options = ["--rm", "--user", f"{os.getuid()}:{os.getgid()}", "--shm-size", "1g", "--entrypoint", "python3"]
+    options += ["--network", network(environment)] if "--network" not in more else []
     options += ["--interactive", "--tty"] if debug and sys.stdin.isatty() else ["--interactive"] if debug else []
     options += [part for path, mode in mounts.items() for part in ("--volume", f"{path}:{path}:{mode}")]
     options += [part for name in named for part in ("--env", name)]  # by name alone: no secret on the command line

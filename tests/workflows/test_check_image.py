@@ -10,8 +10,7 @@ from typing import Any
 
 import pytest
 
-from components.stage import image
-from tests.images.built import why_not
+from tests.images.built import image, require
 from tests.workflows.test_cli import medloop
 
 OURS = "/medloop/components/split/split.py"
@@ -19,8 +18,7 @@ OURS = "/medloop/components/split/split.py"
 
 @pytest.fixture(autouse=True, scope="module")
 def _ours() -> None:
-    if reason := why_not(["split"]):
-        pytest.skip(reason)
+    require("split")
 
 
 @pytest.fixture

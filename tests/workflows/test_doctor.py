@@ -94,8 +94,8 @@ def test_a_server_that_lets_us_in_is_named_with_its_version(tmp_path: Path) -> N
 def test_a_server_with_many_users_wants_a_namespace(tmp_path: Path) -> None:
     with kfp_server(login="token", multi_user=True) as server:
         environment = {"KF_PIPELINES_ENDPOINT": server.host, "MEDLOOP_KFP_TOKEN": TOKEN}
-        assert look(tmp_path, MEDLOOP_KFP_NAMESPACE="team", **environment)["Kubeflow"]["state"] == "ok"
-        assert "MEDLOOP_KFP_NAMESPACE" in json.dumps(look(tmp_path, status=1, **environment)["Kubeflow"])
+        assert look(tmp_path, 0, MEDLOOP_KFP_NAMESPACE="team", **environment)["Kubeflow"]["state"] == "ok"
+        assert "MEDLOOP_KFP_NAMESPACE" in json.dumps(look(tmp_path, 1, **environment)["Kubeflow"])
 
 
 @pytest.mark.parametrize(
