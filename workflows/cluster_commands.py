@@ -246,14 +246,16 @@ def runs(
     if not listed:
         typer.echo("There is no run yet.")
         return
-    table = Table(box=None, pad_edge=False, header_style="dim")
+    console, table = Console(), Table(box=None, pad_edge=False, header_style="dim")
+    left = console.width
     for column in ("run", "began", "took", "state"):
         widest = max(len(column), *(len(run[column]) for run in listed))
+        left -= widest + 1
         table.add_column(column, justify="right" if column == "took" else "left", no_wrap=True, min_width=widest)
-    table.add_column("what", no_wrap=True, overflow="ellipsis")
+    table.add_column("what", no_wrap=True, overflow="ellipsis", max_width=max(left, 4))
     for run in listed:
         table.add_row(*(run[column] for column in ("run", "began", "took", "state", "what")))
-    Console().print(table, highlight=False)
+    console.print(table, highlight=False, soft_wrap=left < 4)
 
 
 def _order(

@@ -19,6 +19,19 @@ from components.shared.store import Store, over
 from workflows.run import Run
 from workflows.settings import Settings, stage_environment
 
+DEBUGGED = """\
+import pdb, sys, traceback
+from components.__main__ import main
+try:
+    status = main(sys.argv[1:])
+except Exception:
+    traceback.print_exc()
+    pdb.post_mortem()
+    status = 1
+sys.exit(status)
+"""
+"""Does a stage, and stops in the debugger where it fails: `python -m pdb` would then start it anew, and end well."""
+
 
 @dataclass(frozen=True)
 class Replay:
@@ -108,10 +121,10 @@ def do(
     for name, path in (*replay.inputs.items(), *replay.outputs.items()):
         arguments += [f"--{name}", str(path)]
     for name, value in replay.step["parameters"].items():
-        arguments += [f"--{name.replace('_', '-')}", value if isinstance(value, str) else json.dumps(value)]
-    python = ["-m", "pdb", "-c", "continue", "-m"] if debug else ["-m"]
+        arguments.append(f"--{name.replace('_', '-')}={value if isinstance(value, str) else json.dumps(value)}")
+    python = ["-c", DEBUGGED] if debug else ["-m", "components"]
     environment = {**replay.environment, **({"MEDLOOP_TRACEBACK": "1"} if debug else {})}
-    command = [*python, "components", stage, *arguments]
+    command = [*python, stage, *arguments]
     if image:
         command, environment = _in_a_container(replay, image, command, environment, debug, options)
     else:

@@ -200,6 +200,8 @@ def compared(again: Replay, status: int, equal: dict[str, bool | None]) -> str:
     }
     lines = [f"The step {stage} is done again; what is in the store and in service is untouched."]
     lines += [f"  {name:10} {words[same]}" for name, same in equal.items()]
+    if stage in work.IMPURE:
+        lines.append("  It reads what can change from outside; a difference may come from there.")
     here = work.code_version(stage)
     if again.step["code"] != here:
         lines.append("  The code or its packages here are not those of the run; a difference may come from there.")

@@ -14,7 +14,10 @@ import yaml
 from tests.e2e.loop import ROOT, Place
 from workflows.parameters import option_parameters, pipeline_parameters
 
-COMMANDS = ["synth", "run", "plan", "compile", "report", "explain", "models", "promote", "rollback", "serve", "doctor"]
+COMMANDS = [
+    *("synth", "run", "plan", "report", "explain", "replay", "models", "promote", "rollback", "serve", "doctor"),
+    *("compile", "submit", "schedule", "runs"),
+]
 HEAVY = {"torch", "kfp", "mlflow", "onnxruntime", "numpy", "pyarrow", "PIL", "pydicom", "matplotlib", "fastapi"}
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -11,28 +12,23 @@ from pathlib import Path
 import pytest
 
 from components.shared.contracts import file_digest
-from tests.components.shared.steps import remove
+from components.shared.diary import steps
+from tests.components.shared.steps import manifest, remove
 from tests.e2e.loop import ROOT
 from tests.e2e.test_docker import images_are_of_this_code
+from tests.made import make_dataset
 from tests.workflows.by_hand import RUN, ByHand
 from tests.workflows.test_cli import medloop
 
 PURE = ("ingest", "split", "train", "evaluate", "gate", "quantize")
 
 
-@pytest.fixture(scope="module")
-def finished(tmp_path_factory: pytest.TempPathFactory) -> ByHand:
-    """A home whose store holds a finished run."""
-    made = ByHand(tmp_path_factory.mktemp("finished"))
-    made.whole()
-    return made
-
-
 def listing(made: ByHand) -> dict[str, str]:
     """Every file of the store, and of the tracking database, with its digest."""
     root = Path(made.store.uri)
     files = [path for path in root.rglob("*") if path.is_file()]
-    return {str(path.relative_to(made.home)): file_digest(path) for path in [*files, made.home / "tracking.db"]}
+    files += [made.home / "tracking.db"] if (made.home / "tracking.db").exists() else []
+    return {str(path.relative_to(made.home)): file_digest(path) for path in files}
 
 
 @pytest.mark.parametrize("stage", PURE)
@@ -48,8 +44,9 @@ def test_each_stage_gives_again_what_it_gave_and_changes_nothing(stage: str, fin
 def test_what_reads_the_outside_is_done_again_on_the_outside_of_now(finished: ByHand) -> None:
     before = listing(finished)
     done = medloop(finished.home, "replay", RUN, "resolve")
-    assert "previous   equal to what it gave then" not in done.stdout  # there is a split now, and there was none
-    assert "state      NOT equal to what it gave then" in done.stdout
+    assert "previous   equal to what it gave then" in done.stdout  # the newest release answers the same request
+    assert "state      NOT equal to what it gave then" in done.stdout  # its head is another by now
+    assert "what can change from outside" in done.stdout
     assert listing(finished) == before
 
 
@@ -60,14 +57,13 @@ def test_deploying_again_writes_nothing_and_tells_nobody(finished: ByHand) -> No
     assert listing(finished) == before
 
 
-def test_a_deploy_that_came_to_nothing_can_be_studied_without_a_release(tmp_path: Path) -> None:
+def test_a_deploy_that_came_to_nothing_can_be_studied_without_a_release(finished: ByHand, tmp_path: Path) -> None:
     """Its release goes aside: the store, its log and its tracking stay without one."""
     from components.shared import releases
-    from components.shared.contracts import Manifest
 
+    shutil.copytree(finished.home / "store", tmp_path / "store")
+    shutil.copy(finished.home / "tracking.db", tmp_path)
     made = ByHand(tmp_path)
-    made.whole()
-    (Path(made.store.uri) / "releases" / "00000001.json").unlink(missing_ok=True)
     for path in (Path(made.store.uri) / "releases").glob("*"):
         path.unlink()
     assert releases.read_log(made.store) == []
@@ -76,7 +72,6 @@ def test_a_deploy_that_came_to_nothing_can_be_studied_without_a_release(tmp_path
     assert '"outcome": "released"' in done.stdout
     assert listing(made) == before
     assert releases.read_log(made.store) == []
-    assert Manifest  # the module is there
 
 
 @pytest.mark.parametrize(
@@ -103,40 +98,38 @@ def test_one_of_several_steps_is_chosen_by_its_number(finished: ByHand) -> None:
 
 
 @pytest.fixture(scope="module")
-def failed(finished: ByHand, tmp_path_factory: pytest.TempPathFactory) -> ByHand:
-    """A run whose training failed for its parameters, in a store of its own."""
+def failed(tmp_path_factory: pytest.TempPathFactory) -> ByHand:
+    """A run that failed for what it was given, in a store of its own."""
     made = ByHand(tmp_path_factory.mktemp("failed"))
-    made.scans = finished.scans
-    _, rows = made.data()
-    with pytest.raises(ValueError, match="did you mean 'small'"):
-        made.step("train", rows, architecture="smal")
+    few = manifest(made.store, make_dataset(made.home / "few", made.store, patients=4))
+    with pytest.raises(ValueError, match="needs at least 3"):
+        made.step("split", {"dataset": few, "previous": made.nothing()})
     return made
 
 
 def test_a_step_that_failed_fails_again_for_the_same_reason(failed: ByHand) -> None:
-    before = listing(failed) if (failed.home / "tracking.db").exists() else {}
-    done = medloop(failed.home, "replay", RUN, "train", status=1)
-    assert done.stderr.count("did you mean 'small'") == 2  # now, and then
+    before = listing(failed)
+    done = medloop(failed.home, "replay", RUN, "split", status=1)
+    assert done.stderr.count("needs at least 3") == 2  # now, and then
     assert "not tried again" not in done.stderr
     assert "Its inputs lie in" in done.stderr
-    assert before == (listing(failed) if before else {})
-    told = medloop(failed.home, "replay", RUN, "train", "--json", status=1).stdout
-    assert json.loads(told.splitlines()[0])["status"] == 1
+    told = json.loads(medloop(failed.home, "replay", RUN, "split", "--json", status=1).stdout)
+    assert (told["status"], told["equal"]) == (1, {})
+    assert listing(failed) == before
 
 
 def test_the_debugger_stops_at_the_line_that_fails(failed: ByHand) -> None:
-    command = [sys.executable, "-m", "workflows.cli", "replay", RUN, "train", "--debug"]
+    command = [sys.executable, "-m", "workflows.cli", "replay", RUN, "split", "--debug"]
     environment = {**os.environ, "MEDLOOP_HOME": str(failed.home)}
     done = subprocess.run(
-        command, input="p architecture\nq\n", capture_output=True, text=True, cwd=ROOT, env=environment, timeout=120,
+        command, input="p 6 * 7\nup\nq\n", capture_output=True, text=True, cwd=ROOT, env=environment, timeout=120,
         check=False,
     )  # fmt: skip
-    assert "Uncaught exception. Entering post mortem debugging" in done.stdout
-    assert "components/train/models.py" in done.stdout
-    assert "'smal'" in done.stdout
-    assert done.returncode == 1, done.stdout[-2000:] + done.stderr
-    assert "The step train failed here." in done.stderr
-    assert "Traceback" not in done.stderr.split("medloop:")[-1]
+    assert done.stdout.count("components/split/split.py") == 2  # where it failed, and who called
+    assert "-> raise ValueError(" in done.stdout
+    assert "(Pdb) 42" in done.stdout
+    assert done.returncode == 1, done.stdout + done.stderr
+    assert "The step split failed here." in done.stderr
 
 
 def test_a_step_that_never_knew_its_inputs_cannot_be_done_again(finished: ByHand, tmp_path: Path) -> None:
@@ -150,15 +143,14 @@ def test_a_step_that_never_knew_its_inputs_cannot_be_done_again(finished: ByHand
 
 
 def test_inputs_that_have_gone_are_named(failed: ByHand) -> None:
-    made = failed
-    step = made.done[-1]
-    kept = made.store.get(step.outputs["splits"].digest)
-    remove(made.store, step.outputs["splits"].digest)
+    (digest,) = {step["inputs"]["dataset"] for step in steps(failed.store, RUN)}
+    kept = failed.store.get(digest)
+    remove(failed.store, digest)
     try:
-        done = medloop(made.home, "replay", RUN, "train", status=1)
+        done = medloop(failed.home, "replay", RUN, "split", status=1)
     finally:
-        made.store.put_bytes(kept)
-    assert step.outputs["splits"].digest[:12] in done.stderr
+        failed.store.put_bytes(kept)
+    assert digest[:12] in done.stderr
     assert "is not in" in done.stderr
 
 

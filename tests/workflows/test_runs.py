@@ -1,0 +1,184 @@
+"""Runs that nobody started from here: told by what their steps wrote down, and listed as a server knows them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from components.shared.contracts import decode, encode
+from components.shared.diary import Page
+from components.shared.store import open_store
+from tests.workflows.by_hand import RUN, ByHand
+from tests.workflows.kfp_runs import Step
+from tests.workflows.kfp_server import kfp_server
+from tests.workflows.test_cli import medloop
+from workflows.login import connect
+from workflows.run import find, recent
+from workflows.settings import Kubeflow
+
+
+def test_a_finished_run_is_told_like_one_of_this_machine(finished: ByHand) -> None:
+    (listed,) = json.loads(medloop(finished.home, "runs", "--json").stdout)
+    assert (listed["run"], listed["state"]) == (RUN, "released")
+    assert listed["what"].startswith("v1: ")
+    for columns in ("50", "80", "200"):
+        told = medloop(finished.home, "runs", COLUMNS=columns).stdout
+        assert RUN in told
+        assert "  released  " in told
+    explained = medloop(finished.home, "explain").stdout
+    assert f"The run {RUN}" in explained
+    assert "started by a pod" in explained
+    assert f"It learned from {finished.scans}" in explained
+    assert "images of" in explained
+    assert "✓" in explained
+    page = Path(medloop(finished.home, "report", RUN[:6]).stdout.strip())
+    assert "<html" in page.read_text(encoding="utf-8")
+    record = json.loads(medloop(finished.home, "explain", "--json").stdout)
+    assert [step["stage"] for step in record["stages"]] == [
+        *("resolve", "ingest", "split", "train", "evaluate", "gate", "quantize", "evaluate", "gate", "deploy"),
+    ]
+    assert record["in_service"] == "v1"
+    assert record["arguments"]["epochs"] == 1.0
+
+
+def test_steps_leave_no_page_without_a_run(finished: ByHand) -> None:
+    before = finished.store.names("steps")
+    quiet = ByHand(finished.home, run="")
+    quiet.scans = finished.scans
+    quiet.step("resolve", {}, source=str(finished.scans))
+    assert finished.store.names("steps") == before
+
+
+class Pages:
+    """Pages of a run, written as steps write them."""
+
+    def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch, run: str = RUN) -> None:
+        monkeypatch.setenv("MEDLOOP_RUN", run)
+        self.run, self.store = run, open_store(str(folder / "store"))
+
+    def page(self, stage: str, *states: str, key: str = "", **fields: Any) -> Page:
+        made = Page(self.store, stage)
+        made.write(
+            "started", key=key or f"key of {stage}", inputs={}, parameters=fields.pop("parameters", {}), code="c"
+        )
+        for state in states:
+            if state == "failed":
+                made.fail("a reason")
+            else:
+                made.write(state, seconds=1.0, outputs={}, **{"values": {}, **fields})
+        return made
+
+    def outcome(self) -> str:
+        return str(find(self.store, self.run).record["outcome"])
+
+
+@pytest.fixture
+def pages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Pages:
+    return Pages(tmp_path, monkeypatch)
+
+
+END = {"outcome": "released", "version": "v1", "sentence": "v1: all is well."}
+
+
+def test_a_run_goes_on_until_its_last_step_says_otherwise(pages: Pages) -> None:
+    first = pages.page("resolve")
+    assert pages.outcome() == "running"
+    first.write("finished", seconds=1.0, outputs={}, values={})
+    assert pages.outcome() == "running"
+    pages.page("train", "failed")
+    record = find(pages.store).record
+    assert (record["outcome"], record["failed_stage"], record["why"]) == ("failed", "train", "a reason")
+
+
+def test_a_step_that_was_tried_again_is_no_failure(pages: Pages) -> None:
+    pages.page("resolve", "finished")
+    pages.page("train", "failed")
+    pages.page("train")  # its node was lost: it says nothing any more
+    assert pages.outcome() == "running"
+    pages.page("train", "finished")
+    pages.page("deploy", "finished", values=END)
+    record = find(pages.store).record
+    assert (record["outcome"], record["sentence"]) == ("released", END["sentence"])
+    assert [step["state"] for step in record["stages"]] == ["finished", "failed", "started", "finished", "finished"]
+
+
+def test_a_step_that_was_killed_is_named_once_another_followed(pages: Pages) -> None:
+    pages.page("resolve")
+    pages.page("deploy", "failed")
+    record = find(pages.store).record
+    assert (record["outcome"], record["failed_stage"]) == ("failed", "resolve")
+    assert record["why"] == "It ended without saying why."
+
+
+def test_a_deploy_at_work_is_no_failure(pages: Pages) -> None:
+    pages.page("resolve", "finished")
+    last = pages.page("deploy")
+    assert pages.outcome() == "running"
+    last.write("finished", seconds=1.0, outputs={}, values=END)
+    assert pages.outcome() == "released"
+
+
+def test_a_refusal_is_a_result(pages: Pages) -> None:
+    pages.page("resolve", "reused", parameters={"source": "s3://scans", "asked": {"epochs": "3"}})
+    pages.page("reject", "finished", values={"version": "", "sentence": "Refused."}, parameters={"by": "someone"})
+    record = find(pages.store).record
+    assert (record["outcome"], record["by"], record["arguments"]["source"]) == ("refused", "someone", "s3://scans")
+    assert record["runner"] == "cluster"
+
+
+def test_runs_of_here_and_there_are_listed_together_the_newest_first(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    there = Pages(tmp_path, monkeypatch)
+    there.page("resolve", "failed")
+    store = there.store
+    old = {"run": "20200101-000000-aaaa", "arguments": {"source": "/s"}, "by": "me", "started": "2020-01-01T00:00:00"}
+    store.write("runs/20200101-000000-aaaa.json", encode("run", {**old, "outcome": "running"}))
+    new = {**old, "run": "29990101-000000-bbbb", "outcome": "released"}
+    store.write("runs/29990101-000000-bbbb.json", encode("run", new))
+    store.write("runs/20210101-000000-cccc.json", b"damaged")
+    store.write("steps/stray.json", b"{}")
+    store.write(f"steps/{RUN}/20260101-000000.000001-split.json", b"damaged")
+    assert [run.id for run in recent(store)] == [new["run"], RUN, old["run"]]
+    listed = json.loads(medloop(tmp_path, "runs", "--json", "--limit", "10").stdout)
+    assert [run["state"] for run in listed] == ["released", "failed", "interrupted"]
+    assert listed[1]["what"] == "resolve: a reason"
+
+
+def test_an_empty_store_has_no_runs(tmp_path: Path) -> None:
+    assert medloop(tmp_path, "runs").stdout == "There is no run yet.\n"
+    assert json.loads(medloop(tmp_path, "runs", "--json").stdout) == []
+
+
+def test_pages_are_records_of_their_kind(pages: Pages) -> None:
+    pages.page("resolve", "finished")
+    (name,) = pages.store.names("steps")
+    record = decode("step", pages.store.read(name) or b"", name)
+    assert record["run"] == RUN
+    assert record["image"] == ""
+
+
+def test_the_runs_of_a_server_are_listed_the_newest_first(tmp_path: Path) -> None:
+    with kfp_server() as kfp:
+        server = connect(Kubeflow(endpoint=kfp.host))
+        package = tmp_path / "p.yaml"
+        medloop(tmp_path, "compile", "--output", str(package))
+        pipeline, version = server.upload("medloop-retrain", package, "0" * 64)
+        for number in range(105):
+            kfp.script = [Step("resolve", "RUNNING", 600)] if number % 2 else None
+            reference = {"pipeline_id": pipeline, "pipeline_version_id": version}
+            given = {"parameters": {"source": "s", "store": "s3://b"}}
+            server.start(
+                {"display_name": f"run {number}", "pipeline_version_reference": reference, "runtime_config": given}
+            )
+        settings = {"KF_PIPELINES_ENDPOINT": kfp.host}
+        listed = json.loads(medloop(tmp_path, "runs", "--json", "--limit", "103", **settings).stdout)
+        assert [run["what"] for run in listed] == [f"run {number}" for number in range(104, 1, -1)]
+        assert {run["state"] for run in listed} == {"succeeded", "running"}
+        assert next(run["took"] for run in listed if run["state"] == "running") == "–"
+        told = medloop(tmp_path, "runs", "--limit", "1", COLUMNS="200", **settings).stdout
+        assert next(reversed(kfp.runs)) in told
+        assert "run 104" in told
