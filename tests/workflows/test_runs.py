@@ -174,11 +174,12 @@ def test_the_runs_of_a_server_are_listed_the_newest_first(tmp_path: Path) -> Non
             server.start(
                 {"display_name": f"run {number}", "pipeline_version_reference": reference, "runtime_config": given}
             )
-        settings = {"KF_PIPELINES_ENDPOINT": kfp.host}
-        listed = json.loads(medloop(tmp_path, "runs", "--json", "--limit", "103", **settings).stdout)
+        listed = json.loads(
+            medloop(tmp_path, "runs", "--json", "--limit", "103", KF_PIPELINES_ENDPOINT=kfp.host).stdout
+        )
         assert [run["what"] for run in listed] == [f"run {number}" for number in range(104, 1, -1)]
         assert {run["state"] for run in listed} == {"succeeded", "running"}
         assert next(run["took"] for run in listed if run["state"] == "running") == "–"
-        told = medloop(tmp_path, "runs", "--limit", "1", COLUMNS="200", **settings).stdout
+        told = medloop(tmp_path, "runs", "--limit", "1", COLUMNS="200", KF_PIPELINES_ENDPOINT=kfp.host).stdout
         assert next(reversed(kfp.runs)) in told
         assert "run 104" in told
