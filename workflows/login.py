@@ -10,6 +10,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import urllib3
+from yaml import YAMLError
 
 from workflows.server import HOME, Server
 from workflows.settings import Kubeflow
@@ -28,7 +29,7 @@ def connect(settings: Kubeflow) -> Server:
     logging.getLogger("urllib3.connectionpool").setLevel(logging.ERROR)  # what it warns of is told in the error
     configuration = Configuration()
     configuration.retries = urllib3.Retry(
-        4, connect=2, backoff_factor=0.3, status_forcelist=(429, 502, 503, 504), raise_on_status=False
+        4, connect=2, other=0, backoff_factor=0.3, status_forcelist=(429, 502, 503, 504), raise_on_status=False
     )
     if settings.endpoint:
         configuration.host = _address(settings.endpoint)
@@ -65,18 +66,28 @@ def _find_cluster(configuration: Any, settings: Kubeflow) -> None:
         configuration.host = INSIDE.format(HOME)
     except ConfigException:
         try:
-            config.load_kube_config(client_configuration=configuration, context=settings.context or None)
-        except ConfigException:
+            named = os.environ.get("KUBECONFIG") or None
+            config.load_kube_config(named, settings.context or None, configuration)
+        except (ConfigException, YAMLError) as error:
             raise ValueError(
                 "No Kubeflow Pipelines server is named. Set KF_PIPELINES_ENDPOINT to its address, such as "
-                "http://127.0.0.1:8080, or KUBECONFIG to a file that leads to its cluster."
+                "http://127.0.0.1:8080, or KUBECONFIG to a file that leads to its cluster "
+                f"(now: {' '.join(str(error).split())})."
             ) from None
-        configuration.host = f"{configuration.host.rstrip('/')}/{PROXY.format(HOME)}"
+        configuration.host = address = f"{configuration.host.rstrip('/')}/{PROXY.format(HOME)}"
+        if renew := configuration.refresh_api_key_hook:
+
+            def renew_token_alone(configuration: Any) -> None:
+                renew(configuration)
+                configuration.host = address  # with the token it sets the address of the cluster itself
+
+            configuration.refresh_api_key_hook = renew_token_alone
 
 
 def _log_in(configuration: Any, settings: Kubeflow) -> None:
     if settings.token:
         configuration.api_key["authorization"] = _header(settings.token, "MEDLOOP_KFP_TOKEN")
+        configuration.refresh_api_key_hook = None
         configuration.api_key_prefix["authorization"] = "Bearer"
     elif settings.token_file:
         file = Path(settings.token_file)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import re
+import warnings
 from typing import Any
 from urllib.parse import urlencode, urlsplit
 
@@ -69,6 +70,8 @@ def _authorization(challenge: str, host: str) -> dict[str, str]:
     import docker.auth
     from docker.errors import DockerException
 
+    # The error says it, with the remedy.
+    warnings.filterwarnings("ignore", "docker-credential-.* not installed", UserWarning)
     try:
         login = docker.auth.load_config().resolve_authconfig(None if host == HUB else host) or {}
     except DockerException as error:

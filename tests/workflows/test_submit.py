@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,13 +17,18 @@ import pytest
 import yaml
 
 from tests.e2e.loop import ROOT, wait_for
+from tests.workflows import kfp_server as served
 from tests.workflows.kfp_runs import Step
 from tests.workflows.kfp_server import COOKIE, TOKEN, KfpServer, kfp_server
 from tests.workflows.kfp_stories import REFUSED, RELEASED, fails, refused, released, says, upto, works
 from tests.workflows.test_cli import medloop
+from workflows.cluster import SHIPPED, read_cluster
 from workflows.follow import Outcome, follow
+from workflows.images import choose
 from workflows.login import connect
 from workflows.settings import Kubeflow
+from workflows.submit import Order
+from workflows.submit import submit as begin
 
 ORDER = ("--source", "/scans", "--store", "s3://loop/chest", "--images", "registry.example/m:1", "--no-pin")
 WATCHED = (*ORDER, "--wait", "--poll", "0.05")
@@ -57,10 +63,10 @@ def test_a_run_is_started_with_its_package_its_parameters_and_who_asked(kfp: Kfp
     assert run.about["display_name"] == "a try"
     assert kfp.experiments[run.about["experiment_id"]]["display_name"] == "medloop"
     spec = kfp.versions[run.about["pipeline_version_reference"]["pipeline_version_id"]]["pipeline_spec"]
-    images = yaml.safe_dump(spec)
-    assert "registry.example/m/medloop-train:1" in images or "registry.example/medloop-train" not in images
+    executors = spec["pipeline_spec"]["deploymentSpec"]["executors"]
+    assert executors["exec-train"]["container"]["image"] == "registry.example/m/medloop-train:1"
 
-    # The same again finds the package; while the first one works on the store, it is not begun.
+    # The same again finds the package; another image makes another one.
     told = submit(tmp_path, kfp, *ORDER, "--json")
     assert json.loads(told.stdout)["run"] in kfp.runs
     assert len(kfp.pipelines) == len(kfp.versions) == 1
@@ -69,20 +75,26 @@ def test_a_run_is_started_with_its_package_its_parameters_and_who_asked(kfp: Kfp
     assert len({run.about["pipeline_version_reference"]["pipeline_version_id"] for run in kfp.runs.values()}) == 2
 
 
-def test_one_run_at_a_time_holds_a_store(kfp: KfpServer, tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def order() -> Order:
+    """What is to be run, for those who ask the server in this process."""
+    arguments = {"source": "/scans", "store": "s3://loop/chest"}
+    return Order("retrain", choose("r.example/m:1", []), read_cluster(None), arguments, "medloop", "a run")
+
+
+def test_one_run_at_a_time_holds_a_store(kfp: KfpServer, order: Order) -> None:
+    server = connect(Kubeflow(endpoint=kfp.host))
     kfp.script = [Step("resolve", "RUNNING", 600)]
-    submit(tmp_path, kfp, *ORDER)
-    (run_id,) = kfp.runs
-    slashed = [f"{each}/" if each.startswith("s3:") else each for each in ORDER]
-    done = submit(tmp_path, kfp, *slashed, status=1)
-    assert run_id in done.stderr
-    assert "One run at a time holds a loop" in done.stderr
+    run_id = begin(server, order)
+    for same in ("s3://loop/chest", "s3://loop/chest/"):
+        with pytest.raises(RuntimeError, match="One run at a time holds a loop") as refused:
+            begin(server, replace(order, arguments={**order.arguments, "store": same}))
+        assert run_id in str(refused.value)
     assert len(kfp.runs) == 1
     kfp.script = None
-    other = [each.replace("chest", "knee") for each in ORDER]
-    submit(tmp_path, kfp, *other)
+    begin(server, replace(order, arguments={**order.arguments, "store": "s3://loop/knee"}))
     kfp.play(run_id, [("resolve", "FAILED")])
-    submit(tmp_path, kfp, *ORDER)
+    begin(server, order)
     assert len(kfp.runs) == 3
 
 
@@ -196,35 +208,27 @@ def test_a_server_too_old_for_what_is_asked_gets_nothing(tmp_path: Path) -> None
 
 
 def placed_secrets() -> list[str]:
-    from workflows.cluster import SHIPPED
-
     return list(yaml.safe_load(SHIPPED.read_text())["all"]["secrets"])
 
 
-def test_a_lost_answer_says_that_the_run_may_exist(kfp: KfpServer, tmp_path: Path) -> None:
-    """The package and the experiment are there already: so the one request whose answer is lost starts the run."""
-    kfp.script = []
-    submit(tmp_path, kfp, *ORDER)
-    kfp.play(next(iter(kfp.runs)), [("resolve", "FAILED")])
+def test_a_lost_answer_says_that_the_run_may_exist(
+    kfp: KfpServer, order: Order, monkeypatch: pytest.MonkeyPatch
+) -> None:
     plain = KfpServer.create_run
 
-    def losing(server: KfpServer, request: Any) -> Any:
-        server.losses = 1
-        return plain(server, request)
+    def losing(own: KfpServer, request: Any) -> Any:
+        own.losses = 1
+        return plain(own, request)
 
-    from tests.workflows import kfp_server as module
-
-    routes = module.ROUTES
-    module.ROUTES = tuple((verb, path, losing if work is plain else work) for verb, path, work in routes)
-    try:
-        done = submit(tmp_path, kfp, *ORDER, status=1)
-    finally:
-        module.ROUTES = routes
-    assert len(kfp.runs) == 2
-    assert "may be done all the same" in done.stderr
-    assert "medloop runs" in done.stderr
-    done = submit(tmp_path, kfp, *ORDER, status=1)
-    assert [*kfp.runs][-1] in done.stderr  # the run that was begun holds the store
+    routes = tuple((verb, path, losing if work is plain else work) for verb, path, work in served.ROUTES)
+    monkeypatch.setattr(served, "ROUTES", routes)
+    kfp.script = []
+    server = connect(Kubeflow(endpoint=kfp.host))
+    with pytest.raises(ConnectionError, match="may be done all the same: look with `medloop runs`"):
+        begin(server, order)
+    (run_id,) = kfp.runs
+    with pytest.raises(RuntimeError, match=run_id):  # the run that was begun holds the store
+        begin(server, order)
 
 
 def test_a_token_and_its_errors(tmp_path: Path) -> None:
