@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from workflows.cluster_commands import app as cluster_app
+from workflows.kubeflow.commands import app as cluster_app
 from workflows.options import (
     AsJson,
     Assign,

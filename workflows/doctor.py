@@ -12,8 +12,8 @@ from pathlib import Path
 
 from components.shared import keys, releases
 from components.shared.store import Store, open_store
-from workflows import doctor_cluster
 from workflows.finding import Finding
+from workflows.kubeflow import doctor as cluster
 from workflows.settings import Settings
 
 SPACE = 2e9
@@ -168,8 +168,8 @@ _LOOKS: dict[str, Callable[[Settings], Iterator[Finding]]] = {
     "tracking": _tracking,
     "Docker": _docker,
     "GPU": _gpu,
-    "Kubeflow": doctor_cluster.kubeflow,
-    "Kubernetes": doctor_cluster.rights,
-    "images": doctor_cluster.images,
-    "time zone": doctor_cluster.zones,
+    "Kubeflow": cluster.kubeflow,
+    "Kubernetes": cluster.rights,
+    "images": cluster.images,
+    "time zone": cluster.zones,
 }

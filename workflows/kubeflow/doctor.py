@@ -23,8 +23,8 @@ RIGHTS = (
 
 def kubeflow(settings: Settings) -> Iterator[Finding]:
     """The Kubeflow Pipelines server: does it answer, is it new enough, does it let us in?"""
-    from workflows.cluster import read_cluster
-    from workflows.login import connect
+    from workflows.kubeflow.cluster import read_cluster
+    from workflows.kubeflow.login import connect
     from workflows.package import oldest_server
 
     if not settings.kubeflow.endpoint:
@@ -110,7 +110,7 @@ def images(settings: Settings) -> Iterator[Finding]:
 
 def zones(settings: Settings) -> Iterator[Finding]:
     """The clocks that matter: this machine's, and the one by which the server keeps schedules."""
-    from workflows.cron import zone
+    from workflows.kubeflow.cron import zone
 
     here = datetime.now(UTC).astimezone()
     try:

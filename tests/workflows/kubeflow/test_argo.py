@@ -9,8 +9,8 @@ import pytest
 import yaml
 
 from components.shared.interface import stages
-from tests.workflows import argo
-from tests.workflows.argo import Task, Workflow, compiled, workflow
+from tests.workflows.kubeflow import argo
+from tests.workflows.kubeflow.argo import Task, Workflow, compiled, workflow
 from tests.workflows.test_cli import medloop
 
 pytestmark = pytest.mark.timeout(argo.BUILD_SECONDS)

@@ -12,7 +12,7 @@ from typing import Any
 import yaml
 
 from components.shared.interface import nearest, stages
-from workflows.placement import Placement, seconds
+from workflows.kubeflow.placement import Placement, seconds
 
 SHIPPED = Path(__file__).parent / "cluster.yaml"
 ALL = "all"

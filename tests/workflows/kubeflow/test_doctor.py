@@ -14,7 +14,7 @@ import pytest
 import yaml
 
 from tests.components.shared.servers import free_port
-from tests.workflows.kfp_server import TOKEN, kfp_server
+from tests.workflows.kubeflow.kfp_server import TOKEN, kfp_server
 from tests.workflows.test_cli import medloop
 
 NOWHERE = {"KUBECONFIG": "/nowhere/config"}

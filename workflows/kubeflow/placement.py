@@ -93,7 +93,7 @@ class Placement:
 
         if self.retries:
             first = seconds(self.backoff)
-            pauses = sum(first * self.backoff_factor**number for number in range(self.retries))
+            pauses = min(sum(first * self.backoff_factor**number for number in range(self.retries)), YEAR)
             # Argo takes this "most" for the work as well: less than all tries together would give some up unheard.
             most = pauses + (self.retries + 1) * (seconds(self.timeout) if self.timeout else YEAR)
             task.set_retry(self.retries, f"{first}s", self.backoff_factor, f"{most}s")

@@ -9,9 +9,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from components.shared.interface import stages
-from workflows.placement import Placement
+from workflows.kubeflow.placement import Placement
+from workflows.kubeflow.server import Server
 from workflows.run import LAST_LINES, Watcher, read_event
-from workflows.server import Server
 
 ENDED = ("SUCCEEDED", "SKIPPED", "FAILED", "CANCELED")
 EXECUTORS = ("retry-system-container-impl", "system-container-impl")
