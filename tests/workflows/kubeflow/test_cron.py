@@ -129,7 +129,7 @@ def crons(draw: st.DrawFn) -> Cron:
 
 
 @given(due=crons(), here=st.sampled_from(sorted(ZONES)), there=st.sampled_from(["UTC", "UTC", "Asia/Tokyo"]))
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=25, deadline=None)
 def test_any_times_that_can_be_said_are_fired_at_those_times(due: Cron, here: str, there: str) -> None:
     try:
         cron.spans(due, ZONES[here], ZONES[there], NOW)
@@ -260,7 +260,7 @@ def readable(text: str) -> Cron | None:
 
 
 @given(text=st.tuples(*[FIELD] * 5).map(" ".join))
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.filter_too_much])
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.filter_too_much])
 def test_whatever_is_read_is_read_by_the_server_too(text: str) -> None:
     due = readable(text)
     assume(due is not None)
