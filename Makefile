@@ -3,10 +3,11 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+options = $(foreach name,$(1),$(if $($(name)),--$(subst _,-,$(shell echo $(name) | tr A-Z a-z)) $($(name))))
 SCANS ?= $(or $(MEDLOOP_HOME),.medloop)/scans
 
 .DEFAULT_GOAL := help
-.PHONY: help install run test lint bench images clean
+.PHONY: help install run test lint bench images push sboms clean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -35,12 +36,14 @@ lint: install  ## ruff and mypy over everything
 bench: install  ## measure what the docs state, each against a peer in the same run
 	$(BIN)/python -m bench
 
-images: install  ## a Docker image for each stage; BASE names the Python image to build on
-	@for stage in $$($(BIN)/python -c 'from components.shared.interface import stages; print(*stages())'); do \
-	  echo "medloop-$$stage"; \
-	  docker build --quiet $(if $(BASE),--build-arg BASE=$(BASE)) --build-arg STAGE=$$stage \
-	    -f images/stage.Dockerfile -t medloop-$$stage . || exit 1; \
-	done
+images:  ## an image for each stage and for the service (arguments: docs/images.md)
+	@$(PYTHON) -m images.build $(call options,TAG REGISTRY BASE TRAIN_BASE SOURCE)
+
+push:  ## push what `make images` built to REGISTRY
+	@$(PYTHON) -m images.build --push $(call options,TAG REGISTRY)
+
+sboms: install  ## a bill of materials of each image, into build/sbom
+	@$(BIN)/python -m images.sbom $(call options,TAG REGISTRY)
 
 clean:  ## remove the environment, caches and build leftovers; .medloop (your data and models) stays
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis build dist *.egg-info

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -58,7 +59,8 @@ def _manifest(path: Path, store: str) -> Path:
 
 
 def _parser(interface: Interface) -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(f"python -m components {interface.stage}", description=interface.summary)
+    typed = os.environ.get("MEDLOOP_USAGE") or f"python -m components {interface.stage}"  # an image is run otherwise
+    parser = argparse.ArgumentParser(typed, description=interface.summary)
     parser.add_argument("--store", required=True, help="where objects lie: a directory or s3://bucket/prefix")
     for name in interface.inputs:
         parser.add_argument(f"--{name}", required=True, metavar="PATH", help="in: a manifest, or a directory of files")
@@ -91,4 +93,6 @@ def _reader(parameter: Parameter) -> Callable[[str], Any]:
 
 
 if __name__ == "__main__":
+    # Python as the first process of a container would not be ended by it; and so scratch directories go.
+    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
     sys.exit(main(sys.argv[1:]))

@@ -1,22 +1,22 @@
-# The image of one stage: its dependency group and nothing else.
+# The image of one stage: its dependency group, and the executor of Kubeflow Pipelines, which runs it on a cluster.
 #   docker build -f images/stage.Dockerfile --build-arg STAGE=split -t medloop-split .
 ARG BASE=python:3.11-slim-bookworm
 FROM ${BASE}
 ARG STAGE
-ENV PATH=/opt/medloop/bin:$PATH PYTHONUNBUFFERED=1 PYTHONPATH=/medloop HOME=/tmp
+# USER: libraries ask for a name, and the number that a container runs as has none in /etc/passwd.
+ENV PATH=/opt/medloop/bin:$PATH PYTHONPATH=/medloop PYTHONUNBUFFERED=1 HOME=/tmp USER=medloop
 
 # Dependencies before code, so that a change of code does not fetch them again.
+USER 0:0
 WORKDIR /medloop
-COPY pyproject.toml constraints.txt ./
-RUN python3 -m venv /opt/medloop \
- && pip install --no-cache-dir --quiet --disable-pip-version-check --upgrade 'pip>=25.1' -c constraints.txt \
- && pip install --no-cache-dir --quiet --disable-pip-version-check --group "${STAGE}" -c constraints.txt \
- && pip install --no-cache-dir --quiet --disable-pip-version-check --no-deps kfp -c constraints.txt
+COPY pyproject.toml constraints.txt images/install.sh ./
+RUN sh install.sh "${STAGE}" kfp
 
+# All stages' code (a third of a megabyte): resolve answers for the code of every one of them.
 COPY components components
-RUN python3 -m compileall -q components
+RUN chmod -R a+rX . && python3 -m compileall -q components
 
 USER 10001:10001
-ENV STAGE=${STAGE}
+ENV STAGE=${STAGE} MEDLOOP_USAGE="docker run medloop-${STAGE}"
 ENTRYPOINT ["/bin/sh", "-c", "exec python3 -m components \"$STAGE\" \"$@\"", "medloop"]
 CMD ["--help"]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import pytest
 
 from components.shared import keys
@@ -12,5 +14,5 @@ SETTINGS = ("MEDLOOP_HOME", "MEDLOOP_STORE", "MLFLOW_TRACKING_URI", "MEDLOOP_NOT
 @pytest.fixture(autouse=True)
 def _clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(keys.VARIABLE, keys.SYNTHETIC)
-    for name in SETTINGS:
+    for name in (*SETTINGS, *(name for name in os.environ if name.startswith("AWS_"))):
         monkeypatch.delenv(name, raising=False)

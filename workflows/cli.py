@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from workflows.cluster_commands import app as cluster_app
+from workflows.kubeflow.commands import app as cluster_app
 from workflows.options import (
     AsJson,
     Assign,
@@ -27,6 +27,7 @@ from workflows.options import (
     refuse,
     tell,
 )
+from workflows.storage import app as storage
 
 app = typer.Typer(
     name="medloop",
@@ -51,6 +52,8 @@ s3://bucket/prefix), MLFLOW_TRACKING_URI for a tracking server, MEDLOOP_HASH_KEY
 Exit status: 0 done (a refused model is a result, not an error), 1 failed, 2 asked wrongly, 130 interrupted.
 """,
 )
+
+app.add_typer(storage)
 
 
 def _print_version(asked: bool) -> None:
@@ -314,26 +317,59 @@ def serve(
     raise typer.Exit(listen(read_settings().store, host, port, poll))
 
 
+@app.command(short_help="Prove that an image of your own can stand for a stage.")
+def check_image(
+    image: Annotated[str, typer.Argument(help="The image, on this machine.")],
+    stage: Annotated[str, typer.Option(help="The stage it is to stand for.")],
+    as_json: AsJson = False,
+) -> None:
+    """Prove that an image of your own keeps a stage's interface, by asking it and by letting it work.
+
+    A small loop runs here on synthetic scans; the image does its stage's step of it, and the steps that come after go
+    on with what it gave. Then `medloop run --runner docker --image STAGE=IMAGE`, and the same for compile and submit.
+
+    \b
+        medloop check-image registry.example/ours/train:2 --stage train
+    """
+    from dataclasses import asdict
+
+    from rich.console import Console
+
+    from workflows.check_image import check
+    from workflows.finding import table
+
+    console, found = Console(stderr=as_json), []
+    try:
+        for each in check(image, stage):
+            found.append(each)
+            console.print(table([each]), highlight=False)
+    except ValueError as error:
+        refuse(str(error))
+    bad = any(each.state == "problem" for each in found)
+    if as_json:
+        typer.echo(json.dumps({"image": image, "stage": stage, "fits": not bad, "checks": [asdict(e) for e in found]}))
+    elif not bad:
+        console.print(f"\n{image} can stand for {stage}.", style="bold", highlight=False)
+    if bad:
+        raise typer.Exit(1)
+
+
 @app.command(short_help="Look for what is wrong with the set-up.")
 def doctor(as_json: AsJson = False) -> None:
     """Look at every part of the set-up: what works, what does not, what that means, what to do."""
     from dataclasses import asdict
 
     from rich.console import Console
-    from rich.table import Table
 
     from workflows.doctor import examine
+    from workflows.finding import table
     from workflows.settings import read_settings
 
     findings = examine(read_settings())
     if as_json:
         typer.echo(json.dumps([asdict(finding) for finding in findings], indent=1))
     else:
-        table = Table(box=None, pad_edge=False, show_header=False)
-        for finding in findings:
-            mark = {"ok": "[green]✓ ok[/]", "note": "[yellow]· note[/]", "problem": "[red]✗ problem[/]"}[finding.state]
-            table.add_row(mark, finding.part, f"{finding.means}{'. ' + finding.remedy if finding.remedy else ''}")
-        Console().print(table, highlight=False)
+        Console().print(table(findings), highlight=False)
     if any(finding.state == "problem" for finding in findings):
         raise typer.Exit(1)
 

@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from workflows.settings import Settings
 
@@ -19,6 +20,8 @@ HANDED_ON = (
     "PYTHONUNBUFFERED",
 )
 FAMILIES = ("AWS_", "MLFLOW_")
+FILES = ("AWS_CA_BUNDLE", "AWS_SHARED_CREDENTIALS_FILE", "AWS_CONFIG_FILE", "AWS_WEB_IDENTITY_TOKEN_FILE")
+ADDRESSES = ("AWS_ENDPOINT_URL", "MLFLOW_TRACKING_URI", "MEDLOOP_NOTIFY_URL")
 
 
 def for_containers(
@@ -32,7 +35,24 @@ def for_containers(
         mounts[arguments["store"]] = "rw"
     if "://" not in arguments["source"] and Path(arguments["source"]).exists():
         mounts[arguments["source"]] = "ro"
-    return {"mounts": mounts, "environment": handed_on(environment), "user": f"{os.getuid()}:{os.getgid()}"}
+    return {
+        "mounts": {**mounts, **named_files(environment)},
+        "environment": handed_on(environment),
+        "user": f"{os.getuid()}:{os.getgid()}",
+        "network": network(environment),
+    }
+
+
+def named_files(environment: Mapping[str, str]) -> dict[str, str]:
+    """Mounts of the files that the environment names: keys, tokens, certificates."""
+    paths = (environment.get(name, "") for name in FILES)
+    return {path: "ro" for path in paths if path and Path(path).is_absolute() and Path(path).is_file()}
+
+
+def network(environment: Mapping[str, str]) -> str:
+    """The machine's own network, where storage or tracking are on it and no other container would reach them."""
+    hosts = (urlsplit(environment.get(name, "")).hostname for name in ADDRESSES)
+    return "host" if any(host in ("localhost", "127.0.0.1", "::1") for host in hosts) else "bridge"
 
 
 def handed_on(environment: Mapping[str, str]) -> dict[str, str]:

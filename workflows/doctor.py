@@ -8,24 +8,15 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 from components.shared import keys, releases
 from components.shared.store import Store, open_store
+from workflows.finding import Finding
+from workflows.kubeflow import doctor as cluster
 from workflows.settings import Settings
 
 SPACE = 2e9
-
-
-@dataclass(frozen=True)
-class Finding:
-    """The state of one part: ok, note (works without it) or problem; what it means; what to do."""
-
-    part: str
-    state: str
-    means: str
-    remedy: str = ""
 
 
 def examine(settings: Settings) -> list[Finding]:
@@ -73,15 +64,34 @@ def _disk(settings: Settings) -> Iterator[Finding]:
 def _store(settings: Settings) -> Iterator[Finding]:
     store = open_store(settings.store)
     name = f"probe/doctor-{os.getpid()}"
-    store.write(name, b"written")
-    read, listed = store.read(name) == b"written", name in store.names("probe")
-    store.delete(name)
-    gone = store.read(name) is None
-    broken = [what for what, works in (("read", read), ("list", listed), ("delete", gone)) if not works]
-    if broken:
-        yield Finding("store", "problem", f"{settings.store} does not {', '.join(broken)}", "Use another store.")
-    else:
-        yield Finding("store", "ok", f"{settings.store}: writes, reads, lists, deletes")
+    acts: dict[str, tuple[Callable[[], object], Callable[[], bool]]] = {
+        "write": (lambda: store.write(name, b"written"), lambda: True),
+        "read": (lambda: None, lambda: store.read(name) == b"written"),
+        "list": (lambda: None, lambda: name in store.names("probe")),
+        "delete": (lambda: store.delete(name), lambda: store.read(name) is None),
+    }
+    works = True
+    for what, (act, did) in acts.items():
+        try:
+            act()
+            if did():
+                continue
+            yield Finding("store", "problem", f"{settings.store} does not {what}", "Use another store.")
+        except OSError as error:
+            means, _, remedy = str(error.strerror or error).partition(". ")
+            yield Finding("store", "problem", means, remedy or "Mend what the message names.")
+        works = False
+        if what == "write":
+            break
+    skew = store.skew()
+    if skew is not None:
+        size = abs(skew)
+        means = f"this machine's is {size:.0f} s {'ahead of' if skew > 0 else 'behind'} the store's"
+        remedy = "" if size <= 30 else "Set this machine's clock (with NTP): records are dated by it."
+        yield Finding("store, clock", "ok" if size <= 30 else "note" if size <= 300 else "problem", means, remedy)
+    if not works:
+        return
+    yield Finding("store", "ok", f"{settings.store}: writes, reads, lists, deletes")
     if store.creates_once():
         yield Finding("store, create once", "ok", "records are never overwritten, so releases are safe")
     else:
@@ -158,4 +168,8 @@ _LOOKS: dict[str, Callable[[Settings], Iterator[Finding]]] = {
     "tracking": _tracking,
     "Docker": _docker,
     "GPU": _gpu,
+    "Kubeflow": cluster.kubeflow,
+    "Kubernetes": cluster.rights,
+    "images": cluster.images,
+    "time zone": cluster.zones,
 }

@@ -45,6 +45,7 @@ def _runner(local: Any, asked: dict[str, Any]) -> Any:
         mounts=[Mount(path, path, "bind", read_only=mode == "ro") for path, mode in asked["mounts"].items()],
         user=asked["user"],
         entrypoint="",  # the images are commands by themselves; here the pipeline brings its own
+        network_mode=asked["network"],
         shm_size="1g",  # the usual 64 MB are too little for training
         **gpus,
     )

@@ -10,7 +10,7 @@ from typing import Any
 
 from components.shared.diary import IMAGE
 from components.shared.interface import nearest
-from workflows.placement import Placement
+from workflows.kubeflow.placement import Placement
 
 PIPELINES = ("retrain",)
 """The pipelines there are; each is a function in the module of its name."""

@@ -6,14 +6,16 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
-from components.shared import scratch, work
+from components.shared import work
 from components.shared.contracts import Manifest
 from components.shared.interface import nearest, read
-from components.shared.store import Store, open_store
+from components.shared.scratch import VARIABLE
+from components.shared.store import Store, over
 from workflows.run import Run
 from workflows.settings import Settings, stage_environment
 
@@ -39,6 +41,7 @@ class Replay:
     folder: Path
     environment: dict[str, str]
     store: str
+    scratch: Path
 
     @property
     def inputs(self) -> dict[str, Path]:
@@ -69,10 +72,15 @@ def choose(run: Run, stage: str, number: int) -> dict[str, Any]:
     return step
 
 
-def prepare(settings: Settings, store: Store, run: Run, step: dict[str, Any]) -> Replay:
-    """Fetch the step's inputs by their digests, into a directory of its own below the home."""
+def prepare(settings: Settings, store: Store, run: Run, step: dict[str, Any], scratch: Path | None = None) -> Replay:
+    """Fetch the step's inputs by their digests, into a directory of its own below the home.
+
+    Whatever the step writes goes into `scratch`, by default into that directory.
+    """
     folder = _new_folder(settings.home / "replays", f"{run.id}-{step['stage']}")
-    replay = Replay(step, folder, _environment(settings, run, folder), store.uri)
+    aside = scratch or folder
+    aside.mkdir(exist_ok=True)
+    replay = Replay(step, folder, _environment(settings, run, folder, aside), store.uri, aside)
     for path in (folder / "inputs", folder / "outputs"):
         path.mkdir()
     for name, digest in step["inputs"].items():
@@ -88,16 +96,26 @@ def _new_folder(place: Path, name: str) -> Path:
     return folder
 
 
-def _environment(settings: Settings, run: Run, folder: Path) -> dict[str, str]:
+def _environment(settings: Settings, run: Run, folder: Path, aside: Path) -> dict[str, str]:
     environment = stage_environment(settings, str(run.record["arguments"].get("source", "")))
     environment.pop("MEDLOOP_LOG")
     # Nothing that others see: no tracking, no message, and all that is written goes aside.
     environment.pop("MEDLOOP_NOTIFY_URL", None)
-    return {**environment, "MLFLOW_TRACKING_URI": f"sqlite:///{folder}/tracking.db", scratch.VARIABLE: str(folder)}
+    return {**environment, "MLFLOW_TRACKING_URI": f"sqlite:///{folder}/tracking.db", VARIABLE: str(aside)}
 
 
-def do(replay: Replay, image: str, debug: bool, told: IO[str]) -> int:
-    """Do the step, with this Python or in a container of that image; gives its exit status. `told` gets its values."""
+def do(
+    replay: Replay,
+    image: str,
+    debug: bool,
+    told: IO[str],
+    heard: IO[str] | None = None,
+    options: Sequence[str] = (),
+) -> int:
+    """Do the step, with this Python or in a container of that image, run with these options; gives its exit status.
+
+    `told` gets the values that the step gives, `heard` what it says besides.
+    """
     stage = replay.step["stage"]
     arguments = ["--store", replay.store]
     for name, path in (*replay.inputs.items(), *replay.outputs.items()):
@@ -108,46 +126,44 @@ def do(replay: Replay, image: str, debug: bool, told: IO[str]) -> int:
     environment = {**replay.environment, **({"MEDLOOP_TRACEBACK": "1"} if debug else {})}
     command = [*python, stage, *arguments]
     if image:
-        command, environment = _in_a_container(replay, image, command, environment, debug)
+        command, environment = _in_a_container(replay, image, command, environment, debug, options)
     else:
         command = [sys.executable, *command]
-    done = subprocess.run(command, env=environment, stdout=told, check=False)
+    done = subprocess.run(command, env=environment, stdout=told, stderr=heard, check=False)
     return done.returncode
 
 
 def _in_a_container(
-    replay: Replay, image: str, command: list[str], environment: dict[str, str], debug: bool
+    replay: Replay, image: str, command: list[str], environment: dict[str, str], debug: bool, more: Sequence[str]
 ) -> tuple[list[str], dict[str, str]]:
     """The command that does it in a container, and the environment of that command."""
-    from workflows.containers import check_images, handed_on
+    from workflows.containers import check_images, handed_on, named_files, network
 
     check_images([image])
-    mounts = {str(replay.folder): "rw"}
+    mounts = {str(replay.folder): "rw", str(replay.scratch): "rw"}
     source = replay.step["parameters"].get("source", "")
     for place in (replay.store, source):
         if place and "://" not in place and Path(place).exists():
             mounts[place] = "ro"
+    mounts |= named_files(environment)
     named = {**handed_on(environment), "HOME": str(replay.folder), "TMPDIR": "/tmp"}  # noqa: S108 - the container's
     options = ["--rm", "--user", f"{os.getuid()}:{os.getgid()}", "--shm-size", "1g", "--entrypoint", "python3"]
+    options += ["--network", network(environment)] if "--network" not in more else []
     options += ["--interactive", "--tty"] if debug and sys.stdin.isatty() else ["--interactive"] if debug else []
     options += [part for path, mode in mounts.items() for part in ("--volume", f"{path}:{path}:{mode}")]
     options += [part for name in named for part in ("--env", name)]  # by name alone: no secret on the command line
     if replay.step["parameters"].get("device") == "cuda":
         options += ["--gpus", "all"]
-    return ["docker", "run", *options, image, *command], {**os.environ, **named}
+    return ["docker", "run", *options, *more, image, *command], {**os.environ, **named}
 
 
 def compare(replay: Replay) -> dict[str, bool | None]:
     """Lay out what the new try gave as files, and say of each output whether it equals the earlier one (None: none)."""
-    os.environ[scratch.VARIABLE] = str(replay.folder)
-    try:
-        store = open_store(replay.store)
-        equal: dict[str, bool | None] = {}
-        for name, path in replay.outputs.items():
-            manifest = Manifest.decode(path.read_bytes(), path.name)
-            work.lay_out(store, manifest, path.with_suffix(""), copy=True)
-            before = replay.step.get("outputs", {}).get(name)
-            equal[name] = None if before is None else before == manifest.digest
-    finally:
-        del os.environ[scratch.VARIABLE]
+    store = over(replay.store, replay.scratch)
+    equal: dict[str, bool | None] = {}
+    for name, path in replay.outputs.items():
+        manifest = Manifest.decode(path.read_bytes(), path.name)
+        work.lay_out(store, manifest, path.with_suffix(""), copy=True)
+        before = replay.step.get("outputs", {}).get(name)
+        equal[name] = None if before is None else before == manifest.digest
     return equal

@@ -42,6 +42,11 @@ class Settings:
     kubeflow: Kubeflow = field(default_factory=Kubeflow)
 
     @property
+    def cluster_file(self) -> Path | None:
+        """The file that says where and how stages run on a cluster, where one is named."""
+        return Path(self.cluster) if self.cluster else None
+
+    @property
     def runs(self) -> Path:
         """The directory of runs' logs and reports."""
         return self.home / "runs"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 
 MANUAL = """\
@@ -31,7 +32,7 @@ Uploads over 1 MB pass through the directory for temporary files, so that one mu
 def main(argv: list[str]) -> int:
     """Serve what the arguments name; gives the exit status."""
     parser = argparse.ArgumentParser(
-        "python -m components.serve",
+        os.environ.get("MEDLOOP_USAGE") or "python -m components.serve",  # an image is run otherwise
         description=MANUAL,
         epilog=ENDING,
         formatter_class=argparse.RawDescriptionHelpFormatter,

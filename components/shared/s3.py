@@ -2,154 +2,240 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
+import hashlib
 import os
-import re
+import secrets
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from io import BytesIO
 from pathlib import Path
-from typing import TypeVar
+from typing import BinaryIO, TypeVar
 from urllib.parse import urlsplit
 
 import urllib3
-from minio import Minio
-from minio.error import InvalidResponseError, S3Error, ServerError
+from minio.error import S3Error
+from minio.helpers import check_bucket_name
+
+from components.shared.s3_client import MISSING, Client, CutShortError
+from components.shared.s3_keys import Keys
 
 T = TypeVar("T")
+
+PART = 16 * 2**20  # what larger files are sent in
+SLOWEST = 1024  # bytes a second; what comes slower is asked for again
+DIGEST, WRITER = "x-amz-meta-sha256", "x-amz-meta-writer"
 
 
 class S3:
     """A store in a bucket. Calls that fail for a passing reason are tried again with growing pauses."""
 
-    def __init__(self, client: Minio, bucket: str, prefix: str, http: urllib3.PoolManager) -> None:
-        self.client, self.bucket, self.prefix, self.http = client, bucket, prefix, http
+    def __init__(self, client: Client, bucket: str, prefix: str, patience: float) -> None:
+        self.client, self.bucket, self.prefix, self.patience = client, bucket, prefix, patience
 
     def read(self, name: str) -> bytes | None:
         def call() -> bytes:
-            response = self.client.get_object(self.bucket, self._key(name))
+            into = BytesIO()
+            answer = self.client.get_object(self.bucket, self._key(name))
+            self._receive(answer, into)
+            data, meant = into.getvalue(), answer.headers.get(DIGEST)
+            # A record has no digest in its name, and a length may be cut to fit: so it carries its digest.
+            if meant and hashlib.sha256(data).hexdigest() != meant:
+                raise CutShortError(f"{name} does not hold what was written ({len(data)} bytes arrived)")
+            return data
+
+        return self._unless_missing("read", lambda: self.client.persevere(call))
+
+    def size(self, name: str) -> int | None:
+        def call() -> int:
             try:
-                return bytes(response.read())
-            finally:
-                response.close()
-                response.release_conn()
+                return int(self.client.stat_object(self.bucket, self._key(name)).size)
+            except S3Error as error:
+                if error.code in MISSING:
+                    raise
+            return self._size_by_reading(name)
 
-        return self._unless_missing(call)
+        return self._unless_missing("read", call)
 
-    def has(self, name: str) -> bool:
-        return self._unless_missing(lambda: self.client.stat_object(self.bucket, self._key(name))) is not None
+    def _size_by_reading(self, name: str) -> int:
+        """The size of an object, or the reason of a refusal: the answer to HEAD has no room for one."""
+        try:
+            answer = self.client.get_object(self.bucket, self._key(name), offset=0, length=1)
+        except S3Error as error:
+            if error.code == "InvalidRange":
+                return 0
+            raise
+        answer.drain_conn()
+        answer.release_conn()
+        whole = answer.headers.get("Content-Range", "").rpartition("/")[2]
+        return int(whole if whole.isdecimal() else answer.headers.get("Content-Length", "0"))
 
     def write(self, name: str, data: bytes) -> None:
-        _retry(lambda: self.client.put_object(self.bucket, self._key(name), BytesIO(data), len(data)))
-
-    def create(self, name: str, data: bytes) -> None:
-        # minio's put_object has no argument for the condition, so the request is signed and sent by hand.
-        tries = 0
-
-        def call() -> int:
-            nonlocal tries
-            tries += 1
-            url = self.client.presigned_put_object(self.bucket, self._key(name))
-            answer = self.http.request("PUT", url, body=data, headers={"If-None-Match": "*"}, redirect=False)
-            if answer.status in (409, 412):
-                raise FileExistsError(errno.EEXIST, "was created before", name)
-            if answer.status >= 300:
-                body = answer.data.decode("utf-8", "replace")
-                raise InvalidResponseError(answer.status, answer.headers.get("Content-Type"), body)
-            return int(answer.status)
-
-        # A retried create can meet its own first try; what stands there then says whose it is.
-        try:
-            _retry(call)
-        except FileExistsError:
-            if tries == 1 or self.read(name) != data:
-                raise
+        with self._explained("write"):
+            self._send(name, BytesIO(data), len(data), {DIGEST: hashlib.sha256(data).hexdigest()})
 
     def upload(self, name: str, path: Path) -> None:
-        _retry(lambda: self.client.fput_object(self.bucket, self._key(name), str(path)))
+        with self._explained("write"), path.open("rb") as file:
+            self._send(name, file, path.stat().st_size, {})
+
+    def _send(self, name: str, file: BinaryIO, size: int, metadata: dict[str, str]) -> None:
+        def call() -> None:
+            file.seek(0)
+            try:
+                self.client.put_object(
+                    self.bucket, self._key(name), file, size, part_size=PART, metadata=metadata or None
+                )
+            except S3Error as error:
+                if error.code != "NoSuchUpload":
+                    raise
+                # Parts were joined and the answer was lost, or somebody took them away: what stands there tells.
+                if self.size(name) != size:
+                    raise CutShortError(f"the parts of {name} were lost on the way") from error
+
+        self.client.persevere(call)
+
+    def create(self, name: str, data: bytes) -> None:
+        # A request whose answer was lost meets its own object when it is sent again: the mark says whose it is.
+        mark = secrets.token_hex(16)
+        headers = {
+            "If-None-Match": "*",
+            "Content-Type": "application/octet-stream",
+            DIGEST: hashlib.sha256(data).hexdigest(),
+            WRITER: mark,
+        }
+        with self._explained("write"):
+            try:
+                # minio's put_object has no argument for the condition.
+                self.client.send("PUT", self.bucket, self._key(name), body=data, headers=headers)
+            except S3Error as error:
+                if error.code != "PreconditionFailed":
+                    raise
+                if self._writer(name) != mark:
+                    raise FileExistsError(errno.EEXIST, "was created before", name) from error
+
+    def _writer(self, name: str) -> str | None:
+        try:
+            answer = self.client.get_object(self.bucket, self._key(name))
+        except S3Error as error:
+            if error.code in MISSING:
+                return None  # it was there and has gone: another's
+            raise
+        answer.drain_conn()
+        answer.release_conn()
+        mark = answer.headers.get(WRITER)
+        return str(mark) if mark else None
 
     def download(self, name: str, path: Path) -> bool:
-        fetched = self._unless_missing(lambda: self.client.fget_object(self.bucket, self._key(name), str(path)))
-        return fetched is not None
+        def call() -> bool:
+            # What arrived before a break is kept: an object never changes, and its reader checks the digest.
+            have = path.stat().st_size if path.exists() else 0
+            try:
+                answer = self.client.get_object(self.bucket, self._key(name), offset=have)
+            except S3Error as error:
+                if error.code == "InvalidRange" and have:
+                    path.unlink()
+                    raise CutShortError(f"{name} is shorter than what arrived of it") from error
+                raise
+            goes_on = answer.headers.get("Content-Range", "").startswith(f"bytes {have}-")
+            with path.open("ab" if have and goes_on else "wb") as file:
+                self._receive(answer, file)
+            return True
+
+        return bool(self._unless_missing("read", lambda: self.client.persevere(call)))
+
+    def _receive(self, answer: urllib3.BaseHTTPResponse, into: BinaryIO) -> None:
+        """Write the body of an answer; one that ends early or hardly moves is a failure."""
+        begun, got = time.monotonic(), 0
+        try:
+            while data := answer.read1(2**18, decode_content=False):
+                got += into.write(data)
+                took = time.monotonic() - begun
+                if took > self.patience and got < SLOWEST * took:
+                    raise CutShortError(f"{got} bytes in {took:.0f} seconds are too slow")
+        finally:
+            answer.close()
+            answer.release_conn()
 
     def delete(self, name: str) -> None:
-        self._unless_missing(lambda: self.client.remove_object(self.bucket, self._key(name)))
+        self._unless_missing("delete", lambda: self.client.remove_object(self.bucket, self._key(name)))
 
     def names(self, prefix: str) -> list[str]:
-        def call() -> list[str]:
+        with self._explained("list"):
             found = self.client.list_objects(self.bucket, self._key(prefix).rstrip("/") + "/", recursive=True)
             return [str(item.object_name)[len(self._key("")) :] for item in found]
 
-        return _retry(call)
+    def skew(self) -> float | None:
+        return self.client.skew
 
     def _key(self, name: str) -> str:
         return f"{self.prefix}/{name}" if self.prefix else name
 
-    def _unless_missing(self, call: Callable[[], T]) -> T | None:
+    def _unless_missing(self, doing: str, call: Callable[[], T]) -> T | None:
+        with self._explained(doing):
+            try:
+                return call()
+            except S3Error as error:
+                if error.code in MISSING:
+                    return None
+                raise
+
+    @contextlib.contextmanager
+    def _explained(self, doing: str) -> Iterator[None]:
         try:
-            return _retry(call)
-        except MissingError:
-            return None
+            yield
+        except (S3Error, urllib3.exceptions.HTTPError) as error:
+            raise self.client.explain(error, f"{doing} objects", self.bucket) from error
 
 
-class MissingError(FileNotFoundError):
-    """There is no object of that name."""
+def connect(bucket: str, prefix: str, *, pause: float = 0.1, patience: float = 60.0) -> S3:
+    """The bucket's side of a store; what the environment says of it stands in docs/storage.md.
+
+    `pause` is the first pause between tries, in seconds; `patience` how long to wait for a sign of life.
+    """
+    endpoint = _endpoint()
+    # The pool does not try again by itself: the client does, and knows what is worth it.
+    verify: dict[str, object] = {"ca_certs": _authority()} if _authority() else {}
+    timeout = urllib3.Timeout(connect=min(5.0, patience), read=patience)
+    http = urllib3.PoolManager(timeout=timeout, retries=False, maxsize=64, **verify)  # type: ignore[arg-type]
+    # Without a region, some servers answer the look-up unreadably.
+    region = os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION") or "us-east-1"
+    client = Client(endpoint, region, Keys(verify), http, pause)
+    style = (os.environ.get("AWS_S3_ADDRESSING_STYLE") or "auto").lower()
+    if style not in ("auto", "path", "virtual"):
+        raise ValueError(f"AWS_S3_ADDRESSING_STYLE is {style!r}, and must be auto, path or virtual.")
+    if style == "virtual":
+        client.enable_virtual_style_endpoint()
+    elif style == "path":
+        client.disable_virtual_style_endpoint()
+    try:
+        check_bucket_name(bucket, strict=True, s3_check=True)
+    except ValueError as error:
+        raise ValueError(
+            f"The store's bucket is {bucket!r}, and S3 does not allow that name: 3 to 63 of small letters, digits, "
+            f"hyphens and dots ({error}). Check MEDLOOP_STORE."
+        ) from error
+    return S3(client, bucket, prefix, patience)
 
 
-_MISSING = ("NoSuchKey", "NoSuchObject")
-_REFUSED = ("AccessDenied", "InvalidAccessKeyId", "SignatureDoesNotMatch", "NoSuchBucket", "ExpiredToken", "HTTP403")
-_PASSING = ("", "SlowDown", "InternalError", "ServiceUnavailable", "RequestTimeout")
-_FAILURES = (S3Error, InvalidResponseError, ServerError, urllib3.exceptions.HTTPError)
+def _endpoint() -> str:
+    name = "AWS_ENDPOINT_URL_S3" if os.environ.get("AWS_ENDPOINT_URL_S3") else "AWS_ENDPOINT_URL"
+    given = os.environ.get(name) or "https://s3.amazonaws.com"
+    parts = urlsplit(given)
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise ValueError(f"{name} is {given!r}, and needs http:// or https:// and a host: http://localhost:9000.")
+    if parts.username or parts.path.strip("/") or parts.query or parts.fragment:
+        shown = f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}"
+        raise ValueError(f"{name} names more than a server. Write {shown}; the bucket goes into MEDLOOP_STORE.")
+    try:
+        _ = parts.port
+    except ValueError as error:
+        raise ValueError(f"{name} is {given!r}, and its port is none ({error}).") from error
+    return f"{parts.scheme}://{parts.netloc}"
 
 
-def _retry(call: Callable[[], T], attempts: int = 6) -> T:
-    for attempt in range(attempts):
-        try:
-            return call()
-        except _FAILURES as error:
-            code, said = _answer(error)
-            said = said.rstrip(". \n")
-            if code in _MISSING:
-                raise MissingError(errno.ENOENT, said) from error
-            if code in _REFUSED:
-                raise PermissionError(
-                    f"The store refused the request: {code}, {said}. Check the bucket's name, and the "
-                    "keys in AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY and what they may do."
-                ) from error
-            if code not in _PASSING and not code.startswith("HTTP5"):
-                raise OSError(f"The store could not do it: {code}, {said}. Look at the server's log.") from error
-            if attempt == attempts - 1:
-                raise ConnectionError(f"The store did not answer: {said}. Check the endpoint and run again.") from error
-        time.sleep(0.1 * 2**attempt)
-    raise AssertionError("unreachable: the last attempt returns or raises")
-
-
-def _answer(error: Exception) -> tuple[str, str]:
-    """The code and the words of a failure; no code where no answer came at all."""
-    if isinstance(error, S3Error):
-        return str(error.code), str(error.message)
-    if isinstance(error, ServerError):
-        return f"HTTP{error.status_code}", str(error)
-    # Some servers (rclone) label their XML in a way that the client does not read: what matters stands in it.
-    found = re.search(r"Response code: (\d+)", str(error)) if isinstance(error, InvalidResponseError) else None
-    if not found:
-        return "", str(error)
-    code, said = (re.search(f"<{tag}>(.*?)</{tag}>", str(error), re.DOTALL) for tag in ("Code", "Message"))
-    return code[1] if code else f"HTTP{found[1]}", said[1] if said else "without a word"
-
-
-def connect(bucket: str, prefix: str) -> S3:
-    """The bucket's side of a store; endpoint, region and credentials come from the environment."""
-    endpoint = urlsplit(os.environ.get("AWS_ENDPOINT_URL", "https://s3.amazonaws.com"))
-    # The pool does not try again by itself: `_retry` does, and knows what is worth it.
-    http = urllib3.PoolManager(timeout=urllib3.Timeout(connect=10, read=60), retries=False, maxsize=16)
-    client = Minio(
-        endpoint=endpoint.netloc,
-        access_key=os.environ.get("AWS_ACCESS_KEY_ID"),
-        secret_key=os.environ.get("AWS_SECRET_ACCESS_KEY"),
-        session_token=os.environ.get("AWS_SESSION_TOKEN"),
-        secure=endpoint.scheme == "https",
-        region=os.environ.get("AWS_REGION", "us-east-1"),  # without one, some servers answer the look-up unreadably
-        http_client=http,
-    )
-    return S3(client, bucket, prefix, http)
+def _authority() -> str:
+    file = os.environ.get("AWS_CA_BUNDLE", "")
+    if file and not Path(file).is_file():
+        raise ValueError(f"AWS_CA_BUNDLE is {file!r}, and there is no such file. Name the authority's PEM file.")
+    return file

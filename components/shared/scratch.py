@@ -24,20 +24,23 @@ class Scratch:
     def read(self, name: str) -> bytes | None:
         return self._where(name).read(name)
 
-    def has(self, name: str) -> bool:
-        return self._where(name).has(name)
+    def size(self, name: str) -> int | None:
+        return self._where(name).size(name)
+
+    def skew(self) -> float | None:
+        return self.under.skew()
 
     def write(self, name: str, data: bytes) -> None:
         self.over.write(name, data)
 
     def create(self, name: str, data: bytes) -> None:
-        if self.has(name):
+        if self.size(name) is not None:
             raise FileExistsError(errno.EEXIST, "was created before", name)
         self.over.create(name, data)
 
     def delete(self, name: str) -> None:
         self.over.delete(name)
-        if self.under.has(name):
+        if self.under.size(name) is not None:
             self.over.write(f"{GONE}/{name}", b"")
 
     def names(self, prefix: str) -> list[str]:
@@ -52,4 +55,5 @@ class Scratch:
         return self._where(name).download(name, path)
 
     def _where(self, name: str) -> Backend:
-        return self.over if self.over.has(name) or self.over.has(f"{GONE}/{name}") else self.under
+        changed = any(self.over.size(each) is not None for each in (name, f"{GONE}/{name}"))
+        return self.over if changed else self.under

@@ -66,23 +66,32 @@ def module_file(module: str, root: Path) -> Path | None:
     return next((file for file in files if file.is_file()), None)
 
 
+def reached(root: Path, stage: str) -> list[Path]:
+    """The files that a stage may come to: its own but for the interface, and what they import of components.shared."""
+    waiting = [path for path in sorted((root / "components" / stage).rglob("*.py")) if path.name != INTERFACE]
+    seen = {*waiting}
+    while waiting:
+        for module in imports(waiting.pop(), root):
+            file = module_file(module, root) if _is_own(module, stage) else None
+            if file and file not in seen:
+                seen.add(file)
+                waiting.append(file)
+    return sorted(seen)
+
+
+def _is_own(module: str, stage: str) -> bool:
+    return any(f"{module}.".startswith(f"components.{folder}.") for folder in (stage, "shared"))
+
+
 def violations(root: Path, stage: str) -> list[str]:
     """Every import that the rule forbids, with the file in which it stands."""
     packages = allowed_packages(root, stage)
-    own = (f"components.{stage}", "components.shared")
     found = []
-    waiting = [path for path in sorted((root / "components" / stage).rglob("*.py")) if path.name != INTERFACE]
-    seen = set(waiting)
-    while waiting:
-        path = waiting.pop()
+    for path in reached(root, stage):
         for module in imports(path, root):
             top = module.split(".")[0]
-            if any(module == prefix or module.startswith(f"{prefix}.") for prefix in own):
-                file = module_file(module, root)
-                if file and file not in seen:
-                    seen.add(file)
-                    waiting.append(file)
-            elif top in ("components", "workflows") or not (top in sys.stdlib_module_names or top in packages):
+            ours = top in ("components", "workflows")
+            if not _is_own(module, stage) and (ours or not (top in sys.stdlib_module_names or top in packages)):
                 found.append(f"{path.relative_to(root)} imports {module}")
     interface = root / "components" / stage / INTERFACE
     if interface.exists():

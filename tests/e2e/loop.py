@@ -9,8 +9,8 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,8 @@ class Place:
     """A home for one loop, and the means to act on it."""
 
     home: Path
+    extra: Mapping[str, str] = field(default_factory=dict)
+    """What stands in the environment besides the home."""
 
     @property
     def scans(self) -> Path:
@@ -34,7 +36,7 @@ class Place:
     def environment(self) -> dict[str, str]:
         dropped = ("MEDLOOP_", "MLFLOW_", "AWS_")
         inherited = {name: value for name, value in os.environ.items() if not name.startswith(dropped)}
-        return {**inherited, "MEDLOOP_HOME": str(self.home), "COLUMNS": "120"}
+        return {**inherited, "MEDLOOP_HOME": str(self.home), "COLUMNS": "120", **self.extra}
 
     def medloop(self, *arguments: str, status: int = 0) -> subprocess.CompletedProcess[str]:
         """Run `medloop` to its end; the exit status must be as said."""

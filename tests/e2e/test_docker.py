@@ -2,41 +2,23 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import subprocess
 import sys
-
-import pytest
+from pathlib import Path
 
 from components.shared.interface import stages
-from components.shared.work import code_version
-from components.stage import image
+from tests.components.shared.servers import moto
 from tests.e2e.loop import QUICK, ROOT, Place
-
-
-def images_are_of_this_code() -> str:
-    """Why the images cannot be used, or nothing."""
-    for stage in stages():
-        command = f"from components.shared.work import code_version; print(code_version('{stage}'))"
-        done = subprocess.run(
-            ["docker", "run", "--rm", "--entrypoint", "python3", image(stage), "-c", command],
-            capture_output=True, text=True, check=False,
-        )  # fmt: skip
-        if done.returncode:
-            return f"{image(stage)} does not run here ({done.stderr.strip()[-80:]}); build it with: make images"
-        if done.stdout.strip() != code_version(stage):
-            return f"{image(stage)} was made of other code; build it with: make images"
-    return ""
+from tests.e2e.test_s3 import over
+from tests.images.built import WHERE, image, require
 
 
 def test_a_run_in_containers_equals_a_run_in_processes(place: Place) -> None:
-    try:
-        why_not = images_are_of_this_code()
-    except FileNotFoundError:
-        why_not = "there is no docker command on this machine"
-    if why_not:
-        pytest.skip(why_not)
-    inside = place.run("--runner", "docker")
+    for stage in stages():
+        require(stage)
+    inside = place.run("--runner", "docker", *(["--images", WHERE] if WHERE else []))
     other = Place(place.home.parent / "other")
     command = ("run", "--source", str(place.scans), *QUICK, "--json")
     outside = json.loads(other.medloop(*command).stdout)
@@ -44,6 +26,19 @@ def test_a_run_in_containers_equals_a_run_in_processes(place: Place) -> None:
     for one, two in zip(inside["stages"][1:-1], outside["stages"][1:-1], strict=True):
         assert one["key"] == two["key"], one["stage"]
         assert one["outputs"] == two["outputs"], one["stage"]
+
+
+def test_containers_reach_storage_on_this_machine_with_keys_in_a_file(place: Place, tmp_path: Path) -> None:
+    for stage in stages():
+        require(stage)
+    with moto(tmp_path / "server") as server:
+        bucket = over(server, place)
+        keys = tmp_path / "keys"  # outside of all that is mounted anyway
+        keys.write_bytes(Path(bucket.extra["AWS_SHARED_CREDENTIALS_FILE"]).read_bytes())
+        bucket = dataclasses.replace(bucket, extra={**bucket.extra, "AWS_SHARED_CREDENTIALS_FILE": str(keys)})
+        run = bucket.run("--runner", "docker", *(["--images", WHERE] if WHERE else []))
+    assert run["outcome"] == "released"
+    assert {step["image"] for step in run["stages"] if step["stage"] == "train"} == {image("train")}
 
 
 def test_without_an_engine_a_run_in_containers_says_so(place: Place) -> None:

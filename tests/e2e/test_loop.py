@@ -162,7 +162,7 @@ def test_the_commands_of_the_readme_that_need_a_history_work(
     """Runs are only planned, and files go elsewhere; all else is done as it stands there."""
     place, *_ = grown
     commands = [line for block in shown_as("console") for line in block.splitlines() if line.startswith("medloop ")]
-    assert {command.split()[1] for command in commands} >= {"run", "rollback", "promote", "compile"}
+    assert {command.split()[1] for command in commands} >= {"run", "rollback", "promote", "replay"}
     for command in commands:
         words = [str(tmp_path / word) if word.endswith(".yaml") else word for word in shlex.split(command)[1:]]
         if words[0] == "run":

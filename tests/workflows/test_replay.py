@@ -15,7 +15,7 @@ from components.shared.contracts import file_digest
 from components.shared.diary import steps
 from tests.components.shared.steps import manifest, remove
 from tests.e2e.loop import ROOT
-from tests.e2e.test_docker import images_are_of_this_code
+from tests.images.built import require
 from tests.made import make_dataset
 from tests.workflows.by_hand import RUN, ByHand
 from tests.workflows.test_cli import medloop
@@ -155,12 +155,7 @@ def test_inputs_that_have_gone_are_named(failed: ByHand) -> None:
 
 
 def test_in_a_container(finished: ByHand) -> None:
-    try:
-        why_not = images_are_of_this_code()
-    except FileNotFoundError:
-        why_not = "there is no docker command on this machine"
-    if why_not:
-        pytest.skip(why_not)
+    require("gate")
     before = listing(finished)
     told = json.loads(medloop(finished.home, "replay", RUN, "gate", "--runner", "docker", "--json").stdout)
     assert set(told["equal"].values()) == {True}

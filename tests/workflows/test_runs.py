@@ -12,10 +12,10 @@ from components.shared.contracts import decode, encode
 from components.shared.diary import Page
 from components.shared.store import open_store
 from tests.workflows.by_hand import RUN, ByHand
-from tests.workflows.kfp_runs import Step
-from tests.workflows.kfp_server import kfp_server
+from tests.workflows.kubeflow.kfp_runs import Step
+from tests.workflows.kubeflow.kfp_server import kfp_server
 from tests.workflows.test_cli import medloop
-from workflows.login import connect
+from workflows.kubeflow.login import connect
 from workflows.run import find, recent
 from workflows.settings import Kubeflow
 

@@ -123,7 +123,7 @@ def test_a_damaged_model_keeps_the_one_in_service_until_it_is_mended(
         sound = (bundle / PRECISIONS["float32"]).read_bytes()
         damaged = Path(store.uri) / "objects" / (name := contracts.digest(sound))[:2] / name
         store.put_bytes(sound)
-        change(damaged, sound[:-7])
+        change(damaged, sound[:-7] + b"damaged")  # of the same size: one cut short is written anew
         made.release_bundle(store, bundle)
         until(lambda: "warning" in client.get("/health").json())
         health = client.get("/health")

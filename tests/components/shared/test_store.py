@@ -9,15 +9,15 @@ import sys
 import tempfile
 import textwrap
 import time
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import pytest
 
 from components.shared.contracts import digest
 from components.shared.store import Store, open_store
-from tests.components.shared.servers import BUCKET, S3Server, free_port, rclone
+from tests.components.shared.servers import BUCKET, S3Server, free_port, minio, moto, rclone
 
 REPOSITORY = Path(__file__).resolve().parents[3]
 
@@ -207,42 +207,21 @@ def test_a_directory_creates_once_and_rclone_does_not(store: Store) -> None:
     assert store.names("probe") == []
 
 
-def test_a_server_that_keeps_the_condition_creates_once(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    code = """
-        import sys
-        from moto.server import ThreadedMotoServer
-        server = ThreadedMotoServer(port=0, verbose=False)
-        server.start()
-        print(*server.get_host_and_port(), flush=True)
-        sys.stdin.readline()
-    """
-    # Its own process: the packages that it brings along warn, and here warnings are errors.
-    with in_a_process(code, warnings="ignore") as moto:
-        try:
-            assert moto.stdout is not None
-            host, port = moto.stdout.readline().split()
-            environment = S3Server(f"http://{host.replace('0.0.0.0', '127.0.0.1')}:{port}", tmp_path).environment
-            for name, value in {**environment, "MEDLOOP_CACHE": str(tmp_path)}.items():
-                monkeypatch.setenv(name, value)
-            from minio import Minio
-
-            client = Minio(
-                environment["AWS_ENDPOINT_URL"].removeprefix("http://"),
-                environment["AWS_ACCESS_KEY_ID"],
-                environment["AWS_SECRET_ACCESS_KEY"],
-                secure=False,
-                region="us-east-1",
-            )
-            client.make_bucket(BUCKET)
-            store = open_store(f"s3://{BUCKET}/prefix")
-            assert store.creates_once()
-            store.create("once", b"first")
-            for data in (b"second", b"first"):
-                with pytest.raises(FileExistsError):
-                    store.create("once", data)
-            assert store.read("once") == b"first"
-        finally:
-            moto.kill()
+@pytest.mark.parametrize("kind", [moto, minio])
+def test_a_server_that_keeps_the_condition_creates_once(
+    kind: Callable[[Path], AbstractContextManager[S3Server]], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    with kind(tmp_path / "server") as server:
+        for name, value in {**server.environment, "MEDLOOP_CACHE": str(tmp_path)}.items():
+            monkeypatch.setenv(name, value)
+        store = open_store(f"s3://{BUCKET}/prefix")
+        assert store.creates_once()
+        assert store.names("probe") == []
+        store.create("once", b"first")
+        for data in (b"second", b"first"):
+            with pytest.raises(FileExistsError):
+                store.create("once", data)
+        assert store.read("once") == b"first"
 
 
 @pytest.mark.parametrize("what", ["read", "has", "write", "create", "names", "delete", "get", "put_file"])
@@ -251,7 +230,7 @@ def test_wrong_keys_are_called_that(what: str, s3: S3Server, monkeypatch: pytest
     store = open_store(f"s3://{BUCKET}/wrong")
     arguments = {"write": (b"x",), "create": (b"x",)}.get(what, ())
     name = {"put_file": Path(__file__), "get": "0" * 64, "has": "0" * 64}.get(what, "name")
-    with pytest.raises(PermissionError, match=r"refused.*AWS_SECRET_ACCESS_KEY"):
+    with pytest.raises(PermissionError, match=r"refused the keys.*AWS_SECRET_ACCESS_KEY"):
         getattr(store, what)(name, *arguments)
 
 
@@ -259,19 +238,8 @@ def test_wrong_keys_are_called_that(what: str, s3: S3Server, monkeypatch: pytest
 def test_a_missing_bucket_is_called_that(what: str, s3: S3Server) -> None:
     store = open_store("s3://no-such-bucket/prefix")
     arguments = {"write": ("name", b"x"), "create": ("name", b"x"), "put_bytes": (b"x",)}.get(what, ("name",))
-    with pytest.raises(PermissionError, match=r"NoSuchBucket.*Check the bucket's name"):
+    with pytest.raises(OSError, match=r"no bucket 'no-such-bucket' at .*medloop storage init.*MEDLOOP_STORE"):
         getattr(store, what)(*arguments)
-
-
-def test_a_server_that_has_gone_is_called_that(s3: S3Server, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{free_port()}")
-    store = open_store(f"s3://{BUCKET}")
-    with ThreadPoolExecutor(2) as pool:  # each asks several times, with pauses
-        reading, creating = pool.submit(store.read, "name"), pool.submit(store.create, "name", b"x")
-    with pytest.raises(ConnectionError, match=r"did not answer.*Check the endpoint"):
-        reading.result()
-    with pytest.raises(ConnectionError, match=r"did not answer.*Check the endpoint"):
-        creating.result()
 
 
 @pytest.mark.parametrize("uri", ["", "ftp://host/x", "s3://", "s3:///prefix"])

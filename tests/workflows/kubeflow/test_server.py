@@ -11,10 +11,10 @@ import pytest
 import yaml
 
 from tests.components.shared.servers import free_port
-from tests.workflows.kfp_server import COOKIE, TOKEN, KfpServer, kfp_server, own_certificate
+from tests.workflows.kubeflow.kfp_server import COOKIE, TOKEN, KfpServer, kfp_server, own_certificate
 from tests.workflows.test_cli import medloop
-from workflows.login import connect
-from workflows.server import About, Server
+from workflows.kubeflow.login import connect
+from workflows.kubeflow.server import About, Server
 from workflows.settings import Kubeflow
 
 
@@ -44,12 +44,18 @@ def at_once(server: Server) -> Server:
 @pytest.mark.parametrize(("prefix", "multi_user"), [("", False), ("/pipeline", True)])
 def test_a_server_says_what_it_is(prefix: str, multi_user: bool) -> None:
     with kfp_server(prefix=prefix, multi_user=multi_user, tag="2.15.0") as kfp:
-        assert at(kfp).about((2, 15)) == About("2.15.0", multi_user)
-        assert connect(Kubeflow(endpoint=kfp.host + "/")).about().version == "2.15.0"
+        mine = {"namespace": "team"} if multi_user else {}
+        assert at(kfp, **mine).about((2, 15)) == About("2.15.0", multi_user)
+        assert connect(Kubeflow(endpoint=kfp.host + "/", **mine)).about().version == "2.15.0"
         with pytest.raises(RuntimeError, match=r"is Kubeflow Pipelines 2\.15\.0, and what is asked for needs 2\.16"):
-            at(kfp).about((2, 16))
+            at(kfp, **mine).about((2, 16))
         kfp.tag = "unknown"  # a build of one's own is believed
-        assert at(kfp).about((2, 16)).version == "unknown"
+        assert at(kfp, **mine).about((2, 16)).version == "unknown"
+
+
+def test_a_server_of_many_users_wants_to_know_whose_namespace_it_is() -> None:
+    with kfp_server(multi_user=True) as kfp, pytest.raises(RuntimeError, match="Set MEDLOOP_KFP_NAMESPACE to yours"):
+        at(kfp).about()
 
 
 def test_version_1_is_refused_by_name() -> None:

@@ -84,8 +84,8 @@ def submit(
     """
     from rich.console import Console
 
-    from workflows.placement import seconds
-    from workflows.submit import submit as start
+    from workflows.kubeflow.placement import seconds
+    from workflows.kubeflow.submit import submit as start
 
     try:
         patience = float(seconds(timeout)) if timeout else None
@@ -109,7 +109,7 @@ def submit(
 def _watch(
     server: Any, order: Any, run_id: str, link: str, console: Any, poll: float, patience: float | None, as_json: bool
 ) -> None:
-    from workflows.follow import UNSAID, follow
+    from workflows.kubeflow.follow import UNSAID, follow
     from workflows.watch import watcher
 
     def say(text: str) -> None:
@@ -175,10 +175,10 @@ def schedule(
     """
     from datetime import UTC, datetime
 
-    from workflows import cron as times
+    from workflows.kubeflow import cron as times
+    from workflows.kubeflow.submit import schedule as begin
+    from workflows.kubeflow.submit import unschedule
     from workflows.settings import read_settings
-    from workflows.submit import schedule as begin
-    from workflows.submit import unschedule
 
     _check_name("--name", name)
     if remove:
@@ -273,9 +273,9 @@ def _order(
     account: str,
 ) -> Any:
     """What is to be run on the server; ends with a sentence where it makes no sense there."""
+    from workflows.kubeflow.submit import Order
     from workflows.package import defaults_on
     from workflows.settings import read_settings
-    from workflows.submit import Order
 
     if account:
         _check_name("--service-account", account)
@@ -292,7 +292,7 @@ def _order(
 
 
 def _check_name(option: str, value: str) -> None:
-    from workflows.cluster import kubernetes_name
+    from workflows.kubeflow.cluster import kubernetes_name
 
     try:
         kubernetes_name(value)
@@ -301,7 +301,7 @@ def _check_name(option: str, value: str) -> None:
 
 
 def _server() -> Any:
-    from workflows.login import connect
+    from workflows.kubeflow.login import connect
     from workflows.settings import read_settings
 
     return connect(read_settings().kubeflow)
@@ -323,11 +323,10 @@ def _pinned(where: str, brought: list[str] | None, no_pin: bool) -> dict[str, st
 
 
 def _cluster(file: Path | None):  # type: ignore[no-untyped-def]  # its type would have to be imported at start-up
-    from workflows.cluster import read_cluster
+    from workflows.kubeflow.cluster import read_cluster
     from workflows.settings import read_settings
 
-    named = file or (Path(read_settings().cluster) if read_settings().cluster else None)
     try:
-        return read_cluster(named)
+        return read_cluster(file or read_settings().cluster_file)
     except ValueError as error:
         refuse(str(error))

@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import Any
 
 from components.shared.contracts import file_digest
-from workflows.cron import Span
+from workflows.kubeflow.cron import Span
+from workflows.kubeflow.placement import Placement
+from workflows.kubeflow.server import Server
 from workflows.package import compile_package, oldest_server
-from workflows.placement import Placement
-from workflows.server import Server
 
 GOING_ON = ("PENDING", "RUNNING", "CANCELING", "PAUSED", "RUNTIME_STATE_UNSPECIFIED")
 

@@ -17,8 +17,8 @@ import urllib3
 from kfp import compiler, dsl, kubernetes
 from kfp.client import Client
 
-from tests.workflows.kfp_runs import Step
-from tests.workflows.kfp_server import COOKIE, TOKEN, KfpServer, kfp_server, own_certificate
+from tests.workflows.kubeflow.kfp_runs import Step
+from tests.workflows.kubeflow.kfp_server import COOKIE, TOKEN, KfpServer, kfp_server, own_certificate
 
 IMAGE = "registry.example/stage:1"
 

@@ -34,7 +34,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
-from tests.workflows.kfp_checks import (
+from tests.workflows.kubeflow.kfp_checks import (
     ABORTED,
     CODES,
     DENIED,
@@ -56,7 +56,7 @@ from tests.workflows.kfp_checks import (
     check_parameters,
     read_package,
 )
-from tests.workflows.kfp_runs import FINAL, NEVER, Run, Script, smooth, stamp, tasks_of
+from tests.workflows.kubeflow.kfp_runs import FINAL, NEVER, Run, Script, smooth, stamp, tasks_of
 
 TOKEN = "test-token"
 COOKIE = "authservice_session=test-session"

@@ -11,9 +11,9 @@ import pytest
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
-from tests.workflows.kfp_checks import CRON_FIELDS, check_cron
-from workflows import cron
-from workflows.cron import Cron, Span
+from tests.workflows.kubeflow.kfp_checks import CRON_FIELDS, check_cron
+from workflows.kubeflow import cron
+from workflows.kubeflow.cron import Cron, Span
 
 NOW = datetime(2026, 1, 15, 12, 0, 7, tzinfo=UTC)
 MINUTE = timedelta(minutes=1)

@@ -12,7 +12,7 @@ from typing import Any
 import yaml
 
 from components.shared.interface import nearest, stages
-from workflows.placement import Placement, seconds
+from workflows.kubeflow.placement import Placement, seconds
 
 SHIPPED = Path(__file__).parent / "cluster.yaml"
 ALL = "all"
@@ -87,12 +87,6 @@ def _truth(value: Any) -> bool:
     if not isinstance(value, bool):
         raise ValueError("write true or false.")
     return value
-
-
-def _factor(value: Any) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 1 <= value <= 10:
-        raise ValueError("write a number from 1 to 10.")
-    return float(value)
 
 
 def _each(key: _Check, inner: _Check, value: Any) -> dict[str, Any]:
@@ -201,8 +195,7 @@ _CHECKS: dict[str, _Check] = {
     "spot": _truth,
     "retries": partial(_number, 0, 100),
     "backoff": _duration,
-    "backoff_factor": _factor,
-    "backoff_max": _duration,
+    "backoff_factor": partial(_number, 1, 10),  # Argo takes whole numbers only
     "timeout": _duration,
     "user": partial(_number, -1, 2**31 - 1),
     "group": partial(_number, -1, 2**31 - 1),

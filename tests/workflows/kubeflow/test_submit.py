@@ -17,18 +17,18 @@ import pytest
 import yaml
 
 from tests.e2e.loop import ROOT, wait_for
-from tests.workflows import kfp_server as served
-from tests.workflows.kfp_runs import Step
-from tests.workflows.kfp_server import COOKIE, TOKEN, KfpServer, kfp_server
-from tests.workflows.kfp_stories import REFUSED, RELEASED, fails, refusal, released, says, upto, works
+from tests.workflows.kubeflow import kfp_server as served
+from tests.workflows.kubeflow.kfp_runs import Step
+from tests.workflows.kubeflow.kfp_server import COOKIE, TOKEN, KfpServer, kfp_server
+from tests.workflows.kubeflow.kfp_stories import REFUSED, RELEASED, fails, refusal, released, says, upto, works
 from tests.workflows.test_cli import medloop, refused
-from workflows.cluster import SHIPPED, read_cluster
-from workflows.follow import Outcome, follow
 from workflows.images import choose
-from workflows.login import connect
+from workflows.kubeflow.cluster import SHIPPED, read_cluster
+from workflows.kubeflow.follow import Outcome, follow
+from workflows.kubeflow.login import connect
+from workflows.kubeflow.submit import Order
+from workflows.kubeflow.submit import submit as begin
 from workflows.settings import Kubeflow
-from workflows.submit import Order
-from workflows.submit import submit as begin
 
 ORDER = ("--source", "/scans", "--store", "s3://loop/chest", "--images", "registry.example/m:1", "--no-pin")
 WATCHED = (*ORDER, "--wait", "--poll", "0.05")

@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 import urllib3
 from yaml import YAMLError
 
-from workflows.server import HOME, Server
+from workflows.kubeflow.server import HOME, Server
 from workflows.settings import Kubeflow
 
 PRINTABLE = re.compile(r"[\x20-\x7e]+")
@@ -78,7 +78,8 @@ def _find_cluster(configuration: Any, settings: Kubeflow) -> None:
         if renew := configuration.refresh_api_key_hook:
 
             def renew_token_alone(configuration: Any) -> None:
-                renew(configuration)  # which also sets the cluster's own address, and itself
+                renew(configuration)
+                # With the token it sets the address of the cluster itself, and itself as what renews.
                 configuration.host, configuration.refresh_api_key_hook = address, renew_token_alone
 
             configuration.refresh_api_key_hook = renew_token_alone

@@ -11,17 +11,17 @@ from typing import Any
 
 import pytest
 
-from tests.workflows import kfp_server as served
-from tests.workflows.kfp_checks import INTERNAL, Refusal
-from tests.workflows.kfp_runs import Step
-from tests.workflows.kfp_server import KfpServer, kfp_server
+from tests.workflows.kubeflow import kfp_server as served
+from tests.workflows.kubeflow.kfp_checks import INTERNAL, Refusal
+from tests.workflows.kubeflow.kfp_runs import Step
+from tests.workflows.kubeflow.kfp_server import KfpServer, kfp_server
 from tests.workflows.test_cli import medloop, refused
-from workflows import cron
-from workflows.cluster import read_cluster
 from workflows.images import choose
-from workflows.login import connect
+from workflows.kubeflow import cron
+from workflows.kubeflow.cluster import read_cluster
+from workflows.kubeflow.login import connect
+from workflows.kubeflow.submit import Order, schedule, unschedule
 from workflows.settings import Kubeflow
-from workflows.submit import Order, schedule, unschedule
 
 LOOP = ("--source", "/scans", "--store", "s3://loop/chest", "--images", "registry.example/m:1", "--no-pin")
 

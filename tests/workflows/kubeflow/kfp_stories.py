@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from tests.workflows.kfp_runs import Step
+from tests.workflows.kubeflow.kfp_runs import Step
 
 RELEASED: dict[str, Any] = {
     "outcome": "released",

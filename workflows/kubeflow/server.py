@@ -58,7 +58,12 @@ class Server:
                 f"{self.host} is Kubeflow Pipelines {version}, and what is asked for needs {needed} or newer. Upgrade "
                 "it, or ask for less in the cluster file: docs/cluster.md tells which key needs which server."
             )
-        return About(version, bool(said.get("multi_user", said.get("apiServerMultiUser", False))))
+        many = bool(said.get("multi_user", said.get("apiServerMultiUser", False)))
+        if many and not self.namespace:
+            raise RuntimeError(
+                f"{self.host} gives each user a namespace, and none is named. Set MEDLOOP_KFP_NAMESPACE to yours."
+            )
+        return About(version, many)
 
     def experiment(self, name: str) -> str:
         """The id of the experiment of that name, made if it is not there."""

@@ -14,6 +14,8 @@ SPOT_TAINTS = (
 )
 """How the clouds mark the nodes that they may take back at any moment."""
 
+YEAR = 365 * 24 * 3600
+
 RUN_LABEL = "metadata.labels['pipeline/runid']"
 """Where a Kubeflow pod carries the id of its run."""
 
@@ -33,8 +35,7 @@ class Placement:
     spot: bool = False
     retries: int = 0
     backoff: str = "30s"
-    backoff_factor: float = 2.0
-    backoff_max: str = "10m"
+    backoff_factor: int = 2
     timeout: str = ""
     user: int = -1
     group: int = -1
@@ -91,8 +92,11 @@ class Placement:
         from kfp import kubernetes
 
         if self.retries:
-            duration, longest = f"{seconds(self.backoff)}s", f"{seconds(self.backoff_max)}s"
-            task.set_retry(self.retries, duration, self.backoff_factor, longest)
+            first = seconds(self.backoff)
+            pauses = min(sum(first * self.backoff_factor**number for number in range(self.retries)), YEAR)
+            # Argo takes this "most" for the work as well: less than all tries together would give some up unheard.
+            most = pauses + (self.retries + 1) * (seconds(self.timeout) if self.timeout else YEAR)
+            task.set_retry(self.retries, f"{first}s", self.backoff_factor, f"{most}s")
         if self.timeout:
             kubernetes.set_timeout(task, seconds(self.timeout))
 

@@ -9,9 +9,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from components.shared.interface import stages
-from workflows.placement import Placement
+from workflows.kubeflow.placement import Placement
+from workflows.kubeflow.server import Server
 from workflows.run import LAST_LINES, Watcher, read_event
-from workflows.server import Server
 
 ENDED = ("SUCCEEDED", "SKIPPED", "FAILED", "CANCELED")
 EXECUTORS = ("retry-system-container-impl", "system-container-impl")
@@ -145,7 +145,7 @@ def _begun(node: dict[str, Any]) -> str:
 def _tries(node: dict[str, Any], nodes: list[dict[str, Any]], templates: Sequence[str]) -> Iterator[tuple[str, ...]]:
     """The tries of a stage's work, the first one first: of each the names that its pod may have.
 
-    The server tells no names of pods, and of a node only the ids of those that follow from it. An id ends in a hash of
+    Most servers tell no names of pods, and of a node only the ids of those that follow from it. An id ends in a hash of
     the node's full name, and a pod's name in the hash of its node's.
     """
     all_ids = {child.get("pod_name", "") for each in nodes for child in each.get("child_tasks") or []}
@@ -157,7 +157,8 @@ def _tries(node: dict[str, Any], nodes: list[dict[str, Any]], templates: Sequenc
         while f"{workflow}-{(each := _hash(f'({len(retried)})', int(number)))}" in all_ids:
             retried.append(each)
         for each in retried or [int(number)]:
-            yield tuple(f"{workflow}-{template}-{each}" for template in templates)
+            named = (other["pod_name"] for other in nodes if other.get("pod_name", "").endswith(f"-{each}"))
+            yield (*named, *(f"{workflow}-{template}-{each}" for template in templates))
 
 
 def _hash(text: str, begun: int = 2166136261) -> int:
