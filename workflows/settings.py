@@ -61,6 +61,8 @@ def read_settings() -> Settings:
     """The settings that the environment gives; the README and docs/cluster.md list the variables."""
     home = Path(os.environ.get("MEDLOOP_HOME") or ".medloop").expanduser().absolute()
     store = os.environ.get("MEDLOOP_STORE") or str(home / "store")
+    if store.startswith("s3:") and not store.startswith("s3://"):
+        raise ValueError(f"MEDLOOP_STORE is {store!r}. A bucket is written s3://bucket/prefix, with two slashes.")
     return Settings(
         home,
         store if "://" in store else str(Path(store).expanduser().absolute()),

@@ -110,7 +110,8 @@ def failed(tmp_path_factory: pytest.TempPathFactory) -> ByHand:
 def test_a_step_that_failed_fails_again_for_the_same_reason(failed: ByHand) -> None:
     before = listing(failed)
     done = medloop(failed.home, "replay", RUN, "split", status=1)
-    assert done.stderr.count("needs at least 3") == 2  # now, and then
+    assert done.stderr.count("needs at least 3") == 1
+    assert "It failed then, too." in done.stderr
     assert "not tried again" not in done.stderr
     assert "Its inputs lie in" in done.stderr
     told = json.loads(medloop(failed.home, "replay", RUN, "split", "--json", status=1).stdout)
