@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -21,7 +22,16 @@ HANDED_ON = (
 )
 FAMILIES = ("AWS_", "MLFLOW_")
 FILES = ("AWS_CA_BUNDLE", "AWS_SHARED_CREDENTIALS_FILE", "AWS_CONFIG_FILE", "AWS_WEB_IDENTITY_TOKEN_FILE")
-ADDRESSES = ("AWS_ENDPOINT_URL", "MLFLOW_TRACKING_URI", "MEDLOOP_NOTIFY_URL")
+ADDRESSES = (
+    "AWS_ENDPOINT_URL",
+    "AWS_ENDPOINT_URL_S3",
+    "AWS_ENDPOINT_URL_STS",
+    "AWS_CONTAINER_CREDENTIALS_FULL_URI",
+    "MLFLOW_TRACKING_URI",
+    "MEDLOOP_NOTIFY_URL",
+)
+LABEL = "medloop.home"
+"""The label of a run's containers: the home whose run they belong to. A home holds one loop, and that one run."""
 
 
 def for_containers(
@@ -40,7 +50,19 @@ def for_containers(
         "environment": handed_on(environment),
         "user": f"{os.getuid()}:{os.getgid()}",
         "network": network(environment),
+        "labels": {LABEL: str(settings.home)},
     }
+
+
+def end(home: str) -> None:
+    """End the containers of a home's runs: the engine that keeps them does not end with the process that asked it."""
+    import docker
+    from docker.errors import DockerException
+
+    with contextlib.suppress(DockerException), contextlib.closing(docker.from_env()) as client:
+        for container in client.containers.list(all=True, filters={"label": f"{LABEL}={home}"}):
+            with contextlib.suppress(DockerException):  # it has just ended by itself
+                container.remove(force=True)
 
 
 def named_files(environment: Mapping[str, str]) -> dict[str, str]:

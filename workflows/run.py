@@ -117,7 +117,11 @@ def _work(
         from workflows.containers import for_containers
 
         asked |= for_containers(settings, environment, asked["arguments"], images.values())
-    with _engine(environment, folder) as engine, (folder / "log.txt").open("w", encoding="utf-8") as log_file:
+    with (
+        _no_containers_left(settings, runner),
+        _engine(environment, folder) as engine,
+        (folder / "log.txt").open("w", encoding="utf-8") as log_file,
+    ):
         held.hand_to(engine.pid)
         assert engine.stdin is not None
         assert engine.stdout is not None
@@ -131,6 +135,21 @@ def _work(
         status = engine.wait()
     run.record["stages"] = diary.steps(store, run.id)
     _conclude(run, status, folder / "log.txt")
+
+
+@contextmanager
+def _no_containers_left(settings: Settings, runner: str) -> Iterator[None]:
+    """Before the block and after it, no container of this home works on: not even of a run that was killed."""
+    if runner != "docker":
+        yield
+        return
+    from workflows import containers
+
+    containers.end(str(settings.home))
+    try:
+        yield
+    finally:
+        containers.end(str(settings.home))
 
 
 @contextmanager
