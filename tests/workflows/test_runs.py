@@ -121,6 +121,23 @@ def test_a_deploy_at_work_is_no_failure(pages: Pages) -> None:
     assert pages.outcome() == "released"
 
 
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"values": None}, {"values": {}}, {"values": 3}, {"outputs": None}, {"seconds": None}, {"key": None}, {"at": 3},
+        {"stage": None}, {"parameters": []},
+    ],
+)  # fmt: skip
+def test_a_page_that_was_changed_is_not_believed(changed: dict[str, Any], pages: Pages) -> None:
+    pages.page("resolve", "finished")
+    pages.page("deploy", "finished", values=END)
+    name = pages.store.names(f"steps/{RUN}")[-1]
+    record = json.loads(pages.store.read(name) or b"")
+    pages.store.write(name, json.dumps({**record, **changed}).encode())
+    assert pages.outcome() == "running"
+    assert [step["stage"] for step in find(pages.store).stages] == ["resolve"]
+
+
 def test_a_refusal_is_a_result(pages: Pages) -> None:
     pages.page("resolve", "reused", parameters={"source": "s3://scans", "asked": {"epochs": "3"}})
     pages.page("reject", "finished", values={"version": "", "sentence": "Refused."}, parameters={"by": "someone"})
