@@ -9,10 +9,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from components.shared.interface import nearest, stages
-from workflows.kubeflow.placement import Placement, seconds
+from workflows.kubeflow.placement import SHARED_MEMORY, Placement, seconds
+from workflows.parameters import read_yaml
 
 SHIPPED = Path(__file__).parent / "cluster.yaml"
 ALL = "all"
@@ -30,6 +29,12 @@ def read_cluster(file: Path | None) -> dict[str, Placement]:
                 for name, value in content.get(part, {}).items():
                     checked = _check(f"{path.name}: {part}.{name}", name, value)
                     settled[name] = {**settled.get(name, {}), **checked} if isinstance(checked, dict) else checked
+        mounted = {*settled.get("volumes", {}), *settled.get("secret_files", {})}
+        if settled.get("shared_memory") and any(path.rstrip("/") == SHARED_MEMORY for path in mounted):
+            raise ValueError(
+                f"{(file or SHIPPED).name}: {stage} mounts {SHARED_MEMORY}, where its shared_memory lies. Choose "
+                "another path, or set shared_memory to nothing ('') for it."
+            )
         placements[stage] = Placement(**{name: _without_nothing(value) for name, value in settled.items()})
     return placements
 
@@ -41,11 +46,9 @@ def _without_nothing(value: Any) -> Any:
 
 def _read(path: Path) -> dict[str, dict[str, Any]]:
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+        content = read_yaml(path) or {}
     except FileNotFoundError:
         raise ValueError(f"There is no cluster file {path}. Copy from {SHIPPED.name}, which is shipped.") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path} is not readable as YAML: {' '.join(str(error).split())}. Mend that line.") from None
     if not isinstance(content, dict) or not all(isinstance(part or {}, dict) for part in content.values()):
         raise ValueError(f"{path} must hold a mapping for `{ALL}` or a stage's name, with one `key: value` a line.")
     for part in content:

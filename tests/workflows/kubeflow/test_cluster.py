@@ -74,7 +74,7 @@ BAD: dict[str, list[tuple[Any, str]]] = {
     ],
     "spot": [("yes", "true or false"), (1, "true or false")],
     "retries": [(-1, "from 0 to 100"), (1.5, "whole number"), ("2", "whole number")],
-    "backoff": [("soon", "90s"), (-3, "90s"), ("1.5h", "90s")],
+    "backoff": [("soon", "90s"), (-3, "90s"), ("1.5h", "90s"), ("99999999d", "a year"), ("٣h", "90s")],
     "backoff_factor": [(0, "from 1 to 10"), (11, "from 1 to 10"), (2.5, "whole number"), ("2", "whole number")],
     "timeout": [("2 hours", "2h"), (None, "2h"), ("", "2h")],
     "user": [(-2, "from -1"), ("root", "whole number"), (2**31, "to 2147483647")],
@@ -154,6 +154,9 @@ def test_a_bad_value_is_named_with_its_place_its_limit_and_what_to_write(
         ("train: {cpu: 1", "not readable as YAML"),
         ("train:\n\tcpu: 1\n", "not readable as YAML"),
         ("\x00", "not readable as YAML"),
+        ("train: {cpu: 1}\ntrain: {accelerators: 1}\n", "'train' stands there twice"),
+        ("all: {timeout: 1:30}", "all.timeout is '1:30'"),
+        ({"train": {"volumes": {"/dev/shm": "claim"}}}, "train mounts /dev/shm, where its shared_memory lies"),
     ],
 )
 def test_a_file_that_is_none_is_told(content: Any, words: str, tmp_path: Path) -> None:
