@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import secrets
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -50,6 +51,11 @@ class Settings:
     def runs(self) -> Path:
         """The directory of runs' logs and reports."""
         return self.home / "runs"
+
+    @property
+    def tracking_shown(self) -> str:
+        """The address of the tracking server as anybody may read it: without the password that it may hold."""
+        return re.sub(r"//[^/]*@", "//", self.tracking)
 
     @property
     def key_file(self) -> Path:
@@ -111,11 +117,17 @@ def hash_key(settings: Settings, source: str) -> str:
     return settings.key_file.read_text().strip()
 
 
-def stage_environment(settings: Settings, source: str) -> dict[str, str]:
+def known_key(settings: Settings, source: str) -> str:
+    """The hash key for a source where there is one, else nothing: for those who may not make one."""
+    known = settings.hash_key or (Path(source) / MARKER).is_file() or settings.key_file.exists()
+    return hash_key(settings, source) if known else ""
+
+
+def stage_environment(settings: Settings, source: str, makes_key: bool = True) -> dict[str, str]:
     """What the stages of a run find in their environment."""
     return {
         **os.environ,
-        keys.VARIABLE: hash_key(settings, source),
+        keys.VARIABLE: hash_key(settings, source) if makes_key else known_key(settings, source),
         "MLFLOW_TRACKING_URI": settings.tracking,
         "MLFLOW_DISABLE_TELEMETRY": "true",
         "MEDLOOP_LOG": "json",
