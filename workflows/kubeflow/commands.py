@@ -182,6 +182,9 @@ def schedule(
     _check_name("--name", name)
     if remove:
         parts = unschedule(_server(), name)
+        if as_json:
+            typer.echo(json.dumps({"removed": name, "parts": parts}))
+            return
         typer.echo(f"{name} has ended ({parts} part{'s' if parts > 1 else ''}). Runs that go on are left alone.")
         return
     if not cron:

@@ -217,7 +217,10 @@ class Server:
                 "the role kubeflow-edit, or set MEDLOOP_KFP_NAMESPACE to a namespace of yours."
             )
         if error.status == 404:
-            return LookupError(f"{self.host} knows no such thing ({what}: 404{said}).")
+            return LookupError(
+                f"{self.host} knows no such thing ({what}: 404{said}). It may have been removed; or check the address: "
+                "some have a path, such as /pipeline."
+            )
         if error.status in (400, 409, 422):
             return ValueError(f"{self.host} refuses it ({what}: {error.status}{said}).")
         return ConnectionError(

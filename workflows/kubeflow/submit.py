@@ -79,18 +79,18 @@ def schedule(server: Server, order: Order, spans: Sequence[Span]) -> list[dict[s
     Pinned: it runs this very package until it is replaced. It never overlaps itself and catches nothing up.
     """
     server.about(oldest_server(order.cluster))
-    before = _of_that_name(server, order.name)
+    before = {str(each["recurring_run_id"]) for each in _of_that_name(server, order.name)}
     wanted = _wanted(server, order)
     try:
         made = [_begin_part(server, wanted, order.name, span) for span in spans]
     except (ValueError, OSError, LookupError):
         with contextlib.suppress(ValueError, OSError, LookupError):
             for part in _of_that_name(server, order.name):  # also one whose answer was lost
-                if part not in before:  # half a schedule is none: what was in force stays, alone
+                if part["recurring_run_id"] not in before:  # half a schedule is none: what was in force stays, alone
                     server.unschedule(str(part["recurring_run_id"]))
         raise
-    for old in before:  # only now: a refusal above leaves the old one in force
-        server.unschedule(str(old["recurring_run_id"]))
+    for old in sorted(before):  # only now: a refusal above leaves the old one in force
+        server.unschedule(old)
     return made
 
 
