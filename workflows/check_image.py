@@ -25,6 +25,9 @@ HARD = ("--network", "none", "--read-only", "--tmpfs", "/tmp:exec")  # noqa: S10
 
 QUICK = Path(__file__).parent / "params" / "smoke.yaml"
 
+PATIENCE = 120
+"""Seconds for a container that only has to say what it is."""
+
 ASK = """
 import json
 import os
@@ -46,7 +49,9 @@ def check(image: str, stage: str) -> Iterator[Finding]:
         raise ValueError(f"There is no stage {stage!r}.{nearest(stage, stages())} Stages: {', '.join(stages())}.")
     check_images([image])
     told, trouble = _ask(image, ASK.format(stage=stage))
-    if not told:
+    theirs = _read(told)
+    if theirs is None:
+        trouble = trouble or f"it says {told[-80:]!r}"
         yield Finding(
             "interface",
             "problem",
@@ -54,7 +59,7 @@ def check(image: str, stage: str) -> Iterator[Finding]:
             f"replace that file, or put python3, medloop's package `components` and `kfp` (--no-deps) into it",
         )
         return
-    found = list(_compare(stage, json.loads(told)))
+    found = list(_compare(stage, theirs))
     yield from found
     told, trouble = _ask(image, EXECUTOR)
     if told:
@@ -84,9 +89,21 @@ def _ask(image: str, code: str) -> tuple[str, str]:
         "-c",
         code,
     ]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=PATIENCE)
+    except subprocess.TimeoutExpired:
+        return "", f"its python3 says nothing within {PATIENCE} s"
     last = (done.stderr.strip().splitlines() or ["it says nothing"])[-1]
     return (done.stdout.strip(), "") if done.returncode == 0 else ("", last)
+
+
+def _read(told: str) -> dict[str, Any] | None:
+    """The image's account of itself, in its last line, or None where it is none."""
+    try:
+        account = json.loads(told.splitlines()[-1])
+    except (ValueError, IndexError):
+        return None
+    return account if isinstance(account, dict) and {"inputs", "outputs", "parameters"} <= set(account) else None
 
 
 def _compare(stage: str, theirs: dict[str, Any]) -> Iterator[Finding]:

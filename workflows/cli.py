@@ -398,8 +398,8 @@ def main() -> None:
         app(prog_name="medloop")
     except BrokenPipeError:
         sys.exit(1)
-    except (ValueError, OSError, RuntimeError) as error:
-        if os.environ.get("MEDLOOP_TRACEBACK"):
+    except (ValueError, OSError, RuntimeError, LookupError) as error:
+        if os.environ.get("MEDLOOP_TRACEBACK") or isinstance(error, KeyError | IndexError):
             raise
         if isinstance(error, OSError) and error.filename is not None:
             tell(f"{error.strerror}: {error.filename}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -21,7 +22,16 @@ HANDED_ON = (
 )
 FAMILIES = ("AWS_", "MLFLOW_")
 FILES = ("AWS_CA_BUNDLE", "AWS_SHARED_CREDENTIALS_FILE", "AWS_CONFIG_FILE", "AWS_WEB_IDENTITY_TOKEN_FILE")
-ADDRESSES = ("AWS_ENDPOINT_URL", "MLFLOW_TRACKING_URI", "MEDLOOP_NOTIFY_URL")
+ADDRESSES = (
+    "AWS_ENDPOINT_URL",
+    "AWS_ENDPOINT_URL_S3",
+    "AWS_ENDPOINT_URL_STS",
+    "AWS_CONTAINER_CREDENTIALS_FULL_URI",
+    "MLFLOW_TRACKING_URI",
+    "MEDLOOP_NOTIFY_URL",
+)
+LABEL = "medloop.store"
+"""The label of a run's containers: the store they work on. One run at a time holds a store."""
 
 
 def for_containers(
@@ -40,13 +50,25 @@ def for_containers(
         "environment": handed_on(environment),
         "user": f"{os.getuid()}:{os.getgid()}",
         "network": network(environment),
+        "labels": {LABEL: arguments["store"]},
     }
+
+
+def end(store: str) -> None:
+    """End the containers that work on a store: Docker's engine does not end them with the process that asked it."""
+    import docker
+    from docker.errors import DockerException
+
+    with contextlib.suppress(DockerException), contextlib.closing(docker.from_env()) as client:
+        for container in client.containers.list(all=True, filters={"label": f"{LABEL}={store}"}):
+            with contextlib.suppress(DockerException):  # it has just ended by itself
+                container.remove(force=True)
 
 
 def named_files(environment: Mapping[str, str]) -> dict[str, str]:
     """Mounts of the files that the environment names: keys, tokens, certificates."""
-    paths = (environment.get(name, "") for name in FILES)
-    return {path: "ro" for path in paths if path and Path(path).is_absolute() and Path(path).is_file()}
+    paths = (Path(environment[name]).absolute() for name in FILES if environment.get(name))
+    return {str(path): "ro" for path in paths if path.is_file()}
 
 
 def network(environment: Mapping[str, str]) -> str:
@@ -57,7 +79,9 @@ def network(environment: Mapping[str, str]) -> str:
 
 def handed_on(environment: Mapping[str, str]) -> dict[str, str]:
     """The part of an environment that a stage has a use for."""
-    return {name: value for name, value in environment.items() if name in HANDED_ON or name.startswith(FAMILIES)}
+    kept = {name: value for name, value in environment.items() if name in HANDED_ON or name.startswith(FAMILIES)}
+    # A path from here leads nowhere there.
+    return {name: str(Path(value).absolute()) if name in FILES and value else value for name, value in kept.items()}
 
 
 def check_images(images: Iterable[str]) -> None:

@@ -130,10 +130,10 @@ def _tracking(settings: Settings) -> Iterator[Finding]:
     try:
         answer = urllib3.request("GET", f"{settings.tracking.rstrip('/')}/health", timeout=5, retries=False)
     except urllib3.exceptions.HTTPError as error:
-        yield Finding("tracking", "note", f"{settings.tracking} does not answer: {error}", remedy)
+        yield Finding("tracking", "note", f"{settings.tracking_shown} does not answer: {error}", remedy)
         return
     healthy = answer.status < 300
-    means = settings.tracking if healthy else f"{settings.tracking} answers {answer.status}"
+    means = settings.tracking_shown if healthy else f"{settings.tracking_shown} answers {answer.status}"
     yield Finding("tracking", "ok" if healthy else "note", means, "" if healthy else remedy)
 
 

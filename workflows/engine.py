@@ -18,7 +18,7 @@ from typing import Any
 def main() -> int:
     """Do the run that standard input describes; gives the exit status."""
     asked = json.loads(sys.stdin.readline())
-    threading.Thread(target=_end_with_the_starter, daemon=True).start()
+    threading.Thread(target=_end_with_the_starter, args=(asked,), daemon=True).start()
     warnings.filterwarnings("ignore", message="You may be attemping to run", category=RuntimeWarning)
     from kfp import local
 
@@ -47,12 +47,18 @@ def _runner(local: Any, asked: dict[str, Any]) -> Any:
         entrypoint="",  # the images are commands by themselves; here the pipeline brings its own
         network_mode=asked["network"],
         shm_size="1g",  # the usual 64 MB are too little for training
+        labels=asked["labels"],
         **gpus,
     )
 
 
-def _end_with_the_starter() -> None:
+def _end_with_the_starter(asked: dict[str, Any]) -> None:
     sys.stdin.read()
+    if asked["runner"] == "docker":
+        from workflows import containers
+
+        for store in asked["labels"].values():
+            containers.end(store)
     os.killpg(0, signal.SIGTERM)
 
 

@@ -71,21 +71,44 @@ def settle(
         asked["source"] = source
     settled = {}
     for name, parameter in pipeline_parameters().items():
-        if parameter.required and name not in asked:
+        if parameter.required and not asked.get(name):
             raise ValueError("No source was given. Name the directory of images with --source DIR.")
         settled[name] = parameter.check(asked.get(name, defaults.get(name, parameter.default)))
     settled["source"] = str(Path(settled["source"]).absolute()) if "://" not in settled["source"] else settled["source"]
     return settled
 
 
+class _Strict(yaml.SafeLoader):
+    """YAML less its surprises: a name that stands twice is refused, and 1:30 is a text, not ninety."""
+
+    def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
+        names = [key.value for key, _ in getattr(node, "value", ()) if isinstance(key, yaml.ScalarNode)]
+        for name in names:
+            if name != "<<" and names.count(name) > 1:
+                raise yaml.constructor.ConstructorError(None, None, f"{name!r} stands there twice", node.start_mark)
+        return super().construct_mapping(node, deep)
+
+    def construct_yaml_int(self, node: Any) -> Any:
+        return node.value if ":" in node.value else super().construct_yaml_int(node)
+
+
+_Strict.add_constructor("tag:yaml.org,2002:int", _Strict.construct_yaml_int)
+
+
+def read_yaml(path: Path) -> Any:
+    """What a YAML file holds; FileNotFoundError where there is none, ValueError where it cannot be read."""
+    try:
+        return yaml.load(path.read_text(encoding="utf-8"), _Strict)  # noqa: S506 - a SafeLoader
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path} is not readable as YAML: {' '.join(str(error).split())}. Mend that line.") from None
+
+
 def _read_file(path: Path) -> dict[str, Any]:
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+        content = read_yaml(path) or {}
     except FileNotFoundError:
         shipped = sorted(p.stem for p in (Path(__file__).parent / "params").glob("*.yaml"))
         raise ValueError(f"There is no parameter file {path}. Shipped ones: {', '.join(shipped)}.") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path} is not readable as YAML: {' '.join(str(error).split())}. Mend that line.") from None
     if not isinstance(content, dict):
         raise ValueError(f"{path} holds a {type(content).__name__}; write one `name: value` a line.")
     return content

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import json
 import os
 import subprocess
@@ -97,7 +99,9 @@ def _new_folder(place: Path, name: str) -> Path:
 
 
 def _environment(settings: Settings, run: Run, folder: Path, aside: Path) -> dict[str, str]:
-    environment = stage_environment(settings, str(run.record["arguments"].get("source", "")), make_key=False)
+    source = str(run.record["arguments"].get("source", ""))
+    # Most stages need no key. One that was made here would fit no data of the store, and later be taken for the loop's.
+    environment = stage_environment(settings, source, make_key=False)
     environment.pop("MEDLOOP_LOG")
     # Nothing that others see: no tracking, no message, and all that is written goes aside.
     environment.pop("MEDLOOP_NOTIFY_URL", None)
@@ -150,11 +154,19 @@ def _in_a_container(
     options = ["--rm", "--user", f"{os.getuid()}:{os.getgid()}", "--shm-size", "1g", "--entrypoint", "python3"]
     options += ["--network", network(environment)] if "--network" not in more else []
     options += ["--interactive", "--tty"] if debug and sys.stdin.isatty() else ["--interactive"] if debug else []
-    options += [part for path, mode in mounts.items() for part in ("--volume", f"{path}:{path}:{mode}")]
+    options += [part for path, mode in mounts.items() for part in ("--mount", _mount(path, mode))]
     options += [part for name in named for part in ("--env", name)]  # by name alone: no secret on the command line
     if replay.step["parameters"].get("device") == "cuda":
         options += ["--gpus", "all"]
     return ["docker", "run", *options, *more, image, *command], {**os.environ, **named}
+
+
+def _mount(path: str, mode: str) -> str:
+    """A directory or file at the same path inside, in docker's words, which are a line of CSV."""
+    line = io.StringIO()
+    parts = ("type=bind", f"source={path}", f"target={path}", *(("readonly",) if mode == "ro" else ()))
+    csv.writer(line, lineterminator="").writerow(parts)
+    return line.getvalue()
 
 
 def compare(replay: Replay) -> dict[str, bool | None]:

@@ -29,6 +29,14 @@ from workflows.settings import Settings, stage_environment
 FOLDER = "runs"
 LAST_LINES = 15
 LOCK = "lock"
+TOLD = {
+    "progress": ("done", "total", "note"),
+    "finished": ("seconds", "values"),
+    "reused": ("seconds", "values"),
+    "failed": ("why",),
+}
+"""What the events of a stage tell besides which stage it is."""
+
 NOISE = "[KFP Executor "
 """How lines begin that Kubeflow's executor writes for its own makers."""
 DONE = ("finished", "reused")
@@ -135,7 +143,11 @@ def _run_engine(
         from workflows.containers import for_containers
 
         asked |= for_containers(settings, environment, asked["arguments"], images.values())
-    with _engine(environment, folder) as engine, (folder / "log.txt").open("w", encoding="utf-8") as log_file:
+    with (
+        _no_containers_left(store, runner),
+        _engine(environment, folder) as engine,
+        (folder / "log.txt").open("w", encoding="utf-8") as log_file,
+    ):
         held.hand_to(engine.pid)
         assert engine.stdin is not None
         assert engine.stdout is not None
@@ -149,6 +161,21 @@ def _run_engine(
         status = engine.wait()
     run.record["stages"] = diary.steps(store, run.id)
     _conclude(run, status, folder / "log.txt")
+
+
+@contextmanager
+def _no_containers_left(store: Store, runner: str) -> Iterator[None]:
+    """Before the block and after it, no container of this home works on: not even of a run that was killed."""
+    if runner != "docker":
+        yield
+        return
+    from workflows import containers
+
+    containers.end(store.uri)
+    try:
+        yield
+    finally:
+        containers.end(store.uri)
 
 
 @contextmanager
@@ -240,7 +267,9 @@ def read_event(line: str) -> dict[str, Any] | None:
         event = json.loads(text)
     except ValueError:
         return None
-    return event if isinstance(event, dict) and "stage" in event else None
+    if not isinstance(event, dict) or not {"stage", *TOLD.get(event["event"], ())} <= set(event):
+        return None  # of an image that says other things, in the same form
+    return event
 
 
 def _conclude(run: Run, status: int, log_file: Path) -> None:
@@ -321,7 +350,7 @@ def _open(store: Store, run_id: str) -> Run:
     data = store.read(path)
     steps = diary.steps(store, run_id)
     if data is None:
-        return Run(run_id, _on_a_cluster(run_id, steps))
+        return Run(run_id, _on_a_cluster(run_id, steps, len(store.names(f"{diary.FOLDER}/{run_id}"))))
     record = decode("run", data, path)
     missing = {"run", "arguments", "by", "started", "outcome"} - set(record)
     if missing:
@@ -333,7 +362,7 @@ def _open(store: Store, run_id: str) -> Run:
     return Run(run_id, {**record, "stages": steps})
 
 
-def _on_a_cluster(run_id: str, steps: list[dict[str, Any]]) -> dict[str, Any]:
+def _on_a_cluster(run_id: str, steps: list[dict[str, Any]], written: int) -> dict[str, Any]:
     """The record of a run that no one started from here, as its steps tell it."""
     if not steps:
         raise FileNotFoundError(f"The steps of {run_id} were listed and cannot be read. The store is not whole.")
@@ -342,6 +371,10 @@ def _on_a_cluster(run_id: str, steps: list[dict[str, Any]]) -> dict[str, Any]:
     )
     by = next((step["parameters"]["by"] for step in steps if step.get("parameters", {}).get("by")), "")
     ended = {"outcome": "running"} if _goes_on(steps) else ending(steps)
+    if missing := written - len(steps):
+        damaged = "one record of its steps is" if missing == 1 else f"{missing} records of its steps are"
+        why = f"{damaged} damaged, so nobody knows. Restore the store from a copy."
+        ended = {"outcome": "unknown", "failed_stage": "", "why": why}
     spent = _moment(steps[-1]) - _moment(steps[0])
     return {
         "run": run_id,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import secrets
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -50,6 +51,11 @@ class Settings:
     def runs(self) -> Path:
         """The directory of runs' logs and reports."""
         return self.home / "runs"
+
+    @property
+    def tracking_shown(self) -> str:
+        """The address of the tracking server as anybody may read it: without the password that it may hold."""
+        return re.sub(r"//[^/]*@", "//", self.tracking)
 
     @property
     def key_file(self) -> Path:

@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Annotated
+from urllib.parse import quote
 from xml.etree import ElementTree as ET
 
 import typer
@@ -216,7 +217,8 @@ class _Bucket:
 
 def _rules(prefix: str) -> dict[str, tuple[str, ET.Element]]:
     """The rules by name: what each says, and as XML. None lets a current object expire but those of probes."""
-    here, mark = (f"{prefix}/", f"-{prefix.replace('/', '-')}") if prefix else ("", "")
+    # A slash may not turn into what another prefix holds: a rule of that id belongs to another store.
+    here, mark = (f"{prefix}/", f"-{quote(prefix, safe='')}") if prefix else ("", "")
 
     def rule(name: str, below: str, action: str, days: str, number: int) -> ET.Element:
         root = ET.Element("Rule")

@@ -100,7 +100,7 @@ def summarise(console: Console, settings: Settings, store: Store, run: Run) -> N
     further.append(("what was released", f"{_command('medloop')} models"))
     if run.record["in_service"]:
         further.append(("try the model", f"{_command('medloop')} serve"))
-    further.append(("the tracking page", f"{_command('mlflow')} ui --backend-store-uri {settings.tracking}"))
+    further.append(("the tracking page", f"{_command('mlflow')} ui --backend-store-uri {settings.tracking_shown}"))
     for what, how in further:
         console.print(f"  {what:18} {how}", highlight=False, markup=False, soft_wrap=True)
 

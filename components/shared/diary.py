@@ -63,4 +63,24 @@ def runs(store: Store) -> dict[str, str]:
 def steps(store: Store, run: str) -> list[dict[str, Any]]:
     """What the steps of a run wrote, in the order in which they began."""
     records = (try_decode("step", store.read(name)) for name in store.names(f"{FOLDER}/{run}"))
-    return [record for record in records if record and {"stage", "state", "at"} <= set(record)]
+    return [record for record in records if record and _sound(record)]
+
+
+_TEXTS = ("stage", "state", "at", "key", "why", "code", "image")
+_MAPPINGS = ("inputs", "parameters", "outputs", "values")
+_GIVEN = {"ingest": "dataset", "evaluate": "report", "gate": "decision"}
+"""Outputs without which nothing can be told of a step."""
+
+
+def _sound(record: dict[str, Any]) -> bool:
+    """Whether a record is what a step wrote: one that was changed or cut would be told as what it is not."""
+    wanted = {"stage", "state", "at"}
+    if record.get("state") in ("finished", "reused"):
+        wanted |= {"key", "seconds", "outputs", "values"}
+    shaped = all(isinstance(record.get(name, ""), str) for name in _TEXTS)
+    shaped = shaped and all(isinstance(record.get(name, {}), dict) for name in _MAPPINGS)
+    if not (wanted <= set(record) and shaped and isinstance(record.get("seconds", 0.0), int | float)):
+        return False
+    if "outputs" in wanted and record["stage"] in ("deploy", "reject"):
+        return {"sentence", "version"} <= set(record["values"])
+    return "outputs" not in wanted or _GIVEN.get(record["stage"]) in (None, *record["outputs"])

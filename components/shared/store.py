@@ -261,6 +261,9 @@ def open_store(uri: str) -> Store:
     if isinstance(backend, Directory):
         return Store(where, backend, None)
     cache = Path(os.environ.get("MEDLOOP_CACHE") or Path(tempfile.gettempdir()) / f"medloop-cache-{os.getuid()}")
+    if not cache.exists():
+        cache.parent.mkdir(parents=True, exist_ok=True)
+        cache.mkdir(mode=0o700, exist_ok=True)  # scans come to lie there, and others may look into /tmp
     return Store(where, backend, cache)
 
 
@@ -278,7 +281,12 @@ def _backend(uri: str) -> tuple[str, Backend]:
         root = Path(uri).absolute()
         return str(root), Directory(root)
     parts = urlsplit(uri)
-    if parts.scheme != "s3" or not parts.netloc:
+    if "@" in parts.netloc:
+        raise ValueError(
+            "The store's address holds a user or a password (not shown). Write s3://bucket/prefix alone; keys have "
+            "variables of their own, such as AWS_ACCESS_KEY_ID."
+        )
+    if parts.scheme != "s3" or not parts.netloc or "?" in uri or "#" in uri:
         raise ValueError(f"The store's address is {uri!r}. Give a directory or s3://bucket/prefix.")
     from components.shared import s3  # only those who name a bucket need the client
 

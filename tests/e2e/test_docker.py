@@ -2,17 +2,26 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
+import os
+import signal
 import subprocess
 import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
+
+import docker
+import pytest
 
 from components.shared.interface import stages
 from tests.components.shared.servers import moto
 from tests.e2e.loop import QUICK, ROOT, Place
 from tests.e2e.test_s3 import over
 from tests.images.built import WHERE, image, require
+from workflows.containers import LABEL, network
 
 
 def test_a_run_in_containers_equals_a_run_in_processes(place: Place) -> None:
@@ -39,6 +48,37 @@ def test_containers_reach_storage_on_this_machine_with_keys_in_a_file(place: Pla
         run = bucket.run("--runner", "docker", *(["--images", WHERE] if WHERE else []))
     assert run["outcome"] == "released"
     assert {step["image"] for step in run["stages"] if step["stage"] == "train"} == {image("train")}
+
+
+def containers(place: Place) -> list[str]:
+    """The images of the containers that work for this place."""
+    with contextlib.closing(docker.from_env()) as client:
+        found = client.containers.list(filters={"label": f"{LABEL}={place.home / 'store'}"})
+        return [str(container.attrs["Config"]["Image"]) for container in found]
+
+
+def soon(holds: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 120
+    while not holds():
+        assert time.monotonic() < deadline
+        time.sleep(0.2)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+def test_no_container_works_on_when_its_run_has_ended(number: signal.Signals, place: Place) -> None:
+    for stage in stages():
+        require(stage)
+    begun = place.begin("--runner", "docker", "--set", "epochs=300", *(["--images", WHERE] if WHERE else []))
+    soon(lambda: image("train") in containers(place))
+    os.kill(begun.pid, number)
+    begun.communicate(timeout=60)
+    soon(lambda: not containers(place))
+
+
+def test_the_network_of_this_machine_is_used_where_storage_is_on_it() -> None:
+    for name in ("AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL_STS", "MLFLOW_TRACKING_URI"):
+        assert network({name: "http://127.0.0.1:9000"}) == "host"
+        assert network({name: "https://s3.example:9000"}) == "bridge"
 
 
 def test_without_an_engine_a_run_in_containers_says_so(place: Place) -> None:

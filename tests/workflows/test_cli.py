@@ -12,6 +12,7 @@ import pytest
 import yaml
 from typer.testing import CliRunner
 
+from tests.components.shared.servers import free_port
 from tests.e2e.loop import ROOT, Place
 from workflows.cli import app
 from workflows.parameters import option_parameters, pipeline_parameters
@@ -147,3 +148,12 @@ def test_serve_refuses_a_port_in_use(tmp_path: Path) -> None:
         port = str(taken.getsockname()[1])
         done = medloop(tmp_path, "serve", "--port", port, status=1)
     assert port in done.stderr
+
+
+@pytest.mark.parametrize("scheme", ["http", "postgresql"])
+def test_the_doctor_shows_no_password_of_the_tracking_server(scheme: str, tmp_path: Path) -> None:
+    address = f"{scheme}://me:geheim@127.0.0.1:{free_port()}/x"
+    done = medloop(tmp_path, "doctor", "--json", MLFLOW_TRACKING_URI=address)
+    (tracking,) = [found for found in json.loads(done.stdout) if found["part"] == "tracking"]
+    assert tracking["state"] == "note"
+    assert "geheim" not in done.stdout + done.stderr

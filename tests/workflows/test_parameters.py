@@ -107,6 +107,8 @@ def test_a_wrong_assignment_is_refused_with_the_remedy(assignment: str, sentence
         ("train_options:\n  agument: 3", "Did you mean 'train_options.augment'?"),
         ("train_options:", "train_options is None, and must be a mapping"),
         ("1: 2", "There is no parameter '1'"),
+        ("epochs: 3\nepochs: 5", "'epochs' stands there twice"),
+        ("epochs: 1:30", "epochs is '1:30', and must be a whole number"),
     ],
 )
 def test_a_wrong_file_is_refused_with_the_remedy(text: str, sentence: str, file: Path) -> None:
@@ -130,6 +132,11 @@ def test_a_missing_file_names_those_that_are_shipped(file: Path) -> None:
 def test_an_empty_file_asks_for_nothing(file: Path) -> None:
     file.write_text("# nothing\n")
     assert settled(file=file) == settled()
+
+
+def test_a_source_that_is_set_to_nothing_is_not_this_directory() -> None:
+    with pytest.raises(ValueError, match="No source was given"):
+        settled("source=", source=None)
 
 
 @pytest.mark.parametrize("source", [None, ""])

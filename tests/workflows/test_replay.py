@@ -163,6 +163,25 @@ def test_in_a_container(finished: ByHand) -> None:
     assert listing(finished) == before
 
 
+def test_in_a_container_below_a_home_of_an_odd_name(finished: ByHand, tmp_path: Path) -> None:
+    require("gate")
+    home = tmp_path / "-a:b, 'ä\""
+    done = medloop(home, "replay", RUN, "gate", "--runner", "docker", "--json", MEDLOOP_STORE=finished.store.uri)
+    assert set(json.loads(done.stdout)["equal"].values()) == {True}
+
+
+def test_a_machine_without_the_key_does_a_step_again_and_makes_no_key(finished: ByHand, tmp_path: Path) -> None:
+    away = finished.scans.rename(finished.home / "away")  # as on a laptop: the scans are on the cluster
+    try:
+        done = medloop(tmp_path, "replay", RUN, "split", "--json", MEDLOOP_STORE=finished.store.uri)
+        assert set(json.loads(done.stdout)["equal"].values()) == {True}
+        assert not (tmp_path / "hash.key").exists()
+        done = medloop(tmp_path, "replay", RUN, "ingest", status=1, MEDLOOP_STORE=finished.store.uri)
+        assert "MEDLOOP_HASH_KEY is not set" in done.stderr
+    finally:
+        away.rename(finished.scans)
+
+
 def test_without_an_engine_a_container_is_refused(finished: ByHand) -> None:
     arguments = ("replay", RUN, "gate", "--runner", "docker")
     done = medloop(finished.home, *arguments, status=1, DOCKER_HOST="unix:///nowhere/docker.sock")

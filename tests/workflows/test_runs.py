@@ -121,6 +121,24 @@ def test_a_deploy_at_work_is_no_failure(pages: Pages) -> None:
     assert pages.outcome() == "released"
 
 
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"values": None}, {"values": {}}, {"values": 3}, {"outputs": None}, {"seconds": None}, {"key": None}, {"at": 3},
+        {"stage": None}, {"parameters": []},
+    ],
+)  # fmt: skip
+def test_a_page_that_was_changed_is_not_believed(changed: dict[str, Any], pages: Pages) -> None:
+    pages.page("resolve", "finished")
+    pages.page("deploy", "finished", values=END)
+    name = pages.store.names(f"steps/{RUN}")[-1]
+    record = json.loads(pages.store.read(name) or b"")
+    pages.store.write(name, json.dumps({**record, **changed}).encode())
+    assert pages.outcome() == "unknown"
+    assert "one record of its steps is damaged" in find(pages.store).record["why"]
+    assert [step["stage"] for step in find(pages.store).stages] == ["resolve"]
+
+
 def test_a_refusal_is_a_result(pages: Pages) -> None:
     pages.page("resolve", "reused", parameters={"source": "s3://scans", "asked": {"epochs": "3"}})
     pages.page("reject", "finished", values={"version": "", "sentence": "Refused."}, parameters={"by": "someone"})
@@ -144,8 +162,8 @@ def test_runs_of_here_and_there_are_listed_together_the_newest_first(
     store.write(f"steps/{RUN}/20260101-000000.000001-split.json", b"damaged")
     assert [run.id for run in recent(store)] == [new["run"], RUN, old["run"]]
     listed = json.loads(medloop(tmp_path, "runs", "--json", "--limit", "10").stdout)
-    assert [run["state"] for run in listed] == ["released", "failed", "interrupted"]
-    assert listed[1]["what"] == "resolve: a reason"
+    assert [run["state"] for run in listed] == ["released", "unknown", "interrupted"]
+    assert "one record of its steps is damaged" in listed[1]["what"]
 
 
 def test_an_empty_store_has_no_runs(tmp_path: Path) -> None:

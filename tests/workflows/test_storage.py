@@ -88,11 +88,13 @@ def test_rules_of_others_and_of_other_prefixes_stay(server: S3Server) -> None:
     plain.set_bucket_lifecycle("shared", LifecycleConfig([others]))
     states(server, "s3://shared/chest")
     states(server, "s3://shared/hand/left")
+    states(server, "s3://shared/hand-left")
+    assert set(states(server, "s3://shared/hand/left").values()) == {"is"}, "each prefix has rules of its own"
     rules = {rule.rule_id: rule for rule in plain.get_bucket_lifecycle("shared").rules}
     names = [part.removeprefix("rule ") for part in parts(server) if part.startswith("rule")]
     assert set(rules) == {
         "theirs",
-        *(f"medloop-{name}-{prefix}" for name in names for prefix in ("chest", "hand-left")),
+        *(f"medloop-{name}-{prefix}" for name in names for prefix in ("chest", "hand%2Fleft", "hand-left")),
     }
     assert rules["theirs"].expiration.days == 30
     assert rules["theirs"].rule_filter.prefix == "logs/"

@@ -9,10 +9,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from components.shared.interface import nearest, stages
-from workflows.kubeflow.placement import Placement, seconds
+from workflows.kubeflow.placement import SHARED_MEMORY, Placement, seconds
+from workflows.parameters import read_yaml
 
 SHIPPED = Path(__file__).parent / "cluster.yaml"
 ALL = "all"
@@ -30,6 +29,12 @@ def read_cluster(file: Path | None) -> dict[str, Placement]:
                 for name, value in content.get(part, {}).items():
                     checked = _check(f"{path.name}: {part}.{name}", name, value)
                     settled[name] = {**settled.get(name, {}), **checked} if isinstance(checked, dict) else checked
+        mounted = {*settled.get("volumes", {}), *settled.get("secret_files", {})}
+        if settled.get("shared_memory") and any(path.rstrip("/") == SHARED_MEMORY for path in mounted):
+            raise ValueError(
+                f"{(file or SHIPPED).name}: {stage} mounts {SHARED_MEMORY}, where its shared_memory lies. Choose "
+                "another path, or set shared_memory to nothing ('') for it."
+            )
         placements[stage] = Placement(**{name: _without_nothing(value) for name, value in settled.items()})
         _agree(f"{(file or SHIPPED).name}: {stage}", placements[stage])
     return placements
@@ -49,7 +54,7 @@ def _agree(where: str, place: Placement) -> None:
             f"{where}: user is 0, which is root, and non_root is true. Set another user, or non_root: false."
         )
     for path in (*place.volumes, *place.secret_files):
-        if path in TAKEN or (path == "/dev/shm" and place.shared_memory):  # noqa: S108 - a container's
+        if path in TAKEN:
             raise ValueError(f"{where}: {path} is taken by the image itself. Mount at another path, such as /scans.")
 
 
@@ -64,11 +69,9 @@ def _without_nothing(value: Any) -> Any:
 
 def _read(path: Path) -> dict[str, dict[str, Any]]:
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+        content = read_yaml(path) or {}
     except FileNotFoundError:
         raise ValueError(f"There is no cluster file {path}. Copy from workflows/kubeflow/cluster.yaml.") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path} is not readable as YAML: {' '.join(str(error).split())}. Mend that line.") from None
     if not isinstance(content, dict) or not all(isinstance(part or {}, dict) for part in content.values()):
         raise ValueError(f"{path} must hold a mapping for `{ALL}` or a stage's name, with one `key: value` a line.")
     for part in content:
@@ -182,6 +185,26 @@ _path = partial(_matching, r"/[^:\s]+", "paths within the container, from / on")
 _variable = partial(_matching, r"[A-Za-z_][A-Za-z0-9_]*", "names of environment variables: letters, digits and _")
 
 
+def _own_key(value: Any) -> str:
+    if str(value).startswith("pipeline"):
+        raise ValueError("labels that begin with pipeline are Kubeflow's own; choose another name.")
+    return _key(value)
+
+
+def _free_variable(value: Any) -> str:
+    if value in ("MEDLOOP_RUN", "MEDLOOP_IMAGE"):
+        raise ValueError(f"{value} is set by medloop itself; leave it out.")
+    return _variable(value)
+
+
+def _plain_variable(value: Any) -> str:
+    if re.search("SECRET|TOKEN|PASSWORD|HASH_KEY|ACCESS_KEY", str(value)) and not str(value).endswith("_FILE"):
+        raise ValueError(
+            f"{value} is a secret by its name, and this stands in the package for all to read; see `secrets`."
+        )
+    return _free_variable(value)
+
+
 def _label(value: Any) -> str:
     if not re.fullmatch(r"([A-Za-z0-9]([-_.A-Za-z0-9]{0,61}[A-Za-z0-9])?)?", _quoted(value)):
         raise ValueError(
@@ -227,10 +250,10 @@ _CHECKS: dict[str, _Check] = {
     "non_root": _truth,
     "image_pull_policy": partial(_matching, "Always|IfNotPresent|Never", "Always, IfNotPresent or Never"),
     "image_pull_secrets": partial(_list, kubernetes_name),
-    "labels": partial(_each, _key, _label),
+    "labels": partial(_each, _own_key, _label),
     "annotations": partial(_each, _key, _quoted),
-    "environment": partial(_each, _variable, _quoted),
-    "secrets": partial(_each, _variable, _secret),
+    "environment": partial(_each, _plain_variable, _quoted),
+    "secrets": partial(_each, _free_variable, _secret),
     "secret_files": partial(_each, _path, lambda value: kubernetes_name(str(value).rstrip("?")) and str(value)),
     "volumes": partial(_each, _path, kubernetes_name),
 }

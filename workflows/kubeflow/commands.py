@@ -190,6 +190,9 @@ def schedule(
     _check_name("--name", name)
     if remove:
         parts = unschedule(_server(), name)
+        if as_json:
+            typer.echo(json.dumps({"removed": name, "parts": parts}))
+            return
         typer.echo(f"{name} has ended ({parts} part{'s' if parts > 1 else ''}). Runs that go on are left alone.")
         return
     if not cron:
@@ -287,6 +290,9 @@ def _order(
 
     if account:
         _check_name("--service-account", account)
+    for option, text in (("--name", name), ("--experiment", experiment)):
+        if not 0 < len(text.strip()) <= 128:
+            refuse(f"{option} is {text!r}, and must have 1 to 128 characters. Give it such a name.")
     places = _cluster(cluster)
     asked = arguments(source, params, assignments, defaults_on(places))
     kept = store or read_settings().store

@@ -94,7 +94,7 @@ def read(text: str) -> Cron:
 def _field(word: str, name: str, low: int, high: int, text: str) -> Field:
     values: set[int] = set()
     for part in word.split(","):
-        found = re.fullmatch(r"(\*|[A-Za-z]+|\d+)(?:-([A-Za-z]+|\d+))?(?:/(\d+))?", part)
+        found = re.fullmatch(r"(\*|[A-Za-z]+|\d+)(?:-([A-Za-z]+|\d+))?(?:/(\d+))?", part, re.ASCII)
         numbers = [_number(each, name) for each in (found[1], found[2]) if each and each != "*"] if found else []
         bad = found is None or (found[1] == "*" and found[2]) or (found[3] and int(found[3]) == 0)
         if bad or found is None or not all(low <= number <= high for number in numbers) or numbers != sorted(numbers):

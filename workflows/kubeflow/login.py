@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 import urllib3
 from yaml import YAMLError
 
-from workflows.kubeflow.server import HOME, Server
+from workflows.kubeflow.server import HOME, LOGIN, Server
 from workflows.settings import Kubeflow
 
 PRINTABLE = re.compile(r"[\x20-\x7e]+")
@@ -53,6 +53,11 @@ def _address(endpoint: str) -> str:
         raise ValueError(
             f"The server's address is {endpoint!r}. Write it with http:// or https://, such as http://127.0.0.1:8080 "
             "or https://kubeflow.example/pipeline."
+        )
+    if "@" in parts.netloc:
+        raise ValueError(
+            "KF_PIPELINES_ENDPOINT holds a user or a password (not shown), which would stand in messages and links. "
+            f"Write {parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path} there. {LOGIN}"
         )
     return endpoint.rstrip("/")
 

@@ -14,6 +14,8 @@ SPOT_TAINTS = (
 )
 """How the clouds mark the nodes that they may take back at any moment."""
 
+SHARED_MEMORY = "/dev/shm"  # noqa: S108 - the place that Linux has for it
+
 YEAR = 365 * 24 * 3600
 
 RUN_LABEL = "metadata.labels['pipeline/runid']"
@@ -72,7 +74,7 @@ class Placement:
             task.set_accelerator_type(self.accelerator)
             task.set_accelerator_limit(self.accelerators)
         if size := self.shared_memory:
-            kubernetes.empty_dir_mount(task, "shared-memory", "/dev/shm", "Memory", size)  # noqa: S108
+            kubernetes.empty_dir_mount(task, "shared-memory", SHARED_MEMORY, "Memory", size)
         for path, claim in self.volumes.items():
             kubernetes.mount_pvc(task, claim, path)
 
@@ -129,7 +131,10 @@ _SPOT = tuple({"key": key, "operator": "Equal", "value": value, "effect": "NoSch
 
 def seconds(duration: str) -> int:
     """The seconds in a duration such as 90, 30s, 10m, 2h or 1d."""
-    found = re.fullmatch(r"(\d+)([smhd]?)", duration)
+    found = re.fullmatch(r"([0-9]{1,9})([smhd]?)", duration)
     if not found:
         raise ValueError(f"{duration!r} is no duration. Write a number and s, m, h or d, such as 90s or 2h.")
-    return int(found[1]) * {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400}[found[2]]
+    given = int(found[1]) * {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400}[found[2]]
+    if given > YEAR:
+        raise ValueError(f"{duration!r} is more than a year. Write at most 365d.")
+    return given

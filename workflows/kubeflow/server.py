@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 from urllib.parse import quote
 
 import urllib3
+
+T = TypeVar("T")
 
 PATIENCE = (10.0, 60.0)
 """Seconds for a connection, and for an answer."""
@@ -67,15 +70,22 @@ class Server:
 
     def experiment(self, name: str) -> str:
         """The id of the experiment of that name, made if it is not there."""
-        query = {"filter": _equals("display_name", name), "namespace": self.namespace}
-        found = self._ask("GET", "experiments", query).get("experiments") or []
-        if found:
-            return str(found[0]["experiment_id"])
-        wanted = {"display_name": name, **({"namespace": self.namespace} if self.namespace else {})}
-        return str(self._ask("POST", "experiments", body=wanted)["experiment_id"])
+
+        def find_or_make() -> str:
+            query = {"filter": _equals("display_name", name), "namespace": self.namespace}
+            found = self._ask("GET", "experiments", query).get("experiments") or []
+            if found:
+                return str(found[0]["experiment_id"])
+            wanted = {"display_name": name, **({"namespace": self.namespace} if self.namespace else {})}
+            return str(self._ask("POST", "experiments", body=wanted)["experiment_id"])
+
+        return _again_if_another_was_first(find_or_make)
 
     def upload(self, name: str, package: Path, digest: str) -> tuple[str, str]:
         """The ids of the pipeline and of the version that holds this package; uploaded only if it is not there."""
+        return _again_if_another_was_first(lambda: self._upload(name, package, digest))
+
+    def _upload(self, name: str, package: Path, digest: str) -> tuple[str, str]:
         about = f"medloop package {digest}"
         try:
             pipeline = self._ask("GET", f"pipelines/names/{quote(name)}", {"namespace": self.namespace})["pipeline_id"]
@@ -99,6 +109,10 @@ class Server:
             return self._ask("GET", f"runs/{quote(run_id)}")
         except LookupError:
             raise ValueError(f"{self.host} knows no run {run_id}. `medloop runs` lists those it knows.") from None
+
+    def terminate(self, run_id: str) -> None:
+        """End a run that goes on."""
+        self._ask("POST", f"runs/{quote(run_id)}:terminate")
 
     def runs(self, experiment: str = "") -> Iterator[dict[str, Any]]:
         """The runs it knows, the newest first."""
@@ -217,8 +231,13 @@ class Server:
                 "the role kubeflow-edit, or set MEDLOOP_KFP_NAMESPACE to a namespace of yours."
             )
         if error.status == 404:
-            return LookupError(f"{self.host} knows no such thing ({what}: 404{said}).")
-        if error.status in (400, 409, 422):
+            return LookupError(
+                f"{self.host} knows no such thing ({what}: 404{said}). It may have been removed; or check the address: "
+                "some have a path, such as /pipeline."
+            )
+        if error.status == 409:
+            return FileExistsError(f"{self.host} has it already ({what}: 409{said}).")
+        if error.status in (400, 422):
             return ValueError(f"{self.host} refuses it ({what}: {error.status}{said}).")
         return ConnectionError(
             f"{self.host} is in trouble ({what}: {error.status}{said}). Look at its pods, or try later."
@@ -245,6 +264,14 @@ class Server:
             "address in KF_PIPELINES_ENDPOINT; to reach one that has none: "
             f"kubectl port-forward -n {HOME} svc/ml-pipeline-ui 8080:80, then http://127.0.0.1:8080"
         )
+
+
+def _again_if_another_was_first(make: Callable[[], T]) -> T:
+    """What is made, or found made by another client at the same moment."""
+    for _ in range(3):
+        with contextlib.suppress(FileExistsError):
+            return make()
+    return make()
 
 
 def _equals(key: str, value: str) -> str:

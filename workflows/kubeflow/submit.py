@@ -8,7 +8,7 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from itertools import islice
+from itertools import islice, takewhile
 from pathlib import Path
 from typing import Any
 
@@ -43,7 +43,13 @@ def submit(server: Server, order: Order) -> str:
     """Start a run now; gives its id. Refuses while another run of the same loop goes on."""
     server.about(oldest_server(order.cluster))
     _refuse_overlap(server, order)
-    return server.start(_wanted(server, order))
+    run_id = server.start(_wanted(server, order))
+    try:
+        _refuse_overlap(server, order, run_id)  # someone may have submitted at the same moment: the first one goes on
+    except RuntimeError:
+        server.terminate(run_id)
+        raise
+    return run_id
 
 
 def _wanted(server: Server, order: Order) -> dict[str, Any]:
@@ -62,15 +68,24 @@ def _wanted(server: Server, order: Order) -> dict[str, Any]:
     return {**wanted, **({"service_account": order.service_account} if order.service_account else {})}
 
 
-def _refuse_overlap(server: Server, order: Order) -> None:
-    for run in islice(server.runs(), 200):
+def _refuse_overlap(server: Server, order: Order, mine: str = "") -> None:
+    """Refuse while a run works on the same store; of those that began after `mine`, none counts."""
+    going_on = []
+    for run in islice(server.runs(), 1000):
         asked = (run.get("runtime_config") or {}).get("parameters") or {}
-        if run.get("state") in GOING_ON and str(asked.get("store", "")).rstrip("/") == order.store.rstrip("/"):
-            raise RuntimeError(
-                f"The run {run['run_id']} ({run.get('display_name')}) works on the store {order.store} and is "
-                f"{run['state'].lower()}. One run at a time holds a loop. Wait for it: medloop runs; or end it at "
-                f"{server.link('runs/details/' + run['run_id'])}"
-            )
+        if run.get("state", "") in ("", *GOING_ON) and str(asked.get("store", "")).rstrip("/") == order.store.rstrip(
+            "/"
+        ):
+            going_on.append(run)
+    going_on.sort(key=lambda run: (run.get("created_at", ""), run["run_id"]))
+    before = list(takewhile(lambda run: run["run_id"] != mine, going_on))
+    if before:
+        run = before[0]
+        raise RuntimeError(
+            f"The run {run['run_id']} ({run.get('display_name')}) works on the store {order.store} and is "
+            f"{run.get('state', 'pending').lower()}. One run at a time holds a loop. Wait for it: medloop runs; or end "
+            f"it at {server.link('runs/details/' + run['run_id'])}"
+        )
 
 
 def schedule(server: Server, order: Order, spans: Sequence[Span]) -> list[dict[str, Any]]:
@@ -79,18 +94,18 @@ def schedule(server: Server, order: Order, spans: Sequence[Span]) -> list[dict[s
     Pinned: it runs this very package until it is replaced. It never overlaps itself and catches nothing up.
     """
     server.about(oldest_server(order.cluster))
-    before = _of_that_name(server, order.name)
+    before = {str(each["recurring_run_id"]) for each in _of_that_name(server, order.name)}
     wanted = _wanted(server, order)
     try:
         made = [_begin_part(server, wanted, order.name, span) for span in spans]
     except (ValueError, OSError, LookupError):
         with contextlib.suppress(ValueError, OSError, LookupError):
             for part in _of_that_name(server, order.name):  # also one whose answer was lost
-                if part not in before:  # half a schedule is none: what was in force stays, alone
+                if part["recurring_run_id"] not in before:  # half a schedule is none: what was in force stays, alone
                     server.unschedule(str(part["recurring_run_id"]))
         raise
-    for old in before:  # only now: a refusal above leaves the old one in force
-        server.unschedule(str(old["recurring_run_id"]))
+    for old in sorted(before):  # only now: a refusal above leaves the old one in force
+        server.unschedule(old)
     return made
 
 

@@ -131,6 +131,20 @@ def test_a_cached_object_needs_no_server(s3: S3Server, tmp_path: Path, monkeypat
     assert open_store(uri).get(blob.digest) == b"near"
 
 
+def test_others_do_not_see_what_the_cache_holds(s3: S3Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    cache = tmp_path / "machine" / "cache"
+    monkeypatch.setenv("MEDLOOP_CACHE", str(cache))
+    store = open_store(f"s3://{BUCKET}/seen")
+    store.get(store.put_bytes(b"a scan").digest)
+    assert cache.stat().st_mode & 0o077 == 0
+
+
+def test_a_password_in_the_address_is_refused_unshown() -> None:
+    with pytest.raises(ValueError, match="holds a user or a password") as refused:
+        open_store("s3://me:geheim@bucket/prefix")
+    assert "geheim" not in str(refused.value)
+
+
 def test_a_missing_object_is_named_with_what_to_do(store: Store) -> None:
     assert not store.has("0" * 64)
     with pytest.raises(FileNotFoundError, match=r"object 000000000000 is not in .*run again"):
@@ -242,7 +256,7 @@ def test_a_missing_bucket_is_called_that(what: str, s3: S3Server) -> None:
         getattr(store, what)(*arguments)
 
 
-@pytest.mark.parametrize("uri", ["", "ftp://host/x", "s3://", "s3:///prefix"])
+@pytest.mark.parametrize("uri", ["", "ftp://host/x", "s3://", "s3:///prefix", "s3://b/a?x", "s3://b/a#x"])
 def test_an_address_that_is_none_is_refused(uri: str) -> None:
     with pytest.raises(ValueError, match="The store's address is"):
         open_store(uri)

@@ -74,7 +74,7 @@ BAD: dict[str, list[tuple[Any, str]]] = {
     ],
     "spot": [("yes", "true or false"), (1, "true or false")],
     "retries": [(-1, "from 0 to 100"), (1.5, "whole number"), ("2", "whole number")],
-    "backoff": [("soon", "90s"), (-3, "90s"), ("1.5h", "90s")],
+    "backoff": [("soon", "90s"), (-3, "90s"), ("1.5h", "90s"), ("99999999d", "a year"), ("٣h", "90s")],
     "backoff_factor": [(0, "from 1 to 10"), (11, "from 1 to 10"), (2.5, "whole number"), ("2", "whole number")],
     "timeout": [("2 hours", "2h"), (None, "2h"), ("", "2h")],
     "user": [(-2, "from -1"), ("root", "whole number"), (2**31, "to 2147483647")],
@@ -82,9 +82,21 @@ BAD: dict[str, list[tuple[Any, str]]] = {
     "non_root": [("true", "true or false")],
     "image_pull_policy": [("always", "IfNotPresent"), ("Sometimes", "IfNotPresent")],
     "image_pull_secrets": [("login", "list"), (["My Login"], "small letters"), ([True], "small letters")],
-    "labels": [({"team": "a b"}, "63"), ({"team": "x" * 64}, "63"), ({"team": True}, "quotes"), (3, "mapping")],
+    "labels": [
+        ({"pipeline/runid": "x"}, "Kubeflow's own"),
+        ({"team": "a b"}, "63"),
+        ({"team": "x" * 64}, "63"),
+        ({"team": True}, "quotes"),
+        (3, "mapping"),
+    ],
     "annotations": [({"a": 1}, "quotes"), ({"a/b/c": "x"}, "slash")],
-    "environment": [({"1X": "a"}, "names of environment variables"), ({"X": 1}, "quotes"), ({"A-B": "c"}, "names")],
+    "environment": [
+        ({"AWS_SECRET_ACCESS_KEY": "x"}, "see `secrets`"),
+        ({"MEDLOOP_RUN": "x"}, "set by medloop itself"),
+        ({"1X": "a"}, "names of environment variables"),
+        ({"X": 1}, "quotes"),
+        ({"A-B": "c"}, "names"),
+    ],
     "secrets": [({"X": "only"}, "secret/key"), ({"X": "Big/key"}, "small letters"), ({"X": "a/b/c"}, "secret/key")],
     "secret_files": [
         ({"relative": "x"}, "from / on"),
@@ -154,6 +166,9 @@ def test_a_bad_value_is_named_with_its_place_its_limit_and_what_to_write(
         ("train: {cpu: 1", "not readable as YAML"),
         ("train:\n\tcpu: 1\n", "not readable as YAML"),
         ("\x00", "not readable as YAML"),
+        ("train: {cpu: 1}\ntrain: {accelerators: 1}\n", "'train' stands there twice"),
+        ("all: {timeout: 1:30}", "all.timeout is '1:30'"),
+        ({"train": {"volumes": {"/dev/shm": "claim"}}}, "train mounts /dev/shm, where its shared_memory lies"),
     ],
 )
 def test_a_file_that_is_none_is_told(content: Any, words: str, tmp_path: Path) -> None:
@@ -295,7 +310,6 @@ def test_the_command_line_says_what_is_wrong_with_the_file(tmp_path: Path) -> No
         ({"user": 0}, "user is 0, which is root, and non_root is true"),
         ({"volumes": {"/tmp": "scans"}}, "/tmp is taken by the image itself"),
         ({"secret_files": {"/medloop": "authority"}}, "/medloop is taken by the image itself"),
-        ({"volumes": {"/dev/shm": "scans"}, "shared_memory": "1Gi"}, "/dev/shm is taken"),
     ],
 )
 def test_what_no_cluster_takes_together_is_refused(place: dict[str, Any], words: str, tmp_path: Path) -> None:

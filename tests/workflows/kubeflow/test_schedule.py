@@ -74,8 +74,8 @@ def test_a_schedule_is_pinned_and_never_overlaps_nor_catches_up(kfp: KfpServer, 
     assert all(one["end_time"] <= two["start_time"] for one, two in pairwise(bounds))
     assert all(each["end_time"].endswith("59Z") for each in bounds[:-1])
 
-    told, _ = ask(tmp_path, kfp, "--remove")
-    assert told.startswith("medloop-retrain has ended (11 parts)")
+    told, _ = ask(tmp_path, kfp, "--remove", "--json")
+    assert json.loads(told) == {"removed": "medloop-retrain", "parts": 11}
     assert kfp.recurringruns == {}
     _, complaint = ask(tmp_path, kfp, "--remove", status=1)
     assert "There is no schedule 'medloop-retrain' here. There are: none." in complaint
@@ -87,6 +87,8 @@ def test_a_server_that_keeps_the_same_clock_needs_one_part(kfp: KfpServer, tmp_p
     (made,) = kfp.recurringruns.values()
     assert made["trigger"] == {"cron_schedule": {"cron": "0 0 3 1 * *"}}
     assert "CE" in told  # CET or CEST
+    told, _ = ask(tmp_path, kfp, "--remove")
+    assert told.startswith("medloop-retrain has ended (1 part)")
 
 
 @pytest.mark.parametrize(
@@ -140,6 +142,7 @@ def test_what_goes_wrong_half_way_leaves_the_schedule_before_alone(
 
     def third_goes_wrong(own: KfpServer, request: Any) -> Any:
         if next(calls) == 2:
+            own.recurringruns[before["id"]]["updated_at"] = "2030-01-01T00:00:00Z"  # it has just begun a run
             if mishap == "refused":
                 raise Refusal(INTERNAL, "no more of these", "Failed to create a recurring run")
             own.losses = 1

@@ -78,6 +78,20 @@ def test_an_address_that_is_none(address: str) -> None:
     assert repr(address) in str(refused.value)
 
 
+def test_a_password_in_an_address_is_refused_unshown() -> None:
+    with pytest.raises(ValueError, match=r"Write https://kubeflow.example:8443/pipeline there") as refused:
+        connect(Kubeflow(endpoint="https://me:geheim@kubeflow.example:8443/pipeline"))
+    assert "geheim" not in str(refused.value)
+
+
+def test_what_is_not_there_is_a_sentence_on_the_command_line(tmp_path: Path) -> None:
+    with kfp_server(prefix="/pipeline") as kfp:
+        elsewhere = kfp.host.removesuffix("/pipeline") + "/elsewhere"
+        done = medloop(tmp_path, "runs", "--json", status=1, KF_PIPELINES_ENDPOINT=elsewhere)
+    assert "knows no such thing (GET /apis/v2beta1/runs: 404" in json.loads(done.stdout)["error"]
+    assert "Traceback" not in done.stderr
+
+
 def test_nobody_answers(tmp_path: Path) -> None:
     host = f"http://127.0.0.1:{free_port()}"
     done = medloop(tmp_path, "runs", "--json", status=1, KF_PIPELINES_ENDPOINT=host)

@@ -8,6 +8,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -373,3 +374,27 @@ def test_a_server_that_is_away_for_a_while_is_asked_again(kfp: KfpServer, packag
     kfp.unavailable = 10**6
     with pytest.raises(ConnectionError, match="is in trouble"):
         follow(server, run_id, lambda _: None, said.append, 0.02, 20, blind=0.1)
+
+
+def test_of_two_submits_at_the_same_moment_one_goes_on(kfp: KfpServer, tmp_path: Path) -> None:
+    kfp.pace = 5.0
+    command = [sys.executable, "-m", "workflows.cli", "submit", "--source", "/x", "--store", "s3://race/x"]
+    environment = {**os.environ, "MEDLOOP_HOME": str(tmp_path), "KF_PIPELINES_ENDPOINT": kfp.host}
+    both = [
+        subprocess.Popen(command, env=environment, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        for _ in range(2)
+    ]
+    told = [process.communicate(timeout=120)[1] for process in both]
+    assert sorted(process.returncode for process in both) == [0, 1]
+    assert "One run at a time holds a loop" in "".join(told)
+    going_on = [run for run in kfp.runs.values() if run.state(time.time()) in ("PENDING", "RUNNING")]
+    assert len(going_on) == 1
+
+
+@pytest.mark.parametrize("option", ["--name", "--experiment"])
+def test_a_run_has_a_name_of_some_length(option: str, kfp: KfpServer, tmp_path: Path) -> None:
+    for text in ("", " ", "x" * 129):
+        arguments = ("--source", "/x", "--store", "s3://r/x", option, text)
+        done = medloop(tmp_path, "submit", *arguments, status=2, KF_PIPELINES_ENDPOINT=kfp.host)
+        assert "1 to 128 characters" in done.stderr
+    assert kfp.runs == {}
