@@ -82,8 +82,8 @@ def revision(found: list[Entry]) -> str:
 
 
 def _belongs(name: str) -> bool:
-    """Whether a file of that name is part of a source: an image, or the table, and not hidden."""
-    if any(part.startswith(".") for part in name.split("/")):
+    """Whether a file of that name is part of a source: an image or the table, not hidden, no folder's mark."""
+    if name.endswith("/") or any(part.startswith(".") for part in name.split("/")):
         return False
     return name == TABLE or Path(name).suffix.lower() in IMAGE_SUFFIXES
 
@@ -167,7 +167,6 @@ class Bucket:
                 f"There is nothing at {self.address}. Check the bucket and the prefix: below it stands a folder of "
                 "images for each class."
             )
-        # A name that ends in a slash is a folder's mark, and has no suffix.
         found = [Entry(item.name, item.size, item.etag) for item in listed if _belongs(item.name)]
         return sorted(found, key=lambda entry: entry.name)
 
