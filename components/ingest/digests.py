@@ -52,21 +52,22 @@ def _remembered(
     source: Source, listing: Iterable[Entry], labelled: Iterable[Labelled], store: Store, key: HashKey
 ) -> dict[str, str]:
     """Digests by name; what is known of a file stands in one of 256 records, under the keyed hash of its name."""
+    place = f"sources/{key.hash('source', source.address)}"
     images = {entry.name: key.hash("image", entry.name) for entry in listing}
     entries = {entry.name: entry for entry in listing}
     parts: dict[str, list[Labelled]] = defaultdict(list)
     for item in labelled:
-        parts[images[item.name][:2]].append(item)
+        parts[f"{place}/{images[item.name][:2]}.json"].append(item)
     present = set(images.values())
-    place = f"sources/{key.hash('source', source.address)}"
 
-    def part(which: str) -> dict[str, str]:
-        name = f"{place}/{which}.json"
-        record = try_decode("source", store.read(name))
+    kept = set(store.names(place))
+
+    def part(name: str) -> dict[str, str]:
+        record = try_decode("source", store.read(name)) if name in kept else None
         before: dict[str, Any] = record["files"] if record else {}
         after = {image: about for image, about in before.items() if image in present}
         found = {}
-        for item in parts[which]:
+        for item in parts.get(name, []):
             entry, known = entries[item.name], before.get(images[item.name], {})
             version = {"size": entry.size, "etag": entry.changed}
             if {"size": known.get("size"), "etag": known.get("etag")} != version:
@@ -79,7 +80,7 @@ def _remembered(
 
     found: dict[str, str] = {}
     with ThreadPoolExecutor(AT_ONCE) as pool:
-        for digests in pool.map(part, sorted(parts)):
+        for digests in pool.map(part, sorted({*parts, *kept})):
             found |= digests
-            progress("ingest", len(found), len(images), "files known")
+            progress("ingest", len(found), len(images), "files looked at")
     return found
