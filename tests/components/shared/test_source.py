@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import logging
 import os
 import shutil
@@ -14,12 +15,26 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import pytest
+from minio.credentials import StaticProvider
+from minio.minioadmin import MinioAdmin
 
 from components.shared import contracts, source
 from tests.components.shared.faults import KINDS, Answer, Faults, faulty
-from tests.components.shared.servers import BUCKET, KEY, SECRET, S3Server, client, minio, moto, rclone, speaking
+from tests.components.shared.servers import (
+    BUCKET,
+    KEY,
+    SECRET,
+    S3Server,
+    client,
+    make_bucket,
+    minio,
+    moto,
+    rclone,
+    speaking,
+)
 
 
 @pytest.fixture
@@ -328,3 +343,34 @@ def test_an_address_that_leads_nowhere_is_called_what_it_is(
 )
 def test_a_source_is_called_by_the_last_part_of_its_address(address: str, name: str, scans: Scans) -> None:
     assert source.open_source(address).name == name
+
+
+def test_the_rights_that_the_docs_list_suffice_to_read_scans(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    page = (Path(__file__).resolve().parents[3] / "docs" / "storage.md").read_text()
+    policy = json.loads(page.partition("## Scans in a bucket")[2].partition("```json\n")[2].partition("```")[0])
+    with minio(tmp_path / "server") as server:
+        make_bucket(server, "scans")
+        client(server).put_object("scans", "chest/A/zebedee_1.png", io.BytesIO(b"x"), 1)
+        person = MinioAdmin(
+            endpoint=urlsplit(server.endpoint).netloc, credentials=StaticProvider(KEY, SECRET), secure=False
+        )
+        person.user_add("reader", "readers-secret")
+        settings = {"AWS_ACCESS_KEY_ID": "reader", "AWS_SECRET_ACCESS_KEY": "readers-secret"}
+        for name, value in {**server.environment, **settings}.items():
+            monkeypatch.setenv(name, value)
+
+        def may(*statements: object) -> source.Source:
+            person.policy_add("rights", policy={**policy, "Statement": statements})
+            person.policy_set("rights", "reader")
+            return source.open_source("s3://scans/chest")
+
+        get, listing = policy["Statement"]
+        there = may(get, listing)
+        (entry,) = there.entries()
+        assert source.digest(there, entry) == contracts.digest(b"x")
+        assert not there.has("synth.json")
+        with pytest.raises(PermissionError, match="may not list objects in the bucket 'scans' at"):
+            may(get).entries()
+        with pytest.raises(PermissionError, match="may not read objects in the bucket 'scans' at") as refusal:
+            source.digest(may(listing), entry)
+        assert "zebedee" not in str(refusal.value)
