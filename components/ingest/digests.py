@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -49,7 +48,7 @@ def _read(source: Source, entry: Entry, item: Labelled, key: HashKey) -> str:
 
 
 def _remembered(
-    source: Source, listing: Iterable[Entry], labelled: Iterable[Labelled], store: Store, key: HashKey
+    source: Source, listing: list[Entry], labelled: list[Labelled], store: Store, key: HashKey
 ) -> dict[str, str]:
     """Digests by name; what is known of a file stands in one of 256 records, under the keyed hash of its name."""
     place = f"sources/{key.hash('source', source.address)}"
@@ -58,9 +57,7 @@ def _remembered(
     parts: dict[str, list[Labelled]] = defaultdict(list)
     for item in labelled:
         parts[f"{place}/{images[item.name][:2]}.json"].append(item)
-    present = set(images.values())
-
-    kept = set(store.names(place))
+    present, kept = set(images.values()), set(store.names(place))
 
     def part(name: str) -> dict[str, str]:
         record = try_decode("source", store.read(name)) if name in kept else None
@@ -82,5 +79,5 @@ def _remembered(
     with ThreadPoolExecutor(AT_ONCE) as pool:
         for digests in pool.map(part, sorted({*parts, *kept})):
             found |= digests
-            progress("ingest", len(found), len(images), "files looked at")
+            progress("ingest", len(found), len(labelled), "files looked at")
     return found

@@ -251,7 +251,7 @@ def connect(bucket: str, prefix: str, *, pause: float = 0.1, patience: float = 6
     http = urllib3.PoolManager(timeout=timeout, retries=False, maxsize=64, **verify)  # type: ignore[arg-type]
     # Without a region, some servers answer the look-up unreadably.
     region = os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION") or "us-east-1"
-    client = Client(endpoint, region, Keys(verify), http, pause, of)
+    client = Client(endpoint, region, Keys(verify, of), http, pause, of)
     style = (os.environ.get("AWS_S3_ADDRESSING_STYLE") or "auto").lower()
     if style not in ("auto", "path", "virtual"):
         raise ValueError(f"AWS_S3_ADDRESSING_STYLE is {style!r}, and must be auto, path or virtual.")

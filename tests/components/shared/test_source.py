@@ -374,3 +374,10 @@ def test_the_rights_that_the_docs_list_suffice_to_read_scans(monkeypatch: pytest
         with pytest.raises(PermissionError, match="may not read objects in the bucket 'scans' at") as refusal:
             source.digest(may(listing), entry)
         assert "zebedee" not in str(refusal.value)
+
+
+def test_a_source_without_keys_asks_for_them(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "none"))
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    with pytest.raises(PermissionError, match=r"No keys for the source: .*Set AWS_ACCESS_KEY_ID"):
+        source.entries(f"s3://{BUCKET}/x")
