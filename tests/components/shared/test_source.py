@@ -381,3 +381,17 @@ def test_a_source_without_keys_asks_for_them(monkeypatch: pytest.MonkeyPatch, tm
     monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
     with pytest.raises(PermissionError, match=r"No keys for the source: .*Set AWS_ACCESS_KEY_ID"):
         source.entries(f"s3://{BUCKET}/x")
+
+
+@pytest.mark.parametrize("kind", [moto, rclone, minio])
+def test_a_large_scan_that_was_sent_in_parts_is_read_as_it_was_listed(
+    kind: Callable[[Path], AbstractContextManager[S3Server]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = bytes(range(256)) * (6 * 2**12)
+    with kind(tmp_path / "server") as server:
+        for name, value in server.environment.items():
+            monkeypatch.setenv(name, value)
+        client(server).put_object(BUCKET, "s/A/large.dcm", io.BytesIO(data), len(data), part_size=5 * 2**20)
+        there = source.open_source(f"s3://{BUCKET}/s")
+        (entry,) = there.entries()
+        assert source.digest(there, entry) == contracts.digest(data)
