@@ -27,13 +27,15 @@ QUICK = Path(__file__).parent / "params" / "smoke.yaml"
 
 ASK = """
 import json
+import os
 from components.shared.contracts import SCHEMAS
 from components.shared.interface import read
-from components.shared.work import code_version
+from components.shared.work import package_versions
 found = read({stage!r})
 parameters = {{name: [p.type.__name__, p.required] for name, p in found.parameters.items()}}
 told = {{"inputs": found.inputs, "outputs": found.outputs, "parameters": parameters, "schemas": SCHEMAS}}
-print(json.dumps({{**told, "code": code_version({stage!r})}}))
+absent = [name for name, version in package_versions({stage!r}).items() if version == "absent"]
+print(json.dumps({{**told, "absent": absent, "made_for": os.environ.get("STAGE", "")}}))
 """
 EXECUTOR = "import os; os.environ['_KFP_RUNTIME'] = 'true'; import kfp.dsl.executor_main, components.stage; print('ok')"
 
@@ -108,6 +110,12 @@ def _compare(stage: str, theirs: dict[str, Any]) -> Iterator[Finding]:
     else:
         extra = f"; more of its own: {', '.join(more)}" if more else ""
         yield Finding("parameters", "ok", f"all {len(ours.parameters)}{extra}")
+    if theirs["absent"]:
+        made_for = f"; it seems to be made for {theirs['made_for']}" if theirs["made_for"] not in ("", stage) else ""
+        lacks = f"it lacks {', '.join(theirs['absent'])}, which its pyproject.toml names for {stage}{made_for}"
+        yield Finding("packages", "problem", lacks)
+    else:
+        yield Finding("packages", "ok", f"all that its pyproject.toml names for {stage}")
     kinds = contracts.SCHEMAS.items()
     other = [
         f"{kind} {n} ({theirs['schemas'].get(kind, 'none')} there)"
@@ -134,7 +142,7 @@ def _work(image: str, stage: str) -> Iterator[Finding]:
             changed = {**step, "inputs": {name: given.get(digest, digest) for name, digest in step["inputs"].items()}}
             again = replay.prepare(settings, store, run, changed, Path(folder) / "scratch")
             done = _do(again, image if mine else "")
-            if mine and done.hard is False:
+            if mine and done.hard is False and not done.trouble:
                 yield Finding("rights", "note", "it needs the network, or a place to write besides /tmp")
             if done.trouble:
                 who = "it" if mine else f"{step['stage']}, with what it gave,"

@@ -227,6 +227,9 @@ def replay(
         step = replays.choose(found, stage, number)
     except ValueError as error:
         refuse(str(error))
+    typer.echo(
+        f"{stage} of the run {found.id}, begun {step['at'][:16].replace('T', ' ')}, which {step['state']}", err=True
+    )
     again = replays.prepare(settings, store, found, step)
     wanted = (image or step["image"] or f"medloop-{stage}:latest") if runner == "docker" else ""
     status = replays.do(again, wanted, debug, sys.stderr if as_json else sys.stdout)
@@ -348,8 +351,8 @@ def check_image(
     bad = any(each.state == "problem" for each in found)
     if as_json:
         typer.echo(json.dumps({"image": image, "stage": stage, "fits": not bad, "checks": [asdict(e) for e in found]}))
-    elif not bad:
-        console.print(f"\n{image} can stand for {stage}.", style="bold", highlight=False)
+    else:
+        console.print(f"\n{image} can{'not' if bad else ''} stand for {stage}.", style="bold", highlight=False)
     if bad:
         raise typer.Exit(1)
 

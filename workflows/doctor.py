@@ -103,7 +103,8 @@ def _store(settings: Settings) -> Iterator[Finding]:
 def _log(store: Store) -> Iterator[Finding]:
     log = releases.read_log(store)
     service = releases.in_service(log)
-    yield Finding("release log", "ok", f"{len(log)} entries, in service: {service.version if service else 'nothing'}")
+    entries = "1 entry" if len(log) == 1 else f"{len(log)} entries"
+    yield Finding("release log", "ok", f"{entries}, in service: {service.version if service else 'nothing'}")
 
 
 def _key(settings: Settings) -> Iterator[Finding]:

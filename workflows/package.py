@@ -70,12 +70,21 @@ def oldest_server(cluster: Mapping[str, Placement]) -> tuple[int, int]:
     return (2, 15) if any(place.secrets or place.secret_files for place in places) else (2, 5)
 
 
-def compile_package(pipeline: str, images: Mapping[str, str], cluster: Mapping[str, Placement], output: Path) -> None:
-    """Write the pipeline to a YAML file that a Kubeflow Pipelines server takes."""
+def check(pipeline: str, output: Path) -> None:
+    """Refuse a pipeline that is not there, and a file that no server takes or that cannot be written."""
+    if pipeline not in PIPELINES:
+        known = ", ".join(PIPELINES)
+        raise ValueError(f"There is no pipeline {pipeline!r}.{nearest(pipeline, PIPELINES)} There are: {known}.")
     if output.suffix not in (".yaml", ".yml"):
         raise ValueError(f"The package is {output.name!r}; a server takes a file that ends in .yaml. Name one.")
+    if not output.absolute().parent.is_dir():
+        raise ValueError(f"There is no directory {output.parent} for the package. Make it, or name another.")
+
+
+def compile_package(pipeline: str, images: Mapping[str, str], cluster: Mapping[str, Placement], output: Path) -> None:
+    """Write the pipeline to a YAML file that a Kubeflow Pipelines server takes."""
+    check(pipeline, output)
     from kfp import compiler
 
     built = build(pipeline, images, cluster, defaults_on(cluster))
-    output.parent.mkdir(parents=True, exist_ok=True)
     compiler.Compiler().compile(built, str(output))

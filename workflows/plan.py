@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import os
 import re
+import secrets
 from dataclasses import dataclass, field
 from typing import Any
 
-from components.shared import work
+from components.shared import keys, work
 from components.shared.contracts import decode
 from components.shared.interface import read
 from components.shared.store import Store, open_store
@@ -49,7 +50,9 @@ def plan(settings: Settings, arguments: dict[str, Any]) -> list[Step]:
     spec = json_format.MessageToDict(retrain.pipeline_spec)
     store = open_store(settings.store)
     walk = _Walk(spec, store, recent(store))
-    environment = stage_environment(settings, arguments["source"])
+    environment = stage_environment(settings, arguments["source"], make_key=False)
+    if not environment[keys.VARIABLE]:  # the run will make one; whatever it is, nothing was done with it yet
+        environment[keys.VARIABLE] = secrets.token_hex(32)
     before = dict(os.environ)
     os.environ.update(environment)
     try:

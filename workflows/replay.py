@@ -97,7 +97,7 @@ def _new_folder(place: Path, name: str) -> Path:
 
 
 def _environment(settings: Settings, run: Run, folder: Path, aside: Path) -> dict[str, str]:
-    environment = stage_environment(settings, str(run.record["arguments"].get("source", "")))
+    environment = stage_environment(settings, str(run.record["arguments"].get("source", "")), make_key=False)
     environment.pop("MEDLOOP_LOG")
     # Nothing that others see: no tracking, no message, and all that is written goes aside.
     environment.pop("MEDLOOP_NOTIFY_URL", None)

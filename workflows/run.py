@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import getpass
 import json
 import os
@@ -27,6 +28,9 @@ from workflows.settings import Settings, stage_environment
 
 FOLDER = "runs"
 LAST_LINES = 15
+LOCK = "lock"
+NOISE = "[KFP Executor "
+"""How lines begin that Kubeflow's executor writes for its own makers."""
 DONE = ("finished", "reused")
 
 
@@ -101,9 +105,23 @@ def _work(
     watcher: Watcher,
 ) -> None:
     folder = settings.runs / run.id
-    for left in settings.runs.glob("*/tmp"):
-        _clear(left)  # of runs that were killed; while we hold the loop, no other goes on
     (folder / "tmp").mkdir(parents=True)
+    with _claimed(folder):
+        for left in settings.runs.glob("*/tmp"):
+            _clear_unclaimed(left.parent)  # of runs that were killed
+        _run_engine(settings, store, held, run, runner, images, watcher, folder)
+
+
+def _run_engine(
+    settings: Settings,
+    store: Store,
+    held: Lease,
+    run: Run,
+    runner: str,
+    images: Mapping[str, str],
+    watcher: Watcher,
+    folder: Path,
+) -> None:
     environment = {**stage_environment(settings, run.record["arguments"]["source"]), "TMPDIR": str(folder / "tmp")}
     environment[diary.VARIABLE] = run.id
     asked: dict[str, Any] = {
@@ -192,6 +210,21 @@ def _end_group(engine: subprocess.Popen[str], patience: float = 5.0) -> None:
     engine.wait()
 
 
+@contextmanager
+def _claimed(folder: Path) -> Iterator[None]:
+    """Inside, the run's folder is known to be in use: a home may hold runs of several stores at a time."""
+    with (folder / LOCK).open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+def _clear_unclaimed(folder: Path) -> None:
+    """Remove what a run left on its way, if no one is at work there."""
+    with contextlib.suppress(OSError), (folder / LOCK).open("a") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        _clear(folder / "tmp")
+
+
 def _clear(folder: Path) -> None:
     import shutil
 
@@ -214,7 +247,7 @@ def _conclude(run: Run, status: int, log_file: Path) -> None:
     """Say how the run ended, by what its steps left, not by the engine's word alone."""
     run.record |= ending(run.stages)
     if run.record["outcome"] == "failed" or status:
-        run.record = {"failed_stage": "the runner", "why": "It ended without saying why."} | run.record
+        run.record = {"failed_stage": "", "why": _last_word(log_file)} | run.record
         run.record |= {"outcome": "failed", "last_lines": _last_lines(log_file)}
 
 
@@ -240,9 +273,15 @@ def _last_lines(log_file: Path) -> list[str]:
         event = read_event(line)
         if event and event["event"] == "started":
             said = []
-        elif not event and line.startswith(" ") and line.strip():  # the runner indents what a stage prints
+        elif not event and line.startswith(" ") and line.strip() and NOISE not in line:  # the runner indents it
             said.append(line.removeprefix("    ").rstrip())
     return said[-LAST_LINES:]
+
+
+def _last_word(log_file: Path) -> str:
+    """What was said last, where no stage said why it ended."""
+    lines = [line.strip() for line in log_file.read_text(encoding="utf-8").splitlines() if not read_event(line)]
+    return next((line for line in reversed(lines) if line), "It ended without saying why.")
 
 
 def _keep(store: Store, run: Run) -> None:

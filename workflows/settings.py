@@ -62,6 +62,8 @@ def read_settings() -> Settings:
     """The settings that the environment gives; the README and docs/cluster.md list the variables."""
     home = Path(os.environ.get("MEDLOOP_HOME") or ".medloop").expanduser().absolute()
     store = os.environ.get("MEDLOOP_STORE") or str(home / "store")
+    if store.startswith("s3:") and not store.startswith("s3://"):
+        raise ValueError(f"MEDLOOP_STORE is {store!r}. A bucket is written s3://bucket/prefix, with two slashes.")
     return Settings(
         home,
         store if "://" in store else str(Path(store).expanduser().absolute()),
@@ -89,16 +91,19 @@ def _kubeflow() -> Kubeflow:
     )
 
 
-def hash_key(settings: Settings, source: str) -> str:
+def hash_key(settings: Settings, source: str, make: bool = True) -> str:
     """The hash key for a source: the environment's, the public one for synthetic scans, else this home's own.
 
-    A home without a key gets a new one. Keep a copy of it: without the key no later run fits the store's data.
+    A home without a key gets a new one, unless `make` is false; then it is "". Keep a copy of the key: without it no
+    later run fits the store's data.
     """
     if settings.hash_key:
         return settings.hash_key
     if source and _is_synthetic(source):
         return keys.SYNTHETIC
     if not settings.key_file.exists():
+        if not make:
+            return ""
         if "://" not in settings.store and (Path(settings.store) / "releases").is_dir():
             raise RuntimeError(
                 f"There is no hash key {settings.key_file}, and the store has a history that was made with one (for "
@@ -119,11 +124,11 @@ def _is_synthetic(source: str) -> bool:
     return (Path(source) / MARKER).is_file()
 
 
-def stage_environment(settings: Settings, source: str) -> dict[str, str]:
-    """What the stages of a run find in their environment."""
+def stage_environment(settings: Settings, source: str, make_key: bool = True) -> dict[str, str]:
+    """What the stages of a run find in their environment; a home without a hash key gets one if `make_key` says so."""
     return {
         **os.environ,
-        keys.VARIABLE: hash_key(settings, source),
+        keys.VARIABLE: hash_key(settings, source, make_key),
         "MLFLOW_TRACKING_URI": settings.tracking,
         "MLFLOW_DISABLE_TELEMETRY": "true",
         "MEDLOOP_LOG": "json",

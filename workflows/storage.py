@@ -35,7 +35,7 @@ def init(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Change nothing; say what would change.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON on standard output.")] = False,
 ) -> None:
-    r"""Make the bucket that MEDLOOP_STORE names, where it is missing, and set it up: old versions are kept for 90
+    """Make the bucket that MEDLOOP_STORE names, where it is missing, and set it up: old versions are kept for 90
     days, what lies there is encrypted, uploads that broke off and probes go. What is in use never expires, and rules
     of others stay as they are. Run it as often as you like.
 

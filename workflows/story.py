@@ -143,7 +143,10 @@ def _print_figures(console: Console, figures: dict[str, Any]) -> None:
 
 
 def _print_failure(console: Console, settings: Settings, run: Run) -> None:
-    failed = f"The stage {run.record['failed_stage']} failed. {run.record['why']}"
+    where = run.record["failed_stage"]
+    failed = (
+        f"{f'The stage {where} failed.' if where else 'The run broke off outside of its stages.'} {run.record['why']}"
+    )
     console.print(failed, style="bold", highlight=False, markup=False)
     if run.record["last_lines"]:
         console.print("\nIts last lines:", highlight=False)
@@ -158,6 +161,10 @@ def _print_failure(console: Console, settings: Settings, run: Run) -> None:
     )
 
 
+def _place(record: dict[str, Any]) -> str:
+    return f"the stage {record['failed_stage']}" if record["failed_stage"] else "none of its stages"
+
+
 def explain(store: Store, run: Run) -> str:
     """Why a run ended as it did, in plain sentences."""
     record = run.record
@@ -166,7 +173,7 @@ def explain(store: Store, run: Run) -> str:
         f"It learned from {record['arguments']['source']}.",
     ]
     if record["outcome"] == "failed":
-        return "\n".join([*lines, f"It failed in the stage {record['failed_stage']}: {record['why']}"])
+        return "\n".join([*lines, f"It failed in {_place(record)}: {record['why']}"])
     verdict = decision(store, run)
     data = dataset(store, run)
     if data:
@@ -191,7 +198,7 @@ def compared(again: Replay, status: int, equal: dict[str, bool | None]) -> str:
     """What a replay came to: whether it gave what the step gave then, and where its files are."""
     stage, state = again.step["stage"], again.step["state"]
     if status:
-        before = f" Then, too: {again.step['why']}" if state == "failed" else f" Then it {state}."
+        before = " It failed then, too." if state == "failed" else f" Then it {state}."
         return f"The step {stage} failed here.{before}\nIts inputs lie in {again.folder}"
     words = {
         True: "equal to what it gave then",
@@ -213,7 +220,9 @@ def there_and_here(run: Run | dict[str, Any]) -> dict[str, str]:
     if isinstance(run, Run):
         record = run.record
         took = f"{record['seconds']:.0f} s" if "seconds" in record else "–"
-        what = record.get("sentence") or (f"{record['failed_stage']}: {record['why']}" if "why" in record else "")
+        what = record.get("sentence") or (
+            f"{record['failed_stage'] or 'broken off'}: {record['why']}" if "why" in record else ""
+        )
         began = record["started"].replace("T", " ")[:16]
         return {"run": run.id, "began": began, "took": took, "state": record["outcome"], "what": what}
     began, ended = (run.get(name) or "" for name in ("created_at", "finished_at"))

@@ -41,7 +41,8 @@ class Parameter:
     def bounds(self) -> str:
         """Its limits in words, or nothing."""
         if self.limit:
-            return f"from {self.limit[0]:g} to {self.limit[1]:g}"
+            low, high = (f"{int(side)}" if side == int(side) else f"{side:g}" for side in self.limit)
+            return f"from {low} to {high}"
         return "one of " + ", ".join(self.choices) if self.choices else ""
 
     def check(self, value: Any) -> Any:

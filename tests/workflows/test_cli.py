@@ -88,9 +88,23 @@ def test_the_package_runs_each_stage_in_its_own_image_with_caching_left_to_work_
 
 
 def test_a_package_of_another_kind_is_refused(tmp_path: Path) -> None:
-    done = medloop(tmp_path, "compile", "--output", "retrain.zip", status=1)
+    done = medloop(tmp_path, "compile", "--output", "retrain.zip", status=2)
     assert "'retrain.zip'" in done.stderr
     assert ".yaml" in done.stderr
+    nowhere = str(tmp_path / "none" / "retrain.yaml")
+    assert "There is no directory" in medloop(tmp_path, "compile", "--output", nowhere, status=2).stderr
+    assert not (tmp_path / "none").exists()
+
+
+def test_a_store_with_a_slash_too_few_is_no_directory(tmp_path: Path) -> None:
+    done = medloop(tmp_path, "models", status=1, MEDLOOP_STORE="s3:/bucket/loop")
+    assert "'s3:/bucket/loop'" in done.stderr
+    assert "two slashes" in done.stderr
+
+
+def test_a_plan_makes_no_hash_key(tmp_path: Path) -> None:
+    medloop(tmp_path, "plan", "--source", str(tmp_path / "nowhere"), status=1)
+    assert not (tmp_path / "hash.key").exists()
 
 
 def test_the_doctor_finds_this_set_up_sound(tmp_path: Path) -> None:

@@ -110,7 +110,8 @@ def failed(tmp_path_factory: pytest.TempPathFactory) -> ByHand:
 def test_a_step_that_failed_fails_again_for_the_same_reason(failed: ByHand) -> None:
     before = listing(failed)
     done = medloop(failed.home, "replay", RUN, "split", status=1)
-    assert done.stderr.count("needs at least 3") == 2  # now, and then
+    assert done.stderr.count("needs at least 3") == 1
+    assert "It failed then, too." in done.stderr
     assert "not tried again" not in done.stderr
     assert "Its inputs lie in" in done.stderr
     told = json.loads(medloop(failed.home, "replay", RUN, "split", "--json", status=1).stdout)
@@ -166,3 +167,19 @@ def test_without_an_engine_a_container_is_refused(finished: ByHand) -> None:
     arguments = ("replay", RUN, "gate", "--runner", "docker")
     done = medloop(finished.home, *arguments, status=1, DOCKER_HOST="unix:///nowhere/docker.sock")
     assert "No Docker engine answers" in done.stderr
+
+
+def test_a_home_without_the_hash_key_gets_none_made_up(finished: ByHand, tmp_path: Path) -> None:
+    """Another machine, with the store alone: what needs the key says so, and what does not is done."""
+    mark = finished.scans / "synth.json"
+    mark.rename(tmp_path / "aside")  # now they could be anybody's scans
+    try:
+        told = medloop(tmp_path / "empty", "replay", RUN, "gate", MEDLOOP_STORE=finished.store.uri).stdout
+        refused = medloop(
+            tmp_path / "empty", "replay", RUN, "ingest", status=1, MEDLOOP_STORE=finished.store.uri
+        ).stderr
+    finally:
+        (tmp_path / "aside").rename(mark)
+    assert "equal to what it gave then" in told
+    assert "MEDLOOP_HASH_KEY is not set" in refused
+    assert not (tmp_path / "empty" / "hash.key").exists()

@@ -182,3 +182,15 @@ def test_the_runs_of_a_server_are_listed_the_newest_first(tmp_path: Path) -> Non
         told = medloop(tmp_path, "runs", "--limit", "1", COLUMNS="200", **settings).stdout
         assert next(reversed(kfp.runs)) in told
         assert "run 104" in told
+
+
+def test_what_a_run_left_is_removed_unless_it_is_at_work(tmp_path: Path) -> None:
+    """A home may hold runs of several stores: the lease of one store says nothing about the other's."""
+    from workflows.run import _claimed, _clear_unclaimed
+
+    (tmp_path / "tmp").mkdir()
+    with _claimed(tmp_path):
+        _clear_unclaimed(tmp_path)
+        assert (tmp_path / "tmp").is_dir()
+    _clear_unclaimed(tmp_path)
+    assert not (tmp_path / "tmp").exists()

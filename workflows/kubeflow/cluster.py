@@ -31,7 +31,30 @@ def read_cluster(file: Path | None) -> dict[str, Placement]:
                     checked = _check(f"{path.name}: {part}.{name}", name, value)
                     settled[name] = {**settled.get(name, {}), **checked} if isinstance(checked, dict) else checked
         placements[stage] = Placement(**{name: _without_nothing(value) for name, value in settled.items()})
+        _agree(f"{(file or SHIPPED).name}: {stage}", placements[stage])
     return placements
+
+
+TAKEN = ("/tmp", "/medloop", "/opt/medloop")  # noqa: S108 - a container's
+
+
+def _agree(where: str, place: Placement) -> None:
+    """Refuse what no cluster takes together."""
+    if place.cpu and place.cpu_limit and _amount(place.cpu_limit) < _amount(place.cpu):
+        raise ValueError(
+            f"{where}: cpu_limit is {place.cpu_limit}, below the {place.cpu} of cpu. Raise it, or lower cpu."
+        )
+    if place.user == 0 and place.non_root:
+        raise ValueError(
+            f"{where}: user is 0, which is root, and non_root is true. Set another user, or non_root: false."
+        )
+    for path in (*place.volumes, *place.secret_files):
+        if path in TAKEN or (path == "/dev/shm" and place.shared_memory):  # noqa: S108 - a container's
+            raise ValueError(f"{where}: {path} is taken by the image itself. Mount at another path, such as /scans.")
+
+
+def _amount(cpu: str) -> float:
+    return float(cpu.removesuffix("m")) / 1000 if cpu.endswith("m") else float(cpu)
 
 
 def _without_nothing(value: Any) -> Any:
@@ -43,7 +66,7 @@ def _read(path: Path) -> dict[str, dict[str, Any]]:
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
     except FileNotFoundError:
-        raise ValueError(f"There is no cluster file {path}. Copy from {SHIPPED.name}, which is shipped.") from None
+        raise ValueError(f"There is no cluster file {path}. Copy from workflows/kubeflow/cluster.yaml.") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ValueError(f"{path} is not readable as YAML: {' '.join(str(error).split())}. Mend that line.") from None
     if not isinstance(content, dict) or not all(isinstance(part or {}, dict) for part in content.values()):
@@ -51,7 +74,9 @@ def _read(path: Path) -> dict[str, dict[str, Any]]:
     for part in content:
         if part != ALL and part not in stages():
             known = [ALL, *stages()]
-            raise ValueError(f"{path}: there is no stage {part!r}.{nearest(str(part), known)} It takes: {known}.")
+            raise ValueError(
+                f"{path}: there is no stage {part!r}.{nearest(str(part), known)} It takes: {', '.join(known)}."
+            )
     return {part: inner or {} for part, inner in content.items()}
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import sys
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -43,10 +45,15 @@ def compile_(
         medloop compile --images registry.example/medloop:0.1.0 --cluster cluster.yaml --output team.yaml
         medloop compile --image train=registry.example/ours/train:2
     """
-    from workflows.package import compile_package
+    from workflows.package import check, compile_package
 
     path = output or Path(f"{pipeline}.yaml")
-    compile_package(pipeline, _pinned(where, brought, no_pin), _cluster(cluster), path)
+    try:
+        check(pipeline, path)
+    except ValueError as error:
+        refuse(str(error))
+    places = _cluster(cluster)
+    compile_package(pipeline, _pinned(where, brought, no_pin), places, path)
     typer.echo(f"{path}: {path.stat().st_size:,} bytes")
 
 
@@ -77,7 +84,7 @@ def submit(
 ) -> None:
     """Start a run on a Kubeflow Pipelines server, with the images pinned as they are now.
 
-    The server is named by KF_PIPELINES_ENDPOINT (else the cluster of KUBECONFIG, else the one this pod is in).
+    The server is named by KF_PIPELINES_ENDPOINT; else it is that of the cluster this pod is in, or of KUBECONFIG's.
 
     \b
         medloop submit --source /scans --store s3://medloop/chest --images registry.example/medloop:0.1.0 --wait
@@ -247,7 +254,8 @@ def runs(
     if not listed:
         typer.echo("There is no run yet.")
         return
-    console, table = Console(), Table(box=None, pad_edge=False, header_style="dim")
+    wide = None if sys.stdout.isatty() or "COLUMNS" in os.environ else 400  # a pipe has no edge
+    console, table = Console(width=wide), Table(box=None, pad_edge=False, header_style="dim")
     left = console.width
     for column in ("run", "began", "took", "state"):
         widest = max(len(column), *(len(run[column]) for run in listed))
@@ -315,10 +323,13 @@ def _pinned(where: str, brought: list[str] | None, no_pin: bool) -> dict[str, st
     if no_pin:
         return chosen
     far = {stage: name for stage, name in chosen.items() if "/" in name}
-    for name in sorted({name for name in chosen.values() if "/" not in name}):
-        if not where and not brought:
-            break
-        typer.echo(f"medloop: {name} is an image of this machine, so it has no digest to pin.", err=True)
+    if here := sorted({name for name in chosen.values() if "/" not in name}):
+        typer.echo(
+            f"medloop: {len(here)} image{'s' if len(here) > 1 else ''} ({here[0]}{', …' if len(here) > 1 else ''}) "
+            "have names of this machine and no digest to pin: a cluster has them only if they were loaded onto its "
+            "nodes. --images registry/prefix:tag says where the nodes find them.",
+            err=True,
+        )
     return {**chosen, **pin(far)}
 
 

@@ -11,7 +11,7 @@ from typing import Any
 from components.shared.interface import stages
 from workflows.kubeflow.placement import Placement
 from workflows.kubeflow.server import Server
-from workflows.run import LAST_LINES, Watcher, read_event
+from workflows.run import LAST_LINES, NOISE, Watcher, read_event
 
 ENDED = ("SUCCEEDED", "SKIPPED", "FAILED", "CANCELED")
 EXECUTORS = ("retry-system-container-impl", "system-container-impl")
@@ -210,6 +210,8 @@ def _listen(server: Server, run_id: str, stage: Stage, watcher: Watcher) -> None
         lines = (text if stage.state in ENDED else text[: text.rfind("\n") + 1]).splitlines()
         for line in lines[stage.heard.get(pod, 0) :]:
             event = read_event(line)
+            if event is None and NOISE in line:
+                continue
             if event is None:
                 stage.last_lines.append(line)
                 continue

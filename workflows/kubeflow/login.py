@@ -71,8 +71,8 @@ def _find_cluster(configuration: Any, settings: Kubeflow) -> None:
         except (ConfigException, YAMLError) as error:
             raise ValueError(
                 "No Kubeflow Pipelines server is named. Set KF_PIPELINES_ENDPOINT to its address, such as "
-                "http://127.0.0.1:8080, or KUBECONFIG to a file that leads to its cluster "
-                f"(now: {' '.join(str(error).split())})."
+                "http://127.0.0.1:8080, or KUBECONFIG to a file that leads to its cluster"
+                + (f" ({named}: {' '.join(str(error).split())})." if named else ".")
             ) from None
         configuration.host = address = f"{configuration.host.rstrip('/')}/{PROXY.format(HOME)}"
         if renew := configuration.refresh_api_key_hook:

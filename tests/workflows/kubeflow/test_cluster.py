@@ -38,7 +38,7 @@ GOOD: dict[str, list[Any]] = {
     "backoff": ["30s", 90, "2m"],
     "backoff_factor": [1, 2, 10],
     "timeout": ["90s", "2h", "1d", 3600, "0"],
-    "user": [-1, 0, 10001],
+    "user": [-1, 10001],
     "group": [-1, 10001],
     "non_root": [True, False],
     "image_pull_policy": ["Always", "IfNotPresent", "Never"],
@@ -284,4 +284,24 @@ def test_the_command_line_says_what_is_wrong_with_the_file(tmp_path: Path) -> No
     assert "mine.yaml: train.memory is 'lots'" in done.stderr
     done = medloop(tmp_path, *arguments, status=2, MEDLOOP_CLUSTER=str(tmp_path / "none.yaml"))
     assert "There is no cluster file" in done.stderr
-    assert "Did you mean 'retrain'?" in medloop(tmp_path, "compile", "retain", status=1).stderr
+    assert "Did you mean 'retrain'?" in medloop(tmp_path, "compile", "retain", status=2).stderr
+
+
+@pytest.mark.parametrize(
+    ("place", "words"),
+    [
+        ({"cpu": 8, "cpu_limit": 2}, "cpu_limit is 2, below the 8 of cpu"),
+        ({"cpu": "500m", "cpu_limit": "250m"}, "cpu_limit is 250m, below the 500m of cpu"),
+        ({"user": 0}, "user is 0, which is root, and non_root is true"),
+        ({"volumes": {"/tmp": "scans"}}, "/tmp is taken by the image itself"),
+        ({"secret_files": {"/medloop": "authority"}}, "/medloop is taken by the image itself"),
+        ({"volumes": {"/dev/shm": "scans"}, "shared_memory": "1Gi"}, "/dev/shm is taken"),
+    ],
+)
+def test_what_no_cluster_takes_together_is_refused(place: dict[str, Any], words: str, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=f"cluster.yaml: train: {words}"):
+        cluster(tmp_path, {"train": place})
+
+
+def test_root_is_possible_for_those_who_say_so(tmp_path: Path) -> None:
+    assert cluster(tmp_path, {"train": {"user": 0, "non_root": False}})["train"].user == 0
