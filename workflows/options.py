@@ -10,7 +10,9 @@ from typing import Annotated, Any, NoReturn
 import typer
 from typer.core import TyperCommand
 
-Source = Annotated[str, typer.Option("--source", "-s", help="Directory of images, a folder for each class.")]
+Source = Annotated[
+    str, typer.Option("--source", "-s", help="Directory of images, or s3://bucket/prefix: a folder for each class.")
+]
 Params = Annotated[Path | None, typer.Option("--params", "-p", help="YAML file of parameters; holds overrides only.")]
 Assign = Annotated[list[str] | None, typer.Option("--set", help="One parameter, as name=value. Repeat for more.")]
 RunName = Annotated[str, typer.Argument(metavar="[RUN]", help="A run's id or its beginning; the latest by default.")]

@@ -72,7 +72,9 @@ def settle(
     settled = {}
     for name, parameter in pipeline_parameters().items():
         if parameter.required and not asked.get(name):
-            raise ValueError("No source was given. Name the directory of images with --source DIR.")
+            raise ValueError(
+                "No source was given. Name the directory of images with --source DIR, or s3://bucket/prefix."
+            )
         settled[name] = parameter.check(asked.get(name, defaults.get(name, parameter.default)))
     settled["source"] = str(Path(settled["source"]).absolute()) if "://" not in settled["source"] else settled["source"]
     return settled

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from components.shared import keys
+from components.shared.source import open_source
 from workflows.synth.synth import MARKER
 
 SERVICE_ACCOUNT_TOKEN = Path("/var/run/secrets/kubeflow/pipelines/token")
@@ -104,7 +105,7 @@ def hash_key(settings: Settings, source: str, make: bool = True) -> str:
     """
     if settings.hash_key:
         return settings.hash_key
-    if source and (Path(source) / MARKER).is_file():
+    if source and _is_synthetic(source):
         return keys.SYNTHETIC
     if not settings.key_file.exists():
         if not make:
@@ -120,6 +121,13 @@ def hash_key(settings: Settings, source: str, make: bool = True) -> str:
         with os.fdopen(descriptor, "w") as file:
             file.write(secrets.token_hex(32) + "\n")
     return settings.key_file.read_text().strip()
+
+
+def _is_synthetic(source: str) -> bool:
+    """Whether `medloop synth` made these scans, or what lies in a bucket is a copy of such."""
+    if "://" in source:
+        return open_source(source).has(MARKER)
+    return (Path(source) / MARKER).is_file()
 
 
 def stage_environment(settings: Settings, source: str, make_key: bool = True) -> dict[str, str]:

@@ -5,18 +5,19 @@ from __future__ import annotations
 import csv
 from collections import Counter, defaultdict
 from collections.abc import Iterable
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Annotated, Any
 
 import pyarrow as pa
 
+from components.ingest.digests import source_digests
 from components.ingest.labels import Labelled, age_of, order_classes, patient_of, read_labels
 from components.ingest.masters import Shard, decode_groups
 from components.shared import source as sources
-from components.shared.contracts import Between, Out, file_digest, fingerprint, write_record
+from components.shared.contracts import Between, Out, fingerprint, write_record
 from components.shared.dataset import INDEX, write_table
 from components.shared.keys import HashKey, from_environment
+from components.shared.source import Entry, Source
 from components.shared.work import Work, log, progress
 
 Row = dict[str, Any]
@@ -34,27 +35,28 @@ def ingest(
 ) -> dict[str, Any]:
     """Decode a source's images once, index them under keyed hashes, and set aside what cannot be used, with the reason.
 
-    source: the directory of images: a folder for each class, with or without train, val and test above
+    source: the images, a directory or s3://bucket/prefix: a folder for each class; train, val and test may stand above
     revision: the listing digest that resolve saw; the source must still be as it was
     key_id: the id of the hash key that must be at hand
     classes: the class folders to take, the one without a finding first; all when empty
     max_side: the longest side of a master, in pixels; larger images are reduced to it
     """
     key = _key(key_id)
-    root = sources.directory(source)
-    listing = sources.entries(source)
+    place = sources.open_source(source)
+    listing = place.entries()
     if sources.revision(listing) != revision:
         raise RuntimeError("The source changed since this run first looked at it. Let it settle, and run again.")
-    labelled = read_labels(root, listing)
+    labelled = read_labels(place, listing)
     names = _choose(classes, labelled)
     labelled = [item for item in labelled if item.label in names or not item.label]
-    digests = _source_digests(root, labelled, key)
-    first = {digest: root / item.name for item, digest in reversed(list(zip(labelled, digests, strict=True)))}
-    shards = _decode(work, first, max_side)
+    digests = source_digests(place, listing, labelled, work.store, key)
+    entries = {entry.name: entry for entry in listing}
+    first = {digest: entries[item.name] for item, digest in reversed(list(zip(labelled, digests, strict=True)))}
+    shards = _decode(work, place, first, max_side)
     rows, quarantine = _rows(labelled, digests, shards, names, key)
     rows, contrary = _without_contrary(rows)
     _mark_duplicates(rows)
-    about = _describe(root.name, names, rows, shards, key_id, labelled, digests, [*quarantine, *contrary])
+    about = _describe(place.name, names, rows, shards, key_id, labelled, digests, [*quarantine, *contrary])
     _require_two_classes(names, rows, len(quarantine) + len(contrary))
     write_table(pa.Table.from_pylist(rows, schema=INDEX), dataset / "index.parquet")
     write_record("dataset", dataset / "dataset.json", about)
@@ -99,24 +101,9 @@ def _choose(wanted: list[str], labelled: list[Labelled]) -> list[str]:
     return names
 
 
-def _source_digests(root: Path, labelled: list[Labelled], key: HashKey) -> list[str]:
-    def read(item: Labelled) -> str:
-        try:
-            return file_digest(root / item.name)
-        except OSError as error:
-            where = f"image {key.hash('image', item.name)[:12]}, of class {item.label or 'none'}"
-            raise OSError(
-                f"A file of the source cannot be read ({error.strerror}): {where}. Make all of it readable; names of "
-                "files are not written down here."
-            ) from None
-
-    with ThreadPoolExecutor(4) as pool:
-        return list(pool.map(read, labelled))
-
-
-def _decode(work: Work, files: dict[str, Path], max_side: int) -> list[Shard]:
+def _decode(work: Work, source: Source, files: dict[str, Entry], max_side: int) -> list[Shard]:
     shards, done = [], 0
-    for shard in decode_groups(work.store, files, max_side):
+    for shard in decode_groups(work.store, source, files, max_side):
         shards.append(shard)
         done += len(shard.files)
         progress("ingest", done, len(files), "images")

@@ -6,11 +6,11 @@ import csv
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import PurePosixPath
 from typing import Any
 
 from components.shared.interface import nearest
-from components.shared.source import TABLE, Entry
+from components.shared.source import TABLE, Entry, Source
 
 OFFICIAL = {"train": "train", "training": "train", "val": "val", "validation": "val", "test": "test", "testing": "test"}
 """Folder names, above the class folders, that publish a split."""
@@ -35,17 +35,17 @@ class Labelled:
     """Its row of the table; empty where it needs none, None where the table names patients and leaves it out."""
 
 
-def read_labels(source: Path, entries: Iterable[Entry]) -> list[Labelled]:
+def read_labels(source: Source, entries: Iterable[Entry]) -> list[Labelled]:
     """Every image of the source with its class (its folder), its official side, and its row of the table, if any."""
     entries = list(entries)
-    rows = _table(source / TABLE, {entry.name for entry in entries})
+    rows = _table(source, {entry.name: entry for entry in entries})
     # Where a table names patients it must name them all: the same person under two names could part at the split.
     otherwise: dict[str, str] | None = None if any("patient_id" in row for row in rows.values()) else {}
     found = []
     for entry in entries:
         if entry.name == TABLE:
             continue
-        parts = PurePosixPath(entry.name).parts
+        parts = [part for part in entry.name.split("/") if part]  # a bucket may hold `A//one.png`
         official = OFFICIAL.get(parts[0].lower(), "") if len(parts) > 2 else ""
         folders = parts[1:-1] if official else parts[:-1]
         row = rows.get(entry.name, otherwise)
@@ -73,24 +73,25 @@ def age_of(text: str) -> int:
     return int(int(found[1]) / years)
 
 
-def _table(path: Path, names: set[str]) -> dict[str, dict[str, str]]:
+def _table(source: Source, entries: dict[str, Entry]) -> dict[str, dict[str, str]]:
     """The rows of the table by file; none where there is no table.
 
     What does not fit is refused, for a patient who is not recognised could end on both sides of the split.
     """
-    if not path.is_file():
+    if TABLE not in entries:
         return {}
+    names = set(entries)
     try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
+        with source.file(entries[TABLE]) as path, path.open(encoding="utf-8-sig", newline="") as file:
             reader = csv.DictReader(file, strict=True)
             columns = [name.strip() for name in reader.fieldnames or []]
-            _check_columns(path.name, columns)
+            _check_columns(TABLE, columns)
             reader.fieldnames = columns
             rows: dict[str, dict[str, str]] = {}
             for row in reader:
-                _add_row(rows, row, f"{path.name}, line {reader.line_num}", names)
+                _add_row(rows, row, f"{TABLE}, line {reader.line_num}", names)
     except (csv.Error, UnicodeDecodeError) as error:
-        raise ValueError(f"{path.name} is not readable as CSV in UTF-8: {error}. Mend it, or save it anew.") from None
+        raise ValueError(f"{TABLE} is not readable as CSV in UTF-8: {error}. Mend it, or save it anew.") from None
     return rows
 
 

@@ -6,8 +6,9 @@ import hashlib
 import json
 import multiprocessing
 import os
+from collections import deque
 from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -17,6 +18,7 @@ from components.shared import keys
 from components.shared.contracts import digest, encode, fingerprint, try_decode
 from components.shared.dataset import write_shard
 from components.shared.pixels import Pixels, decode_image
+from components.shared.source import CHANGED, Entry, Source, open_source
 from components.shared.store import Store, open_store
 from components.shared.work import package_versions
 
@@ -24,6 +26,8 @@ DECODER = 1
 """Counts the changes in decoding that give other masters; part of every shard's key."""
 GROUP = 128
 """The mean number of files in a shard."""
+AHEAD = 4
+"""How many files are on their way, or wait in memory, while one is decoded."""
 
 
 @dataclass(frozen=True)
@@ -49,8 +53,8 @@ def group(digests: list[str]) -> list[list[str]]:
     return [members for members in groups if members]
 
 
-def decode_groups(store: Store, files: dict[str, Path], max_side: int) -> Iterator[Shard]:
-    """The shards of these files (source digest → a file that holds it), decoded side by side, known ones at once."""
+def decode_groups(store: Store, source: Source, files: dict[str, Entry], max_side: int) -> Iterator[Shard]:
+    """The shards of these files (digest → a file that holds it), decoded side by side, known ones at once."""
     groups = group(list(files))
     waiting = []
     for members in groups:
@@ -59,7 +63,7 @@ def decode_groups(store: Store, files: dict[str, Path], max_side: int) -> Iterat
             yield shard
         else:
             waiting.append(members)
-    tasks = [([(name, str(files[name])) for name in members], max_side, store.uri) for members in waiting]
+    tasks = [([(name, files[name]) for name in members], max_side, store.uri, source.address) for members in waiting]
     workers = min(len(tasks), len(os.sched_getaffinity(0)))
     if workers <= 1:
         for task in tasks:
@@ -71,14 +75,14 @@ def decode_groups(store: Store, files: dict[str, Path], max_side: int) -> Iterat
             yield future.result()
 
 
-def _decode_group(members: list[tuple[str, str]], max_side: int, store_uri: str) -> Shard:
+def _decode_group(members: list[tuple[str, Entry]], max_side: int, store_uri: str, address: str) -> Shard:
     key, store = keys.from_environment(), open_store(store_uri)
     images: list[Pixels] = []
     files: dict[str, dict[str, Any]] = {}
-    for source_digest, path in members:
-        data = Path(path).read_bytes()
+    contents = _contents(open_source(address), [entry for _, entry in members])
+    for (source_digest, _), data in zip(members, contents, strict=True):
         if digest(data) != source_digest:
-            raise RuntimeError("A file of the source changed while it was read. Let the source settle, and run again.")
+            raise RuntimeError(CHANGED)
         try:
             master = decode_image(data, max_side)
         except ValueError as error:
@@ -100,6 +104,26 @@ def _decode_group(members: list[tuple[str, str]], max_side: int, store_uri: str)
     record = {"shard": shard.digest, "size": shard.size, "files": shard.files}
     store.write(_record_name([name for name, _ in members], max_side), encode("shard", record))
     return shard
+
+
+def _contents(source: Source, entries: list[Entry]) -> Iterator[bytes]:
+    """The files' contents in order, a few read ahead: a bucket answers slower than an image is decoded."""
+
+    def read(entry: Entry) -> bytes:
+        with source.file(entry) as path:
+            return path.read_bytes()
+
+    waiting: deque[Future[bytes]] = deque()
+    with ThreadPoolExecutor(AHEAD) as pool:
+        try:
+            for entry in entries:
+                waiting.append(pool.submit(read, entry))
+                if len(waiting) == AHEAD:
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
+        finally:
+            pool.shutdown(cancel_futures=True)
 
 
 def _keep(store: Store, images: list[Pixels], files: dict[str, dict[str, Any]]) -> Shard:

@@ -32,7 +32,7 @@ def resolve(
     Later stages read none of it again. A run that asks for what the newest decision already answered is handed what
     that run was handed, so that all of its work is found done.
 
-        source: the directory of images to learn from
+        source: the directory of images to learn from, or s3://bucket/prefix
         asked: the run's parameters, by which a repetition is recognised
         ingest_options: what ingest was asked beyond them
         split_options: what split was asked beyond them
@@ -77,9 +77,11 @@ def resolve(
 def _listing(address: str) -> list[sources.Entry]:
     listing = sources.entries(address)
     if not any(entry.name != sources.TABLE for entry in listing):
+        links = "" if "://" in address else " (links that lead out of it are not followed)"
+        known = ", ".join(sorted(sources.IMAGE_SUFFIXES))
         raise ValueError(
-            f"The source {address} holds no images: no file ends in {', '.join(sorted(sources.IMAGE_SUFFIXES))} (links "
-            "that lead out of it are not followed). Put a folder of images for each class into it."
+            f"The source {address} holds no images: no file ends in {known}{links}. "
+            "Put a folder of images for each class into it."
         )
     return listing
 

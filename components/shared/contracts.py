@@ -43,6 +43,7 @@ SCHEMAS = {
     "lease": 1,
     "run": 1,
     "step": 1,
+    "source": 1,
     "shard": 1,
     "view": 1,
 }

@@ -9,6 +9,7 @@ import os
 import secrets
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
 from typing import BinaryIO, TypeVar
@@ -22,6 +23,16 @@ from components.shared.s3_client import MISSING, Client, CutShortError
 from components.shared.s3_keys import Keys
 
 T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Listed:
+    """An object as its bucket lists it: its name below the prefix, its size, and the ETag that changes with it."""
+
+    name: str
+    size: int
+    etag: str
+
 
 PART = 16 * 2**20  # what larger files are sent in
 SLOWEST = 1024  # bytes a second; what comes slower is asked for again
@@ -144,6 +155,35 @@ class S3:
 
         return bool(self._unless_missing("read", lambda: self.client.persevere(call)))
 
+    def download_version(self, listed: Listed, path: Path) -> bool:
+        """Bring an object as it was listed into a new file; False where another or none has taken its place."""
+
+        def call() -> bool:
+            have = path.stat().st_size if path.exists() else 0
+            if have and have == listed.size:
+                return True  # all had arrived when the try before it broke
+            asked = {"If-Match": f'"{listed.etag}"'}
+            answer = self.client.get_object(self.bucket, self._key(listed.name), offset=have, request_headers=asked)
+            # Some servers do not look at the condition.
+            if _etag(answer.headers.get("ETag")) != listed.etag:
+                answer.close()
+                return False
+            goes_on = answer.headers.get("Content-Range", "").startswith(f"bytes {have}-")
+            with path.open("ab" if have and goes_on else "wb") as file:
+                self._receive(answer, file)
+            got = path.stat().st_size
+            if got < listed.size:
+                raise CutShortError(f"{got} of an object's {listed.size} bytes arrived")
+            return got == listed.size
+
+        with self._explained("read"):
+            try:
+                return bool(self.client.persevere(call))
+            except S3Error as error:
+                if error.code in (*MISSING, "PreconditionFailed", "InvalidRange"):
+                    return False
+                raise
+
     def _receive(self, answer: urllib3.BaseHTTPResponse, into: BinaryIO) -> None:
         """Write the body of an answer; one that ends early or hardly moves is a failure."""
         begun, got = time.monotonic(), 0
@@ -164,6 +204,13 @@ class S3:
         with self._explained("list"):
             found = self.client.list_objects(self.bucket, self._key(prefix).rstrip("/") + "/", recursive=True)
             return [str(item.object_name)[len(self._key("")) :] for item in found]
+
+    def objects(self) -> Iterator[Listed]:
+        """Every object below the prefix, page by page."""
+        with self._explained("list"):
+            below = self._key("")
+            for item in self.client.list_objects(self.bucket, below, recursive=True):
+                yield Listed(str(item.object_name)[len(below) :], int(item.size or 0), _etag(item.etag))
 
     def skew(self) -> float | None:
         return self.client.skew
@@ -188,8 +235,12 @@ class S3:
             raise self.client.explain(error, f"{doing} objects", self.bucket) from error
 
 
-def connect(bucket: str, prefix: str, *, pause: float = 0.1, patience: float = 60.0) -> S3:
-    """The bucket's side of a store; what the environment says of it stands in docs/storage.md.
+def _etag(text: str | None) -> str:
+    return (text or "").removeprefix("W/").strip('"')
+
+
+def connect(bucket: str, prefix: str, *, pause: float = 0.1, patience: float = 60.0, of: str = "store") -> S3:
+    """The bucket's side of a store, or of a source; what the environment says of it stands in docs/storage.md.
 
     `pause` is the first pause between tries, in seconds; `patience` how long to wait for a sign of life.
     """
@@ -200,7 +251,7 @@ def connect(bucket: str, prefix: str, *, pause: float = 0.1, patience: float = 6
     http = urllib3.PoolManager(timeout=timeout, retries=False, maxsize=64, **verify)  # type: ignore[arg-type]
     # Without a region, some servers answer the look-up unreadably.
     region = os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION") or "us-east-1"
-    client = Client(endpoint, region, Keys(verify), http, pause)
+    client = Client(endpoint, region, Keys(verify, of), http, pause, of)
     style = (os.environ.get("AWS_S3_ADDRESSING_STYLE") or "auto").lower()
     if style not in ("auto", "path", "virtual"):
         raise ValueError(f"AWS_S3_ADDRESSING_STYLE is {style!r}, and must be auto, path or virtual.")
@@ -212,8 +263,8 @@ def connect(bucket: str, prefix: str, *, pause: float = 0.1, patience: float = 6
         check_bucket_name(bucket, strict=True, s3_check=True)
     except ValueError as error:
         raise ValueError(
-            f"The store's bucket is {bucket!r}, and S3 does not allow that name: 3 to 63 of small letters, digits, "
-            f"hyphens and dots ({error}). Check MEDLOOP_STORE."
+            f"The {of}'s bucket is {bucket!r}, and S3 does not allow that name: 3 to 63 of small letters, digits, "
+            f"hyphens and dots ({error}). Check {'MEDLOOP_STORE' if of == 'store' else 'its address'}."
         ) from error
     return S3(client, bucket, prefix, patience)
 

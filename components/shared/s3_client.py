@@ -63,12 +63,14 @@ _FAILURES = (S3Error, urllib3.exceptions.HTTPError, CutShortError)
 class Client(Minio):  # type: ignore[misc]  # the client is not typed for us
     """minio's client with its one place for requests replaced: by one that perseveres, and keeps the server's time."""
 
-    def __init__(self, endpoint: str, region: str, keys: Keys, http: urllib3.PoolManager, pause: float) -> None:
+    def __init__(
+        self, endpoint: str, region: str, keys: Keys, http: urllib3.PoolManager, pause: float, of: str = "store"
+    ) -> None:
         parts = urlsplit(endpoint)
         super().__init__(
             endpoint=parts.netloc, secure=parts.scheme == "https", region=region, credentials=keys, http_client=http
         )
-        self.endpoint, self.region, self.keys, self.pause = endpoint, region, keys, pause
+        self.endpoint, self.region, self.keys, self.pause, self.of = endpoint, region, keys, pause, of
         self.skew: float | None = None
         """Seconds by which this machine's clock is ahead of the server's, as the last answer showed."""
         self._amend = timedelta()
@@ -98,11 +100,13 @@ class Client(Minio):  # type: ignore[misc]  # the client is not typed for us
         if not isinstance(error, S3Error):
             return self._unanswered(error)
         code, said, status = _said(error)
+        # A server's words may hold the name of the object, and a scan's name may be a patient's.
+        why = code if self.of == "source" else f"{code}, {said}"
         where = f"{bucket or error.bucket_name!r} at {self.endpoint}" if error.bucket_name or bucket else self.endpoint
         if code in SKEWED:
             return PermissionError(
-                f"This machine's clock is {_off(self.skew)} the store's at {self.endpoint}, and it refuses requests "
-                "that are dated so. Set this machine's clock (with NTP), or the server's."
+                f"This machine's clock is {_off(self.skew)} the {self.of}'s at {self.endpoint}, and it refuses "
+                "requests that are dated so. Set this machine's clock (with NTP), or the server's."
             )
         if region := _region(error):
             return OSError(
@@ -111,38 +115,40 @@ class Client(Minio):  # type: ignore[misc]  # the client is not typed for us
             )
         if code not in _FULL and (code in _PASSING or status >= 500):
             return ConnectionError(
-                f"The store at {self.endpoint} did not do it in {ATTEMPTS} tries: {code}, {said}. "
+                f"The {self.of} at {self.endpoint} did not do it in {ATTEMPTS} tries: {why}. "
                 "It is overloaded or broken: wait, or look at the server's log; then run again."
             )
-        return self._refused(code, said, doing, where)
+        return self._refused(code, why, doing, where)
 
-    def _refused(self, code: str, said: str, doing: str, where: str) -> OSError:
+    def _refused(self, code: str, why: str, doing: str, where: str) -> OSError:
         source = self.keys.source
         if code == "NoSuchBucket":
-            return OSError(
-                f"There is no bucket {where} (NoSuchBucket). Make it with `medloop storage init`, or check the "
-                "bucket's name in MEDLOOP_STORE."
+            mend = (
+                "Make it with `medloop storage init`, or check the bucket's name in MEDLOOP_STORE."
+                if self.of == "store"
+                else f"Check the bucket's name in the {self.of}'s address, and that AWS_ENDPOINT_URL names its server."
             )
+            return OSError(f"There is no bucket {where} (NoSuchBucket). {mend}")
         if code in EXPIRED:
             renewed = "It gave no others when asked again: renew them there, and run again."
             fixed = "Set new ones, with their AWS_SESSION_TOKEN, and run again: it goes on from here."
             return PermissionError(
-                f"The keys of the store have expired ({code}). They come from {source}. "
+                f"The keys of the {self.of} have expired ({code}). They come from {source}. "
                 + (renewed if self.keys.renewable else fixed)
             )
         if code in _UNKNOWN_KEYS:
             return PermissionError(
-                f"The store refused the keys: {code}, {said}. They come from {source}. Check them, and that "
+                f"The {self.of} refused the keys: {why}. They come from {source}. Check them, and that "
                 "AWS_ENDPOINT_URL names the server that they belong to."
             )
         if code in _NO_RIGHTS:
             return PermissionError(
-                f"The keys may not {doing} in the bucket {where}: {code}, {said}. Give them the rights that "
+                f"The keys may not {doing} in the bucket {where}: {why}. Give them the rights that "
                 "docs/storage.md lists, or use other keys."
             )
         if code in _FULL:
-            return OSError(f"The store at {self.endpoint} is full: {code}, {said}. Free some space there.")
-        return OSError(f"The store could not {doing} in {where}: {code}, {said}. Look at the server's log.")
+            return OSError(f"The {self.of} at {self.endpoint} is full: {why}. Free some space there.")
+        return OSError(f"The {self.of} could not {doing} in {where}: {why}. Look at the server's log.")
 
     def _unanswered(self, error: Exception) -> OSError:
         said = str(error).rstrip(". \n")
@@ -155,11 +161,11 @@ class Client(Minio):  # type: ignore[misc]  # the client is not typed for us
             )
         if isinstance(error, CutShortError):
             return ConnectionError(
-                f"The store at {self.endpoint} answered {ATTEMPTS} times, and never well: {said}. Check that "
+                f"The {self.of} at {self.endpoint} answered {ATTEMPTS} times, and never well: {said}. Check that "
                 "AWS_ENDPOINT_URL names an S3 server (and not its console), and the network between."
             )
         return ConnectionError(
-            f"The store at {self.endpoint} did not answer in {ATTEMPTS} tries: {said}. Check the endpoint in "
+            f"The {self.of} at {self.endpoint} did not answer in {ATTEMPTS} tries: {said}. Check the endpoint in "
             "AWS_ENDPOINT_URL and that its server runs; then run again."
         )
 

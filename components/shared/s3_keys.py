@@ -19,8 +19,9 @@ ENVIRONMENT = "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
 class Keys(Provider):  # type: ignore[misc]  # the client is not typed for us
     """The keys to sign with, from the first source that the environment names; asked anew when they are refused."""
 
-    def __init__(self, http: dict[str, object]) -> None:
+    def __init__(self, http: dict[str, object], of: str = "store") -> None:
         self.source, self._make = _source(http)
+        self._of = of
         self._provider: Provider | None = None
         self._lock = Lock()
 
@@ -40,8 +41,8 @@ class Keys(Provider):  # type: ignore[misc]  # the client is not typed for us
                 status = re.search(r"HTTP status code (\d+)", str(error))
                 why = f"answered {status[1]}" if status else f"gave none ({type(error).__name__})"
                 raise PermissionError(
-                    f"No keys for the store: {self.source} {why}. Set {ENVIRONMENT}, or one of the other sources in "
-                    "docs/storage.md."
+                    f"No keys for the {self._of}: {self.source} {why}. Set {ENVIRONMENT}, or one of the other "
+                    "sources in docs/storage.md."
                 ) from None
 
     def renew(self) -> None:

@@ -47,7 +47,7 @@ class Place:
         assert done.returncode == status, f"{arguments} ended with {done.returncode}:\n{done.stdout}\n{done.stderr}"
         return done
 
-    def run(self, *arguments: str, status: int = 0, source: Path | None = None) -> dict[str, Any]:
+    def run(self, *arguments: str, status: int = 0, source: Path | str | None = None) -> dict[str, Any]:
         """Run the loop on this place's scans; gives what --json prints."""
         scans = str(source or self.scans)
         done = self.medloop("run", "--source", scans, *QUICK, *arguments, "--json", status=status)

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
 
 import pytest
 
-from components.shared.contracts import digest
+from components.shared.contracts import Manifest, digest
+from components.shared.store import open_store
 from tests.components.shared.faults import faulty
 from tests.components.shared.servers import BUCKET, KEY, SECRET, S3Server, client, minio, moto, rclone
-from tests.e2e.loop import Place, states
+from tests.e2e.loop import QUICK, Place, outputs, states
 
 Kind = Callable[[Path], AbstractContextManager[S3Server]]
 RATE = 0.05
@@ -71,3 +73,32 @@ def test_a_server_that_overwrites_carries_the_loop_to_deploy_which_refuses(place
         objects = contents(server, "loop/objects/")
         assert [name for name, content in objects.items() if name.rpartition("/")[2] != digest(content)] == []
         assert contents(server, "loop/releases/") == {}
+
+
+def test_scans_in_a_bucket_make_the_run_that_their_directory_makes(place: Place, tmp_path: Path) -> None:
+    with moto(tmp_path / "server") as server, faulty(server, RATE, seed=8) as (broken, faults):
+        for path in place.scans.rglob("*"):
+            if path.is_file():
+                name = f"new scans/{path.relative_to(place.scans).as_posix()}"
+                client(server).fput_object(BUCKET, name, str(path))
+        there = over(broken, place)
+        there = dataclasses.replace(there, extra={k: v for k, v in there.extra.items() if k != "MEDLOOP_STORE"})
+        address = f"s3://{BUCKET}/new scans"
+        run = there.run(source=address)
+        assert run["outcome"] == "released"
+        assert not (place.home / "hash.key").exists(), "copies of synthetic scans have the public key"
+        gets = faults.requests["get"]
+        planned = json.loads(there.medloop("plan", "--source", address, *QUICK, "--json").stdout)
+        assert {step["stage"]: step["state"] for step in planned}["ingest"] == "reused"
+        assert faults.requests["get"] == gets, "to plan, no scan is fetched"
+        assert faults.requests["put"] == faults.requests["create"] == 0, "a source is never written"
+    here = place.run()
+    # The names of the source differ, and so do the records of the data set; its rows do not.
+    index, other = (rows_of(place, outputs(each, "ingest")["dataset"]) for each in (run, here))
+    assert index == other
+
+
+def rows_of(place: Place, manifest: str) -> str:
+    """The digest of a data set's index."""
+    files = Manifest.decode(open_store(str(place.home / "store")).get(manifest), "dataset").files
+    return files["index.parquet"].digest
