@@ -75,20 +75,8 @@ def check(image: str, stage: str) -> Iterator[Finding]:
 
 def _ask(image: str, code: str) -> tuple[str, str]:
     """What Python in the image prints, or nothing and the last line of its trouble."""
-    command = [
-        "docker",
-        "run",
-        "--rm",
-        "--network",
-        "none",
-        "--entrypoint",
-        "python3",
-        image,
-        "-W",
-        "ignore",
-        "-c",
-        code,
-    ]
+    options = ("--rm", "--network", "none", "--entrypoint", "python3")
+    command = ["docker", "run", *options, image, "-W", "ignore", "-c", code]
     try:
         done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=PATIENCE)
     except subprocess.TimeoutExpired:
