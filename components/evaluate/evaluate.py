@@ -113,7 +113,7 @@ def locked_rows(data: Data, splits: Path) -> Rows:
             "The split has 0 test images, and at least 1 of each of two classes is needed. Give the test a share, or "
             "hand in the split that was made of this dataset."
         )
-    present = np.unique(data.column("label")[rows])
+    present = np.unique(data.labels[rows])
     if len(present) < 2:
         raise ValueError(
             f"All {len(rows)} test images are of one class, {data.classes[present[0]]!r}, and at least two classes are "
@@ -176,7 +176,7 @@ class Judge:
             )
         probabilities = model.probabilities(logits)
         patients = np.unique(self.data.column("patient_id")[self.rows], return_inverse=True)[1]
-        labels = self.data.column("label")[self.rows].astype(np.int64)
+        labels = self.data.labels[self.rows]
         return Scored(labels, model.decide(probabilities), probabilities, patients)
 
 

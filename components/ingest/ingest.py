@@ -146,13 +146,16 @@ def _row(item: Labelled, image_id: str, digest: str, place: int, about: Row, lab
     return {
         "image_id": image_id,
         "patient_id": patient or key.hash("patient", patient_of(item.name)),
-        "label": label,
+        "labels": [label],
         "source_digest": digest,
         "pixel_digest": about["pixel_digest"],
+        "look": "",
         "duplicate_of": "",
+        "near": "",
         "official": item.official,
         "shard": place,
         "row": about["row"],
+        "frame": -1,
         "height": about["height"],
         "width": about["width"],
         "bits": about["bits"],
@@ -168,7 +171,7 @@ def _row(item: Labelled, image_id: str, digest: str, place: int, about: Row, lab
 def _without_contrary(rows: list[Row]) -> tuple[list[Row], list[Row]]:
     labels = defaultdict(set)
     for row in rows:
-        labels[row["pixel_digest"]].add(row["label"])
+        labels[row["pixel_digest"]].update(row["labels"])
     contrary = [
         {
             "image_id": row["image_id"],
@@ -198,7 +201,7 @@ def _describe(
     digests: Iterable[str],
     quarantine: list[Row],
 ) -> Row:
-    of_class = Counter(row["label"] for row in rows)
+    of_class = Counter(label for row in rows for label in row["labels"])
     content = sorted(
         fingerprint([digest, item.label, item.official, item.table])
         for item, digest in zip(labelled, digests, strict=True)
@@ -212,7 +215,9 @@ def _describe(
             for s in shards
             if s.digest
         ],
-        "fingerprint": fingerprint(sorted([row["pixel_digest"], names[row["label"]]] for row in rows)),
+        "fingerprint": fingerprint(
+            sorted([row["pixel_digest"], *(names[label] for label in row["labels"])] for row in rows)
+        ),
         "key_id": key_id,
         "source_revision": fingerprint(content),
         "counts": {
@@ -227,7 +232,7 @@ def _describe(
 
 
 def _require_two_classes(names: list[str], rows: list[Row], quarantined: int) -> None:
-    empty = [name for label, name in enumerate(names) if not any(row["label"] == label for row in rows)]
+    empty = [name for label, name in enumerate(names) if not any(label in row["labels"] for row in rows)]
     if empty:
         raise ValueError(
             f"No usable image of class {empty[0]!r} is left: {quarantined} files were set aside as unreadable or with "

@@ -67,6 +67,16 @@ class Data:
         """One column of the index."""
         return np.asarray(self.index[name].to_numpy(zero_copy_only=False))
 
+    @property
+    def labels(self) -> NDArray[np.int64]:
+        """The class of each image; a ValueError where images have any number of findings instead."""
+        if self.about["task"] != "classification":
+            raise ValueError(
+                f"The data set's task is {self.about['task']}, and one class an image is needed here. Choose one "
+                "finding with ingest_options label_map."
+            )
+        return np.asarray(self.index["labels"].combine_chunks().flatten().to_numpy(), np.int64)
+
     def rows(self, splits: Path, *sides: str) -> NDArray[np.int64]:
         """The positions, in the index, of the images on these sides of the split in directory `splits`."""
         table = pq.read_table(splits / "splits.parquet", schema=SPLIT)

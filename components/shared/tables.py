@@ -11,13 +11,16 @@ INDEX = pa.schema(
     [
         ("image_id", pa.string()),
         ("patient_id", pa.string()),
-        ("label", pa.int32()),
+        ("labels", pa.list_(pa.int32())),
         ("source_digest", pa.string()),
         ("pixel_digest", pa.string()),
+        ("look", pa.string()),
         ("duplicate_of", pa.string()),
+        ("near", pa.string()),
         ("official", pa.string()),
         ("shard", pa.int32()),
         ("row", pa.int32()),
+        ("frame", pa.int32()),
         ("height", pa.int32()),
         ("width", pa.int32()),
         ("bits", pa.int32()),
@@ -29,7 +32,12 @@ INDEX = pa.schema(
         ("text", pa.string()),
     ]
 )
-"""One row an image. Unknown texts are "", an unknown age is -1; ids are keyed hashes."""
+"""One row an image. Unknown texts are "", an unknown age is -1; ids are keyed hashes.
+
+`labels` holds one class where the task is classification, and any number of findings where it is multilabel. `look` is
+the perceptual hash; `near` names the group of images that look the same, by the least image id in it. `frame` counts
+within a file of several images, and is -1 where the file is one.
+"""
 
 SPLIT = pa.schema(
     [

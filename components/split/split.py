@@ -86,7 +86,7 @@ def _patient_labels(rows: list[Row]) -> dict[str, int]:
     """Each patient's stratum: the class of most of their images, the higher one where it is even."""
     counts: dict[str, Counter[int]] = defaultdict(Counter)
     for row in rows:
-        counts[row["patient_id"]][row["label"]] += 1
+        counts[row["patient_id"]].update(row["labels"])
     return {patient: max(count, key=lambda label: (count[label], label)) for patient, count in sorted(counts.items())}
 
 
@@ -158,7 +158,7 @@ def _leak_free(placed: list[Row]) -> None:
 
 def _every_class_everywhere(rows: list[Row], placed: list[Row], classes: list[str]) -> None:
     for side in SIDES:
-        present = {row["label"] for row in placed if row["side"] == side}
+        present = {label for row in placed if row["side"] == side for label in row["labels"]}
         missing = [name for label, name in enumerate(classes) if label not in present]
         if missing:
             raise ValueError(

@@ -75,7 +75,7 @@ def train(
     torch.manual_seed(seed)
     data = Data.open(dataset, work.store)
     network = build(architecture, channels, len(data.classes)).to(place)
-    views, labels = data.views(image_size, fit), data.column("label")
+    views, labels = data.views(image_size, fit), data.labels
     rows = {side: data.rows(splits, side) for side in ("train", "val")}
     preprocess = {"size": image_size, "fit": fit, "channels": channels, **_scale(views, rows["train"])}
     course = Course(epochs, batch_size, learning_rate, weight_decay, label_smoothing, augment, seed)

@@ -61,7 +61,7 @@ def make(
     scene = Scene(root, open_store(str(root / "store")))
     folder = made.make_dataset(root / "dataset", scene.store, patients, classes=classes)
     if wrong:
-        change(folder, "label", lambda row, old: (old + 1) % len(classes) if row // 2 % wrong == 0 else old)
+        change(folder, "labels", lambda row, old: [(old[0] + 1) % len(classes)] if row // 2 % wrong == 0 else old)
     made.make_split(root / "splits", folder, core)
     made.make_bundle(root / "model", classes, gain=4)
     if champion:

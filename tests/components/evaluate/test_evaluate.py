@@ -139,7 +139,7 @@ def test_three_classes(tmp_path: Path) -> None:
 
 def test_a_class_absent_from_test_is_null_and_said(tmp_path: Path) -> None:
     scene = scenes.make(tmp_path, classes=THREE, wrong=0)
-    scenes.change(tmp_path / "dataset", "label", lambda _, old: min(old, 1))
+    scenes.change(tmp_path / "dataset", "labels", lambda _, old: [min(old[0], 1)])
     scene.run()
     viral = scene.metrics["all"]["per_class"]["VIRAL"]
     assert viral["images"] == 0
@@ -222,7 +222,7 @@ def test_no_test_rows(tmp_path: Path) -> None:
 
 def test_one_class_in_test(tmp_path: Path) -> None:
     scene = scenes.make(tmp_path)
-    scenes.change(tmp_path / "dataset", "label", lambda *_: 1)
+    scenes.change(tmp_path / "dataset", "labels", lambda *_: [1])
     refused(scene, "All 48 test images are of one class, 'PNEUMONIA'", "at least two", "split again")
 
 

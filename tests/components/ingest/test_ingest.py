@@ -100,9 +100,9 @@ def test_folders_are_classes_and_normal_comes_first(store: Store, scans: Scans) 
     scans.add("ABSCESS/a1_1.png")
     done = ingest(store, scans)
     assert about(store, done)["classes"] == ["NORMAL", "ABSCESS", "PNEUMONIA"]
-    assert row_of(store, done, "NORMAL/normal1_1.png")["label"] == 0
-    assert row_of(store, done, "ABSCESS/a1_1.png")["label"] == 1
-    assert row_of(store, done, "PNEUMONIA/pneumonia2_2.png")["label"] == 2
+    assert row_of(store, done, "NORMAL/normal1_1.png")["labels"] == [0]
+    assert row_of(store, done, "ABSCESS/a1_1.png")["labels"] == [1]
+    assert row_of(store, done, "PNEUMONIA/pneumonia2_2.png")["labels"] == [2]
     assert about(store, done)["counts"]["by_class"] == {"NORMAL": 4, "ABSCESS": 1, "PNEUMONIA": 4}
     assert done.values == {"images": 9, "patients": 5, "duplicates": 0, "quarantined": 0}
 

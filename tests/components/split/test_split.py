@@ -45,15 +45,21 @@ def base(patients: int = 8, official: str = "") -> list[Image]:
 
 def dataset_of(images: Sequence[Image], folder: Path) -> Path:
     folder.mkdir(parents=True)
-    unknown: dict[str, Any] = {"shard": 0, "row": 0, "height": 8, "width": 8, "bits": 8, "age": -1}
-    unknown |= dict.fromkeys(("source_digest", "duplicate_of", "sex", "site", "view", "modality", "text"), "")
+    unknown: dict[str, Any] = {"shard": 0, "row": 0, "frame": -1, "height": 8, "width": 8, "bits": 8, "age": -1}
+    unknown |= dict.fromkeys(
+        ("source_digest", "look", "duplicate_of", "near", "sex", "site", "view", "modality", "text"), ""
+    )
     rows = [
-        {**unknown, "image_id": i.name, "patient_id": i.patient, "label": i.label, "official": i.official,
+        {**unknown, "image_id": i.name, "patient_id": i.patient, "labels": [i.label], "official": i.official,
          "pixel_digest": i.pixels or i.name}
         for i in sorted(images, key=lambda i: i.name)
     ]  # fmt: skip
     dataset.write_table(pa.Table.from_pylist(rows, schema=dataset.INDEX), folder / "index.parquet")
-    about = {"classes": CLASSES, "fingerprint": contracts.fingerprint([[r["pixel_digest"], r["label"]] for r in rows])}
+    about = {
+        "task": "classification",
+        "classes": CLASSES,
+        "fingerprint": contracts.fingerprint([[r["pixel_digest"], r["labels"]] for r in rows]),
+    }
     contracts.write_record("dataset", folder / "dataset.json", about)
     return folder
 
