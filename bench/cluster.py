@@ -74,7 +74,8 @@ def moving(count: int) -> None:
         store = open_store(str(home / "store"))
         moved = sum(arrow(store, digest)[0] for digest in arrows(run))
         whole = sum(arrow(store, digest)[1] for digest in arrows(run))
-        dataset = arrow(store, run["stages"][1]["outputs"]["dataset"])
+        merge = next(step for step in run["stages"] if step["stage"] == "merge")
+        dataset = arrow(store, merge["outputs"]["dataset"])
         print(
             f"a run on {count:,} images of {SIDE} × {SIDE} ({run['outcome']}, {seconds:.0f} s): Kubeflow moves "
             f"{moved:,} bytes between its {len(run['stages'])} steps ({len(arrows(run))} arrows); the data set is "

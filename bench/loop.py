@@ -61,7 +61,8 @@ def by_hand(run: dict[str, Any], orchestrated: Path, home: Path, scans: Path) ->
             parameters = contracts.decode("result", data, "result")["parameters"]
         command = [sys.executable, "-m", "components", step["stage"], "--store", str(home / "store")]
         for name in interface.inputs:
-            command += [f"--{name}", str(made["quantized" if name == "model" and "quantized" in made else name])]
+            place = {"model": "quantized" if "quantized" in made else "model", "portions": "portion"}.get(name, name)
+            command += [f"--{name}", str(made[place])]
         for name in interface.outputs:
             place = name if name not in ("previous", "champion") else f"seen-{name}"
             made[place] = home / f"{place}-{len(commands)}"

@@ -9,9 +9,10 @@ import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from components.shared import work
+from components.shared.contracts import Manifest
 from components.shared.interface import Interface, Parameter, read, stages
 from components.shared.store import open_store
 
@@ -35,8 +36,11 @@ def main(argv: list[str]) -> int:
 
 def _run(interface: Interface, arguments: dict[str, object]) -> int:
     store = str(arguments.pop("store"))
-    paths = {name: Path(str(arguments.pop(name))) for name in (*interface.inputs, *interface.outputs)}
-    inputs = {name: _manifest(paths[name], store) for name in interface.inputs}
+    several = {name: [Path(path) for path in cast("list[str]", arguments.pop(name))] for name in interface.several}
+    single = [name for name in (*interface.inputs, *interface.outputs) if name not in several]
+    paths = {name: Path(str(arguments.pop(name))) for name in single}
+    inputs = {name: _manifest(paths[name], store) for name in interface.inputs if name in paths}
+    inputs |= {name: _together(given, store) for name, given in several.items()}
     done = work.step(interface.stage, store, inputs, {k: v for k, v in arguments.items() if v is not None})
     for name, manifest in done.outputs.items():
         if paths[name].is_dir():
@@ -58,12 +62,20 @@ def _manifest(path: Path, store: str) -> Path:
     return open_store(store).fetch(manifest.digest)
 
 
+def _together(paths: list[Path], store: str) -> Path:
+    """The manifest file of several artifacts."""
+    found = [Manifest.decode(_manifest(path, store).read_bytes(), path.name) for path in paths]
+    return open_store(store).fetch(work.together(open_store(store), found).digest)
+
+
 def _parser(interface: Interface) -> argparse.ArgumentParser:
     typed = os.environ.get("MEDLOOP_USAGE") or f"python -m components {interface.stage}"  # an image is run otherwise
     parser = argparse.ArgumentParser(typed, description=interface.summary)
     parser.add_argument("--store", required=True, help="where objects lie: a directory or s3://bucket/prefix")
     for name in interface.inputs:
-        parser.add_argument(f"--{name}", required=True, metavar="PATH", help="in: a manifest, or a directory of files")
+        words = "in: a manifest, or a directory of files" + "; may be given several times" * (name in interface.several)
+        action = "append" if name in interface.several else "store"
+        parser.add_argument(f"--{name}", required=True, metavar="PATH", action=action, help=words)
     for name in interface.outputs:
         words = "out: the manifest to write, or a directory that exists, to be filled with the files themselves"
         parser.add_argument(f"--{name}", required=True, metavar="PATH", help=words)

@@ -5,10 +5,11 @@ from __future__ import annotations
 import collections
 import json
 import sys
+import tempfile
 import traceback
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from components.shared import work
 from components.shared.contracts import Manifest
@@ -21,7 +22,26 @@ def stage(function: Callable[..., Any]) -> Any:
     from kfp import dsl
 
     name = function.__module__.split(".")[-2]
-    return dsl.component(function, base_image=image(name), install_kfp_package=False)
+    return Placed(dsl.component(function, base_image=image(name), install_kfp_package=False))
+
+
+class Placed:
+    """A component whose tasks are put into their place (image, node, rights) as they come into being."""
+
+    places: ClassVar[list[Callable[[Any], None]]] = []
+    """What is done with each new task: filled by the one who builds a pipeline, while it is built."""
+
+    def __init__(self, component: Any) -> None:
+        self._component = component
+
+    def __call__(self, *arguments: Any, **named: Any) -> Any:
+        task = self._component(*arguments, **named)
+        for place in self.places:
+            place(task)
+        return task
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._component, name)
 
 
 def image(name: str) -> str:
@@ -40,9 +60,10 @@ def call(name: str, arguments: Mapping[str, Any]) -> Any:
     }
     shown = {key: given.pop(key) for key in [*given] if _is_artifact(given[key])}
     options = dict(arguments.get("options") or {})
-    inputs = {key: Path(arguments[key].path) for key in interface.inputs}
     try:
-        done = work.step(name, arguments["store"], inputs, {**options, **given})
+        with tempfile.TemporaryDirectory(prefix="medloop-inputs-") as folder:
+            inputs = {key: _manifest(key, arguments[key], arguments["store"], folder) for key in interface.inputs}
+            done = work.step(name, arguments["store"], inputs, {**options, **given})
     except Exception as error:
         why = {"stage": name, "why": work.sentence(error), "trace": traceback.format_tb(error.__traceback__)}
         work.log.error("failed", extra={"fields": why})
@@ -55,6 +76,16 @@ def call(name: str, arguments: Mapping[str, Any]) -> Any:
     if shown:
         _show(shown, done.outputs["report"], arguments["store"])
     return collections.namedtuple("Values", done.values)(**done.values) if done.values else None
+
+
+def _manifest(name: str, artifact: Any, store_uri: str, folder: str) -> Path:
+    """The manifest file of an input; of a list of artifacts, that of all together."""
+    if not isinstance(artifact, list):
+        return Path(artifact.path)
+    several = [Manifest.decode(Path(each.path).read_bytes(), name) for each in artifact]
+    path = Path(folder) / name
+    path.write_bytes(work.together(open_store(store_uri), several).encode())
+    return path
 
 
 def _is_artifact(value: Any) -> bool:

@@ -19,6 +19,11 @@ from components.shared.store import Store
 CLASSES = ["NORMAL", "PNEUMONIA"]
 
 
+def decoding(colour: str) -> dict[str, object]:
+    """How files became masters, as a data set and a bundle record it."""
+    return {"max_side": 1024, "colour": colour, "window_center": 0.0, "window_width": 0.0, "frames": 0}
+
+
 def make_image(rng: np.random.Generator, label: int, side: int = 32) -> NDArray[np.uint8]:
     """A noisy gray image; label 1 is brighter in the middle."""
     pixels = rng.normal(90, 25, (side, side + 4))
@@ -26,8 +31,15 @@ def make_image(rng: np.random.Generator, label: int, side: int = 32) -> NDArray[
     return np.asarray(pixels.clip(0, 255).astype(np.uint8))
 
 
-def make_dataset(folder: Path, store: Store, patients: int = 40, seed: int = 1, classes: list[str] = CLASSES) -> Path:
-    """A dataset directory, two images a patient, its one shard in the store."""
+def make_dataset(
+    folder: Path,
+    store: Store,
+    patients: int = 40,
+    seed: int = 1,
+    classes: list[str] = CLASSES,
+    colour: str = "gray",
+) -> Path:
+    """A dataset directory, two images a patient, its one shard in the store; gray, or in colour (rgb)."""
     folder.mkdir(parents=True, exist_ok=True)
     rng = np.random.default_rng(seed)
     images: list[NDArray[np.uint8]] = []
@@ -36,6 +48,8 @@ def make_dataset(folder: Path, store: Store, patients: int = 40, seed: int = 1, 
         label = patient % len(classes)
         for number in range(2):
             pixels = make_image(rng, label)
+            if colour == "rgb":
+                pixels = np.stack([pixels, pixels // 2, 255 - pixels], axis=2)
             name = f"patient{patient}-{number}"
             rows.append(
                 {
@@ -72,6 +86,7 @@ def make_dataset(folder: Path, store: Store, patients: int = 40, seed: int = 1, 
         "name": "made",
         "task": "classification",
         "classes": classes,
+        "decoding": decoding(colour),
         "shards": [{"digest": blob.digest, "rows": len(images), "bytes": blob.size}],
         "fingerprint": contracts.fingerprint([[r["pixel_digest"], r["labels"]] for r in rows]),
         "key_id": "made",
@@ -80,6 +95,7 @@ def make_dataset(folder: Path, store: Store, patients: int = 40, seed: int = 1, 
     }
     contracts.write_record("dataset", folder / "dataset.json", about)
     (folder / "quarantine.csv").write_text("image_id,reason,detail\n")
+    (folder / "warnings.csv").write_text("image_id,patient_id,reason,detail\n")
     return folder
 
 
@@ -96,7 +112,14 @@ def make_split(folder: Path, dataset_folder: Path, core: bool = True) -> Path:
         side = ("train", "train", "train", "val", "test")[patient // 2 % 5]
         since = 2 if not core and side == "test" and patient // 10 % 2 else 1
         rows.append(
-            {"image_id": row["image_id"], "patient_id": row["patient_id"], "side": side, "since": since, "why": "draw"}
+            {
+                "image_id": row["image_id"],
+                "patient_id": row["patient_id"],
+                "side": side,
+                "since": since,
+                "why": "draw",
+                "fold": -1,
+            }
         )
     dataset.write_table(pa.Table.from_pylist(rows, schema=dataset.SPLIT), folder / "splits.parquet")
     sides = {side: sum(row["side"] == side for row in rows) for side in ("train", "val", "test")}
@@ -107,6 +130,7 @@ def make_split(folder: Path, dataset_folder: Path, core: bool = True) -> Path:
         "images": sides,
         "patients": {side: count // 2 for side, count in sides.items()},
         "left_out": 0,
+        "key_id": "made",
     }
     contracts.write_record("split", folder / "split.json", about)
     return folder
@@ -154,7 +178,14 @@ def make_bundle(
         "task": "classification",
         "architecture": "made",
         "classes": classes,
-        "preprocess": {"size": size, "fit": "pad", "channels": 1, "mean": 0.39, "std": 0.15},
+        "preprocess": {
+            "size": size,
+            "fit": "pad",
+            "channels": 1,
+            "mean": 0.39,
+            "std": 0.15,
+            "decoding": decoding("gray"),
+        },
         "temperature": 1.0,
         "threshold": 0.5 if len(classes) == 2 else None,
         "precisions": {"float32": {"bytes": (folder / "models" / "model.onnx").stat().st_size}},

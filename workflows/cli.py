@@ -10,6 +10,8 @@ from typing import Annotated
 
 import typer
 
+from workflows.data.commands import app as data
+from workflows.keys import app as keys
 from workflows.kubeflow.commands import app as cluster_app
 from workflows.options import (
     AsJson,
@@ -53,7 +55,8 @@ Exit status: 0 done (a refused model is a result, not an error), 1 failed, 2 ask
 """,
 )
 
-app.add_typer(storage)
+for group in (data, keys, storage):
+    app.add_typer(group)
 
 
 def _print_version(asked: bool) -> None:
@@ -244,7 +247,7 @@ def replay(
 
 @app.command(short_help="List what was released, and what is in service.")
 def models(as_json: AsJson = False) -> None:
-    """List what was released, refused, promoted and rolled back, and what is in service."""
+    """List what was released, refused, promoted and rolled back, when the key was rotated, and what is in service."""
     from components.shared import releases
     from components.shared.store import open_store
     from workflows.settings import read_settings
@@ -262,9 +265,8 @@ def models(as_json: AsJson = False) -> None:
         record = entry.record
         mark = "●" if service and entry.number == service.number else " "
         when = record["at"].replace("T", " ")[:16]
-        typer.echo(
-            f"{mark} {entry.version or '–':5} {entry.kind:10} {when}  model {record['model'][:12]}  by {record['by']}"
-        )
+        about = f"model {record['model'][:12]}" if "model" in record else f"key {record['key_id']}"
+        typer.echo(f"{mark} {entry.version or '–':5} {entry.kind:10} {when}  {about}  by {record['by']}")
         typer.echo(f"        {record.get('reason') or record['sentence']}")
     typer.echo(f"\nIn service: {service.version if service else 'nothing'}")
 

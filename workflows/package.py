@@ -10,6 +10,7 @@ from typing import Any
 
 from components.shared.diary import IMAGE
 from components.shared.interface import nearest
+from components.stage import Placed
 from workflows.kubeflow.placement import Placement
 
 PIPELINES = ("retrain",)
@@ -29,28 +30,42 @@ def build(
     import importlib
 
     from kfp import dsl
-    from kfp.dsl.pipeline_context import Pipeline
+    from kfp.dsl.graph_component import GraphComponent
 
-    plain = getattr(importlib.import_module(f"workflows.{pipeline}"), pipeline)
+    module = importlib.import_module(f"workflows.{pipeline}")
+    plain = getattr(module, pipeline)
+    inner = {
+        name: each for name, each in vars(module).items() if isinstance(each, GraphComponent) and each is not plain
+    }
+
+    def place(task: Any) -> None:
+        stage = task.component_spec.name
+        if images:
+            task.set_container_image(images[stage])
+            task.set_env_variable(IMAGE, images[stage])
+        if cluster:
+            cluster[stage].apply(task)
 
     @functools.wraps(plain.pipeline_func)
-    def placed(*arguments: Any, **named: Any) -> None:
+    def function(*arguments: Any, **named: Any) -> None:
         plain.pipeline_func(*arguments, **named)
-        for task in Pipeline.get_default_pipeline().tasks.values():
-            stage = task.component_spec.name
-            if images:
-                task.set_container_image(images[stage])
-                task.set_env_variable(IMAGE, images[stage])
-            if cluster:
-                cluster[stage].apply(task)
 
     signature = inspect.signature(plain.pipeline_func)
     changed = [
         parameter.replace(default=(defaults or {}).get(name, parameter.default))
         for name, parameter in signature.parameters.items()
     ]
-    placed.__signature__ = signature.replace(parameters=changed)  # type: ignore[attr-defined]
-    return dsl.pipeline(name=plain.name, description=plain.description)(placed)
+    function.__signature__ = signature.replace(parameters=changed)  # type: ignore[attr-defined]
+    Placed.places.append(place)
+    try:
+        # A pipeline inside must be there, with its tasks in their places, before the one around it is made.
+        for name, each in inner.items():
+            setattr(module, name, dsl.pipeline(name=each.name, description=each.description)(each.pipeline_func))
+        return dsl.pipeline(name=plain.name, description=plain.description)(function)
+    finally:
+        Placed.places.remove(place)
+        for name, each in inner.items():
+            setattr(module, name, each)
 
 
 def defaults_on(cluster: Mapping[str, Placement]) -> dict[str, Any]:
@@ -63,7 +78,7 @@ def oldest_server(cluster: Mapping[str, Placement]) -> tuple[int, int]:
     places = cluster.values()
     if any(place.user >= 0 or place.group >= 0 or place.non_root for place in places):
         return (2, 16)
-    return (2, 15) if any(place.secrets or place.secret_files for place in places) else (2, 5)
+    return (2, 15) if any(place.secrets or place.secret_files for place in places) else (2, 14)
 
 
 def check(pipeline: str, output: Path) -> None:

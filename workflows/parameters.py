@@ -32,6 +32,9 @@ def pipeline_parameters() -> dict[str, Parameter]:
             continue
         if isinstance(default, ast.Call):  # default("stage", "parameter")
             found[name] = read(ast.literal_eval(default.args[0])).parameters[ast.literal_eval(default.args[1])]
+        elif name == "parts":
+            words = "how many parts of the source are ingested side by side, each on a machine of its own on a cluster"
+            found[name] = Parameter(name, int, 1, (1, 1000), None, words)
         elif name.endswith(SUFFIX):
             found[name] = Parameter(name, dict, {}, None, None, f"more parameters of {name.removesuffix(SUFFIX)}")
         else:
@@ -42,7 +45,7 @@ def pipeline_parameters() -> dict[str, Parameter]:
 def option_parameters() -> dict[str, Parameter]:
     """Every parameter that is reached through a stage's options, as `stage_options.name`."""
     direct = pipeline_parameters()
-    handed_on = {"source", "revision", "key_id", "precision"}
+    handed_on = {"source", "revision", "key_id", "part", "precision"}
     return {
         f"{stage}{SUFFIX}.{name}": parameter
         for stage in stages()
@@ -76,6 +79,7 @@ def settle(
                 "No source was given. Name the directory of images with --source DIR, or s3://bucket/prefix."
             )
         settled[name] = parameter.check(asked.get(name, defaults.get(name, parameter.default)))
+    settled["parts"] = [f"{number}/{settled['parts']}" for number in range(1, settled["parts"] + 1)]
     settled["source"] = str(Path(settled["source"]).absolute()) if "://" not in settled["source"] else settled["source"]
     return settled
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from components.shared import keys, work
-from components.shared.contracts import decode
+from components.shared.contracts import Manifest, decode
 from components.shared.interface import read
 from components.shared.store import Store, open_store
 from workflows.run import Run, recent
@@ -63,7 +63,8 @@ def plan(settings: Settings, arguments: dict[str, Any]) -> list[Step]:
     return walk.steps
 
 
-def _dag(walk: _Walk, dag: dict[str, Any], inputs: dict[str, Any], unsure: bool = False) -> None:
+def _dag(walk: _Walk, dag: dict[str, Any], inputs: dict[str, Any], unsure: bool = False) -> dict[str, Any]:
+    """Walk through a pipeline; gives its outputs as far as they are known."""
     results: dict[str, dict[str, Any]] = {}
     waiting = dict(dag["tasks"])
     while waiting:
@@ -75,11 +76,30 @@ def _dag(walk: _Walk, dag: dict[str, Any], inputs: dict[str, Any], unsure: bool 
         if holds is False:
             continue
         component = walk.spec["components"][task["componentRef"]["name"]]
-        if "dag" in component:
-            _dag(walk, component["dag"], given, unsure or holds is None)
+        if "parameterIterator" in task:
+            results[name] = _loop(walk, task["parameterIterator"], component["dag"], given, unsure or holds is None)
+        elif "dag" in component:
+            results[name] = _dag(walk, component["dag"], given, unsure or holds is None)
         else:
             stage = re.sub(r"-\d+$", "", component["executorLabel"].removeprefix("exec-"))
             results[name] = _step(walk, stage, given, unsure or holds is None)
+
+    selected = dag.get("outputs", {}).get("artifacts", {})
+    outputs = {}
+    for name, origin in selected.items():
+        chosen = origin["artifactSelectors"][0]
+        outputs[name] = results.get(chosen["producerSubtask"], {}).get(chosen["outputArtifactKey"], UNKNOWN)
+    return outputs
+
+
+def _loop(
+    walk: _Walk, iterator: dict[str, Any], dag: dict[str, Any], given: dict[str, Any], unsure: bool
+) -> dict[str, Any]:
+    """Walk through a loop's body for each item; each output becomes the list of what the items gave."""
+    items = given[iterator["items"]["inputParameter"]]
+    each = [_dag(walk, dag, {**given, iterator["itemInput"]: item}, unsure) for item in items]
+    names = dag.get("outputs", {}).get("artifacts", {})
+    return {name: [found.get(name, UNKNOWN) for found in each] for name in names}
 
 
 def _given(wanted: dict[str, Any], inputs: dict[str, Any], results: dict[str, dict[str, Any]]) -> dict[str, Any]:
@@ -131,6 +151,8 @@ def _step(walk: _Walk, stage: str, given: dict[str, Any], unsure: bool) -> dict[
     options = given.pop("options", {})
     parameters = {name: given[name] for name in interface.parameters if name in given}
     inputs = {name: given[name] for name in interface.inputs}
+    for name in interface.several:
+        inputs[name] = _together(walk.store, inputs[name])
     if stage == "resolve":
         done = work.step(stage, walk.store.uri, {}, {**options, **parameters})
         walk.steps.append(Step(stage, "runs", "it always reads what is new", seconds))
@@ -153,6 +175,12 @@ def _step(walk: _Walk, stage: str, given: dict[str, Any], unsure: bool) -> dict[
         return {}
     walk.steps.append(Step(stage, "reused", "same inputs, parameters and code", done_before.seconds))
     return {**{name: m.digest for name, m in done_before.outputs.items()}, **done_before.values}
+
+
+def _together(store: Store, digests: Any) -> Any:
+    if digests is UNKNOWN or UNKNOWN in digests:
+        return UNKNOWN
+    return Manifest.of(Manifest.decode(store.get(digest), digest[:12]) for digest in digests).digest
 
 
 def _before(earlier: list[Run], stage: str, order: int) -> dict[str, Any] | None:

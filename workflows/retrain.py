@@ -1,17 +1,38 @@
 """The retraining loop as a pipeline."""
 
 from kfp import dsl
+from kfp.dsl import Dataset
 
 from components.deploy.component import deploy
 from components.evaluate.component import evaluate
 from components.gate.component import gate
 from components.ingest.component import ingest
+from components.merge.component import merge
 from components.quantize.component import quantize
 from components.reject.component import reject
 from components.resolve.component import resolve
 from components.shared.interface import default
 from components.split.component import split
 from components.train.component import train
+
+
+@dsl.pipeline(name="ingest-side-by-side", description="The parts of a source, ingested side by side and merged.")
+def side_by_side(
+    parts: list,
+    store: str,
+    source: str,
+    revision: str,
+    key_id: str,
+    ingest_options: dict,
+    merge_options: dict,
+) -> Dataset:
+    # A pipeline of its own: a loop's body may take values of one task outside of it, and no more.
+    with dsl.ParallelFor(parts, name="each part") as part:
+        portion = ingest(
+            store=store, source=source, revision=revision, key_id=key_id, part=part, options=ingest_options
+        )
+    merged = merge(portions=dsl.Collected(portion.outputs["portion"]), store=store, options=merge_options)
+    return merged.outputs["dataset"]
 
 
 @dsl.pipeline(
@@ -21,6 +42,7 @@ def retrain(  # noqa: PLR0917 - these are the pipeline's parameters, given by na
     source: str,
     store: str,
     by: str = "",
+    parts: list = ["1/1"],
     architecture: str = default("train", "architecture"),
     image_size: int = default("train", "image_size"),
     epochs: int = default("train", "epochs"),
@@ -31,6 +53,7 @@ def retrain(  # noqa: PLR0917 - these are the pipeline's parameters, given by na
     min_accuracy: float = default("gate", "min_accuracy"),
     min_auc: float = default("gate", "min_auc"),
     ingest_options: dict = {},
+    merge_options: dict = {},
     split_options: dict = {},
     train_options: dict = {},
     evaluate_options: dict = {},
@@ -53,27 +76,30 @@ def retrain(  # noqa: PLR0917 - these are the pipeline's parameters, given by na
         source=source,
         asked=asked,
         ingest_options=ingest_options,
+        merge_options=merge_options,
         split_options=split_options,
         train_options=train_options,
         evaluate_options=evaluate_options,
         gate_options=gate_options,
         quantize_options=quantize_options,
     )
-    data = ingest(
+    data = side_by_side(
+        parts=parts,
         store=store,
         source=source,
         revision=now.outputs["revision"],
         key_id=now.outputs["key_id"],
-        options=ingest_options,
+        ingest_options=ingest_options,
+        merge_options=merge_options,
     )
     sides = split(
-        dataset=data.outputs["dataset"],
+        dataset=data.output,
         previous=now.outputs["previous"],
         store=store,
         seed=seed,
         options=split_options,
     )
-    rows = {"dataset": data.outputs["dataset"], "splits": sides.outputs["splits"], "store": store}
+    rows = {"dataset": data.output, "splits": sides.outputs["splits"], "store": store}
     trained = train(
         **rows,
         architecture=architecture,

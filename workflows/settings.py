@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import secrets
@@ -63,6 +64,11 @@ class Settings:
         """The hash key, where the environment gives none."""
         return self.home / "hash.key"
 
+    @property
+    def next_key_file(self) -> Path:
+        """The key that a rotation on its way will put in the place of the hash key."""
+        return self.home / "hash.key.next"
+
 
 def read_settings() -> Settings:
     """The settings that the environment gives; the README and docs/cluster.md list the variables."""
@@ -107,6 +113,7 @@ def hash_key(settings: Settings, source: str, make: bool = True) -> str:
         return settings.hash_key
     if source and _is_synthetic(source):
         return keys.SYNTHETIC
+    finish_rotation(settings)
     if not settings.key_file.exists():
         if not make:
             return ""
@@ -121,6 +128,21 @@ def hash_key(settings: Settings, source: str, make: bool = True) -> str:
         with os.fdopen(descriptor, "w") as file:
             file.write(secrets.token_hex(32) + "\n")
     return settings.key_file.read_text().strip()
+
+
+def finish_rotation(settings: Settings) -> bool:
+    """Put a rotated key into its place, if the release log says that it counts; whether there was one to put."""
+    if settings.hash_key or not settings.next_key_file.exists():
+        return False
+    from components.shared import releases
+    from components.shared.store import open_store
+
+    known = releases.key_id(releases.read_log(open_store(settings.store)))
+    with contextlib.suppress(FileNotFoundError):  # another process did it at this moment
+        if keys.parse(settings.next_key_file.read_text()).id == known:
+            settings.next_key_file.replace(settings.key_file)
+            return True
+    return False
 
 
 def _is_synthetic(source: str) -> bool:

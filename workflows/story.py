@@ -47,7 +47,7 @@ def metrics(store: Store, run: Run) -> dict[str, Any] | None:
 
 def dataset(store: Store, run: Run) -> dict[str, Any] | None:
     """The description of the data set that a run learned from, or None."""
-    step = run.last("ingest")
+    step = run.last("merge")
     if not step or "outputs" not in step:
         return None
     return decode("dataset", artifact_file(store, step["outputs"]["dataset"], "dataset.json"), "dataset.json")
@@ -58,7 +58,7 @@ def _data_sentence(about: dict[str, Any]) -> str:
     aside = ", ".join(f"{count} {reason}" for reason, count in counts.get("reasons", {}).items())
     return (
         f"{counts['images']} images of {counts['patients']} patients were usable, {counts['duplicates']} of them "
-        f"duplicates that are left out; {counts['quarantined']} were set aside{f' ({aside})' if aside else ''}."
+        f"copies of others; {counts['quarantined']} were set aside{f' ({aside})' if aside else ''}."
     )
 
 

@@ -11,6 +11,7 @@ from components.shared import contracts, releases
 from components.shared.contracts import In, OneOf
 from components.shared.notify import notify
 from components.shared.runtime import Model
+from components.shared.views import blank_views
 from components.shared.work import Work, event
 
 
@@ -113,7 +114,7 @@ def _verify(verdict: dict[str, Any], resolved: dict[str, Any], model: str) -> No
 
 def _try_out(model: Model) -> None:
     """Run the model once before anyone depends on it."""
-    size = model.preprocess["size"]
-    views = np.random.default_rng(0).integers(0, 255, (1, size, size), dtype=np.uint8)
+    shape = blank_views(1, model.preprocess).shape
+    views = np.random.default_rng(0).integers(0, 255, shape, dtype=np.uint8)
     if not np.isfinite(model.probabilities(model(views).logits)).all():
         raise RuntimeError("The model gives no finite probabilities for a test image. It was not released.")

@@ -32,6 +32,8 @@ from components.shared.runtime import PRECISIONS, Model
 from components.shared.work import Work, progress
 
 Rows = NDArray[np.int64]
+DECIDED = ("colour", "window_center", "window_width")
+"""What of a data set's decoding changes how an image looks; its size and the number of frames do not."""
 
 
 def evaluate(
@@ -61,7 +63,8 @@ def evaluate(
     rows = locked_rows(data, splits)
     candidate = Model(model, precision)
     same_classes(candidate, data.classes, "model")
-    rival = in_service(champion, data.classes)
+    same_decoding(candidate, data, "model")
+    rival = in_service(champion, data)
     original = Model(model, "float32") if precision != "float32" else None
     judge = Judge(data, rows, sum(m is not None for m in (candidate, rival, original)))
     ours = judge.scored(candidate, "model")
@@ -139,12 +142,30 @@ def same_classes(model: Model, classes: list[str], which: str) -> None:
     )
 
 
-def in_service(champion: Path, classes: list[str]) -> Model | None:
+def same_decoding(model: Model, data: Data, which: str) -> None:
+    """Refuse a model that has learned from other colours or another window: its figures here would not hold there."""
+    ours, theirs = model.preprocess["decoding"], data.about["decoding"]
+    differing = next((name for name in DECIDED if ours[name] != theirs[name]), None)
+    if differing is None:
+        return
+    remedy = {
+        "model": "Train on this dataset.",
+        "model in service": "The two can't be compared on the same images: ingest as before, or release the new way "
+        "as a new loop, with a store of its own.",
+    }[which]
+    raise ValueError(
+        f"The {which} was trained on images decoded with {differing} {ours[differing]}; the dataset's are decoded "
+        f"with {theirs[differing]}. {remedy}"
+    )
+
+
+def in_service(champion: Path, data: Data) -> Model | None:
     """The model in service, in the precision in which it serves, or None when there is none."""
     if not any(champion.iterdir()):
         return None
     model = Model(champion)
-    same_classes(model, classes, "model in service")
+    same_classes(model, data.classes, "model in service")
+    same_decoding(model, data, "model in service")
     return Model(champion, "int8") if "int8" in model.about["precisions"] else model
 
 

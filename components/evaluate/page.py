@@ -10,8 +10,9 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from components.evaluate import plots
-from components.evaluate.population import AGES, SMALL
+from components.evaluate.population import SMALL
 from components.evaluate.wording import NAMES, NONE, count, difference, meaning, number, size, written
+from components.shared.tables import AGES
 
 HEADLINE = ("accuracy", "auc", "sensitivity", "specificity")
 FURTHER = ("balanced_accuracy", "precision", "f1", "pr_auc", "kappa", "brier", "calibration_error")

@@ -12,11 +12,10 @@ from numpy.typing import NDArray
 from components.evaluate.curves import curves
 from components.evaluate.intervals import Figure, Floats, draw, of_figure, of_score, wilson
 from components.evaluate.metrics import BY_CLASS, OTHERS, PLAIN, SCORES, Measure, Scored, once, resample
+from components.shared.tables import AGES
 
 SMALL = 20
 """A subgroup of fewer patients is said to be too small."""
-AGES = {"<18": (0, 17), "18–39": (18, 39), "40–64": (40, 64), "65+": (65, 200)}
-"""The age bands of the subgroups, in whole years."""
 
 
 @dataclass(frozen=True)

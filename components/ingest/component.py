@@ -8,9 +8,9 @@ from components.stage import stage
 
 
 @stage
-def ingest(dataset: Output[Dataset], store: str, source: str, revision: str, key_id: str, options: dict) -> NamedTuple(
-    "Values", [("images", int), ("patients", int), ("duplicates", int), ("quarantined", int)]
-):
+def ingest(
+    portion: Output[Dataset], store: str, source: str, revision: str, key_id: str, part: str, options: dict
+) -> NamedTuple("Values", [("images", int), ("quarantined", int)]):
     from components.stage import call
 
     return call("ingest", locals())

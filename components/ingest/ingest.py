@@ -1,247 +1,171 @@
-"""From a source of images to a dataset: masters decoded once, an index, and what was set aside and why."""
+"""From a share of a source's images to masters and an index of them, and what was set aside and why."""
 
 from __future__ import annotations
 
-import csv
-from collections import Counter, defaultdict
-from collections.abc import Iterable
-from pathlib import Path
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from typing import Annotated, Any
 
-import pyarrow as pa
-
-from components.ingest.digests import source_digests
-from components.ingest.labels import Labelled, age_of, order_classes, patient_of, read_labels
-from components.ingest.masters import Shard, decode_groups
+from components.ingest.asked import Asked
+from components.ingest.groups import Group, group, partition
+from components.ingest.index import index
+from components.ingest.labels import Labelled, Labels, read_labels
+from components.ingest.masters import masters
+from components.ingest.records import Masters
+from components.shared import keys
 from components.shared import source as sources
-from components.shared.contracts import Between, Out, fingerprint, write_record
-from components.shared.dataset import INDEX, write_table
-from components.shared.keys import HashKey, from_environment
-from components.shared.source import Entry, Source
+from components.shared.contracts import Between, OneOf, Out, fingerprint, write_record
+from components.shared.keys import HashKey
+from components.shared.pixels import Decoding
+from components.shared.source import Source
+from components.shared.tables import QUARANTINE, WARNINGS, write_csv, write_table
 from components.shared.work import Work, log, progress
 
 Row = dict[str, Any]
 
 
 def ingest(
-    dataset: Out,
+    portion: Out,
     work: Work,
     *,
     source: str,
     revision: str,
     key_id: str,
-    classes: list[str] = [],  # noqa: B006 - the signature states the default; nobody changes it
+    part: str = "1/1",
+    classes: list[str] = [],  # noqa: B006 - the signature states the defaults; nobody changes them
+    label_map: dict[str, str] = {},  # noqa: B006
+    task: Annotated[str, OneOf(("auto", "classification", "multilabel"))] = "auto",
+    table: str = "patients.csv",
+    columns: dict[str, str] = {},  # noqa: B006
+    separator: str = "",
+    no_finding: str = "",
+    label_pattern: str = "",
+    patient_pattern: str = "",
+    official: dict[str, str] = {},  # noqa: B006
+    limit_per_class: Annotated[int, Between(0, 10000000)] = 0,
+    missing_files: Annotated[str, OneOf(("refuse", "skip"))] = "refuse",
+    keep_sites: list[str] = [],  # noqa: B006
+    keep_text: bool = False,
     max_side: Annotated[int, Between(64, 8192)] = 1024,
+    colour: Annotated[str, OneOf(("gray", "rgb"))] = "gray",
+    window_center: Annotated[float, Between(-1e6, 1e6)] = 0.0,
+    window_width: Annotated[float, Between(0, 1e6)] = 0.0,
+    frames: Annotated[int, Between(0, 100000)] = 0,
 ) -> dict[str, Any]:
-    """Decode a source's images once, index them under keyed hashes, and set aside what cannot be used, with the reason.
+    """Decode a share of a source's images once, index them under keyed hashes, and set aside what cannot be used.
+
+    Every image ends in the index, in quarantine.csv with its reason, or is counted as left out on purpose.
 
     source: the images, a directory or s3://bucket/prefix: a folder for each class; train, val and test may stand above
     revision: the listing digest that resolve saw; the source must still be as it was
     key_id: the id of the hash key that must be at hand
-    classes: the class folders to take, the one without a finding first; all when empty
+    part: which share of the images: 2/8 is the second of eight
+    classes: the classes to take, the one without a finding first; all when empty. Other labels count for nothing: an
+        image that has no more is left out, or in a multilabel task has no finding
+    label_map: published label to class; '' leaves its images out. If given, it must name every label there is
+    task: classification (one class an image), multilabel (any number of findings), or auto: multilabel if separator is
+        given
+    table: the CSV file in the source's root with a line an image
+    columns: our name of a column to the table's, for those to read; without it the table must use our names, which are
+        file, patient_id, label, official, sex, age, site, view, modality, text, and have no others
+    separator: what stands between the labels of one image, as in Effusion|Mass
+    no_finding: the label that means none; in a multilabel task an image that has it has no finding
+    label_pattern: a regular expression, searched for in each file's name relative to the source, that holds the label
+        in a group; of several groups the first that matched. It goes before the folders
+    patient_pattern: likewise for the patient; it goes before a DICOM header and the rule for file names
+    official: lists of files in the source's root, one name a line, and the side of each: train, val or test. They go
+        before folders of those names
+    limit_per_class: how many images of each class to take on each published side, 0 for all. Patients come in an order
+        that the hash key gives, each with all images; an image is taken while one of its classes is below the limit
+    missing_files: what becomes of lines of the table or a list that name files which the source lacks: refuse or skip
+    keep_sites: names of sites that the table may show as they are; the others are shown by a keyed hash
+    keep_text: keep the table's free text, which may name patients
     max_side: the longest side of a master, in pixels; larger images are reduced to it
+    colour: gray masters, or colour ones
+    window_center: middle of the values that are shown, after rescaling; with width 0 the file's own window counts
+    window_width: width of the values that are shown; 0 takes the file's own window
+    frames: of a file with several frames or slices, so many, evenly spaced; 0 takes all
     """
     key = _key(key_id)
+    how = Decoding(max_side, colour, window_center, window_width, frames)
+    asked = Asked(
+        classes=classes,
+        label_map=label_map,
+        task=task,
+        table=table,
+        columns=columns,
+        separator=separator,
+        no_finding=no_finding,
+        label_pattern=label_pattern,
+        patient_pattern=patient_pattern,
+        official=official,
+        limit_per_class=limit_per_class,
+        missing_files=missing_files,
+    )
     place = sources.open_source(source)
     listing = place.entries()
     if sources.revision(listing) != revision:
         raise RuntimeError("The source changed since this run first looked at it. Let it settle, and run again.")
-    labelled = read_labels(place, listing)
-    names = _choose(classes, labelled)
-    labelled = [item for item in labelled if item.label in names or not item.label]
-    digests = source_digests(place, listing, labelled, work.store, key)
+    labels = read_labels(place, listing, asked, lambda patient: key.hash("limit", patient))
     entries = {entry.name: entry for entry in listing}
-    first = {digest: entries[item.name] for item, digest in reversed(list(zip(labelled, digests, strict=True)))}
-    shards = _decode(work, place, first, max_side)
-    rows, quarantine = _rows(labelled, digests, shards, names, key)
-    rows, contrary = _without_contrary(rows)
-    _mark_duplicates(rows)
-    about = _describe(place.name, names, rows, shards, key_id, labelled, digests, [*quarantine, *contrary])
-    _require_two_classes(names, rows, len(quarantine) + len(contrary))
-    write_table(pa.Table.from_pylist(rows, schema=INDEX), dataset / "index.parquet")
-    write_record("dataset", dataset / "dataset.json", about)
-    _write_quarantine(dataset / "quarantine.csv", [*quarantine, *contrary])
-    _warn_of_patients(about["counts"])
-    return {name: about["counts"][name] for name in ("images", "patients", "duplicates", "quarantined")}
-
-
-def _warn_of_patients(counts: dict[str, Any]) -> None:
-    if counts["patients"] == counts["images"] > 1:
-        log.warning(
-            "every image is a patient of its own",
-            extra={
-                "fields": {
-                    "stage": "ingest",
-                    "why": f"{counts['images']} images of as many patients. If patients have several images, name them "
-                    f"in {sources.TABLE}: the file names do not tell, and the split would part a patient's images.",
-                }
-            },
-        )
+    hashed = {key.hash("image", item.name): item for item in labels.files}
+    usable = [(file, entries[item.name]) for file, item in hashed.items() if not item.problem]
+    groups = partition(group(usable), part)
+    if labels.left_out:
+        log.info("images left out as asked", extra={"fields": {"stage": "ingest", **labels.left_out}})
+    found = _all(work, place, groups, how)
+    rows, unreadable, noted = index(found, hashed, key, keep_sites, keep_text)
+    first = part.startswith("1/")  # what concerns the whole source is said once
+    quarantine = unreadable + (_unlabelled(hashed) if first else [])
+    warnings = noted + (_of_the_source(place, labels) if first else [])
+    write_table(rows, portion / "index.parquet")
+    write_csv(quarantine, QUARANTINE, portion / "quarantine.csv")
+    write_csv(warnings, WARNINGS, portion / "warnings.csv")
+    about = {
+        "name": place.name,
+        "task": labels.task,
+        "classes": labels.classes,
+        "key_id": key_id,
+        "asked": fingerprint([asdict(asked), keep_sites, keep_text]),
+        "files": fingerprint(sorted(file for file, _ in usable)),
+        "part": part,
+        "decoding": asdict(how),
+        "shards": [{"group": f.name, "digest": f.shard, "bytes": f.size, "rows": f.rows} for f in found if f.shard],
+        "left_out": dict(sorted(labels.left_out.items())) if first else {},
+    }
+    write_record("portion", portion / "portion.json", about)
+    return {"images": rows.num_rows, "quarantined": len(quarantine)}
 
 
 def _key(key_id: str) -> HashKey:
-    key = from_environment()
+    key = keys.from_environment()
     if key.id != key_id:
         raise RuntimeError(f"The hash key here has the id {key.id}, and the run began with {key_id}. Set the same key.")
     return key
 
 
-def _choose(wanted: list[str], labelled: list[Labelled]) -> list[str]:
-    found = order_classes(item.label for item in labelled if item.label)
-    missing = [name for name in wanted if name not in found]
-    if missing:
-        raise ValueError(f"The source has no class folder {missing[0]!r}; it has {', '.join(found)}. Name those.")
-    names = list(dict.fromkeys(wanted)) or found
-    if len(names) < 2:
-        raise ValueError(
-            f"The source has {len(names)} class folder{'s' * (len(names) != 1)}"
-            f"{': ' + names[0] if names else ''}; a classifier needs at least 2. Put each class's images into a folder "
-            "of its own."
-        )
-    return names
+def _all(work: Work, place: Source, groups: Sequence[Group], how: Decoding) -> list[Masters]:
+    work.store.tidy()
+    total, done, found = sum(len(each.members) for each in groups), 0, []
+    members = {each.name: len(each.members) for each in groups}
+    for each in masters(work.store, place, groups, how):
+        found.append(each)
+        done += members[each.name]
+        progress("ingest", done, total, "images")
+    return sorted(found, key=lambda each: each.name)
 
 
-def _decode(work: Work, source: Source, files: dict[str, Entry], max_side: int) -> list[Shard]:
-    shards, done = [], 0
-    for shard in decode_groups(work.store, source, files, max_side):
-        shards.append(shard)
-        done += len(shard.files)
-        progress("ingest", done, len(files), "images")
-    return sorted(shards, key=lambda shard: min(shard.files))
-
-
-def _rows(
-    labelled: list[Labelled], digests: list[str], shards: list[Shard], names: list[str], key: HashKey
-) -> tuple[list[Row], list[Row]]:
-    with_pixels = (shard for shard in shards if shard.digest)
-    places = {shard.digest: place for place, shard in enumerate(with_pixels)}
-    decoded = {
-        digest: (places.get(shard.digest, -1), about) for shard in shards for digest, about in shard.files.items()
-    }
-    rows: list[Row] = []
-    quarantine: list[Row] = []
-    for item, digest in zip(labelled, digests, strict=True):
-        place, about = decoded[digest]
-        image_id = key.hash("image", item.name)
-        if not item.label:
-            quarantine.append({"image_id": image_id, "reason": "no class", "detail": "it lies in no class folder"})
-        elif "problem" in about:
-            quarantine.append({"image_id": image_id, "reason": "unreadable", "detail": about["problem"]})
-        elif item.table is None:
-            detail = f"{sources.TABLE} has no line for it, so its patient is not known"
-            quarantine.append({"image_id": image_id, "reason": "not in the table", "detail": detail})
-        else:
-            rows.append(_row(item, image_id, digest, place, about, names.index(item.label), key))
-    return sorted(rows, key=lambda row: str(row["image_id"])), quarantine
-
-
-def _row(item: Labelled, image_id: str, digest: str, place: int, about: Row, label: int, key: HashKey) -> Row:
-    header, table = about["header"], item.table or {}
-    named = table.get("patient_id")
-    patient = key.hash("patient", named) if named else header.get("patient_hash")
-
-    def known(field: str) -> str:
-        return str(table.get(field) or header.get(field) or "")
-
-    return {
-        "image_id": image_id,
-        "patient_id": patient or key.hash("patient", patient_of(item.name)),
-        "labels": [label],
-        "source_digest": digest,
-        "pixel_digest": about["pixel_digest"],
-        "look": "",
-        "duplicate_of": "",
-        "near": "",
-        "official": item.official,
-        "shard": place,
-        "row": about["row"],
-        "frame": -1,
-        "height": about["height"],
-        "width": about["width"],
-        "bits": about["bits"],
-        "sex": known("sex").upper()[:1],
-        "age": age_of(known("age")),
-        "site": known("site"),
-        "view": known("view").upper(),
-        "modality": known("modality").upper(),
-        "text": known("text"),
-    }
-
-
-def _without_contrary(rows: list[Row]) -> tuple[list[Row], list[Row]]:
-    labels = defaultdict(set)
-    for row in rows:
-        labels[row["pixel_digest"]].update(row["labels"])
-    contrary = [
-        {
-            "image_id": row["image_id"],
-            "reason": "contrary label",
-            "detail": "the same pixels stand in another class too",
-        }
-        for row in rows
-        if len(labels[row["pixel_digest"]]) > 1
+def _unlabelled(files: Mapping[str, Labelled]) -> list[Row]:
+    return [
+        {"image_id": file, "source_digest": "", "reason": item.problem[0], "detail": item.problem[1]}
+        for file, item in files.items()
+        if item.problem
     ]
-    return [row for row in rows if len(labels[row["pixel_digest"]]) == 1], contrary
 
 
-def _mark_duplicates(rows: list[Row]) -> None:
-    first: dict[str, str] = {}
-    for row in rows:
-        original = first.setdefault(row["pixel_digest"], row["image_id"])
-        row["duplicate_of"] = original if original != row["image_id"] else ""
-
-
-def _describe(
-    name: str,
-    names: list[str],
-    rows: list[Row],
-    shards: list[Shard],
-    key_id: str,
-    labelled: Iterable[Labelled],
-    digests: Iterable[str],
-    quarantine: list[Row],
-) -> Row:
-    of_class = Counter(label for row in rows for label in row["labels"])
-    content = sorted(
-        fingerprint([digest, item.label, item.official, item.table])
-        for item, digest in zip(labelled, digests, strict=True)
-    )
-    return {
-        "name": name,
-        "task": "classification",
-        "classes": names,
-        "shards": [
-            {"digest": s.digest, "bytes": s.size, "rows": sum("row" in f for f in s.files.values())}
-            for s in shards
-            if s.digest
-        ],
-        "fingerprint": fingerprint(
-            sorted([row["pixel_digest"], *(names[label] for label in row["labels"])] for row in rows)
-        ),
-        "key_id": key_id,
-        "source_revision": fingerprint(content),
-        "counts": {
-            "images": len(rows),
-            "patients": len({row["patient_id"] for row in rows}),
-            "by_class": {name: of_class[label] for label, name in enumerate(names)},
-            "duplicates": sum(bool(row["duplicate_of"]) for row in rows),
-            "quarantined": len(quarantine),
-            "reasons": dict(sorted(Counter(row["reason"] for row in quarantine).items())),
-        },
-    }
-
-
-def _require_two_classes(names: list[str], rows: list[Row], quarantined: int) -> None:
-    empty = [name for label, name in enumerate(names) if not any(label in row["labels"] for row in rows)]
-    if empty:
-        raise ValueError(
-            f"No usable image of class {empty[0]!r} is left: {quarantined} files were set aside as unreadable or with "
-            "contrary labels. Check the files of that class, or leave the class out with ingest_options classes."
-        )
-
-
-def _write_quarantine(path: Path, rows: list[Row]) -> None:
-    with path.open("w", encoding="utf-8", newline="") as file:
-        writer = csv.DictWriter(file, ["image_id", "reason", "detail"], lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(sorted(rows, key=lambda row: str(row["image_id"])))
+def _of_the_source(place: Source, labels: Labels) -> list[Row]:
+    """What is to be told of the source as a whole."""
+    told = [*labels.warnings]
+    for what, count in sorted(place.left_out.items()):
+        told.append(("not in the listing", f"{count} file{'s' * (count != 1)} of the source left out: {what}"))
+    return [{"image_id": "", "patient_id": "", "reason": reason, "detail": detail} for reason, detail in told]

@@ -1,122 +1,218 @@
-"""What a source says of each file besides its pixels: class, patient, official side, and the row of its table."""
+"""What a source says of each file besides its pixels: labels, patient, published side, and the line of its table."""
 
 from __future__ import annotations
 
-import csv
 import re
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from pathlib import PurePosixPath
-from typing import Any
+from pathlib import Path
+from typing import NamedTuple
 
+from components.ingest.asked import Asked, compiled
+from components.ingest.lists import read_lists
+from components.ingest.names import Files, class_and_side, patient_of, side_of
+from components.ingest.subsets import BEYOND, Choice, Meaning, within_limit
+from components.ingest.tables import Table, read_table
 from components.shared.interface import nearest
-from components.shared.source import TABLE, Entry, Source
+from components.shared.source import TABLE_SUFFIXES, Entry, Source
 
-OFFICIAL = {"train": "train", "training": "train", "val": "val", "validation": "val", "test": "test", "testing": "test"}
-"""Folder names, above the class folders, that publish a split."""
+Problem = tuple[str, str]
 
-COLUMNS = ("file", "patient_id", "sex", "age", "site", "view", "modality", "text")
-"""What patients.csv may say of a file."""
-
-NEGATIVE = ("normal", "negative", "healthy", "benign", "control", "no finding", "clear")
-"""Names of classes that mean the absence of a finding; such a class goes first, and is not the one looked for."""
-
-_NUMBER = re.compile(r"[-_. ]\(?\d+\)?$")
+_NOTHING: Mapping[str, str] = {}
 
 
-@dataclass(frozen=True)
-class Labelled:
+class Labelled(NamedTuple):
     """A file of the source with what is known of it before it is opened."""
 
     name: str
-    label: str
+    labels: tuple[int, ...]
+    """Positions in the classes; none, where it is to be set aside or has no finding."""
     official: str
-    table: dict[str, str] | None
-    """Its row of the table; empty where it needs none, None where the table names patients and leaves it out."""
+    patient: str
+    """The patient's name from the table or the pattern; "" where the header or the file's name is to tell it."""
+    table: Mapping[str, str]
+    """What the table says besides, without what is empty: sex (M or F), age, site, view, modality, text."""
+    problem: Problem | None
+    """Why it is to be set aside: a reason and the detail."""
 
 
-def read_labels(source: Source, entries: Iterable[Entry]) -> list[Labelled]:
-    """Every image of the source with its class (its folder), its official side, and its row of the table, if any."""
-    entries = list(entries)
-    rows = _table(source, {entry.name: entry for entry in entries})
-    # Where a table names patients it must name them all: the same person under two names could part at the split.
-    otherwise: dict[str, str] | None = None if any("patient_id" in row for row in rows.values()) else {}
-    found = []
-    for entry in entries:
-        if entry.name == TABLE:
-            continue
-        parts = [part for part in entry.name.split("/") if part]  # a bucket may hold `A//one.png`
-        official = OFFICIAL.get(parts[0].lower(), "") if len(parts) > 2 else ""
-        folders = parts[1:-1] if official else parts[:-1]
-        row = rows.get(entry.name, otherwise)
-        found.append(Labelled(entry.name, folders[0] if folders else "", official, row))
+@dataclass(frozen=True)
+class Labels:
+    """A source's labels: what is learned, the files that take part or are set aside, and what else is to be told."""
+
+    task: str
+    classes: list[str]
+    files: list[Labelled]
+    warnings: list[tuple[str, str]]
+    left_out: dict[str, int]
+    """How many images were left out on purpose, by the reason."""
+
+
+class _Published(NamedTuple):
+    """Each image's label as it is written (None where there is none), and why one may be without."""
+
+    labels: list[str | None]
+    what: str
+    problem: Problem
+
+
+def read_labels(source: Source, listing: Sequence[Entry], asked: Asked, order: Callable[[str], str]) -> Labels:
+    """What a source says of its images, as it is asked for; `order` is the keyed hash by which a limit chooses.
+
+    The listing is the whole one, with the tables and lists in the source's root: limits, classes, and names without
+    folders cannot be judged on a part.
+    """
+    images = [entry.name for entry in listing if entry.is_image]
+    tables = {entry.name: entry for entry in listing if not entry.is_image}
+    files = Files(images)
+
+    def opened(name: str) -> AbstractContextManager[Path]:
+        if name not in tables:
+            raise ValueError(
+                f"The source has no table or list {name!r} in its root.{nearest(name, tables)} Put it there; its name "
+                f"ends in {' or '.join(sorted(TABLE_SUFFIXES))}."
+            )
+        return source.file(tables[name])
+
+    table = Table(asked.table)
+    if asked.needs_table or asked.table in tables:
+        with opened(asked.table) as path:
+            table = read_table(path, asked.table, asked.columns, files, asked.skips_missing)
+    patients = compiled("patient_pattern", asked.patient_pattern)
+    _check_sources(asked, table)
+    published = _published(images, table, asked)
+    counts = Counter(label for label in published.labels if label)
+    choice = Choice(asked, counts, published.what)
+    meanings: dict[str | None, Meaning] = {label: choice.meaning(label) for label in counts}
+    meanings[None] = Meaning(problem=published.problem)
+    meanings[""], unlabelled = _unlabelled(asked, table, published)
+    sides, side_warnings = _sides(images, table, asked, opened, files)
+    found, left_out = _join(images, published.labels, meanings, sides, table, patients)
+    if asked.limit_per_class:
+        found, beyond = _limited(found, asked.limit_per_class, order)
+        left_out[BEYOND] += beyond
+    return Labels(
+        "multilabel" if asked.multilabel else "classification",
+        choice.classes,
+        found,
+        [*table.warnings, *side_warnings, *choice.warnings(), *unlabelled],
+        {reason: count for reason, count in sorted(left_out.items()) if count},
+    )
+
+
+def _check_sources(asked: Asked, table: Table) -> None:
+    """Refuse to be told the same thing in two ways, of which one would be passed over in silence."""
+    for column, parameter in (("label", "label_pattern"), ("patient_id", "patient_pattern"), ("official", "official")):
+        if column in table.columns and getattr(asked, parameter):
+            raise ValueError(
+                f"{table.name} has {column!r}, and {parameter} is given too. Take one of them out, for they may differ."
+            )
+
+
+def _published(images: Sequence[str], table: Table, asked: Asked) -> _Published:
+    """The label of each image, from the table, the pattern or the class folder, whichever there is first."""
+    if "label" in table.columns:
+        lines, marks = table.lines, f"{asked.separator} "
+        told = [line.label if (line := lines.get(name)) else None for name in images]
+        if asked.separator:
+            told = [label and (label if label.strip(marks) else "") for label in told]
+        return _Published(told, "label", ("not in the table", f"{table.name} has no line for it"))
+    pattern = compiled("label_pattern", asked.label_pattern)
+    if pattern:
+        found = _matches("label_pattern", pattern, images)
+        return _Published(found, "label", ("no class", "label_pattern does not fit its name"))
+    folders = {folder: class_and_side(folder)[0] or None for folder in {name.rpartition("/")[0] for name in images}}
+    told = [folders[name.rpartition("/")[0]] for name in images]
+    return _Published(told, "class folder", ("no class", "it lies in no class folder"))
+
+
+def _matches(parameter: str, pattern: re.Pattern[str], images: Sequence[str]) -> list[str | None]:
+    """What the first group that matched holds, for each name; None where none did."""
+    search = pattern.search
+    found = [next(filter(None, match.groups()), None) if (match := search(name)) else None for name in images]
+    if images and not any(found):
+        raise ValueError(
+            f"{parameter} is {pattern.pattern!r}, and fits none of the {len(images)} files' names. Mend it; it is "
+            "searched for in the name relative to the source."
+        )
     return found
 
 
-def order_classes(names: Iterable[str]) -> list[str]:
-    """The classes in the order of their labels: one that means no finding first, the others by name."""
-    return sorted(set(names), key=lambda name: (name.lower() not in NEGATIVE, name))
+def _unlabelled(asked: Asked, table: Table, published: _Published) -> tuple[Meaning, list[tuple[str, str]]]:
+    """What an empty label in the table means, and what is to be warned of."""
+    count = published.labels.count("")
+    if not asked.multilabel or asked.no_finding:
+        return Meaning(problem=("no class", f"{table.name} names no class for it")), []
+    detail = f"{count} images have an empty label in {table.name}, which counts as without a finding"
+    return Meaning(), [("no label", detail)] * bool(count)
 
 
-def patient_of(name: str) -> str:
-    """The patient a file name tells: the name without its last number (`person7_bacteria_25`, `person7 (3)`)."""
-    stem = PurePosixPath(name).stem
-    return _NUMBER.sub("", stem) or stem
+def _patients(images: Sequence[str], table: Table, pattern: re.Pattern[str] | None) -> Sequence[str | None]:
+    """The patient of each image from the table or the pattern: None where it does not fit, "" where there is none."""
+    if pattern:
+        return _matches("patient_pattern", pattern, images)
+    lines = table.lines
+    return [line.patient if (line := lines.get(name)) else "" for name in images] if lines else [""] * len(images)
 
 
-def age_of(text: str) -> int:
-    """An age in whole years from `45`, `045Y` or `18M`; -1 where it is unknown."""
-    found = re.fullmatch(r"(\d{1,3})\s*([YMWD]?)", text.strip().upper())
-    if not found:
-        return -1
-    years = {"": 1.0, "Y": 1.0, "M": 12.0, "W": 52.0, "D": 365.0}[found[2]]
-    return int(int(found[1]) / years)
+def _sides(
+    images: Sequence[str],
+    table: Table,
+    asked: Asked,
+    opened: Callable[[str], AbstractContextManager[Path]],
+    files: Files,
+) -> tuple[list[str], list[tuple[str, str]]]:
+    """The published side of each image, from the table, the lists or the folders; and what is to be warned of."""
+    if "official" in table.columns:
+        lines = table.lines
+        return [line.official if (line := lines.get(name)) else "" for name in images], []
+    if asked.official:
+        listed, warnings = read_lists(asked.official, opened, files, asked.skips_missing)
+        without = len(images) - len(listed)
+        detail = f"{without} images stand in none of the lists {', '.join(sorted(asked.official))}; they are drawn"
+        return [listed.get(name, "") for name in images], [*warnings, *[("no side", detail)] * bool(without)]
+    with_classes = "label" not in table.columns and not asked.label_pattern
+    folders = {
+        folder: class_and_side(folder)[1] if with_classes else side_of(folder)
+        for folder in {name.rpartition("/")[0] for name in images}
+    }
+    return [folders[name.rpartition("/")[0]] for name in images], []
 
 
-def _table(source: Source, entries: dict[str, Entry]) -> dict[str, dict[str, str]]:
-    """The rows of the table by file; none where there is no table.
-
-    What does not fit is refused, for a patient who is not recognised could end on both sides of the split.
-    """
-    if TABLE not in entries:
-        return {}
-    names = set(entries)
-    try:
-        with source.file(entries[TABLE]) as path, path.open(encoding="utf-8-sig", newline="") as file:
-            reader = csv.DictReader(file, strict=True)
-            columns = [name.strip() for name in reader.fieldnames or []]
-            _check_columns(TABLE, columns)
-            reader.fieldnames = columns
-            rows: dict[str, dict[str, str]] = {}
-            for row in reader:
-                _add_row(rows, row, f"{TABLE}, line {reader.line_num}", names)
-    except (csv.Error, UnicodeDecodeError) as error:
-        raise ValueError(f"{TABLE} is not readable as CSV in UTF-8: {error}. Mend it, or save it anew.") from None
-    return rows
-
-
-def _check_columns(table: str, columns: list[str]) -> None:
-    if "file" not in columns:
-        raise ValueError(
-            f"{table} has no column 'file'; it has {', '.join(columns) or 'none'}. Name each image in it, relative to "
-            "the source, in a column 'file', with commas between the columns."
-        )
-    unknown = [name for name in columns if name not in COLUMNS]
-    if unknown:
-        raise ValueError(
-            f"{table} has a column {unknown[0]!r}, which means nothing here.{nearest(unknown[0], COLUMNS)} "
-            f"Columns may be {', '.join(COLUMNS)}; rename it, or take it out."
-        )
+def _join(
+    images: Sequence[str],
+    labels: Sequence[str | None],
+    meanings: Mapping[str | None, Meaning],
+    sides: Sequence[str],
+    table: Table,
+    pattern: re.Pattern[str] | None,
+) -> tuple[list[Labelled], Counter[str]]:
+    """All that is known of each image that is not left out."""
+    # Where a table names patients it must name them all: the same person under two names could part at the split.
+    must = "patient_id" in table.columns
+    unnamed = ("not in the table", f"{table.name} has no line for it, so its patient is not known")
+    unfit = ("no patient", "patient_pattern does not fit its name")
+    lines = table.lines
+    found: list[Labelled] = []
+    left_out: Counter[str] = Counter()
+    for name, label, side, patient in zip(images, labels, sides, _patients(images, table, pattern), strict=True):
+        meaning = meanings[label]
+        if meaning.left_out:
+            left_out[meaning.left_out] += 1
+            continue
+        line = lines.get(name)
+        problem = meaning.problem or (unnamed if must and line is None else unfit if patient is None else None)
+        about = line.about if line else _NOTHING
+        found.append(Labelled(name, () if problem else meaning.labels, side, patient or "", about, problem))
+    return found, left_out
 
 
-def _add_row(rows: dict[str, dict[str, str]], row: dict[str, Any], where: str, names: set[str]) -> None:
-    if None in row or None in row.values():
-        raise ValueError(f"{where} has more or fewer fields than the table has columns. Mend that line.")
-    values = {name: value.strip() for name, value in row.items()}
-    name = PurePosixPath(values.pop("file").replace("\\", "/")).as_posix()
-    if name not in names:
-        raise ValueError(f"{where} names a file that is not in the source. Mend the name, or take the line out.")
-    if "patient_id" in values and not values["patient_id"]:
-        raise ValueError(f"{where} has no patient_id. Give one, or take the column out.")
-    if rows.setdefault(name, values) != values:
-        raise ValueError(f"{where} says something else of a file than an earlier line. Keep one of them.")
+def _limited(files: list[Labelled], limit: int, order: Callable[[str], str]) -> tuple[list[Labelled], int]:
+    """The files within the limit and those to be set aside, and how many are beyond it."""
+    usable = [item for item in files if not item.problem]
+    images = [(item.patient or patient_of(item.name), item.official, item.labels) for item in usable]
+    taken = within_limit(images, limit, order)
+    beyond = {item.name for item, is_taken in zip(usable, taken, strict=True) if not is_taken}
+    return [item for item in files if item.name not in beyond], len(beyond)

@@ -22,6 +22,11 @@ def reject(decision: In, state: In, work: Work, *, run: str = "", by: str = "") 
     if verdict["outcome"] == "approved":
         raise RuntimeError("The decision is an approval; it is for deploy, not for reject.")
     log = releases.read_log(work.store)
+    if releases.key_id(log) not in ("", resolved["key_id"]):
+        raise RuntimeError(
+            "The hash key was rotated since this run began, so its split no longer counts. Nothing was written down; "
+            "run again."
+        )
     service = releases.in_service(log)
     stays = f"{service.version} stays in service." if service else "Nothing is in service."
     if not (log and log[-1].record.get("request") == resolved["request"]):  # a repetition is not a second refusal

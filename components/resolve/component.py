@@ -8,7 +8,7 @@ from components.stage import stage
 
 
 @stage
-def resolve(
+def resolve(  # noqa: PLR0917 - the pipeline gives them by name
     state: Output[Artifact],
     previous: Output[Dataset],
     champion: Output[Model],
@@ -16,6 +16,7 @@ def resolve(
     source: str,
     asked: dict,
     ingest_options: dict,
+    merge_options: dict,
     split_options: dict,
     train_options: dict,
     evaluate_options: dict,

@@ -21,6 +21,7 @@ def resolve(
     source: str,
     asked: dict[str, Any] = {},
     ingest_options: dict[str, Any] = {},
+    merge_options: dict[str, Any] = {},
     split_options: dict[str, Any] = {},
     train_options: dict[str, Any] = {},
     evaluate_options: dict[str, Any] = {},
@@ -35,6 +36,7 @@ def resolve(
         source: the directory of images to learn from, or s3://bucket/prefix
         asked: the run's parameters, by which a repetition is recognised
         ingest_options: what ingest was asked beyond them
+        merge_options: what merge was asked beyond them
         split_options: what split was asked beyond them
         train_options: what train was asked beyond them
         evaluate_options: what evaluate was asked beyond them
@@ -46,12 +48,12 @@ def resolve(
     key_id = keys.from_environment().id
     _same_key(log, key_id)
     revision = sources.revision(listing)
-    options = [ingest_options, split_options, train_options, evaluate_options, gate_options, quantize_options]
+    options = [ingest_options, merge_options, split_options, train_options]
+    options += [evaluate_options, gate_options, quantize_options]
     request = contracts.fingerprint([_plain([asked, options]), revision, key_id, _code()])
     service = releases.in_service(log)
-    newest = next((entry for entry in reversed(log) if "split" in entry.record), None)
     seen = {
-        "previous": newest.record["split"] if newest else "",
+        "previous": releases.newest_split(log),
         "champion": service.record["model"] if service else "",
         "champion_version": service.version if service else "",
     }
@@ -76,7 +78,7 @@ def resolve(
 
 def _listing(address: str) -> list[sources.Entry]:
     listing = sources.entries(address)
-    if not any(entry.name != sources.TABLE for entry in listing):
+    if not any(entry.is_image for entry in listing):
         links = "" if "://" in address else " (links that lead out of it are not followed)"
         known = ", ".join(sorted(sources.IMAGE_SUFFIXES))
         raise ValueError(
@@ -94,12 +96,13 @@ def _repeats(work_: Work, log: list[releases.Entry], request: str) -> bool:
 
 
 def _same_key(log: list[releases.Entry], key_id: str) -> None:
-    known = next((entry.record["key_id"] for entry in reversed(log) if "key_id" in entry.record), key_id)
-    if known != key_id:
+    known = releases.key_id(log)
+    if known not in ("", key_id):
         raise ValueError(
             f"The hash key at hand has the id {key_id}, and this store was made with key {known}. With another key "
             f"every patient would look new, and test patients would leak into training. Set {keys.VARIABLE} to the "
-            "store's key, or set MEDLOOP_HOME to another directory to begin a new loop."
+            "store's key (if it was rotated, the one since then), or set MEDLOOP_HOME to another directory to begin a "
+            "new loop."
         )
 
 

@@ -9,15 +9,13 @@ from numpy.typing import NDArray
 
 from components.shared import pixels, work
 from components.shared.runtime import Model
-
-MASTER_SIDE = 1024
-"""The longest side of master pixels, as ingest makes them by default."""
+from components.shared.views import blank_views
 
 
 def look_at(data: bytes, model: Model) -> NDArray[np.uint8]:
     """What the model sees of an image file; a ValueError says in a sentence why the file cannot be used."""
     try:
-        master = pixels.decode_image(data, MASTER_SIDE)
+        master = pixels.decode_image(data, pixels.Decoding(**model.preprocess["decoding"]))
     except ValueError as error:
         reason = str(error).rstrip(".")
         raise ValueError(f"{reason[:1].upper()}{reason[1:]}.") from None
@@ -51,5 +49,4 @@ def answer(model: Model, views: NDArray[np.uint8], with_features: bool = False) 
 
 def rehearse(model: Model) -> None:
     """Have the model answer for two blank images, so that one that cannot is found before it is in service."""
-    size = model.preprocess["size"]
-    answer(model, np.zeros((2, size, size), np.uint8))
+    answer(model, blank_views(2, model.preprocess))

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 
 In = Annotated[Path, "in"]
 """A stage's argument that is a directory to read."""
+
+Ins = Annotated[Path, "ins"]
+"""A stage's argument that is a directory to read, with a directory in it for each of several artifacts."""
 
 Out = Annotated[Path, "out"]
 """A stage's argument that is a directory to fill."""
@@ -34,8 +38,9 @@ SCHEMAS = {
     "ref": 1,
     "error": 1,
     "resolved": 1,
+    "portion": 1,
     "dataset": 1,
-    "split": 1,
+    "split": 2,
     "bundle": 1,
     "metrics": 1,
     "decision": 1,
@@ -43,8 +48,6 @@ SCHEMAS = {
     "lease": 1,
     "run": 1,
     "step": 1,
-    "source": 1,
-    "shard": 1,
     "view": 1,
 }
 """Every kind of JSON record and the one version of it that this code reads and writes."""
@@ -114,21 +117,31 @@ class Blob:
 class Manifest:
     """The small file that stands for an artifact: names of files, and the objects that hold them.
 
-    An artifact without files means "there is none" (no model in service, no split before this one).
+    An artifact without files means "there is none" (no model in service, no split before this one). One that stands for
+    several names them: its parts.
     """
 
     files: dict[str, Blob] = field(default_factory=dict)
+    parts: tuple[str, ...] = ()
+
+    @staticmethod
+    def of(several: Iterable[Manifest]) -> Manifest:
+        """The one that stands for several, in whatever order they come: a directory for each."""
+        members = sorted(several, key=lambda member: member.digest)
+        files = {f"{n:05}/{name}": blob for n, member in enumerate(members) for name, blob in member.files.items()}
+        return Manifest(files, tuple(member.digest for member in members))
 
     def encode(self) -> bytes:
         """Its canonical bytes."""
         files = {name: {"digest": blob.digest, "size": blob.size} for name, blob in self.files.items()}
-        return encode("manifest", {"files": files})
+        return encode("manifest", {"files": files} | ({"parts": list(self.parts)} if self.parts else {}))
 
     @staticmethod
     def decode(data: bytes, where: str) -> Manifest:
         """The manifest in `data`, or a ValueError that names `where`."""
         record = decode("manifest", data, where)
-        return Manifest({name: Blob(entry["digest"], entry["size"]) for name, entry in record["files"].items()})
+        files = {name: Blob(entry["digest"], entry["size"]) for name, entry in record["files"].items()}
+        return Manifest(files, tuple(record.get("parts", ())))
 
     @property
     def digest(self) -> str:

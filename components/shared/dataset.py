@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -19,28 +19,72 @@ from components.shared.store import Store
 from components.shared.tables import INDEX, SPLIT, write_table
 from components.shared.views import VIEW_ALGORITHM, Pixels, view
 
-__all__ = ["INDEX", "SHARD", "SPLIT", "Data", "Views", "read_shard", "write_shard", "write_table"]
+__all__ = [
+    "INDEX",
+    "SHARD",
+    "SPLIT",
+    "Data",
+    "ShardWriter",
+    "Views",
+    "pixel_digest",
+    "read_shard",
+    "write_shard",
+    "write_table",
+]
 
 SHARD = pa.schema([("height", pa.int32()), ("width", pa.int32()), ("bits", pa.int32()), ("pixels", pa.large_binary())])
 
 
+class ShardWriter:
+    """Writes masters, each in its own size, one after the other, to a file that can be mapped into memory."""
+
+    def __init__(self, path: Path) -> None:
+        self.rows = 0
+        self._sink = pa.OSFile(str(path), "wb")
+        self._file = pa.ipc.new_file(self._sink, SHARD)
+
+    def add(self, pixels: Pixels) -> int:
+        """Write one master; gives its row. None is kept in memory."""
+        content = np.ascontiguousarray(pixels)
+        ends = np.array([0, pixels.nbytes], np.int64)
+        stored = pa.Array.from_buffers(pa.large_binary(), 1, [None, pa.py_buffer(ends), pa.py_buffer(content)])
+        shape = (*pixels.shape[:2], pixels.dtype.itemsize * 8)
+        columns = [pa.array([number], pa.int32()) for number in shape]
+        self._file.write_batch(pa.record_batch([*columns, stored], schema=SHARD))
+        self.rows += 1
+        return self.rows - 1
+
+    def close(self) -> None:
+        """End the file; without this it cannot be read."""
+        self._file.close()
+        self._sink.close()
+
+
+def pixel_digest(pixels: Pixels) -> str:
+    """The digest of an image as pixels, whatever file it came in."""
+    content = hashlib.sha256(f"{pixels.dtype.itemsize} {pixels.shape}".encode())
+    content.update(np.ascontiguousarray(pixels).data)
+    return content.hexdigest()
+
+
 def write_shard(images: Iterable[Pixels], path: Path) -> None:
     """Write masters, each in its own size, to one file that can be mapped into memory."""
-    rows = [(*p.shape, p.dtype.itemsize * 8, np.ascontiguousarray(p).tobytes()) for p in images]
-    columns = [pa.array(column, field.type) for column, field in zip(zip(*rows, strict=True), SHARD, strict=True)]
-    with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_file(sink, SHARD) as writer:
-        writer.write_batch(pa.record_batch(columns, schema=SHARD))
+    writer = ShardWriter(path)
+    for pixels in images:
+        writer.add(pixels)
+    writer.close()
 
 
 def read_shard(path: Path) -> list[Pixels]:
-    """The masters of a shard, mapped, not copied."""
-    table = pa.ipc.open_file(pa.memory_map(str(path))).read_all()
-    heights, widths, bits = (table[name].to_pylist() for name in ("height", "width", "bits"))
-    pixels = table["pixels"].chunk(0)
+    """The masters of a shard, mapped, not copied: gray [H, W], or colours [H, W, 3]."""
+    file = pa.ipc.open_file(pa.memory_map(str(path)))
     masters: list[Pixels] = []
-    for row, (height, width) in enumerate(zip(heights, widths, strict=True)):
-        flat = np.frombuffer(pixels[row].as_buffer(), np.uint8)
-        masters.append((flat if bits[row] == 8 else flat.view(np.uint16)).reshape(height, width))
+    for number in range(file.num_record_batches):
+        batch = file.get_batch(number)
+        height, width, bits = (batch.column(name)[0].as_py() for name in ("height", "width", "bits"))
+        flat = np.frombuffer(batch.column("pixels").buffers()[2], np.uint8 if bits == 8 else np.uint16)
+        gray = len(flat) == height * width
+        masters.append(flat.reshape((height, width) if gray else (height, width, 3)))
     return masters
 
 
@@ -116,10 +160,13 @@ def _view_of(store: Store, shard: str, spec: dict[str, Any]) -> NDArray[np.uint8
         if store.has(digest):
             return np.asarray(np.load(store.fetch(digest), mmap_mode="r"))
     masters = read_shard(store.fetch(shard))
-    array = np.stack([view(pixels, spec["size"], spec["fit"]) for pixels in masters])
-    with TemporaryDirectory(prefix="medloop-view-") as scratch:
-        path = Path(scratch) / "view.npy"
-        np.save(path, array)
+    shape = (len(masters), spec["size"], spec["size"], *masters[0].shape[2:])
+    with store.making() as path:
+        array = np.lib.format.open_memmap(path, "w+", np.uint8, shape)
+        for row, pixels in enumerate(masters):
+            array[row] = view(pixels, spec["size"], spec["fit"])
+        array.flush()
+        del array
         blob = store.put_file(path)
     store.write(name, encode("view", {"digest": blob.digest, "shard": shard, "spec": spec}))
     return np.asarray(np.load(store.fetch(blob.digest), mmap_mode="r"))

@@ -82,11 +82,12 @@ _WORDS = {
 
 @dataclass(frozen=True)
 class Interface:
-    """What a stage takes and gives: directories in and out, and parameters."""
+    """What a stage takes and gives: directories in and out, and parameters. `several` are inputs of many artifacts."""
 
     stage: str
     summary: str
     inputs: tuple[str, ...]
+    several: tuple[str, ...]
     outputs: tuple[str, ...]
     parameters: Mapping[str, Parameter]
     takes_work: bool
@@ -126,7 +127,7 @@ def read(stage: str) -> Interface:
     function = next(n for n in tree.body if isinstance(n, ast.FunctionDef) and n.name == stage)
     doc = ast.get_docstring(function) or ""
     helps = {name: words for _, name, words in re.findall(r"^( *)(\w+): (.+(?:\n\1 +.+)*)", doc, flags=re.MULTILINE)}
-    paths: dict[str, list[str]] = {"In": [], "Out": []}
+    paths: dict[str, list[str]] = {"In": [], "Ins": [], "Out": []}
     takes_work = False
     for argument in function.args.args:
         annotation = ast.unparse(argument.annotation) if argument.annotation else ""
@@ -135,12 +136,13 @@ def read(stage: str) -> Interface:
         elif annotation == "Work":
             takes_work = True
         else:
-            raise TypeError(f"{path}: {argument.arg} must be In, Out or Work; parameters are keyword-only.")
+            raise TypeError(f"{path}: {argument.arg} must be In, Ins, Out or Work; parameters are keyword-only.")
     parameters = {
         argument.arg: _parameter(argument, default, " ".join(helps.get(argument.arg, "").split()))
         for argument, default in zip(function.args.kwonlyargs, function.args.kw_defaults, strict=True)
     }
-    return Interface(stage, doc.split("\n\n")[0], tuple(paths["In"]), tuple(paths["Out"]), parameters, takes_work)
+    inputs, several = (*paths["In"], *paths["Ins"]), tuple(paths["Ins"])
+    return Interface(stage, doc.split("\n\n")[0], inputs, several, tuple(paths["Out"]), parameters, takes_work)
 
 
 def _parameter(argument: ast.arg, default: ast.expr | None, help: str) -> Parameter:

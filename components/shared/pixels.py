@@ -2,31 +2,53 @@
 
 from __future__ import annotations
 
-import io
-import warnings
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field, replace
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
-from components.shared.views import Pixels, resize, view
+from components.shared import dicom, pictures
+from components.shared.annex_e import strip
+from components.shared.header import passing
+from components.shared.pictures import MAX_PIXELS, colour_note, coloured
+from components.shared.views import Pixels, resize, to_bytes, view
 
-if TYPE_CHECKING:
-    from pydicom import Dataset
+__all__ = ["MAX_PIXELS", "Decoding", "Master", "Pixels", "decode_image", "decode_images", "masters", "view"]
 
-__all__ = ["MAX_PIXELS", "Master", "Pixels", "decode_image", "view"]
+SMALL = 64
+"""An image with a side below this is usable, but worth a warning."""
+FLAT = 16
+"""An image whose values span less than 1 part of so many of their range shows little, and is worth a warning."""
+BLANK = "the image is blank: every pixel has the same value"
 
-MAX_PIXELS = 100_000_000
-"""An image with more pixels than this is refused before it is decoded."""
+
+@dataclass(frozen=True)
+class Decoding:
+    """How files become masters: decided once for a data set, recorded there and in every model trained on it."""
+
+    max_side: int = 1024
+    """The longest side of a master; larger images are reduced to it."""
+    colour: str = "gray"
+    """gray, or rgb: three channels of 8 bits."""
+    window_center: float = 0.0
+    window_width: float = 0.0
+    """The window on rescaled values (HU for CT); of no width: the file's own."""
+    frames: int = 0
+    """How many of a file's frames or slices are taken, evenly spaced; 0 takes all."""
 
 
 @dataclass(frozen=True)
 class Master:
-    """A decoded image: gray pixels of 8 or 16 bits, and what its header says about the patient and the scan."""
+    """A decoded image, and what its header says about the patient and the scan."""
 
     pixels: Pixels
+    """(H, W) of 8 or 16 bits, or (H, W, 3) of 8."""
     header: dict[str, str] = field(default_factory=dict)
+    frame: int = -1
+    """Which frame of its file it is; -1 where the file has only one."""
+    notes: tuple[tuple[str, str], ...] = ()
+    """What a person should know of it: (reason, detail)."""
 
     @property
     def bits(self) -> int:
@@ -34,102 +56,130 @@ class Master:
         return self.pixels.dtype.itemsize * 8
 
 
-def decode_image(data: bytes, max_side: int) -> Master:
-    """The master of an image file's bytes (PNG, JPEG or DICOM), its longest side at most `max_side`."""
+def decode_image(data: bytes, how: Decoding) -> Master:
+    """The master of a file (PNG, JPEG or DICOM) that holds one image."""
+    if dicom.is_dicom(data):
+        scan = dicom.open_scan(data)
+        if scan.frames > 1:
+            raise ValueError(
+                f"the DICOM file has {scan.frames:,} frames, and one image is asked for: send each frame as a file of "
+                "its own"
+            )
+        return next(_of_scan(scan, how))
+    return _of_picture(data, how)
+
+
+def decode_images(data: bytes, how: Decoding) -> Iterator[Master]:
+    """The masters of all images in a file (PNG, JPEG or DICOM), one after another."""
+    if dicom.is_dicom(data):
+        yield from _of_scan(dicom.open_scan(data), how)
+    else:
+        yield _of_picture(data, how)
+
+
+def _of_picture(data: bytes, how: Decoding) -> Master:
     if not data:
         raise ValueError("the file is empty")
-    master = _decode_dicom(data) if data[128:132] == b"DICM" else _decode_picture(data)
-    height, width = master.pixels.shape
+    pixels, size, notes = pictures.decode(data, how.max_side, how.colour == "rgb")
+    if master := _master(pixels, how, {}, -1, notes, size):
+        return master
+    raise ValueError(BLANK)
+
+
+def _of_scan(scan: dicom.Scan, how: Decoding) -> Iterator[Master]:
+    with dicom.careful("the DICOM header cannot be read"):
+        header = passing(scan.dataset)
+        strip(scan.dataset)  # what never passes is not even there while the pixels are read
+    burned_in = header.pop("burned_in").upper() == "YES"
+    notes = [("burned-in text", "the header says that text is burned into the pixels")] if burned_in else []
+    window = (how.window_center, how.window_width)
+    chosen = evenly(scan.frames, how.frames)
+    yield from masters(scan.pictures(chosen, window), scan.frames, how, header, notes)
+
+
+def evenly(total: int, wanted: int) -> list[int]:
+    """The numbers of `wanted` frames in the middles of as many equal parts of all; every frame where 0 are wanted."""
+    if not wanted or wanted >= total:
+        return list(range(total))
+    return [(2 * place + 1) * total // (2 * wanted) for place in range(wanted)]
+
+
+def masters(
+    images: Iterable[tuple[int, Pixels | None]],
+    total: int,
+    how: Decoding,
+    header: dict[str, str] | None = None,
+    notes: Iterable[tuple[str, str]] = (),
+) -> Iterator[Master]:
+    """The masters of a file's images, given by frame number; None is a frame that cannot be decoded.
+
+    Of a file with several frames the blank and the unreadable ones are left out, with a note, as long as one is left.
+    What holds for the file is noted once, with its first image.
+    """
+    waiting: Master | None = None
+    told: set[str] = set()
+    blank = unreadable = 0
+    for frame, pixels in images:
+        if pixels is None:
+            unreadable += 1
+            continue
+        made = _master(pixels, how, header or {}, frame if total > 1 else -1, notes if waiting is None else ())
+        if made is None:
+            blank += 1
+            continue
+        if waiting:
+            yield waiting
+        waiting = replace(made, notes=tuple(note for note in made.notes if note[0] not in told))
+        told.update(reason for reason, _ in made.notes)
+    if waiting is None:
+        raise ValueError(_nothing(blank, unreadable))
+    left_out = [
+        (f"{what} frames", f"{count:,} of the {total:,} frames in its file {'are' if count > 1 else 'is'} {what}")
+        for what, count in (("blank", blank), ("unreadable", unreadable))
+        if count
+    ]
+    yield replace(waiting, notes=(*waiting.notes, *left_out))
+
+
+def _nothing(blank: int, unreadable: int) -> str:
+    if blank + unreadable > 1:
+        return f"no frame can be used: of {blank + unreadable:,}, {blank:,} are blank, and the others cannot be decoded"
+    return BLANK if blank else "the pixels cannot be decoded"
+
+
+def _master(
+    pixels: Pixels,
+    how: Decoding,
+    header: dict[str, str],
+    frame: int,
+    notes: Iterable[tuple[str, str]],
+    size: tuple[int, int] = (0, 0),
+) -> Master | None:
+    """The master of these pixels in the size and the colours asked for, or None where they are blank.
+
+    `size` is the picture's own (width, height), where it was reduced on the way.
+    """
+    width, height = size if size[0] else (pixels.shape[1], pixels.shape[0])
     if min(height, width) < 8:
         raise ValueError(f"the image is {width}×{height} pixels, and must be at least 8×8")
-    if master.pixels.min() == master.pixels.max():
-        raise ValueError("the image is blank: every pixel has the same value")
-    scale = max_side / max(height, width)
+    low, high, top = int(pixels.min()), int(pixels.max()), 256**pixels.dtype.itemsize - 1
+    if low == high:
+        return None
+    found = list(notes)
+    if min(height, width) < SMALL:
+        found.append(("small", f"it is {width}×{height} pixels; below {SMALL}×{SMALL} little can be seen"))
+    if (high - low) * FLAT < top:
+        found.append(("low contrast", f"its values span {(high - low) / top:.1%} of their range; a window may help"))
+    if pixels.ndim == 3 and how.colour == "gray":
+        picture = Image.fromarray(pixels)
+        found += colour_note(picture)
+        pixels = np.asarray(picture.convert("L"))
+    scale = how.max_side / max(pixels.shape[:2])
     if scale < 1:
-        size = (max(1, round(width * scale)), max(1, round(height * scale)))
-        return Master(resize(master.pixels, size), master.header)
-    return master
-
-
-def _decode_picture(data: bytes) -> Master:
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # the limit below is ours, and lower
-            with Image.open(io.BytesIO(data), formats=("PNG", "JPEG")) as picture:
-                if picture.width * picture.height > MAX_PIXELS:
-                    raise ValueError(f"the image has {picture.width * picture.height:,} pixels; at most {MAX_PIXELS:,}")
-                picture.load()
-                if picture.mode.startswith("I"):
-                    return Master(_full_range(np.asarray(picture)))
-                gray = picture if picture.mode == "L" else picture.convert("RGB").convert("L")
-                return Master(np.array(gray, dtype=np.uint8))
-    except UnidentifiedImageError:
-        raise ValueError("the file is not a PNG, JPEG or DICOM image") from None
-    except Image.DecompressionBombError:
-        raise ValueError(f"the image claims more pixels than the {MAX_PIXELS:,} allowed") from None
-    except (OSError, SyntaxError) as error:
-        raise ValueError(f"the image cannot be decoded: {error}") from None
-
-
-def _full_range(values: np.ndarray[Any, Any]) -> Pixels:
-    """Values of a 16-bit picture over all 16 bits: many hold 10, 12 or 14 bits, and no file says how many."""
-    bits = next((bits for bits in (10, 12, 14) if values.max() < 2**bits), 16)
-    return np.asarray(np.rint(values.clip(0, 65535) * (65535 / (2**bits - 1))), dtype=np.uint16)
-
-
-_HEADER = {
-    "patient_id": "PatientID",
-    "sex": "PatientSex",
-    "age": "PatientAge",
-    "site": "InstitutionName",
-    "view": "ViewPosition",
-    "modality": "Modality",
-}
-"""The only DICOM fields that are read; everything else in a header never leaves it."""
-
-
-def _decode_dicom(data: bytes) -> Master:
-    from pydicom import dcmread
-
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # pydicom warns about values that are not used here
-        # A damaged header breaks pydicom in many ways that all mean the same; its words may quote the header.
-        try:
-            dataset = dcmread(io.BytesIO(data))
-            claimed = int(dataset.Rows) * int(dataset.Columns)
-            frames, samples = int(dataset.get("NumberOfFrames") or 1), int(dataset.get("SamplesPerPixel", 1))
-            header = {name: str(dataset.get(tag) or "").strip() for name, tag in _HEADER.items()}
-        except MemoryError:
-            raise
-        except Exception as error:
-            raise ValueError(f"the DICOM header cannot be read ({type(error).__name__})") from None
-        if claimed > MAX_PIXELS:
-            raise ValueError(f"the image has {claimed:,} pixels; at most {MAX_PIXELS:,}")
-        if (frames, samples) != (1, 1):
-            raise ValueError(f"the DICOM file has {frames} frames of {samples} samples; only one gray frame is read")
-        try:
-            return Master(_dicom_values(dataset), header)
-        except MemoryError:
-            raise
-        except Exception as error:
-            raise ValueError(f"the DICOM pixels cannot be decoded ({type(error).__name__})") from None
-
-
-def _dicom_values(dataset: Dataset) -> Pixels:
-    """Stored values through rescale and window to 16 bits, bright where there is more attenuation."""
-    from pydicom.pixels import apply_modality_lut, apply_voi_lut
-
-    values: Any = apply_modality_lut(dataset.pixel_array, dataset)
-    if "WindowWidth" in dataset or "VOILUTSequence" in dataset:
-        values = np.asarray(apply_voi_lut(values, dataset), dtype=np.float64)
-        low, high = float(values.min()), float(values.max())
-    else:
-        values = np.asarray(values, dtype=np.float64)
-        slope, intercept = float(dataset.get("RescaleSlope", 1)), float(dataset.get("RescaleIntercept", 0))
-        top = 2 ** int(dataset.BitsStored)
-        stored = (-top // 2, top // 2 - 1) if int(dataset.get("PixelRepresentation", 0)) else (0, top - 1)
-        low, high = sorted(slope * end + intercept for end in stored)
-    scaled = np.clip((values - low) / max(high - low, 1e-9), 0, 1)
-    if dataset.get("PhotometricInterpretation") == "MONOCHROME1":
-        scaled = 1 - scaled
-    return np.asarray(np.rint(scaled * 65535), dtype=np.uint16)
+        pixels = resize(pixels, (max(1, round(pixels.shape[1] * scale)), max(1, round(pixels.shape[0] * scale))))
+    if how.colour == "rgb":
+        if pixels.ndim == 2:
+            pixels = np.repeat(to_bytes(pixels)[..., None], 3, axis=2)
+        if not coloured(Image.fromarray(pixels)):
+            found.append(("gray", "it has no colours; its three channels are alike"))
+    return Master(pixels, header, frame, tuple(found))

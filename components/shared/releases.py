@@ -14,7 +14,7 @@ FOLDER = "releases"
 
 @dataclass(frozen=True)
 class Entry:
-    """One record of the log. Its kind: release, refusal, promotion or rollback."""
+    """One record of the log. Its kind: release, refusal, promotion, rollback or rotation (of the hash key)."""
 
     number: int
     hash: str
@@ -27,7 +27,7 @@ class Entry:
 
     @property
     def version(self) -> str:
-        """The version this entry put into service; "" for a refusal."""
+        """The version this entry put into service; "" where it put none."""
         return str(self.record.get("version", ""))
 
 
@@ -80,6 +80,16 @@ def append(store: Store, log: list[Entry], what: str, **fields: Any) -> Entry:
 def beginning(resolved: dict[str, Any]) -> dict[str, Any]:
     """What an entry keeps of that which resolve saw when its run began."""
     return {name: resolved[name] for name in ("revision", "key_id", "request", "seen")}
+
+
+def key_id(log: list[Entry]) -> str:
+    """The id of the hash key that the store's ids are made with now, or "" while the log tells none."""
+    return next((str(entry.record["key_id"]) for entry in reversed(log) if "key_id" in entry.record), "")
+
+
+def newest_split(log: list[Entry]) -> str:
+    """The digest of the split that the next run goes on from, or "" where there is none."""
+    return next((str(entry.record["split"]) for entry in reversed(log) if "split" in entry.record), "")
 
 
 def history(log: list[Entry]) -> list[Entry]:

@@ -9,7 +9,8 @@ import os
 import secrets
 import shutil
 import tempfile
-from collections.abc import Callable, Iterable
+import time
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Protocol
@@ -20,6 +21,11 @@ from components.shared.scratch import VARIABLE as SCRATCH
 from components.shared.scratch import Scratch
 
 log = logging.getLogger("medloop.store")
+
+PARTIAL = "partial"
+"""Where files of a directory's store lie while they are written."""
+ABANDONED = 3600
+"""Seconds after which nobody writes any more to a file that was not touched."""
 
 
 class Backend(Protocol):
@@ -60,6 +66,37 @@ class Store:
         if self.backend.size(_object(blob.digest)) != blob.size:
             self.backend.upload(_object(blob.digest), path)
         return blob
+
+    @contextlib.contextmanager
+    def making(self) -> Iterator[Path]:
+        """The path of a large file to write, which is kept without being copied if it lies where the store does."""
+        place = self.backend.root / PARTIAL if isinstance(self.backend, Directory) else Path(tempfile.gettempdir())
+        path = place / secrets.token_hex(8)
+        try:
+            place.mkdir(parents=True, exist_ok=True)
+            yield path
+        except OSError as error:
+            if isinstance(self.backend, Directory) and error.errno in (errno.ENOSPC, errno.EACCES, errno.EROFS):
+                raise type(error)(error.errno, _unwritable(self.backend.root, error)) from None
+            if error.errno == errno.ENOSPC:
+                raise OSError(error.errno, f"{place} is full. Free some space on its disk; run again after") from None
+            raise
+        finally:
+            with contextlib.suppress(OSError):
+                path.unlink(missing_ok=True)
+
+    def tidy(self) -> None:
+        """Remove what writers that were killed have left half-written."""
+        if isinstance(self.backend, Directory):
+            for part in (self.backend.root / PARTIAL).glob("*"):
+                with contextlib.suppress(OSError):
+                    if time.time() - part.stat().st_mtime > ABANDONED:
+                        part.unlink()
+
+    def discard(self, object_digest: str) -> None:
+        """Remove an object that does not hold what its name says, so that it can be made again."""
+        self._verified.discard(object_digest)
+        self.backend.delete(_object(object_digest))
 
     def has(self, object_digest: str) -> bool:
         """Whether the store holds the object."""
@@ -199,7 +236,10 @@ class Directory:
 
     def upload(self, name: str, path: Path) -> None:
         def fill(part: Path) -> None:
-            shutil.copyfile(path, part)
+            if path.parent == part.parent:
+                os.link(path, part)  # written here for this, and by nobody any more
+            else:
+                shutil.copyfile(path, part)
 
         self._place(name, fill, os.replace)
 
@@ -224,7 +264,7 @@ class Directory:
 
     def _place(self, name: str, fill: Callable[[Path], None], put: Callable[[Path, Path], None]) -> None:
         target = self.root / name
-        part = self.root / "partial" / secrets.token_hex(8)
+        part = self.root / PARTIAL / secrets.token_hex(8)
         try:
             part.parent.mkdir(parents=True, exist_ok=True)
             target.parent.mkdir(parents=True, exist_ok=True)

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import csv
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -39,6 +42,12 @@ the perceptual hash; `near` names the group of images that look the same, by the
 within a file of several images, and is -1 where the file is one.
 """
 
+QUARANTINE = ("image_id", "source_digest", "reason", "detail")
+"""The columns of quarantine.csv: what was set aside, and why."""
+
+WARNINGS = ("image_id", "patient_id", "reason", "detail")
+"""The columns of warnings.csv: what to look at; both ids may be empty."""
+
 SPLIT = pa.schema(
     [
         ("image_id", pa.string()),
@@ -46,10 +55,28 @@ SPLIT = pa.schema(
         ("side", pa.string()),
         ("since", pa.int32()),
         ("why", pa.string()),
+        ("fold", pa.int32()),
     ]
 )
 """One row an image of the dataset: its side (train, val, test, or "" for left out), the split version in which it
-came to that side, and what decided it."""
+came to that side, what decided it, and the fold of its patient (-1 for test, and where nothing is folded)."""
+
+AGES = {"<18": (0, 17), "18–39": (18, 39), "40–64": (40, 64), "65+": (65, 200)}
+"""The age bands by which patients are divided and results are told, in whole years."""
+
+
+def write_csv(rows: Iterable[Mapping[str, Any]], columns: Sequence[str], path: Path) -> None:
+    """Write rows, sorted, so that equal rows give equal bytes."""
+    with path.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.DictWriter(file, columns, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(sorted(rows, key=lambda row: [row[name] for name in columns]))
+
+
+def read_csv(path: Path) -> list[dict[str, str]]:
+    """The rows of such a file."""
+    with path.open(encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file))
 
 
 def write_table(table: pa.Table, path: Path) -> None:

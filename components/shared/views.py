@@ -15,20 +15,26 @@ VIEW_ALGORITHM = 1
 
 
 def view(pixels: Pixels, size: int, fit: str) -> NDArray[np.uint8]:
-    """What a model of this size sees: `size`×`size` gray bytes, the picture padded to a square or stretched to it."""
-    height, width = pixels.shape
+    """What a model of this size sees: `size`×`size` bytes, gray or of three channels, padded or stretched to it."""
+    height, width, *channels = pixels.shape
     if fit == "stretch":
-        return _to_bytes(resize(pixels, (size, size)))
+        return to_bytes(resize(pixels, (size, size)))
     scale = size / max(height, width)
-    inner = _to_bytes(resize(pixels, (max(1, round(width * scale)), max(1, round(height * scale)))))
-    square = np.zeros((size, size), np.uint8)
+    inner = to_bytes(resize(pixels, (max(1, round(width * scale)), max(1, round(height * scale)))))
+    square = np.zeros((size, size, *channels), np.uint8)
     top, left = (size - inner.shape[0]) // 2, (size - inner.shape[1]) // 2
     square[top : top + inner.shape[0], left : left + inner.shape[1]] = inner
     return square
 
 
+def blank_views(count: int, preprocess: dict[str, Any]) -> NDArray[np.uint8]:
+    """So many views, all black, in the shape that a model with this preprocessing takes."""
+    size, colours = preprocess["size"], (3,) if preprocess["decoding"]["colour"] == "rgb" else ()
+    return np.zeros((count, size, size, *colours), np.uint8)
+
+
 def resize(pixels: Pixels, size: tuple[int, int]) -> Pixels:
-    """The picture in another (width, height), smoothed; 16 bits are treated like 8."""
+    """The picture, gray or with three channels, in another (width, height), smoothed; 16 bits are treated like 8."""
     if pixels.dtype == np.uint8:
         return np.asarray(Image.fromarray(pixels).resize(size, Image.Resampling.BILINEAR))
     # Pillow resizes 16-bit integers without smoothing; as floats they are treated like 8-bit ones.
@@ -36,13 +42,19 @@ def resize(pixels: Pixels, size: tuple[int, int]) -> Pixels:
     return np.asarray(np.rint(np.asarray(floats)).clip(0, 65535), dtype=np.uint16)
 
 
-def _to_bytes(pixels: Pixels) -> NDArray[np.uint8]:
+def to_bytes(pixels: Pixels) -> NDArray[np.uint8]:
+    """The pixels with 8 bits."""
     return np.asarray(pixels if pixels.dtype == np.uint8 else np.rint(pixels / 257), dtype=np.uint8)
 
 
 def normalise(views: NDArray[np.uint8], preprocess: dict[str, Any]) -> NDArray[np.float32]:
-    """The float batch [N, channels, H, W] that a model's graph takes, from uint8 views [N, H, W]."""
+    """The float batch [N, channels, H, W] that a model's graph takes, of views [N, H, W] or [N, H, W, 3]."""
+    channels = preprocess["channels"]
+    if views.ndim == 4 and channels != 3:
+        raise ValueError(f"The views have three colours, and the model takes {channels} channels. Give it gray images.")
     scaled = (views.astype(np.float32) / np.float32(255) - np.float32(preprocess["mean"])) / np.float32(
         preprocess["std"]
     )
-    return np.repeat(scaled[:, None], preprocess["channels"], axis=1)
+    if views.ndim == 4:
+        return np.ascontiguousarray(scaled.transpose(0, 3, 1, 2))
+    return np.repeat(scaled[:, None], channels, axis=1)

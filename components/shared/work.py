@@ -13,7 +13,7 @@ import sys
 import tempfile
 import time
 import tomllib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
@@ -149,14 +149,18 @@ def finished(store: Store, key: str) -> Done | None:
 def _named(store: Store, manifest: Manifest) -> Iterator[str]:
     """The objects that an artifact consists of, the shards of a data set among them."""
     yield from (blob.digest for blob in manifest.files.values())
-    about = manifest.files.get("dataset.json")
-    if about and store.has(about.digest):
-        dataset = contracts.decode("dataset", store.get(about.digest), "dataset.json")
-        yield from (shard["digest"] for shard in dataset["shards"])
+    for kind in ("dataset", "portion"):
+        about = manifest.files.get(f"{kind}.json")
+        if about and store.has(about.digest):
+            record = contracts.decode(kind, store.get(about.digest), f"{kind}.json")
+            yield from (shard["digest"] for shard in record["shards"])
 
 
 def whole(store: Store, output: str) -> bool:
     """Whether the work that gave this artifact, and all the work it rests on, would be found done."""
+    manifest = contracts.try_decode("manifest", store.get(output)) if store.has(output) else None
+    if manifest and manifest.get("parts"):
+        return all(whole(store, part) for part in manifest["parts"])
     ref = contracts.try_decode("ref", store.read(f"refs/{output}.json"))
     done = contracts.try_decode("result", store.read(f"work/{ref['key']}/result.json")) if ref else None
     if ref is None or done is None or finished(store, ref["key"]) is None:
@@ -235,6 +239,16 @@ def lay_out(store: Store, manifest: Manifest, folder: Path, copy: bool = False) 
             shutil.copyfile(source, target)
         else:
             target.symlink_to(source.resolve())
+
+
+def together(store: Store, several: Iterable[Manifest]) -> Manifest:
+    """The manifest that stands for several, kept in the store; itself, where it is one that does so already."""
+    found = [*several]
+    if len(found) == 1 and found[0].parts:
+        return found[0]
+    manifest = Manifest.of(found)
+    store.put_bytes(manifest.encode())
+    return manifest
 
 
 def gather(store: Store, folder: Path) -> Manifest:

@@ -2,34 +2,29 @@
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from numpy.typing import NDArray
 
-from components.shared.contracts import Between, In, Out, digest, fingerprint, read_record, write_record
-from components.shared.tables import INDEX, SPLIT, write_table
+from components.shared.contracts import Between, In, Out, fingerprint, read_record, write_record
+from components.shared.tables import SPLIT, write_table
+from components.shared.work import log
+from components.split.columns import NONE, SIDES, Codes, named, once, positions, side_codes
+from components.split.consent import withdrawn_ids, withdrawn_images, withdrawn_patients
+from components.split.draw import lots
+from components.split.folds import check_fold, draw_folds, rotate, shares_of_folds, uneven
+from components.split.history import History, Owners, known, read_history, remember
+from components.split.images import leave_out, much_left_out
+from components.split.leakage import leaks
+from components.split.shares import shares
+from components.split.sides import draw_sides, enough, follow_official, link, missing
+from components.split.strata import labels_of, read_people
 
-SIDES = ("test", "val", "train")
-"""The sides, the strictest first: where two claim the same thing, the first wins."""
-
-PATIENTS = pa.schema([("patient_id", pa.string()), ("side", pa.string()), ("why", pa.string())])
-"""Every patient ever seen with their side, also those whose images are gone from the source."""
-
-Row = dict[str, Any]
-
-
-@dataclass(frozen=True)
-class Before:
-    """The previous split: patients and images ever seen, with side and the version since; and its images then."""
-
-    version: int
-    patients: dict[str, Row]
-    images: dict[str, Row]
-    present: dict[str, str]
+COLUMNS = ["image_id", "patient_id", "labels", "pixel_digest", "near", "official", "sex", "age", "site"]
 
 
 def split(
@@ -40,151 +35,118 @@ def split(
     test_fraction: Annotated[float, Between(0.05, 0.5)] = 0.25,
     val_fraction: Annotated[float, Between(0.05, 0.5)] = 0.15,
     seed: Annotated[int, Between(0, 2147483647)] = 7,
+    folds: Annotated[int, Between(0, 20)] = 0,
+    fold: Annotated[int, Between(0, 19)] = 0,
+    withdrawn: list[str] = [],  # noqa: B006 - the signature states the default; nobody changes it
 ) -> dict[str, Any]:
     """Divide the patients among train, validation and test; a patient who has a side keeps it.
 
-    The previous split decides first, then an official one, then a draw within each class. Of identical images only
-    one is used, the one on the strictest side.
+    Who withdrew consent is on no side. Then the previous split decides, then an official one, then a draw that gives
+    each side its share of every class or finding, and of sexes, age bands and sites. Of copies, and of images that
+    look the same, those on the strictest side are used. With folds, validation and train change places among
+    themselves, and the test stays as it is.
 
         test_fraction: share of each class's patients that are locked away for testing
         val_fraction: share of each class's patients on which thresholds are chosen
         seed: the draw's seed
+        folds: into how many folds the patients outside the test are divided, from 2; 0 for none
+        fold: the fold that validates while the others train, from 0
+        withdrawn: patients who withdrew consent, by 12 or more digits of their keyed hash; none of their images is used
     """
-    rows = pq.read_table(dataset / "index.parquet", schema=INDEX).to_pylist()
+    check_fold(folds, fold)
     about = read_record("dataset", dataset / "dataset.json")
-    before = _before(previous)
-    labels = _patient_labels(rows)
-    sides = {patient: row for patient, row in before.patients.items() if patient in labels}
-    sides |= _official(rows, sides)
-    fractions = {"test": test_fraction, "val": val_fraction}
-    for label, name in enumerate(about["classes"]):
-        members = [patient for patient, of_class in labels.items() if of_class == label]
-        _enough(name, members)
-        sides |= _draw(name, members, sides, fractions, seed)
-    placed = _place(rows, sides, before)
-    _leak_free(placed)
-    _every_class_everywhere(rows, placed, about["classes"])
-    everyone = before.patients | sides
-    return _write(splits, placed, everyone, about["fingerprint"], before)
+    index = pq.read_table(dataset / "index.parquet", columns=COLUMNS).sort_by("image_id")
+    before = read_history(previous, about["key_id"])
+    people, owners = read_people(index, about), Owners(before.owners, index)
+    lot = lots(people.ids, seed)
+    given, in_fold = known(before, people.ids, folds)
 
+    gone = withdrawn_ids(withdrawn, owners.patients)
+    shown = withdrawn_images(owners, gone)
+    absent = withdrawn_patients(people.ids, gone, people.of, shown, (given.side == NONE) | given.linked)
+    there = ~absent
+    given = link(given, there, people, owners, before)
+    given = follow_official(given, there, people, index)
+    warnings = enough(people, there, about)
+    given = draw_sides(given, there, people, (test_fraction, val_fraction), lot)
 
-def _before(folder: Path) -> Before:
-    if not (folder / "split.json").exists():
-        return Before(0, {}, {}, {})
-    patients = pq.read_table(folder / "patients.parquet", schema=PATIENTS).to_pylist()
-    images = pq.read_table(folder / "seen.parquet", schema=SPLIT).to_pylist()
-    present = pq.read_table(folder / "splits.parquet", schema=SPLIT).to_pylist()
-    return Before(
-        read_record("split", folder / "split.json")["version"],
-        {row["patient_id"]: {"side": row["side"], "why": row["why"]} for row in patients},
-        {row["image_id"]: row for row in images},
-        {row["image_id"]: row["side"] for row in present},
-    )
+    now, why = np.where(there, given.side, NONE), given.why
+    if folds:
+        warnings += uneven(people, now, folds, about["classes"])
+        in_fold = draw_folds(people, now, given.linked, owners, in_fold, folds, lot)
+        now, why = rotate(now, in_fold, fold), np.where(in_fold >= 0, "fold", why)
+    strictest = owners.strictest(before, people.ids, given)
+    placed = _place(index, now[people.of], strictest, shown | absent[people.of], why[people.of], before)
+    placed = placed.append_column(SPLIT.field("fold"), pa.array(in_fold[people.of], pa.int32()))
+    side = side_codes(placed["side"])
+    warnings += missing(labels_of(index), side, about, SIDES) + much_left_out(placed)
 
-
-def _patient_labels(rows: list[Row]) -> dict[str, int]:
-    """Each patient's stratum: the class of most of their images, the higher one where it is even."""
-    counts: dict[str, Counter[int]] = defaultdict(Counter)
-    for row in rows:
-        counts[row["patient_id"]].update(row["labels"])
-    return {patient: max(count, key=lambda label: (count[label], label)) for patient, count in sorted(counts.items())}
-
-
-def _official(rows: list[Row], sides: dict[str, Row]) -> dict[str, Row]:
-    published: dict[str, set[str]] = defaultdict(set)
-    for row in rows:
-        if row["official"] and row["patient_id"] not in sides:
-            published[row["patient_id"]].add(row["official"])
-    return {
-        patient: {"side": min(named, key=SIDES.index), "why": "official"}
-        for patient, named in published.items()
-        if named != {"train"}  # an official train side may still give some of its patients to validation
+    write_table(placed, splits / "splits.parquet")
+    remember(splits, before, people.ids, given, in_fold, folds, placed, owners)
+    told = {
+        "dataset": about["fingerprint"],
+        "key_id": about["key_id"],
+        "shares": shares(index, people.of, side, about),
+        "folds": shares_of_folds(people, in_fold, side != NONE, folds),
+        "withdrawn": int((placed["why"].to_numpy() == "withdrawn").sum()),
+        "warnings": warnings,
     }
+    values = _tell(splits, placed, side, people.of, before, told)
+    _refuse_leaks(dataset, splits)
+    return values
 
 
-def _enough(name: str, members: list[str]) -> None:
-    if len(members) < len(SIDES):
-        raise ValueError(
-            f"Class {name!r} has {len(members)} patient{'s' * (len(members) != 1)}; the split needs at least "
-            f"{len(SIDES)}, one each for train, validation and test. Add patients of that class, or leave it out."
-        )
+def _place(
+    index: pa.Table,
+    side: Codes,
+    strictest: Codes,
+    withdrawn: NDArray[np.bool_],
+    why: NDArray[np.object_],
+    before: History,
+) -> pa.Table:
+    """The side of each image, since when, and what decided it."""
+    place = positions(index["image_id"], before.images["image_id"].combine_chunks())
+    at = pa.array(place, mask=place < 0)
+    side_before = np.where(place < 0, -1, side_codes(before.images["side"].take(at).fill_null("")))
+    since_before = before.images["since"].take(at).fill_null(0).to_numpy()
+
+    def since(side: Codes) -> Codes:
+        return np.where(side == side_before, since_before, before.version + 1)
+
+    used, reason = leave_out(index, side, strictest, withdrawn)
+    columns = [
+        index["image_id"],
+        index["patient_id"],
+        named(used),
+        pa.array(since(used), pa.int32()),
+        pa.array(np.where(reason == "", why, reason), pa.string()),
+    ]
+    return pa.table(columns, names=SPLIT.names[:5])
 
 
-def _draw(
-    name: str, members: list[str], sides: dict[str, Row], fractions: dict[str, float], seed: int
-) -> dict[str, Row]:
-    new = sorted((p for p in members if p not in sides), key=lambda p: digest(f"{seed} {name} {p}".encode()))
-    held = Counter(sides[patient]["side"] for patient in members if patient in sides)
-    official = any(sides[patient] == {"side": "test", "why": "official"} for patient in members if patient in sides)
-    drawn: dict[str, Row] = {}
-    for side, fraction in fractions.items():
-        if side == "test" and official:
-            continue  # a published test set is not added to
-        wanted = max(1, round(fraction * len(members))) - held[side]
-        for patient in new[: max(0, wanted)]:
-            drawn[patient] = {"side": side, "why": "draw"}
-        new = new[max(0, wanted) :]
-    return drawn | {patient: {"side": "train", "why": "draw"} for patient in new}
-
-
-def _place(rows: list[Row], sides: dict[str, Row], before: Before) -> list[Row]:
-    placed = []
-    for row in rows:
-        side = sides[row["patient_id"]]
-        known = before.images.get(row["image_id"])
-        since = known["since"] if known and known["side"] == side["side"] else before.version + 1
-        placed.append({**row, "side": side["side"], "why": side["why"], "since": since})
-    # Of identical pixels the strictest side keeps one: the image that was there first.
-    kept: set[str] = set()
-    for row in sorted(placed, key=lambda r: (SIDES.index(r["side"]), r["since"], r["image_id"])):
-        if row["pixel_digest"] in kept:
-            known = before.images.get(row["image_id"])
-            since = known["since"] if known and known["side"] == "" else before.version + 1
-            row.update(side="", why="duplicate", since=since)
-        kept.add(row["pixel_digest"])
-    return placed
-
-
-def _leak_free(placed: list[Row]) -> None:
-    for field, what in (("patient_id", "patient"), ("pixel_digest", "image")):
-        seen: dict[str, str] = {}
-        for row in placed:
-            if row["side"] and seen.setdefault(row[field], row["side"]) != row["side"]:
-                raise ValueError(
-                    f"The {what} {row[field][:12]} stands on two sides, {seen[row[field]]} and {row['side']}. "
-                    "The previous split is damaged; restore it."
-                )
-
-
-def _every_class_everywhere(rows: list[Row], placed: list[Row], classes: list[str]) -> None:
-    for side in SIDES:
-        present = {label for row in placed if row["side"] == side for label in row["labels"]}
-        missing = [name for label, name in enumerate(classes) if label not in present]
-        if missing:
-            raise ValueError(
-                f"The {side} side has no image of class {missing[0]!r} ({len(rows)} images in all). "
-                "Add patients of that class, or change the fractions in split_options."
-            )
-
-
-def _write(folder: Path, placed: list[Row], everyone: dict[str, Row], dataset: str, before: Before) -> dict[str, Any]:
-    rows = [{name: row[name] for name in SPLIT.names} for row in placed]
-    write_table(pa.Table.from_pylist(rows, schema=SPLIT), folder / "splits.parquet")
-    # Images that left the source are remembered, so that they come back to where, and since when, they were.
-    seen = before.images | {row["image_id"]: row for row in rows}
-    remembered = [row for _, row in sorted(seen.items())]
-    write_table(pa.Table.from_pylist(remembered, schema=SPLIT), folder / "seen.parquet")
-    patients = [{"patient_id": patient, **row} for patient, row in sorted(everyone.items())]
-    write_table(pa.Table.from_pylist(patients, schema=PATIENTS), folder / "patients.parquet")
-    changed = before.present != {row["image_id"]: row["side"] for row in placed}
-    images = Counter(row["side"] for row in placed)
+def _tell(
+    folder: Path, placed: pa.Table, side: Codes, of: Codes, before: History, told: dict[str, Any]
+) -> dict[str, Any]:
+    images = np.bincount(side, minlength=NONE + 1).tolist()
+    patients = [len(once(of[side == place])) for place in range(NONE)]
+    same = ["image_id", "side"]
+    pairs = zip(*(placed[name].to_pylist() for name in same), strict=True)
+    changed = not placed.select(same).equals(before.present.select(same))
     about = {
         "version": before.version + 1 if changed else before.version,
-        "fingerprint": fingerprint(sorted([row["image_id"], row["side"]] for row in placed)),
-        "dataset": dataset,
-        "images": {side: images[side] for side in SIDES},
-        "patients": {side: len({r["patient_id"] for r in placed if r["side"] == side}) for side in SIDES},
-        "left_out": images[""],
+        "fingerprint": fingerprint([list(pair) for pair in pairs]),
+        "images": dict(zip(SIDES[:NONE], images[:NONE], strict=True)),
+        "patients": dict(zip(SIDES[:NONE], patients, strict=True)),
+        "left_out": images[NONE],
+        **told,
     }
     write_record("split", folder / "split.json", about)
-    return {"train": images["train"], "val": images["val"], "test": images["test"]}
+    for warning in told["warnings"]:
+        log.warning("doubtful split", extra={"fields": {"stage": "split", "why": warning}})
+    return {name: about["images"][name] for name in ("train", "val", "test")}
+
+
+def _refuse_leaks(dataset: Path, splits: Path) -> None:
+    found = leaks(dataset, splits)
+    if found:
+        raise ValueError(" ".join(leak.sentence for leak in found))

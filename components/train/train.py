@@ -64,7 +64,7 @@ def train(
         label_smoothing: share of certainty taken from the labels
         augment: how strongly training images are varied; 0 is not at all
         fit: how an image becomes square: padded, or stretched
-        channels: gray images are given to the network this many times
+        channels: gray images are given to the network this many times; colour images need 3
         threads: processor threads; 0 takes all
         seed: of the first weights, the order of images and their variation
     """
@@ -74,10 +74,13 @@ def train(
         torch.set_num_threads(threads)
     torch.manual_seed(seed)
     data = Data.open(dataset, work.store)
+    if data.about["decoding"]["colour"] == "rgb" and channels != 3:
+        raise ValueError(f"The data set's images have colours, and channels is {channels}. Set channels to 3.")
     network = build(architecture, channels, len(data.classes)).to(place)
     views, labels = data.views(image_size, fit), data.labels
     rows = {side: data.rows(splits, side) for side in ("train", "val")}
-    preprocess = {"size": image_size, "fit": fit, "channels": channels, **_scale(views, rows["train"])}
+    preprocess = {"size": image_size, "fit": fit, "channels": channels, "decoding": data.about["decoding"]}
+    preprocess |= _scale(views, rows["train"])
     course = Course(epochs, batch_size, learning_rate, weight_decay, label_smoothing, augment, seed)
     sides = {side: Side(views, rows[side], labels[rows[side]], preprocess) for side in rows}
     parameters = {"architecture": architecture, "image_size": image_size, **vars(course)}

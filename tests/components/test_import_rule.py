@@ -115,7 +115,7 @@ def test_a_stage_imports_only_what_its_image_holds(stage: str) -> None:
 
 
 def test_every_stage_and_the_service_are_looked_at() -> None:
-    stages = {"deploy", "evaluate", "gate", "ingest", "quantize", "reject", "resolve", "split", "train"}
+    stages = {"deploy", "evaluate", "gate", "ingest", "merge", "quantize", "reject", "resolve", "split", "train"}
     assert {*stages, "serve"} <= set(folders(ROOT))
 
 

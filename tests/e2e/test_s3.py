@@ -94,7 +94,7 @@ def test_scans_in_a_bucket_make_the_run_that_their_directory_makes(place: Place,
         assert faults.requests["put"] == faults.requests["create"] == 0, "a source is never written"
     here = place.run()
     # The names of the source differ, and so do the records of the data set; its rows do not.
-    index, other = (rows_of(place, outputs(each, "ingest")["dataset"]) for each in (run, here))
+    index, other = (rows_of(place, outputs(each, "merge")["dataset"]) for each in (run, here))
     assert index == other
 
 

@@ -34,6 +34,7 @@ ANYONE = "--user=12345:0"
 # What users of these packages may import, beyond what medloop does: no library was taken out to save room.
 DOCUMENTED = {
     "ingest": ["pyarrow.csv", "pyarrow.dataset", "pyarrow.parquet", "pydicom.pixels", "PIL.ImageFilter"],
+    "merge": ["pyarrow.compute", "pyarrow.csv"],
     "split": ["numpy.f2py", "numpy.testing", "pyarrow.acero", "pyarrow.flight", "pyarrow.orc", "pyarrow.substrait"],
     "evaluate": ["matplotlib.pyplot", "matplotlib.testing", "mpl_toolkits.mplot3d", "fontTools.subset"],
     "quantize": ["onnx.reference", "onnx.backend.base", "onnxruntime.quantization", "sympy.testing", "mpmath"],

@@ -30,8 +30,8 @@ QUICK: dict[str, Any] = {"image_size": 48, "epochs": 1}
 class ByHand:
     """A store, scans, and the means to do steps of a run there."""
 
-    def __init__(self, home: Path, run: str = RUN) -> None:
-        self.home, self.run, self.scans = home, run, home / "scans"
+    def __init__(self, home: Path, run: str = RUN, key: str = keys.SYNTHETIC) -> None:
+        self.home, self.run, self.key, self.scans = home, run, key, home / "scans"
         self.store = open_store(str(home / "store"))
         self.done: list[work.Done] = []
 
@@ -39,7 +39,7 @@ class ByHand:
         """Do a step of the run, in this process, with no settings but those of a cluster's pod."""
         with pytest.MonkeyPatch.context() as patch:
             patch.setenv(VARIABLE, self.run)
-            patch.setenv(keys.VARIABLE, keys.SYNTHETIC)
+            patch.setenv(keys.VARIABLE, self.key)
             patch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{self.home}/tracking.db")
             patch.delenv("MEDLOOP_NOTIFY_URL", raising=False)
             self.done.append(work.step(stage, self.store.uri, inputs, parameters))
@@ -55,7 +55,9 @@ class ByHand:
             synth(self.scans, patients=24, classes=2, seed=7, shift=0.0, reports=False)
         source = str(self.scans)
         now = self.step("resolve", {}, source=source, asked={"epochs": 1.0})
-        data = self.step("ingest", {}, source=source, **now.values)
+        portion = self.step("ingest", {}, source=source, **now.values)
+        several = work.together(self.store, [portion.outputs["portion"]])
+        data = self.step("merge", {"portions": self.store.fetch(several.digest)})
         rows = {"dataset": self.out(data, "dataset")}
         sides = self.step("split", {**rows, "previous": self.out(now, "previous")})
         return now, {**rows, "splits": self.out(sides, "splits")}

@@ -173,5 +173,5 @@ def test_a_package_holds_each_image_by_its_digest_and_equals_itself(registry: Re
 def test_images_of_this_machine_are_left_with_a_word(tmp_path: Path) -> None:
     output = tmp_path / "p.yaml"
     done = medloop(tmp_path, "compile", "--output", str(output), "--image", "train=mine:1")
-    assert "9 images (medloop-deploy:latest, …) have names of this machine and no digest to pin" in done.stderr
+    assert "10 images (medloop-deploy:latest, …) have names of this machine and no digest to pin" in done.stderr
     assert "image: mine:1" in output.read_text()

@@ -20,7 +20,7 @@ from tests.made import make_dataset
 from tests.workflows.by_hand import RUN, ByHand
 from tests.workflows.test_cli import medloop
 
-PURE = ("ingest", "split", "train", "evaluate", "gate", "quantize")
+PURE = ("ingest", "merge", "split", "train", "evaluate", "gate", "quantize")
 
 
 def listing(made: ByHand) -> dict[str, str]:
@@ -126,7 +126,7 @@ def test_the_debugger_stops_at_the_line_that_fails(failed: ByHand) -> None:
         command, input="p 6 * 7\nup\nq\n", capture_output=True, text=True, cwd=ROOT, env=environment, timeout=120,
         check=False,
     )  # fmt: skip
-    assert done.stdout.count("components/split/split.py") == 2  # where it failed, and who called
+    assert done.stdout.count("components/split/sides.py") == 2  # where it failed, and who called
     assert "-> raise ValueError(" in done.stdout
     assert "(Pdb) 42" in done.stdout
     assert done.returncode == 1, done.stdout + done.stderr

@@ -38,7 +38,7 @@ def test_a_finished_run_is_told_like_one_of_this_machine(finished: ByHand) -> No
     assert "<html" in page.read_text(encoding="utf-8")
     record = json.loads(medloop(finished.home, "explain", "--json").stdout)
     assert [step["stage"] for step in record["stages"]] == [
-        *("resolve", "ingest", "split", "train", "evaluate", "gate", "quantize", "evaluate", "gate", "deploy"),
+        *("resolve", "ingest", "merge", "split", "train", "evaluate", "gate", "quantize", "evaluate", "gate", "deploy"),
     ]
     assert record["in_service"] == "v1"
     assert record["arguments"]["epochs"] == 1.0

@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from components.evaluate.population import age_band
-from components.shared import contracts
+from components.shared import contracts, runtime
 from components.shared.interface import read
 from tests import made
 from tests.components.evaluate import scenes
@@ -233,6 +233,23 @@ def test_other_classes(tmp_path: Path, which: str) -> None:
     name = "model in service" if which == "champion" else "model"
     refused(
         scene, f"The classes of the {name} are NORMAL, VIRAL; those of the dataset are NORMAL, PNEUMONIA", "lacks PNEU"
+    )
+
+
+@pytest.mark.parametrize("which", ["model", "champion"])
+def test_images_decoded_in_another_way(tmp_path: Path, which: str) -> None:
+    scene = scenes.make(tmp_path, champion=True)
+    preprocess = runtime.read_bundle(tmp_path / which)["preprocess"]
+    smaller = {**preprocess["decoding"], "max_side": 512, "frames": 3}
+    scenes.change_metadata(tmp_path / which, preprocess={**preprocess, "decoding": smaller})
+    scene.run("smaller")
+    lung = {**preprocess["decoding"], "window_center": -600.0, "window_width": 1500.0}
+    scenes.change_metadata(tmp_path / which, preprocess={**preprocess, "decoding": lung})
+    name = {"model": "model", "champion": "model in service"}[which]
+    refused(
+        scene,
+        f"The {name} was trained on images decoded with window_center -600.0; the dataset's are decoded with 0.0.",
+        {"model": "Train on this dataset", "champion": "release the new way as a new loop"}[which],
     )
 
 

@@ -76,7 +76,7 @@ def image(seed: int = 0, label: int = 1, side: int = 48) -> Pixels:
     return made.make_image(np.random.default_rng(seed), label, side)
 
 
-def dicom(pixels: Pixels, age: str = "041Y") -> bytes:
+def dicom(pixels: Pixels, age: str = "041Y", **fields: int) -> bytes:
     """A DICOM file of these 16-bit pixels, with a patient's name and id in its header."""
     meta = FileMetaDataset()
     meta.TransferSyntaxUID = ExplicitVRLittleEndian
@@ -85,11 +85,13 @@ def dicom(pixels: Pixels, age: str = "041Y") -> bytes:
     dataset = FileDataset("", {}, file_meta=meta, preamble=b"\0" * 128)
     dataset.PatientName, dataset.PatientID = "Doe^Jane", "SECRET-4711"
     dataset.add_new("PatientAge", "AS", age)
-    dataset.Rows, dataset.Columns = pixels.shape
+    dataset.Rows, dataset.Columns = pixels.shape[-2:]
     dataset.SamplesPerPixel, dataset.PhotometricInterpretation = 1, "MONOCHROME2"
     dataset.BitsAllocated = dataset.BitsStored = 16
     dataset.HighBit, dataset.PixelRepresentation = 15, 0
     dataset.PixelData = pixels.astype("<u2").tobytes()
+    for name, value in fields.items():
+        setattr(dataset, name, value)
     buffer = io.BytesIO()
     dataset.save_as(buffer)
     return buffer.getvalue()

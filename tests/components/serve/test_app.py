@@ -17,7 +17,7 @@ import pytest
 from onnx import helper, numpy_helper
 
 from components.serve.app import Limits
-from components.shared.pixels import decode_image, view
+from components.shared.pixels import Decoding, decode_image, view
 from components.shared.runtime import Model
 from components.shared.store import Store
 from tests import made
@@ -52,7 +52,7 @@ def test_a_prediction_is_what_the_model_says_of_the_same_view(
     client: httpx.Client, tmp_path: Path, data: bytes
 ) -> None:
     model = Model(made.make_bundle(tmp_path / "bundle"))
-    seen = view(decode_image(data, 1024).pixels, model.preprocess["size"], model.preprocess["fit"])
+    seen = view(decode_image(data, Decoding()).pixels, model.preprocess["size"], model.preprocess["fit"])
     expected = model(seen[None])
     probabilities = model.probabilities(expected.logits)
 
@@ -67,6 +67,33 @@ def test_a_prediction_is_what_the_model_says_of_the_same_view(
     assert found["features"] == expected.features[0].tolist()
     assert found["model_version"] == "v1"
     assert found["inference_time_ms"] > 0
+
+
+def test_an_image_is_decoded_as_the_model_was_trained(store: Store, tmp_path: Path) -> None:
+    bundle = made.make_bundle(tmp_path / "bundle")
+    metadata = bundle / "configs" / "metadata.json"
+    document = json.loads(metadata.read_text())
+    lung: dict[str, Any] = {
+        **made.decoding("gray"),
+        "window_center": 20_000.0,
+        "window_width": 20_000.0,
+        "max_side": 64,
+    }
+    document["medloop"]["preprocess"]["decoding"] = lung
+    metadata.write_text(json.dumps(document))
+    made.release_bundle(store, bundle)
+    data = dicom(deep(image(side=200)))
+    model = Model(bundle)
+    found, plain = (view(decode_image(data, how).pixels, 16, "pad") for how in (Decoding(**lung), Decoding()))
+    assert np.abs(found.astype(int) - plain).max() > 10
+    with running(store) as client:
+        reply = ask(client, data).json()
+        frames = ask(client, dicom(np.tile(deep(image()), (3, 1, 1)).astype(np.uint16), NumberOfFrames=3))
+    assert list(reply["probabilities"].values()) == model.probabilities(model(found[None]).logits)[0].tolist()
+    assert frames.status_code == 400
+    assert frames.json() == {
+        "detail": "The DICOM file has 3 frames, and one image is asked for: send each frame as a file of its own."
+    }
 
 
 def test_features_come_only_when_asked_for(client: httpx.Client) -> None:
@@ -137,7 +164,14 @@ def test_model_info_says_what_is_in_service_and_where_it_came_from(client: httpx
         "task": "classification",
         "classes": made.CLASSES,
         "input_size": 16,
-        "preprocess": {"size": 16, "fit": "pad", "channels": 1, "mean": 0.39, "std": 0.15},
+        "preprocess": {
+            "size": 16,
+            "fit": "pad",
+            "channels": 1,
+            "mean": 0.39,
+            "std": 0.15,
+            "decoding": made.decoding("gray"),
+        },
         "precision": "float32",
         "runtime": "onnxruntime",
         "threshold": 0.5,

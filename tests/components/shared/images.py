@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import io
+import tempfile
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
+from pydicom import dcmread
 from pydicom.dataset import FileDataset, FileMetaDataset
-from pydicom.uid import ExplicitVRLittleEndian, generate_uid
+from pydicom.encaps import encapsulate
+from pydicom.uid import UID, ExplicitVRLittleEndian, generate_uid
 
 from tests import made
 
@@ -42,7 +46,40 @@ def dicom(pixels: NDArray[Any], bits: int = 12, **fields: Any) -> bytes:
     dataset.PixelRepresentation = int(pixels.dtype.kind == "i")
     dataset.SamplesPerPixel = 1
     dataset.PhotometricInterpretation = "MONOCHROME2"
-    dataset.PixelData = pixels.tobytes()
+    dataset.PixelData = pixels.tobytes() + b"\0" * (pixels.nbytes % 2)
+    for name, value in fields.items():
+        setattr(dataset, name, value)
+    buffer = io.BytesIO()
+    dataset.save_as(buffer, enforce_file_format=True)
+    return buffer.getvalue()
+
+
+def packed(data: bytes, syntax: str) -> bytes:
+    """The same DICOM file in another transfer syntax, by GDCM's name for it, such as JPEG2000Lossless."""
+    import gdcm
+
+    with tempfile.TemporaryDirectory() as folder:
+        before, after = f"{folder}/before", f"{folder}/after"
+        Path(before).write_bytes(data)
+        reader, writer, change = gdcm.ImageReader(), gdcm.ImageWriter(), gdcm.ImageChangeTransferSyntax()
+        reader.SetFileName(before)
+        assert reader.Read()
+        change.SetTransferSyntax(gdcm.TransferSyntax(getattr(gdcm.TransferSyntax, syntax)))
+        change.SetInput(reader.GetImage())
+        assert change.Change(), syntax
+        writer.SetFileName(after)
+        writer.SetFile(reader.GetFile())
+        writer.SetImage(change.GetOutput())
+        assert writer.Write()
+        return Path(after).read_bytes()
+
+
+def encapsulated(data: bytes, syntax: str, frames: list[bytes], **fields: Any) -> bytes:
+    """The same DICOM file with these compressed frames."""
+    dataset = dcmread(io.BytesIO(data))
+    dataset.file_meta.TransferSyntaxUID = UID(syntax)
+    dataset.PixelData = encapsulate(frames)
+    dataset["PixelData"].VR = "OB"
     for name, value in fields.items():
         setattr(dataset, name, value)
     buffer = io.BytesIO()

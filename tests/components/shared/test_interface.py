@@ -10,11 +10,11 @@ from typing import Annotated, Any, get_args, get_origin, get_type_hints
 
 import pytest
 
-from components.shared.contracts import Between, In, OneOf, Out
+from components.shared.contracts import Between, In, Ins, OneOf, Out
 from components.shared.interface import COMPONENTS, Interface, Parameter, read, stages
 from components.shared.work import Work
 
-ALL = ["deploy", "evaluate", "gate", "ingest", "quantize", "reject", "resolve", "split", "train"]
+ALL = ["deploy", "evaluate", "gate", "ingest", "merge", "quantize", "reject", "resolve", "split", "train"]
 
 
 def test_the_stages_are_the_folders_with_a_component() -> None:
@@ -30,8 +30,9 @@ def test_the_source_is_read_as_python_reads_it(stage: str) -> None:
     inputs, outputs, parameters, takes_work = [], [], {}, False
     for name, argument in inspect.signature(function).parameters.items():
         hint = hints[name]
-        if hint == In:
+        if hint in (In, Ins):
             inputs.append(name)
+            assert (name in read_interface.several) is (hint == Ins)
         elif hint == Out:
             outputs.append(name)
         elif hint is Work:

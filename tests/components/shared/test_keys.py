@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
 
 from components.shared import keys
@@ -27,7 +29,7 @@ def test_a_file_name_that_is_no_unicode_has_a_hash_too() -> None:
 def test_the_id_does_not_tell_the_key() -> None:
     key = keys.parse("ab" * 32)
     assert len(key.id) == 16
-    assert key.id not in key.secret.hex()
+    assert key.id not in key.text
     assert keys.parse("ac" * 32).id != key.id
 
 
@@ -44,3 +46,51 @@ def test_the_key_comes_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.delenv(keys.VARIABLE)
     with pytest.raises(RuntimeError, match="MEDLOOP_HASH_KEY is not set"):
         keys.from_environment()
+
+
+def test_a_key_does_not_show_itself() -> None:
+    key = keys.parse("ab" * 32)
+    assert "ab" * 8 not in repr(key)
+    assert str(key.links[0]) not in repr(key)
+
+
+def test_a_chain_carries_old_ids_on_without_the_names() -> None:
+    first = keys.parse("ab" * 32)
+    second = first.rotated()
+    third = second.rotated()
+    for kind in ("patient", "image"):
+        old = first.hash(kind, "p1")
+        assert second.rehash(kind, old, first) == second.hash(kind, "p1") != old
+        assert third.rehash(kind, old, first) == third.hash(kind, "p1")
+        assert third.rehash(kind, second.hash(kind, "p1"), second) == third.hash(kind, "p1")
+    assert keys.parse(third.text) == third
+    assert third.earlier() == [first, second, third]
+    assert len({first.id, second.id, third.id}) == 3
+    assert first.rotated() != second
+
+
+def test_only_a_key_that_came_of_the_other_carries_its_ids_on() -> None:
+    key, other = keys.parse("ab" * 32), keys.parse("cd" * 32).rotated()
+    with pytest.raises(ValueError, match=f"{other.id} did not come of the key {key.id}"):
+        other.rehash("patient", key.hash("patient", "p1"), key)
+
+
+@pytest.mark.parametrize("text", ["ab" * 32 + ":", ":" + "ab" * 32, "ab" * 32 + ":" + "zz" * 32, "ab " * 32])
+def test_a_chain_with_a_bad_link_is_refused_without_showing_it(text: str) -> None:
+    with pytest.raises(ValueError, match="must be 64 hexadecimal digits") as refused:
+        keys.parse(text)
+    assert "ab" * 8 not in str(refused.value)
+
+
+def test_a_frame_has_an_id_of_its_own() -> None:
+    key = keys.parse("ab" * 32)
+    assert key.image("a.dcm") == key.hash("image", "a.dcm")
+    assert len({key.image("a.dcm"), key.image("a.dcm", 0), key.image("a.dcm", 1)}) == 3
+
+
+def test_many_names_are_hashed_in_no_time() -> None:
+    key = keys.parse("ab" * 32)
+    begun = time.process_time()
+    for number in range(200_000):
+        key.hash("image", f"NORMAL/person{number}.png")
+    assert time.process_time() - begun < 2.5  # half a second where nothing else runs

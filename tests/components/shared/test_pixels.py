@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from PIL import Image
 
-from components.shared.pixels import Master, decode_image
+from components.shared.pixels import Decoding, Master, decode_image
 from components.shared.views import normalise, view
 from tests.components.shared.images import dicom, encoded, gray
 
@@ -25,7 +25,7 @@ def stored(top: int = 4095) -> NDArray[np.uint16]:
 
 
 def test_an_8_bit_png_is_its_pixels() -> None:
-    master = decode_image(encoded(gray()), 1024)
+    master = decode_image(encoded(gray()), Decoding())
     assert master.bits == 8
     np.testing.assert_array_equal(master.pixels, gray())
     assert master.header == {}
@@ -33,14 +33,14 @@ def test_an_8_bit_png_is_its_pixels() -> None:
 
 def test_a_16_bit_png_keeps_its_16_bits() -> None:
     pixels = gray().astype(np.uint16) * 257 + 3
-    master = decode_image(encoded(pixels), 1024)
+    master = decode_image(encoded(pixels), Decoding())
     assert master.bits == 16
     np.testing.assert_array_equal(master.pixels, pixels)
 
 
 def test_a_colour_jpeg_becomes_gray() -> None:
     pixels = np.stack([gray(side=64)] * 3, axis=2)
-    master = decode_image(encoded(pixels, "JPEG", quality=95), 1024)
+    master = decode_image(encoded(pixels, "JPEG", quality=95), Decoding())
     assert master.pixels.shape == pixels.shape[:2]
     assert master.bits == 8
     assert np.abs(master.pixels.astype(int) - pixels[..., 0]).mean() < 3
@@ -50,28 +50,30 @@ def test_a_png_with_palette_or_one_bit_is_read_too() -> None:
     for mode in ("P", "1", "LA", "RGBA"):
         buffer = io.BytesIO()
         Image.fromarray(gray()).convert(mode).save(buffer, "PNG")
-        assert decode_image(buffer.getvalue(), 1024).pixels.shape == gray().shape
+        assert decode_image(buffer.getvalue(), Decoding()).pixels.shape == gray().shape
 
 
 def test_dicom_values_fill_16_bits() -> None:
-    master = decode_image(dicom(stored()), 1024)
+    master = decode_image(dicom(stored()), Decoding())
     assert master.bits == 16
     np.testing.assert_array_equal(master.pixels, np.rint(stored() / 4095 * 65535))
 
 
 def test_monochrome1_is_turned_round() -> None:
-    plain, turned = (decode_image(dicom(stored(), PhotometricInterpretation=f"MONOCHROME{n}"), 1024) for n in (2, 1))
+    plain, turned = (
+        decode_image(dicom(stored(), PhotometricInterpretation=f"MONOCHROME{n}"), Decoding()) for n in (2, 1)
+    )
     np.testing.assert_array_equal(turned.pixels, 65535 - plain.pixels)
 
 
 def test_rescaling_alone_changes_nothing_that_a_model_sees() -> None:
-    plain = decode_image(dicom(stored(2000)), 1024)
-    rescaled = decode_image(dicom(stored(2000), RescaleSlope=2, RescaleIntercept=-1024), 1024)
+    plain = decode_image(dicom(stored(2000)), Decoding())
+    rescaled = decode_image(dicom(stored(2000), RescaleSlope=2, RescaleIntercept=-1024), Decoding())
     np.testing.assert_array_equal(rescaled.pixels, plain.pixels)
 
 
 def test_a_window_clips_to_what_the_radiologist_saw() -> None:
-    master = decode_image(dicom(stored(), WindowCenter=2048, WindowWidth=1000), 1024)
+    master = decode_image(dicom(stored(), WindowCenter=2048, WindowWidth=1000), Decoding())
     below, above = stored() < 2048 - 501, stored() > 2048 + 501
     assert (master.pixels[below] == 0).all()
     assert (master.pixels[above] == 65535).all()
@@ -81,7 +83,9 @@ def test_a_window_clips_to_what_the_radiologist_saw() -> None:
 
 def test_signed_stored_values_are_read() -> None:
     signed = (stored().astype(np.int32) - 2048).astype(np.int16)
-    np.testing.assert_array_equal(decode_image(dicom(signed), 1024).pixels, decode_image(dicom(stored()), 1024).pixels)
+    np.testing.assert_array_equal(
+        decode_image(dicom(signed), Decoding()).pixels, decode_image(dicom(stored()), Decoding()).pixels
+    )
 
 
 def test_only_the_known_fields_of_a_header_are_kept() -> None:
@@ -89,15 +93,15 @@ def test_only_the_known_fields_of_a_header_are_kept() -> None:
         stored(), PatientName="Doe^Jane", PatientID=" 17 ", PatientSex="F", PatientAge="045Y", ViewPosition="PA",
         InstitutionName="North", Modality="DX", PatientBirthDate="19790101",
     )  # fmt: skip
-    assert decode_image(data, 1024).header == {
+    assert decode_image(data, Decoding()).header == {
         "patient_id": "17", "sex": "F", "age": "045Y", "view": "PA", "site": "North", "modality": "DX",
     }  # fmt: skip
-    assert set(decode_image(dicom(stored()), 1024).header.values()) == {""}
+    assert set(decode_image(dicom(stored()), Decoding()).header.values()) == {""}
 
 
 def test_a_large_image_is_reduced_and_a_small_one_left() -> None:
-    assert decode_image(encoded(gray(side=100)), 52).pixels.shape == (50, 52)
-    assert decode_image(encoded(gray(side=100)), 104).pixels.shape == (100, 104)
+    assert decode_image(encoded(gray(side=100)), Decoding(52)).pixels.shape == (50, 52)
+    assert decode_image(encoded(gray(side=100)), Decoding(104)).pixels.shape == (100, 104)
 
 
 def png_that_claims(width: int, height: int) -> bytes:
@@ -128,7 +132,7 @@ def png_that_claims(width: int, height: int) -> bytes:
 )
 def test_what_cannot_be_used_is_refused_with_the_reason(data: bytes, sentence: str) -> None:
     with pytest.raises(ValueError, match=sentence):
-        decode_image(data, 1024)
+        decode_image(data, Decoding())
 
 
 FILES = [encoded(gray()), encoded(gray(), "JPEG"), dicom(stored(), PatientID="1", WindowCenter=9, WindowWidth=7)]
@@ -142,7 +146,7 @@ def test_a_damaged_file_is_an_image_or_a_value_error_and_nothing_else(data: Any)
         whole[data.draw(st.integers(0, len(whole) - 1))] = data.draw(st.integers(0, 255))
     cut = data.draw(st.integers(0, len(whole)))
     try:
-        master: Master | None = decode_image(bytes(whole[:cut]), 64)
+        master: Master | None = decode_image(bytes(whole[:cut]), Decoding(64))
         refused = ""
     except ValueError as error:
         master, refused = None, str(error)

@@ -165,7 +165,9 @@ def test_the_result_says_what_it_was_made_of(store: Store, inputs: dict[str, Pat
     done = step("split", store, inputs, seed=3)
     record = decode("result", store.read(f"work/{done.key}/result.json") or b"", "result")
     assert record["stage"] == "split"
-    assert record["parameters"] == {"seed": 3, "test_fraction": 0.25, "val_fraction": 0.15}
+    assert record["parameters"] == {
+        "seed": 3, "test_fraction": 0.25, "val_fraction": 0.15, "folds": 0, "fold": 0, "withdrawn": []
+    }  # fmt: skip
     assert record["inputs"]["dataset"] == work.gather(store, inputs["dataset"]).digest
     assert record["outputs"] == {"splits": done.outputs["splits"].digest}
     assert record["values"] == done.values

@@ -2,163 +2,17 @@
 
 from __future__ import annotations
 
-import tempfile
-from collections import defaultdict
-from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
-from hypothesis import HealthCheck, assume, given, settings
-from hypothesis import strategies as st
 
-from components.shared import contracts, dataset
-from components.split.split import split
-
-CLASSES = ["NORMAL", "PNEUMONIA"]
-FILES = ("splits.parquet", "patients.parquet", "split.json")
-
-
-@dataclass(frozen=True)
-class Image:
-    """One image: whose, of which class, and what it shows (equal pixels are the same picture)."""
-
-    name: str
-    patient: str
-    label: int
-    pixels: str = ""
-    official: str = ""
-
-
-def base(patients: int = 8, official: str = "") -> list[Image]:
-    """So many patients of each class, two images each."""
-    return [
-        Image(f"{official}base{label}-{patient}-{number}", f"{official}patient{label}-{patient}", label, "", official)
-        for label in range(2)
-        for patient in range(patients)
-        for number in range(2)
-    ]
-
-
-def dataset_of(images: Sequence[Image], folder: Path) -> Path:
-    folder.mkdir(parents=True)
-    unknown: dict[str, Any] = {"shard": 0, "row": 0, "frame": -1, "height": 8, "width": 8, "bits": 8, "age": -1}
-    unknown |= dict.fromkeys(
-        ("source_digest", "look", "duplicate_of", "near", "sex", "site", "view", "modality", "text"), ""
-    )
-    rows = [
-        {**unknown, "image_id": i.name, "patient_id": i.patient, "labels": [i.label], "official": i.official,
-         "pixel_digest": i.pixels or i.name}
-        for i in sorted(images, key=lambda i: i.name)
-    ]  # fmt: skip
-    dataset.write_table(pa.Table.from_pylist(rows, schema=dataset.INDEX), folder / "index.parquet")
-    about = {
-        "task": "classification",
-        "classes": CLASSES,
-        "fingerprint": contracts.fingerprint([[r["pixel_digest"], r["labels"]] for r in rows]),
-    }
-    contracts.write_record("dataset", folder / "dataset.json", about)
-    return folder
-
-
-class Loop:
-    """Split after split, each handed the one before it."""
-
-    def __init__(self, root: Path, **parameters: Any) -> None:
-        self.root, self.parameters, self.count = root, parameters, 0
-        self.folder = root / "nothing"
-        self.folder.mkdir()
-
-    def split(self, images: Sequence[Image]) -> dict[str, dict[str, Any]]:
-        """The rows of the split of these images, by image."""
-        self.count += 1
-        out = self.root / f"splits{self.count}"
-        out.mkdir()
-        split(dataset_of(images, self.root / f"dataset{self.count}"), self.folder, out, **self.parameters)
-        self.folder = out
-        return {row["image_id"]: row for row in pq.read_table(out / "splits.parquet").to_pylist()}
-
-    @property
-    def patients(self) -> dict[str, str]:
-        table = pq.read_table(self.folder / "patients.parquet").to_pylist()
-        return {row["patient_id"]: row["side"] for row in table}
-
-    @property
-    def about(self) -> dict[str, Any]:
-        return contracts.read_record("split", self.folder / "split.json")
-
-    @property
-    def bytes(self) -> list[bytes]:
-        return [(self.folder / name).read_bytes() for name in FILES]
+from tests.components.split.loop import Image, Loop, base, sides
 
 
 @pytest.fixture
 def loop(tmp_path: Path) -> Loop:
     return Loop(tmp_path)
-
-
-def sides(rows: dict[str, dict[str, Any]]) -> dict[str, str]:
-    return {image: row["side"] for image, row in rows.items()}
-
-
-@st.composite
-def histories(draw: st.DrawFn) -> list[list[Image]]:
-    """Datasets that grow: known patients come again, pictures come twice, folders claim official sides."""
-    number = draw(st.integers(0, 25))
-    extras = [
-        Image(
-            f"extra{n}",
-            draw(st.sampled_from([f"patient{n % 2}-{n % 8}", f"new{n % 9}"])),
-            draw(st.integers(0, 1)),
-            draw(st.sampled_from(["", "", "base0-1-0", "base1-2-1", "twin"])),
-            draw(st.sampled_from(["", "", "train", "val", "test"])),
-        )
-        for n in range(number)
-    ]
-    order = draw(st.permutations(extras))
-    cuts = sorted(draw(st.lists(st.integers(0, number), max_size=3)))
-    return [base() + order[:cut] for cut in (*cuts, number)]
-
-
-def split_or_give_up(loop: Loop, images: Sequence[Image]) -> dict[str, dict[str, Any]]:
-    try:
-        return loop.split(images)
-    except ValueError:  # a draw may leave a class without an image on a side; that is told, and not what is asked here
-        assume(False)
-        raise
-
-
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.filter_too_much, HealthCheck.too_slow])
-@given(history=histories(), seed=st.integers(0, 3))
-def test_whatever_comes_a_patient_stays_and_no_picture_is_on_two_sides(history: list[list[Image]], seed: int) -> None:
-    with tempfile.TemporaryDirectory() as folder:
-        loop = Loop(Path(folder), seed=seed)
-        before: dict[str, str] = {}
-        for images in history:
-            rows = split_or_give_up(loop, images)
-            assert set(rows) == {image.name for image in images}
-            assert before.items() <= loop.patients.items()
-            of_picture = defaultdict(list)
-            for image in images:
-                assert rows[image.name]["side"] in ("", loop.patients[image.patient])
-                of_picture[image.pixels or image.name].append(rows[image.name]["side"])
-            assert all(len([side for side in found if side]) == 1 for found in of_picture.values())
-            before = loop.patients
-
-
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.filter_too_much, HealthCheck.too_slow])
-@given(history=histories())
-def test_a_split_that_is_handed_itself_gives_the_same_bytes(history: list[list[Image]]) -> None:
-    with tempfile.TemporaryDirectory() as folder:
-        loop = Loop(Path(folder))
-        for images in history:
-            split_or_give_up(loop, images)
-        first = loop.bytes
-        loop.split(history[-1])
-        assert loop.bytes == first
 
 
 def test_the_shares_are_those_that_were_asked_for(tmp_path: Path) -> None:
@@ -222,7 +76,7 @@ def test_a_published_test_side_is_kept_and_not_added_to(loop: Loop) -> None:
     assert {name for name, row in rows.items() if row["side"] == "test"} == {i.name for i in base(3, "test")}
     assert {row["why"] for name, row in rows.items() if name.startswith("test")} == {"official"}
     assert {row["side"] for name, row in rows.items() if name.startswith("train")} == {"train", "val"}
-    grown = loop.split([*images, *base(5, "train"), *[Image(f"new{n}", f"new{n}", n % 2) for n in range(20)]])
+    grown = loop.split([*images, *[Image(f"new{n}", f"new{n}", n % 2) for n in range(20)]])
     assert {name for name, row in grown.items() if row["side"] == "test"} == {i.name for i in base(3, "test")}
 
 
@@ -294,3 +148,90 @@ def test_a_damaged_previous_split_is_refused(loop: Loop) -> None:
     (loop.folder / "split.json").write_text(record[:30])
     with pytest.raises(ValueError, match=r"split\.json is not a JSON split"):
         loop.split(base())
+
+
+def test_images_that_look_the_same_stay_on_the_strictest_side_alone(loop: Loop) -> None:
+    rows = loop.split(base())
+    of = {side: [name for name, row in rows.items() if row["side"] == side] for side in ("train", "test")}
+    alike = {of["train"][0], of["test"][0], of["test"][1]}
+    images = [replace(image, near=min(alike) if image.name in alike else "") for image in base()]
+    again = loop.split(images)
+    assert (again[of["train"][0]]["side"], again[of["train"][0]]["why"]) == ("", "near duplicate")
+    assert {name: again[name] for name in of["test"]} == {name: rows[name] for name in of["test"]}
+    assert loop.about["left_out"] == 1
+
+
+def test_images_that_look_the_same_on_one_side_all_stay(loop: Loop) -> None:
+    rows = loop.split(base())
+    trained = sorted(name for name, row in rows.items() if row["side"] == "train")[:4]
+    again = loop.split([replace(image, near=trained[0] if image.name in trained else "") for image in base()])
+    assert sides(again) == sides(rows)
+
+
+def test_an_image_whose_patient_was_corrected_takes_the_side_along(loop: Loop) -> None:
+    rows = loop.split(base())
+    for side in ("test", "train"):
+        name = next(name for name, row in rows.items() if row["side"] == side)
+        old = rows[name]["patient_id"]
+        corrected = [replace(i, patient=f"corrected-{side}") if i.patient == old else i for i in base()]
+        again = loop.split([*corrected, Image(f"more-{side}", f"corrected-{side}", int(old[7]))])
+        assert {again[n]["side"] for n in (name, f"more-{side}")} == {side}
+        assert again[name]["why"] == "same image"
+
+
+def test_a_test_image_under_another_name_and_patient_stays_in_the_test(loop: Loop) -> None:
+    rows = loop.split(base())
+    name, row = next((name, row) for name, row in rows.items() if row["side"] == "test")
+    rest = [image for image in base() if image.patient != row["patient_id"]]
+    again = loop.split([*rest, Image("renamed", "new", int(row["patient_id"][7]), name)])
+    assert (again["renamed"]["side"], again["renamed"]["why"]) == ("test", "same image")
+
+
+@pytest.mark.parametrize("pixels", ["the same name", "the same pixels"])
+def test_a_test_image_that_comes_to_a_train_patient_is_never_trained_on(pixels: str, loop: Loop) -> None:
+    rows = loop.split(base())
+    tested = next(row for row in rows.values() if row["side"] == "test")
+    trained = next(row for row in rows.values() if row["side"] == "train")
+    moved = Image(tested["image_id"], trained["patient_id"], int(trained["patient_id"][7]))
+    if pixels == "the same pixels":
+        moved = replace(moved, name="renamed", pixels=tested["image_id"])
+    rest = [image for image in base() if image.patient != tested["patient_id"]]
+    for _ in range(3):
+        again = loop.split([*rest, moved])
+        assert (again[moved.name]["side"], again[moved.name]["why"]) == ("", "seen on test")
+
+
+def test_the_pixels_of_a_test_image_that_was_replaced_are_never_trained_on(loop: Loop) -> None:
+    rows = loop.split(base())
+    tested = next(name for name, row in rows.items() if row["side"] == "test")
+    trained = next(row["patient_id"] for row in rows.values() if row["side"] == "train")
+    replaced = [replace(image, pixels="other") if image.name == tested else image for image in base()]
+    late = Image("late", trained, int(trained[7]), tested)
+    for _ in range(3):
+        assert loop.split([*replaced, late])["late"]["why"] == "seen on test"
+
+
+def test_another_hash_key_is_refused(loop: Loop) -> None:
+    loop.split(base())
+    with pytest.raises(ValueError, match="The previous split was made with the hash key made, and this data set with "):
+        loop.split(base(), key_id="another")
+
+
+def test_the_counts_of_each_side_are_told(loop: Loop) -> None:
+    images = [replace(i, sex="F" if i.label else "", age=70, site="unknown" if i.label else "") for i in base(20)]
+    loop.split(images, test_fraction=0.2, val_fraction=0.1)
+    sides = {"test": {"patients": 4, "images": 8}, "val": {"patients": 2, "images": 4}}
+    each = {**sides, "train": {"patients": 14, "images": 28}}
+    both = {side: {what: 2 * number for what, number in counts.items()} for side, counts in each.items()}
+    none = {side: dict.fromkeys(counts, 0) for side, counts in each.items()}
+    assert loop.about["shares"] == {
+        "class": {"NORMAL": each, "PNEUMONIA": each},
+        "sex": {"F": each, "unknown": each},
+        "age": {"<18": none, "18–39": none, "40–64": none, "65+": both},
+        "site": {"unknown": both},
+    }
+
+
+def test_a_data_set_without_images_is_refused(loop: Loop) -> None:
+    with pytest.raises(ValueError, match="Class 'NORMAL' has 0 patients"):
+        loop.split([])

@@ -42,9 +42,9 @@ class Room:
     inputs: dict[str, Path]
 
     @staticmethod
-    def make(root: Path, classes: list[str] = made.CLASSES) -> Room:
+    def make(root: Path, classes: list[str] = made.CLASSES, colour: str = "gray") -> Room:
         store = open_store(str(root / "store"))
-        dataset = made.make_dataset(root / "dataset", store, classes=classes)
+        dataset = made.make_dataset(root / "dataset", store, classes=classes, colour=colour)
         splits = made.make_split(root / "splits", dataset)
         return Room(root, store, {"dataset": manifest(store, dataset), "splits": manifest(store, splits)})
 
@@ -96,6 +96,7 @@ def test_the_bundle_says_what_a_stranger_needs(trained: Done, bundle: Path, room
     about = read_bundle(bundle)
     assert about["classes"] == made.CLASSES
     assert (about["preprocess"]["size"], about["preprocess"]["fit"], about["preprocess"]["channels"]) == (48, "pad", 1)
+    assert about["preprocess"]["decoding"] == made.decoding("gray")
     assert 0 < about["threshold"] < 1
     assert 0.2 <= about["temperature"] <= 10
     assert about["precisions"] == {"float32": {"bytes": (bundle / "models" / "model.onnx").stat().st_size}}
@@ -216,6 +217,20 @@ def test_three_classes_have_no_threshold(tmp_path: Path) -> None:
     about = json.loads(contents(room.store.uri, done.outputs["model"])["configs/metadata.json"])["medloop"]
     assert about["threshold"] is None
     assert (about["preprocess"]["channels"], about["preprocess"]["fit"]) == (3, "stretch")
+
+
+def test_colour_images_are_learned_from_in_three_channels(tmp_path: Path) -> None:
+    room = Room.make(tmp_path, colour="rgb")
+    with pytest.raises(ValueError, match=r"images have colours, and channels is 1\. Set channels to 3"):
+        room.train()
+    done = room.train(channels=3)
+    bundle = laid_out(room.store, done, "model", tmp_path / "bundle")
+    model, views = Model(bundle), room.views()
+    assert views.shape == (8, 48, 48, 3)
+    assert model.preprocess["decoding"] == made.decoding("rgb")
+    assert done.values["val_auc"] > 0.9
+    turned = model(np.ascontiguousarray(views[..., ::-1])).logits
+    assert np.abs(model(views).logits - turned).max() > 0.01, "the order of the colours counts"
 
 
 def test_an_unknown_network_names_the_nearest(room: Room) -> None:

@@ -270,7 +270,7 @@ def test_the_oldest_server_follows_from_what_is_asked_for() -> None:
     def needs(**asked: Any) -> tuple[int, int]:
         return oldest_server({"train": Placement(**asked)})
 
-    assert needs() == needs(accelerators=1, spot=True, retries=3) == (2, 5)
+    assert needs() == needs(accelerators=1, spot=True, retries=3) == (2, 14)
     assert needs(secrets={"X": "a/b"}) == needs(secret_files={"/x": "a"}) == (2, 15)
     assert needs(user=0) == needs(non_root=True) == needs(group=5, secrets={"X": "a/b"}) == (2, 16)
     assert defaults_on({"train": Placement(accelerators=1)}) == {"device": "cuda"}

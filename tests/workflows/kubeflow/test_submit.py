@@ -197,9 +197,9 @@ def test_no_server_is_named(tmp_path: Path) -> None:
 
 
 def test_a_server_too_old_for_what_is_asked_gets_nothing(tmp_path: Path) -> None:
-    with kfp_server(tag="2.5.0") as kfp:
+    with kfp_server(tag="2.14.0") as kfp:
         done = submit(tmp_path, kfp, *ORDER, status=1)
-        assert "is Kubeflow Pipelines 2.5.0, and what is asked for needs 2.16 or newer" in done.stderr
+        assert "is Kubeflow Pipelines 2.14.0, and what is asked for needs 2.16 or newer" in done.stderr
         assert not kfp.pipelines
         plain = tmp_path / "plain.yaml"
         gone = "".join(f"    {name}: null\n" for name in placed_secrets())

@@ -1,0 +1,190 @@
+"""From the files of a group to its shard: what is new or has changed is decoded, the rest is taken from before."""
+
+from __future__ import annotations
+
+import errno
+import json
+from collections import defaultdict, deque
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
+from typing import NamedTuple
+
+import pyarrow as pa
+
+from components.ingest import readers, records
+from components.ingest.groups import Group
+from components.ingest.look import look
+from components.ingest.records import FACTS, Fact, Masters
+from components.ingest.text import text_like
+from components.shared import header, keys
+from components.shared.contracts import digest
+from components.shared.dataset import ShardWriter, pixel_digest, read_shard
+from components.shared.keys import HashKey
+from components.shared.pixels import Decoding, Master, Pixels
+from components.shared.source import CHANGED, Bucket, Entry, Source, open_source
+from components.shared.store import Store, open_store
+from components.shared.work import log
+
+AHEAD = 4
+"""How many objects of a bucket are on their way, or wait in memory, while one is decoded."""
+MAX_BYTES = 2**31
+"""A file of more bytes is not read."""
+NOTHING: Fact = {
+    **dict.fromkeys(("problem", "pixel_digest", "look", "patient", "sex", "site", "view", "modality"), ""),
+    **dict.fromkeys(("frame", "row", "age"), -1),
+    **dict.fromkeys(("height", "width", "bits"), 0),
+    "notes": "[]",
+}
+
+
+class Picture(NamedTuple):
+    """An image of a file with what is known of it, or a file's problem."""
+
+    fact: Fact
+    pixels: Pixels | None
+
+
+def decode(group: Group, earlier: Sequence[str], how: Decoding, store_uri: str, address: str) -> Masters:
+    """The masters of a group's files, and the record of them in the store.
+
+    `earlier` names the records that may tell of these files.
+    """
+    store, key, where = open_store(store_uri), keys.from_environment(), records.place(how)
+    before = _Before([found for name in earlier if (found := records.read(store, where, name))], store)
+    source = open_source(address)
+    fresh = [(file, entry) for file, entry in group.members if not before.holds(file, entry)]
+    contents = _contents(source, fresh)
+    waiting = {file for file, _ in fresh}
+    facts: list[Fact] = []
+    with store.making() as path:
+        shard = ShardWriter(path)
+        for file, entry in group.members:
+            data = next(contents) if file in waiting else None
+            known = digest(data) if data is not None else before.facts[file][0]["source_digest"]
+            about = {"file": file, "size": entry.size, "version": entry.version, "source_digest": known}
+            pictures = before.pictures(file, known)
+            if pictures is None:
+                pictures = _pictures(_read(source, entry, file) if data is None else data, file, entry, how, key)
+            for fact, pixels in pictures:
+                row = -1 if pixels is None else shard.add(pixels)
+                facts.append({**NOTHING, **fact, **about, "row": row})
+        shard.close()
+        blob = store.put_file(path) if shard.rows else None
+    table = pa.Table.from_pylist(facts, schema=FACTS)
+    found = Masters(group.name, blob.digest if blob else "", blob.size if blob else 0, shard.rows, table)
+    records.write(store, where, found)
+    return found
+
+
+class _Before:
+    """What earlier records tell of files, and the pixels in their shards."""
+
+    def __init__(self, found: Sequence[Masters], store: Store) -> None:
+        self.facts: dict[str, list[Fact]] = defaultdict(list)
+        self._store = store
+        self._shard_of: dict[str, str] = {}  # of each file the record that is read first tells
+        self._shards: dict[str, list[Pixels] | None] = {}
+        for each in found:
+            told = set(self._shard_of)
+            for fact in each.facts.to_pylist():
+                if fact["file"] not in told:
+                    self._shard_of[fact["file"]] = each.shard
+                    self.facts[fact["file"]].append(fact)
+
+    def holds(self, file: str, entry: Entry) -> bool:
+        """Whether what is known of a file is surely so of its present content."""
+        known = self.facts[file][0] if self.facts[file] else {}
+        return bool(entry.version) and (known.get("size"), known.get("version")) == (entry.size, entry.version)
+
+    def pictures(self, file: str, source_digest: str) -> Iterator[Picture] | None:
+        """The images that a file's content gave before; None if it was not decoded yet, or they are lost."""
+        facts = self.facts[file]
+        if not facts or facts[0]["source_digest"] != source_digest:
+            return None
+        pixels = self._pixels(self._shard_of[file])
+        if pixels is None:
+            return None
+        return (Picture(fact, pixels[fact["row"]] if fact["row"] >= 0 else None) for fact in facts)
+
+    def _pixels(self, shard: str) -> list[Pixels] | None:
+        if not shard:
+            return []
+        if shard not in self._shards:
+            self._shards[shard] = None
+            with suppress(FileNotFoundError):
+                try:
+                    self._shards[shard] = read_shard(self._store.fetch(shard))
+                except OSError as error:
+                    if error.errno != errno.EIO:
+                        raise
+                    why = f"the shard {shard[:12]} does not hold what its name says, so its files are decoded again"
+                    log.warning("shard damaged", extra={"fields": {"stage": "ingest", "why": why}})
+                    self._store.discard(shard)
+        return self._shards[shard]
+
+
+def _pictures(data: bytes, file: str, entry: Entry, how: Decoding, key: HashKey) -> Iterator[Picture]:
+    try:
+        if entry.size > MAX_BYTES:
+            raise ValueError(f"the file has {entry.size:,} bytes; at most {MAX_BYTES:,} are read")
+        for master in readers.read(data, how):
+            yield Picture(_described(master, key.image(entry.name, master.frame), key), master.pixels)
+    except ValueError as error:
+        yield Picture({"image_id": file, "problem": str(error)}, None)
+
+
+def _described(master: Master, image_id: str, key: HashKey) -> Fact:
+    pixels, notes = master.pixels, [*master.notes]
+    said = header.pseudonymous(master.header, key) if master.header else {}
+    if what := text_like(pixels):
+        notes.append(("writing in the image", what))
+    return {
+        "image_id": image_id,
+        "frame": master.frame,
+        "height": pixels.shape[0],
+        "width": pixels.shape[1],
+        "bits": master.bits,
+        "pixel_digest": pixel_digest(pixels),
+        "look": look(pixels),
+        "notes": json.dumps(notes) if notes else "[]",
+        "patient": said.get("patient_hash", ""),
+        "age": int(said.get("age") or -1),
+        **{name: said.get(name, "") for name in ("sex", "site", "view", "modality")},
+    }
+
+
+def _contents(source: Source, files: Sequence[tuple[str, Entry]]) -> Iterator[bytes]:
+    """The files' contents in order; of a bucket, which answers slower than an image is decoded, a few read ahead."""
+    if not isinstance(source, Bucket):
+        yield from (_read(source, entry, file) for file, entry in files)
+        return
+    waiting: deque[Future[bytes]] = deque()
+    with ThreadPoolExecutor(AHEAD) as pool:
+        try:
+            for file, entry in files:
+                waiting.append(pool.submit(_read, source, entry, file))
+                if len(waiting) == AHEAD:
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+def _read(source: Source, entry: Entry, file: str) -> bytes:
+    if entry.size > MAX_BYTES:
+        return b""
+    try:
+        return source.read(entry)
+    except FileNotFoundError:
+        raise RuntimeError(CHANGED) from None
+    except ConnectionError:
+        raise  # that is no matter of one file
+    except OSError as error:
+        if not error.strerror:
+            raise type(error)(f"{error} It was about the file {file[:12]}.") from None
+        raise OSError(
+            f"A file of the source cannot be read ({error.strerror}): {file[:12]}. Make all of it readable; names of "
+            "files are not written down here, `medloop data locate` tells them."
+        ) from None

@@ -1,0 +1,104 @@
+"""What is known of the files that were decoded: a record a group, beside the shard that holds their pixels."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from typing import Any, NamedTuple
+
+import pyarrow as pa
+
+from components.ingest.groups import Group
+from components.shared import keys
+from components.shared.contracts import fingerprint
+from components.shared.pixels import Decoding
+from components.shared.store import Store
+from components.shared.work import package_versions
+
+DECODER = 3
+"""Counts the changes in decoding that give other masters; part of every record's place."""
+
+FACTS = pa.schema(
+    [
+        ("file", pa.string()),
+        ("size", pa.int64()),
+        ("version", pa.string()),
+        ("source_digest", pa.string()),
+        ("problem", pa.string()),
+        ("image_id", pa.string()),
+        ("frame", pa.int32()),
+        ("row", pa.int32()),
+        ("height", pa.int32()),
+        ("width", pa.int32()),
+        ("bits", pa.int32()),
+        ("pixel_digest", pa.string()),
+        ("look", pa.string()),
+        ("notes", pa.string()),
+        ("patient", pa.string()),
+        ("sex", pa.string()),
+        ("age", pa.int32()),
+        ("site", pa.string()),
+        ("view", pa.string()),
+        ("modality", pa.string()),
+    ]
+)
+"""One row an image, or a row for a file without one and its problem. `file` is the keyed hash of the file's name, `row`
+counts within the shard, `notes` is JSON; `patient` and what follows is what the header says, made fit to be kept."""
+
+Fact = dict[str, Any]
+
+
+class Masters(NamedTuple):
+    """A group's shard (no digest where no file had pixels), and what became of each of its files."""
+
+    name: str
+    shard: str
+    size: int
+    rows: int
+    facts: pa.Table
+
+
+def place(how: Decoding) -> str:
+    """Where records lie of files that were decoded in this way, by this code, under this key."""
+    shared = package_versions("store")
+    versions = {name: version for name, version in package_versions("ingest").items() if name not in shared}
+    return f"masters/{fingerprint([DECODER, versions, asdict(how), keys.from_environment().id])[:32]}"
+
+
+def names(store: Store, where: str) -> list[str]:
+    """The names of all groups that have a record, sorted."""
+    return sorted(name.rpartition("/")[2] for name in store.names(where))
+
+
+def read(store: Store, where: str, name: str) -> Masters | None:
+    """The record of a group, or None where there is none that can be read."""
+    data = store.read(f"{where}/{name}")
+    if data is None:
+        return None
+    try:
+        table = pa.ipc.open_stream(data).read_all()
+        about = json.loads(table.schema.metadata[b"masters"])
+        return Masters(name, about["shard"], about["size"], about["rows"], table.select(FACTS.names))
+    except (pa.ArrowException, ValueError, KeyError, TypeError, OSError):
+        return None  # damaged, so it is made again
+
+
+def write(store: Store, where: str, found: Masters) -> None:
+    """Keep the record of a group."""
+    about = json.dumps({"shard": found.shard, "size": found.size, "rows": found.rows})
+    table = found.facts.replace_schema_metadata({"masters": about})
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, table.schema) as writer:
+        writer.write_table(table)
+    store.write(f"{where}/{found.name}", sink.getvalue().to_pybytes())
+
+
+def unchanged(store: Store, where: str, group: Group) -> Masters | None:
+    """What is known of a group whose files are all as they were, with its shard; or None."""
+    found = read(store, where, group.name)
+    if found is None or (found.shard and not store.has(found.shard)):
+        return None
+    columns = (found.facts[name].to_pylist() for name in ("file", "size", "version"))
+    then = {file: (size, version) for file, size, version in zip(*columns, strict=True)}
+    now = {file: (entry.size, entry.version) for file, entry in group.members}
+    return found if now == then and all(version for _, version in now.values()) else None

@@ -1,0 +1,159 @@
+"""Which classes the published labels come to, and which images are taken: label map, classes, and limit."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import NamedTuple
+
+from components.ingest.asked import Asked
+from components.shared.interface import nearest
+
+NEGATIVE = ("normal", "negative", "healthy", "benign", "control", "no finding", "clear")
+"""Names of classes that mean the absence of a finding; such a class goes first, and is not the one looked for."""
+
+NOT_ASKED, MAPPED_OUT, SEVERAL, BEYOND = "of no class asked for", "left out by label_map", "of several classes", "limit"
+"""Why images are left out on purpose."""
+
+TOLD = 50
+"""Of more labels than these a message gives the number alone: they may be anything, and so may name patients."""
+
+
+class Meaning(NamedTuple):
+    """What a published label comes to: positions in the classes, or why its images are left out or set aside."""
+
+    labels: tuple[int, ...] = ()
+    left_out: str = ""
+    problem: tuple[str, str] | None = None
+
+
+def order_classes(names: Iterable[str], first: str = "") -> list[str]:
+    """The classes in the order of their labels: one that means no finding first, the others by name."""
+    return sorted(set(names), key=lambda name: (name != first, name.lower() not in NEGATIVE, name))
+
+
+class Choice:
+    """The classes of a data set, chosen from the labels that its images have."""
+
+    def __init__(self, asked: Asked, published: Mapping[str, int], what: str) -> None:
+        """`published` counts the images of each label as it is written; `what` is what a label is called."""
+        self._asked = asked
+        self._what = what
+        self._found: Counter[str] = Counter()
+        for label, count in published.items():
+            for part in set(self.parts(label)):
+                self._found[part] += count
+        self._images = sum(published.values())
+        self._check_labels()
+        self.classes = self._classes()
+        self._places = {name: place for place, name in enumerate(self.classes)}
+
+    def parts(self, label: str) -> list[str]:
+        """The single labels in one as it is written."""
+        if not self._asked.separator:
+            return [label]
+        return [part for text in label.split(self._asked.separator) if (part := text.strip())]
+
+    def warnings(self) -> list[tuple[str, str]]:
+        """What the labels give rise to."""
+        if not self._asked.multilabel:
+            return []
+        doubtful = [name for name in self.classes if name.lower() in NEGATIVE]
+        detail = "is taken for a finding; if it means that there is none, name it with ingest_options no_finding"
+        return [("no finding", f"{name!r} {detail}") for name in doubtful]
+
+    def meaning(self, label: str) -> Meaning:
+        """What a label as it is written comes to."""
+        asked, parts = self._asked, self.parts(label)
+        if asked.no_finding and asked.no_finding in parts and len(set(parts)) > 1:
+            return Meaning(problem=("contrary label", "it is labelled with a finding and with none"))
+        if any(asked.label_map.get(part) == "" for part in parts):
+            return Meaning(left_out=MAPPED_OUT)
+        chosen = {self._places.get(asked.label_map.get(part, part), -1) for part in parts} - {-1}
+        if asked.multilabel:
+            return Meaning(tuple(sorted(chosen)))
+        if not chosen:
+            return Meaning(left_out=NOT_ASKED)
+        return Meaning(left_out=SEVERAL) if len(chosen) > 1 else Meaning((chosen.pop(),))
+
+    def _check_labels(self) -> None:
+        asked, found = self._asked, self._found
+        if any(not label.isprintable() and max(label) >= "\ud800" for label in found):
+            raise ValueError(
+                f"The name of a {self._what} is not in UTF-8, and a class must have a name that can be written down. "
+                "Rename it, or give the labels in a table."
+            )
+        if len(found) > 10 and len(found) * 2 > self._images:
+            raise ValueError(
+                f"{self._images} images have {len(found)} different {self._what}s, and so those are no classes. Check "
+                "what the labels are read from: ingest_options columns, label_pattern, separator, or the folders."
+            )
+        if asked.no_finding and asked.no_finding not in found:
+            raise ValueError(
+                f"No image has the label {asked.no_finding!r}, which no_finding names."
+                f"{self._nearest(asked.no_finding, found)} {self._listed(found)} Name one of those, or none."
+            )
+        none = asked.no_finding if asked.multilabel else ""
+        unknown = [name for name in found if asked.label_map and name not in asked.label_map and name != none]
+        if unknown:
+            name, others = max(unknown, key=lambda label: (found[label], label)), len(unknown) - 1
+            count = f"{found[name]} image{'s' * (found[name] != 1)}"
+            called = f"the label {name!r}" if len(found) <= TOLD else "a label"
+            more = f" Nor does it name {others} more." if others else ""
+            raise ValueError(
+                f"label_map does not name {called} of {count}.{self._nearest(name, asked.label_map)}{more} Map it to a "
+                "class, or to '' to leave its images out."
+            )
+
+    def _classes(self) -> list[str]:
+        asked = self._asked
+        none = asked.no_finding if asked.multilabel else ""
+        mapped = {asked.label_map.get(label, label) for label in self._found if label != none} - {""}
+        found = order_classes(mapped, asked.label_map.get(asked.no_finding, asked.no_finding))
+        missing = [name for name in asked.classes if name not in found]
+        if missing:
+            raise ValueError(
+                f"The source has no {self._what} {missing[0]!r}; {self._listed(found, 'it has')}"
+                f"{self._nearest(missing[0], found)} Name those."
+            )
+        names = list(dict.fromkeys(asked.classes)) or found
+        least = 1 if asked.multilabel else 2
+        if len(names) < least:
+            several = "s" * (len(names) != 1)
+            raise ValueError(
+                f"The source has {len(names)} {self._what}{several}{': ' + names[0] if names else ''}; a classifier "
+                f"needs at least {least}. Put each class's images into a folder of its own, or say with ingest_options "
+                "columns or label_pattern where the labels stand."
+            )
+        return names
+
+    def _listed(self, names: Iterable[str], verb: str = "There are") -> str:
+        listed = list(names)
+        return f"{verb} {', '.join(listed) if len(listed) <= TOLD else len(listed)}."
+
+    def _nearest(self, name: str, known: Iterable[str]) -> str:
+        return nearest(name, known) if len(self._found) <= TOLD else ""
+
+
+def within_limit(
+    images: Sequence[tuple[str, str, tuple[int, ...]]], limit: int, order: Callable[[str], str]
+) -> list[bool]:
+    """Which images (patient, published side, labels) are taken where each class has a limit on each side.
+
+    Patients come in an order that their keyed hash alone gives, each with all images; an image is taken while one of
+    its classes, or the absence of any, is below the limit. So patients are whole but for the last of a class, and a
+    new patient changes who is taken at the end of that order only.
+    """
+    of_patient: dict[tuple[str, str], list[int]] = defaultdict(list)
+    for place, (patient, side, _) in enumerate(images):
+        of_patient[side, patient].append(place)
+    ranks = {patient: order(patient) for patient, _, _ in images}
+    count: Counter[tuple[str, int]] = Counter()
+    taken = [False] * len(images)
+    for side, patient in sorted(of_patient, key=lambda key: (key[0], ranks[key[1]])):
+        for place in of_patient[side, patient]:
+            groups = [(side, label) for label in images[place][2]] or [(side, -1)]
+            if any(count[group] < limit for group in groups):
+                taken[place] = True
+                count.update(groups)
+    return taken

@@ -1,0 +1,237 @@
+"""DICOM's basic profile of de-identification (PS3.15, Annex E, Table E.1-1, as of 2024b): what never passes.
+
+The standard names the attributes, and what its profile does with each: X takes it out, Z empties it, D puts a dummy in
+its place, U another UID. Here all of them come to the same: they are not read, and are taken out of the dataset before
+its pixels are looked at. The few that are read all the same stand in header.py, with what becomes of each.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from pydicom import Dataset
+
+PROFILE = {
+    action: tuple(keywords.split())
+    for action, keywords in {
+        "X": """
+            AcquisitionComments AcquisitionProtocolDescription ActualHumanPerformersSequence
+            AdditionalPatientHistory AddressTrial AdmissionID AdmittingDate AdmittingDiagnosesCodeSequence
+            AdmittingDiagnosesDescription AdmittingTime AffectedSOPInstanceUID Allergies AnnotationGroupDescription
+            ApprovalStatusDateTime Arbitrary AssertionExpirationDateTime AuthorObserverSequence BeamDescription
+            BolusDescription BranchOfService CalibrationDate CalibrationTime CameraOwnerName CassetteID
+            CertifiedTimestamp ClinicalTrialProtocolEthicsCommitteeApprovalNumber ClinicalTrialSeriesDescription
+            ClinicalTrialSeriesID ClinicalTrialTimePointDescription CommentsOnRadiationDose
+            CommentsOnThePerformedProcedureStep CompensatorDescription
+            ConfidentialityConstraintOnPatientDataDescription ConsultingPhysicianIdentificationSequence
+            ContainerComponentID ContainerDescription ContentCreatorIdentificationCodeSequence
+            ContrastBolusStartTime ContrastBolusStopTime ContributionDateTime ContributionDescription
+            CountryOfResidence CreationDate CreationTime CurrentObserverTrial CurrentPatientLocation CurveDate
+            CurveTime CustodialOrganizationSequence DataSetTrailingPadding DateOfDocumentOrVerbalTransactionTrial
+            DateOfInstallation DateOfLastCalibration DateOfManufacture DateOfSecondaryCapture
+            DateTimeOfLastCalibration DecompositionDescription DerivationDescription DeviceDescription
+            DeviceSettingDescription DigitalSignaturesSequence DischargeDate DischargeDiagnosisDescription
+            DischargeTime DisplacementReferenceLabel DistributionAddress DistributionName DoseReferenceDescription
+            EntityDescription EntityName EquipmentFrameOfReferenceDescription
+            EthicsCommitteeApprovalEffectivenessEndDate EthicsCommitteeApprovalEffectivenessStartDate EthnicGroup
+            ExpectedCompletionDateTime FilterLookupTableDescription FindingsGroupRecordingDateTrial
+            FindingsGroupRecordingTimeTrial FixationDeviceDescription FractionGroupDescription FrameComments
+            GPSAltitude GPSAltitudeRef GPSAreaInformation GPSDOP GPSDateStamp GPSDestBearing GPSDestBearingRef
+            GPSDestDistance GPSDestDistanceRef GPSDestLatitude GPSDestLatitudeRef GPSDestLongitude
+            GPSDestLongitudeRef GPSDifferential GPSImgDirection GPSImgDirectionRef GPSLatitude GPSLatitudeRef
+            GPSLongitude GPSLongitudeRef GPSMapDatum GPSMeasureMode GPSProcessingMethod GPSSatellites GPSSpeed
+            GPSSpeedRef GPSStatus GPSTimeStamp GPSTrack GPSTrackRef GPSVersionID GantryID GeneratorID
+            HL7DocumentEffectiveTime HumanPerformerName HumanPerformerOrganization IconImageSequence
+            IdentifyingComments ImageComments ImagePresentationComments ImagingServiceRequestComments Impressions
+            InstanceCoercionDateTime InstanceOriginStatus InstitutionAddress InstitutionalDepartmentName
+            InstitutionalDepartmentTypeCodeSequence InsurancePlanIdentification IntendedFractionStartTime
+            IntendedRecipientsOfResultsIdentificationSequence InterpretationApprovalDate InterpretationApprovalTime
+            InterpretationApproverSequence InterpretationAuthor InterpretationDiagnosisDescription InterpretationID
+            InterpretationIDIssuer InterpretationRecordedDate InterpretationRecordedTime InterpretationRecorder
+            InterpretationText InterpretationTranscriber InterpretationTranscriptionDate
+            InterpretationTranscriptionTime InterventionDrugStartTime InterventionDrugStopTime
+            IssueDateOfImagingServiceRequest IssueTimeOfImagingServiceRequest IssuerOfAdmissionID
+            IssuerOfAdmissionIDSequence IssuerOfClinicalTrialProtocolID IssuerOfClinicalTrialSeriesID
+            IssuerOfClinicalTrialSiteID IssuerOfClinicalTrialSubjectID IssuerOfClinicalTrialSubjectReadingID
+            IssuerOfClinicalTrialTimePointID IssuerOfPatientID IssuerOfServiceEpisodeID
+            IssuerOfServiceEpisodeIDSequence LastMenstrualDate LensMake LensModel LensSerialNumber LensSpecification
+            LongDeviceDescription MAC MakerNote MedicalAlerts MedicalRecordLocator MilitaryRank
+            ModifiedAttributesSequence ModifiedImageDate ModifiedImageDescription ModifiedImageTime
+            ModifyingDeviceID MultienergyAcquisitionDescription NameOfPhysiciansReadingStudy
+            NamesOfIntendedRecipientsOfResults NetworkID NonconformingDataElementValue
+            NonconformingModifiedAttributesSequence ObservationDateTrial ObservationStartDateTime
+            ObservationTimeTrial Occupation OrderCallbackPhoneNumber OrderCallbackTelecomInformation OrderEnteredBy
+            OrderEntererLocation OriginalAttributesSequence Originator OtherClinicalTrialProtocolIDsSequence
+            OtherPatientIDs OtherPatientIDsSequence OtherPatientNames OverlayDate OverlayTime ParticipantSequence
+            PatientAddress PatientAge PatientBirthName PatientBirthTime PatientComments PatientInstitutionResidence
+            PatientInsurancePlanCodeSequence PatientMotherBirthName PatientPrimaryLanguageCodeSequence
+            PatientPrimaryLanguageModifierCodeSequence PatientReligiousPreference PatientSetupPhotoDescription
+            PatientSize PatientState PatientTelecomInformation PatientTelephoneNumbers PatientTransportArrangements
+            PatientTreatmentPreparationMethodDescription PatientTreatmentPreparationProcedureParameterDescription
+            PatientWeight PerformedLocation PerformedProcedureStepDescription PerformedProcedureStepEndDate
+            PerformedProcedureStepEndDateTime PerformedProcedureStepEndTime PerformedProcedureStepID
+            PerformedProcedureStepStartDate PerformedProcedureStepStartDateTime PerformedProcedureStepStartTime
+            PerformedStationAETitle PerformedStationGeographicLocationCodeSequence PerformedStationName
+            PerformedStationNameCodeSequence PerformingPhysicianIdentificationSequence PerformingPhysicianName
+            PersonAddress PersonTelecomInformation PersonTelephoneNumbers PhysicianApprovingInterpretation
+            PhysiciansOfRecord PhysiciansOfRecordIdentificationSequence PhysiciansReadingStudyIdentificationSequence
+            PlateID PositionAcquisitionTemplateDescription PositionAcquisitionTemplateName PreMedication
+            PregnancyStatus PrescriptionDescription PresentationCreationDate PresentationCreationTime
+            PriorTreatmentDoseDescription ProcedureStepCancellationDateTime ProductExpirationDateTime
+            PyramidDescription PyramidLabel ROICreatorSequence ROIDateTime ROIDescription ROIGenerationDescription
+            ROIInterpreterSequence ROIObservationDateTime ROIObservationDescription ROIObservationLabel
+            RTPlanDescription RTPlanName RadiopharmaceuticalStartDateTime RadiopharmaceuticalStartTime
+            RadiopharmaceuticalStopDateTime RadiopharmaceuticalStopTime ReasonForOmissionDescription
+            ReasonForRequestedProcedureCodeSequence ReasonForStudy ReasonForTheImagingServiceRequest
+            ReasonForTheRequestedProcedure ReasonForVisit ReasonForVisitCodeSequence ReceivingAE
+            ReferencedDigitalSignatureSequence ReferencedPatientAliasSequence ReferencedPatientPhotoSequence
+            ReferencedPatientSequence ReferencedSOPInstanceMACSequence ReferringPhysicianAddress
+            ReferringPhysicianIdentificationSequence ReferringPhysicianTelephoneNumbers RegionOfResidence
+            RequestAttributesSequence RequestedContrastAgent RequestedProcedureComments RequestedProcedureID
+            RequestedProcedureLocation RequestedSeriesDescription RequestingAE RequestingPhysician RequestingService
+            RespiratoryMotionCompensationTechniqueDescription ResponsibleOrganization ResponsiblePerson
+            ResultsComments ResultsDistributionListSequence ResultsID ResultsIDIssuer RetrieveAETitle
+            SOPAuthorizationDateTime ScheduledAdmissionDate ScheduledAdmissionTime ScheduledDischargeDate
+            ScheduledDischargeTime ScheduledHumanPerformersSequence ScheduledPatientInstitutionResidence
+            ScheduledPerformingPhysicianIdentificationSequence ScheduledPerformingPhysicianName
+            ScheduledProcedureStepDescription ScheduledProcedureStepEndDate ScheduledProcedureStepEndTime
+            ScheduledProcedureStepExpirationDateTime ScheduledProcedureStepID ScheduledProcedureStepLocation
+            ScheduledProcedureStepModificationDateTime ScheduledProcedureStepStartDate
+            ScheduledProcedureStepStartDateTime ScheduledProcedureStepStartTime ScheduledStationAETitle
+            ScheduledStationGeographicLocationCodeSequence ScheduledStationName ScheduledStationNameCodeSequence
+            ScheduledStudyLocation ScheduledStudyLocationAETitle ScheduledStudyStartDate ScheduledStudyStartTime
+            ScheduledStudyStopDate ScheduledStudyStopTime SeriesDescription ServiceEpisodeDescription
+            ServiceEpisodeID SetupTechniqueDescription ShieldingDeviceDescription SlideIdentifier SmokingStatus
+            SourceManufacturer SpecialNeeds SpecimenAccessionNumber SpecimenDetailedDescription
+            SpecimenShortDescription StationAETitle StructureSetDescription StructureSetName StudyArrivalDate
+            StudyArrivalTime StudyComments StudyCompletionDate StudyCompletionTime StudyDescription StudyIDIssuer
+            StudyReadDate StudyReadTime StudyVerifiedDate StudyVerifiedTime SubstanceAdministrationDateTime
+            TelephoneNumberTrial TemplateLocalVersion TemplateVersion TextComments TextString
+            TimeOfDocumentCreationOrVerbalTransactionTrial TimeOfLastCalibration TimeOfSecondaryCapture
+            TimezoneOffsetFromUTC TopicAuthor TopicKeywords TopicSubject TopicTitle TransducerIdentificationSequence
+            TreatmentSites UDISequence UniqueDeviceIdentifier VerbalSourceIdentifierCodeSequenceTrial
+            VerbalSourceTrial VisitComments WaveformFilterDescription XRayDetectorLabel
+        """,
+        "Z": """
+            AccessionNumber CalibrationDateTime ClinicalTrialCoordinatingCenterName ClinicalTrialProtocolName
+            ClinicalTrialSiteID ClinicalTrialSiteName ClinicalTrialTimePointID
+            ConceptualVolumeCombinationDescription ConceptualVolumeDescription ConsultingPhysicianName
+            DeviceAlternateIdentifier FillerOrderNumberImagingServiceRequest FractionationNotes
+            IssuerOfTheContainerIdentifierSequence IssuerOfTheSpecimenIdentifierSequence
+            ManufacturerDeviceIdentifier ParticipationDateTime PatientBirthDate PatientName PatientSex
+            PlacerOrderNumberImagingServiceRequest PrescriptionNotes PrescriptionNotesSequence ROIInterpreter
+            ROIName RTAccessoryDeviceSlotID RTAccessoryHolderSlotID RTPhysicianIntentNarrative
+            RadiationGenerationModeDescription ReasonForSuperseding ReferringPhysicianName ReviewDate ReviewTime
+            SourceOfPreviousValues SpecimenPreparationSequence StructureSetDate StructureSetTime StudyDate StudyID
+            StudyTime TreatmentTechniqueNotes VerifyingObserverIdentificationCodeSequence
+        """,
+        "D": """
+            AcquisitionFieldOfViewLabel AnnotationGroupLabel AnnotationGroupUID AssertionDateTime
+            AttributeModificationDateTime BeamHoldTransitionDateTime CertificateOfSigner
+            ClinicalTrialProtocolEthicsCommitteeName ClinicalTrialProtocolID ClinicalTrialSponsorName
+            ClinicalTrialSubjectID ClinicalTrialSubjectReadingID ContainerIdentifier ContentSequence
+            ContextGroupLocalVersion ContextGroupVersion Date DateTime DecayCorrectionDateTime DestinationAE
+            DeviceLabel DigitalSignatureDateTime EffectiveDateTime EncapsulatedDocument EntityLabel EntityLongLabel
+            ExclusionStartDateTime FlowIdentifier FlowIdentifierSequence FrameAcquisitionDateTime
+            FrameOriginTimestamp FrameReferenceDateTime FunctionalSyncPulse GraphicAnnotationSequence
+            HangingProtocolCreationDateTime ImpedanceMeasurementDateTime InformationIssueDateTime InterlockDateTime
+            InterlockDescription InterlockOriginDescription ModifyingSystem OverrideDateTime
+            PersonIdentificationCodeSequence PersonName RTPlanLabel RTPrescriptionLabel RTToleranceSetLabel
+            RadiationDoseIdentificationLabel RadiationDoseInVivoMeasurementLabel RadiationGenerationModeLabel
+            ReasonForTheAttributeModification RecordedRTControlPointDateTime ReferencedDateTime SafePositionExitDate
+            SafePositionExitTime SafePositionReturnDate SafePositionReturnTime SelectorAEValue SelectorASValue
+            SelectorDAValue SelectorDTValue SelectorLOValue SelectorLTValue SelectorOBValue SelectorPNValue
+            SelectorSHValue SelectorSTValue SelectorTMValue SelectorUNValue SelectorURValue SelectorUTValue
+            SourceEndDateTime SourceIdentifier SourceStartDateTime SourceStrengthReferenceDate
+            SourceStrengthReferenceTime SpecimenIdentifier StructureSetLabel Time TreatmentControlPointDate
+            TreatmentControlPointTime TreatmentPositionGroupLabel TreatmentToleranceViolationDateTime
+            TreatmentToleranceViolationDescription UserContentLabel UserContentLongLabel VerificationDateTime
+            VerifyingObserverName VerifyingObserverSequence VerifyingOrganization XRayDetectorID XRaySourceID
+        """,
+        "U": """
+            AcquisitionUID ConcatenationUID ConceptualVolumeUID ConstituentConceptualVolumeUID DeviceUID
+            DigitalSignatureUID DimensionOrganizationUID DoseReferenceUID DosimetricObjectiveUID
+            FailedSOPInstanceUIDList FiducialUID FrameOfReferenceUID InstanceCreatorUID IrradiationEventUID
+            LargePaletteColorLookupTableUID ManufacturerDeviceClassUID MediaStorageSOPInstanceUID MultiplexGroupUID
+            ObservationSubjectUIDTrial ObservationUID PaletteColorLookupTableUID PatientSetupUID
+            PresentationDisplayCollectionUID PresentationSequenceCollectionUID PyramidUID RTTreatmentPhaseUID
+            ReferencedConceptualVolumeUID ReferencedDoseReferenceUID ReferencedDosimetricObjectiveUID
+            ReferencedFiducialsUID ReferencedFrameOfReferenceUID
+            ReferencedGeneralPurposeScheduledProcedureStepTransactionUID ReferencedObservationUIDTrial
+            ReferencedSOPInstanceUID ReferencedSOPInstanceUIDInFile ReferencedTreatmentPositionGroupUID
+            RelatedFrameOfReferenceUID RequestedSOPInstanceUID SOPInstanceUID SeriesInstanceUID
+            SourceConceptualVolumeUID SourceFrameOfReferenceUID SpecimenUID StorageMediaFileSetUID StudyInstanceUID
+            SynchronizationFrameOfReferenceUID TargetUID TemplateExtensionCreatorUID
+            TemplateExtensionOrganizationUID TrackingUID TransactionUID TreatmentPositionGroupUID
+            TreatmentSessionUID UID
+        """,
+        "Z/D": """
+            ContentCreatorName ContentDate ContentTime ContrastBolusAgent InstructionPerformedDateTime PatientID
+        """,
+        "X/Z": """
+            AcquisitionContextSequence AcquisitionDate AcquisitionTime BarcodeValue LabelText PatientSexNeutered
+            ReferencedStudySequence RequestedProcedureDescription ReviewerName SourceSerialNumber
+            TreatmentMachineName
+        """,
+        "X/D": """
+            AcquisitionDeviceProcessingDescription DateOfLastDetectorCalibration DetectorID EndAcquisitionDateTime
+            FirstTreatmentDate InstanceCreationDate IntendedPhaseEndDate IntendedPhaseStartDate
+            MostRecentTreatmentDate ObservationDateTime OperatorIdentificationSequence ProtocolName RTPlanDate
+            RTPlanTime RTTreatmentApproachLabel SeriesDate SeriesTime StartAcquisitionDateTime
+            TimeOfLastDetectorCalibration TreatmentDate TreatmentSite TreatmentTime
+        """,
+        "X/Z/D": """
+            AcquisitionDateTime DeviceSerialNumber InstanceCreationTime InstitutionCodeSequence InstitutionName
+            OperatorsName ReferencedPerformedProcedureStepSequence StationName
+        """,
+        "X/Z/U*": """
+            ReferencedImageSequence SourceImageSequence
+        """,
+    }.items()
+}
+"""The attributes of the profile, by its action code."""
+
+REPEATING = ((0x5000, None), (0x6000, 0x3000), (0x6000, 0x4000))
+"""What it takes out of every group of a kind: all of a curve (50xx), and data and comments of an overlay (60xx)."""
+
+
+def strip(dataset: Dataset) -> None:
+    """Take out of a dataset, at every depth, all that the profile names, and everything private.
+
+    What is left is enough to decode the pixels, and nobody who does that can come upon the rest.
+    """
+    named = _tags()
+    for tag in list(dataset.keys()):
+        if tag.is_private or int(tag) in named or _repeats(tag.group, tag.element):
+            del dataset[tag]
+        elif dataset.get_item(tag).VR in ("SQ", "UN", None):
+            _strip_items(dataset, tag)
+    if meta := getattr(dataset, "file_meta", None):
+        strip(meta)
+
+
+def _strip_items(dataset: Dataset, tag: Any) -> None:
+    try:
+        element = dataset[tag]
+    except Exception:  # a damaged element breaks pydicom in many ways; what cannot be read does not pass
+        del dataset[tag]
+        return
+    if element.VR == "SQ":
+        for item in element.value or ():
+            strip(item)
+
+
+def _repeats(group: int, element: int) -> bool:
+    return any(group & 0xFF00 == base and wanted in (None, element) for base, wanted in REPEATING)
+
+
+@cache
+def _tags() -> frozenset[int]:
+    from pydicom.datadict import tag_for_keyword
+
+    found = {keyword: tag_for_keyword(keyword) for keywords in PROFILE.values() for keyword in keywords}
+    if unknown := [keyword for keyword, tag in found.items() if tag is None]:
+        raise RuntimeError(f"This pydicom does not know {unknown[0]}. Install the version that constraints.txt names.")
+    return frozenset(int(tag) for tag in found.values() if tag is not None)

@@ -1,0 +1,156 @@
+"""Pixels of PNG and JPEG files, 8 and 16 bits, gray and colour."""
+
+from __future__ import annotations
+
+import io
+import re
+import warnings
+from typing import Any
+
+import numpy as np
+from PIL import Image, UnidentifiedImageError
+from PIL.JpegImagePlugin import JpegImageFile
+
+from components.shared.views import Pixels
+
+MAX_PIXELS = 100_000_000
+"""An image with more pixels than this is refused before it is decoded."""
+PATCHES = 128
+"""Colours are looked for in about so many places across and down."""
+COLOUR = 24
+"""How far, of 255, the channels of a pixel differ when it is coloured; JPEG and a bluish film make less of gray."""
+ENOUGH = 0.9
+"""A JPEG may be decoded at a half of its size or less where that leaves so much of the longest side allowed."""
+FEW = 0.01
+"""The share of coloured pixels up to which a picture counts as gray: a marker, a ruler."""
+
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+"""What sets a picture upright, by its EXIF orientation."""
+
+Notes = list[tuple[str, str]]
+
+
+def decode(data: bytes, max_side: int, rgb: bool) -> tuple[Pixels, tuple[int, int], Notes]:
+    """Pixels of a PNG or JPEG file, upright, with its own (width, height) and what there is to note.
+
+    They are gray, or of three channels where `rgb` is set and the file has any colour. A JPEG about twice as
+    large as `max_side` or larger is decoded at a half, a quarter or an eighth of its size, which is quicker.
+    """
+    quiet()
+    try:
+        with Image.open(io.BytesIO(data), formats=("PNG", "JPEG")) as picture:
+            size = (picture.width, picture.height)
+            if size[0] * size[1] > MAX_PIXELS:
+                raise _TooLargeError(f"the image has {size[0] * size[1]:,} pixels; at most {MAX_PIXELS:,}")
+            turn = _turn(picture)
+            if picture.mode.startswith("I"):
+                pixels = _full_range(np.asarray(picture))
+                return (pixels if turn is None else _turned(pixels, turn)), size, []
+            if isinstance(picture, JpegImageFile):
+                _draft(picture, max_side)
+            plain, notes = _plain(picture, rgb)
+            return np.asarray(plain if turn is None else plain.transpose(turn)), size, notes
+    except _TooLargeError as error:
+        raise ValueError(str(error)) from None
+    except UnidentifiedImageError:
+        raise ValueError("the file is not a PNG, JPEG or DICOM image") from None
+    except Image.DecompressionBombError:
+        raise ValueError(f"the image claims more pixels than the {MAX_PIXELS:,} allowed") from None
+    except (OSError, SyntaxError, ValueError, EOFError, ArithmeticError, LookupError, TypeError) as error:
+        raise ValueError(f"the image cannot be decoded ({_why(error)})") from None
+
+
+class _TooLargeError(Exception):
+    """The image has more pixels than are decoded."""
+
+
+def _why(error: Exception) -> str:
+    """What Pillow said, where it said it of the file's structure and not of its content."""
+    if isinstance(error, OSError) and "0x" not in str(error):
+        return str(error)
+    return "a part of it unpacks to too much" if "too large" in str(error) else type(error).__name__
+
+
+def _draft(picture: JpegImageFile, max_side: int) -> None:
+    """Have libjpeg give a half, a quarter or an eighth, where that is about `max_side` or more."""
+    scale = ENOUGH * max_side / max(picture.size)
+    if scale <= 1 / 2:
+        picture.draft(picture.mode, (max(1, int(picture.width * scale)), max(1, int(picture.height * scale))))
+
+
+def _plain(picture: Image.Image, rgb: bool) -> tuple[Image.Image, Notes]:
+    """The picture as L, or as RGB where that is asked for and it has colours."""
+    notes: Notes = []
+    if picture.mode == "L" and "transparency" not in picture.info:
+        picture.load()
+        return picture, notes
+    if picture.has_transparency_data:
+        layered = picture.convert("RGBA")
+        clear = np.asarray(layered.getchannel("A")) < 255
+        if clear.any():
+            notes.append(("transparent", f"{clear.mean():.0%} of its pixels are transparent; they are put on black"))
+        picture = Image.alpha_composite(Image.new("RGBA", picture.size, (0, 0, 0, 255)), layered).convert("RGB")
+    elif picture.mode not in ("1", "L", "LA", "RGB"):
+        picture = picture.convert("RGB")
+    else:
+        picture.load()
+    if picture.mode in ("1", "LA"):
+        picture = picture.convert("L")
+    if picture.mode == "L" or rgb:
+        return picture, notes
+    notes += colour_note(picture)
+    return picture.convert("L"), notes
+
+
+def colour_note(picture: Image.Image) -> Notes:
+    """What there is to note of a picture of which only the gray is taken."""
+    share = coloured(picture)
+    return [("colour", f"{share:.0%} of its pixels are coloured; only their brightness is kept")] if share else []
+
+
+def coloured(picture: Image.Image) -> float:
+    """The share of coloured pixels in an RGB picture; 0 for gray that is stored as colour."""
+    step = max(1, max(picture.size) // PATCHES)
+    some = picture.resize((-(-picture.width // step), -(-picture.height // step)), Image.Resampling.NEAREST)
+    red, green, blue = np.moveaxis(np.asarray(some, dtype=np.int16), 2, 0)
+    spread = np.maximum(np.maximum(red, green), blue) - np.minimum(np.minimum(red, green), blue)
+    share = float((spread > COLOUR).mean())
+    return share if share > FEW else 0.0
+
+
+def _turn(picture: Image.Image) -> Image.Transpose | None:
+    if "exif" not in picture.info:
+        return None
+    try:
+        return _TURNS.get(picture.getexif().get(0x0112, 1))
+    except Exception:  # Damaged EXIF breaks its reader in many ways, and says nothing of the pixels.
+        return None
+
+
+def _turned(pixels: Pixels, turn: Image.Transpose) -> Pixels:
+    """`Image.transpose` for 16 bits."""
+    return np.asarray(Image.fromarray(pixels.astype(np.int32)).transpose(turn), dtype=np.uint16)
+
+
+def _full_range(values: np.ndarray[Any, Any]) -> Pixels:
+    """Values of a 16-bit picture over all 16 bits: many hold 10, 12 or 14 bits, and no file says how many."""
+    bits = next((bits for bits in (10, 12, 14) if values.max() < 2**bits), 16)
+    return np.asarray(np.rint(values.clip(0, 65535) * (65535 / (2**bits - 1))), dtype=np.uint16)
+
+
+_QUIET = r"(PIL|pydicom|nibabel|openjpeg)\."
+_RULE = ("ignore", None, Warning, re.compile(_QUIET), 0)
+
+
+def quiet() -> None:
+    """Silence the readers' warnings in this process: they are of no concern here, and may quote a header."""
+    if _RULE not in warnings.filters:
+        warnings.filterwarnings("ignore", module=_QUIET)

@@ -1,0 +1,398 @@
+"""A source's folders, table, patterns and lists tell what each image shows, whose it is, and on which side it was."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from components.shared.source import Directory
+from components.shared.store import Store, open_store
+from tests.components.ingest.sources import PLANTED, add, by_name, classes_of, listing, read
+from tests.components.ingest.test_ingest import KEY, Scans, about, ingest, quarantine, row_of
+
+NAMES = [
+    f"{label}/zebedee{number}_{image}.png" for label in ("NORMAL", "SICK") for number in (1, 2) for image in (1, 2)
+]
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    """Two class folders, two patients in each, two images of each."""
+    add(tmp_path, NAMES)
+    return tmp_path
+
+
+@pytest.fixture
+def flat(tmp_path: Path) -> Path:
+    """Five images in a folder that means nothing, and a table in a hospital's own words."""
+    add(tmp_path, [f"images/zebedee{number}.png" for number in range(5)])
+    (tmp_path / "export.csv").write_text(
+        "Picture,Diagnosis,Case,Years,Gender,Set,Remark\n"
+        "zebedee0.png,clear,wolfram1,45,female,train,a\n"
+        "zebedee1.png,effusion,wolfram2,058Y,M,test,b\n"
+        "zebedee2.png,effusion|mass,wolfram2,411,X,test,c\n"
+        "images/zebedee3.png,mass,wolfram3,,U,,d\n"
+        "zebedee4.png,,wolfram4,9.0,m,val,e\n",
+        encoding="utf-8",
+    )
+    return tmp_path
+
+
+COLUMNS = {
+    "file": "Picture",
+    "label": "Diagnosis",
+    "patient_id": "Case",
+    "age": "Years",
+    "sex": "Gender",
+    "official": "Set",
+}
+
+
+def refusal(act: Callable[[], object]) -> str:
+    """What a ValueError says, which is no name of a file or a patient."""
+    with pytest.raises(ValueError, match=r"\w") as refused:
+        act()
+    text = str(refused.value)
+    assert not [word for word in PLANTED if word in text.lower()], text
+    assert refused.value.__cause__ is None
+    return text
+
+
+def test_folders_tell_the_class_where_nothing_else_does(root: Path) -> None:
+    add(root, ["stray.png"])
+    found = read(root)
+    assert (found.task, found.classes, found.warnings, found.left_out) == ("classification", ["NORMAL", "SICK"], [], {})
+    assert [item.name for item in found.files] == sorted([*NAMES, "stray.png"])
+    assert by_name(found)["NORMAL/zebedee1_1.png"] == ("NORMAL/zebedee1_1.png", (0,), "", "", {}, None)
+    assert by_name(found)["stray.png"].problem == ("no class", "it lies in no class folder")
+
+
+@pytest.mark.parametrize(
+    ("name", "label", "side"),
+    [
+        ("train/A/x.png", "A", "train"),
+        ("Validation/B/deep/x.png", "B", "val"),
+        ("train/x.png", "train", ""),
+        ("A/train/x.png", "A", ""),
+    ],
+)
+def test_folders_above_the_class_folders_are_sides(name: str, label: str, side: str, root: Path) -> None:
+    add(root, [name])
+    found = read(root)
+    assert (classes_of(found)[name], by_name(found)[name].official) == ([label], side)
+
+
+def test_without_class_folders_a_sides_folder_may_hold_the_images(tmp_path: Path) -> None:
+    add(tmp_path, ["train/a_sick.png", "testing/b_well.png", "c_well.png"])
+    found = by_name(read(tmp_path, label_pattern="_(sick|well)"))
+    assert [found[name].official for name in sorted(found)] == ["", "test", "train"]
+
+
+def test_a_table_tells_labels_patients_sides_and_the_rest(flat: Path) -> None:
+    found = read(flat, table="export.csv", columns=COLUMNS)
+    assert found.classes == ["clear", "effusion", "effusion|mass", "mass"]  # without a separator it is one label
+    files = by_name(found)
+    assert files["images/zebedee0.png"][1:] == ((0,), "train", "wolfram1", {"age": "45", "sex": "F"}, None)
+    assert files["images/zebedee1.png"][1:] == ((1,), "test", "wolfram2", {"age": "058Y", "sex": "M"}, None)
+    assert files["images/zebedee2.png"].table == {}
+    assert files["images/zebedee3.png"][1:] == ((3,), "", "wolfram3", {}, None)
+    assert files["images/zebedee4.png"].problem == ("no class", "export.csv names no class for it")
+    assert found.warnings == [
+        ("no age", "1 ages in export.csv are none, or above 120 years; they count as unknown"),
+        ("no sex", "1 entries for sex in export.csv are neither M nor F; they count as unknown"),
+    ]
+
+
+def test_a_separator_makes_findings_of_labels(flat: Path) -> None:
+    asked = {"table": "export.csv", "columns": COLUMNS, "separator": "|"}
+    found = read(flat, **asked, no_finding="clear")
+    assert (found.task, found.classes) == ("multilabel", ["effusion", "mass"])
+    assert list(classes_of(found).values()) == [[], ["effusion"], ["effusion", "mass"], ["mass"]]
+    assert by_name(found)["images/zebedee4.png"].problem == ("no class", "export.csv names no class for it")
+    picked = read(flat, **asked, no_finding="clear", classes=["mass"])
+    assert list(classes_of(picked).values()) == [[], [], ["mass"], ["mass"]], "who has another finding has not this one"
+    assert picked.left_out == {}
+
+
+def test_an_empty_label_is_no_finding_where_no_word_means_that(flat: Path) -> None:
+    found = read(flat, table="export.csv", columns=COLUMNS, separator="|")
+    assert classes_of(found)["images/zebedee4.png"] == []
+    assert ("no label", "1 images have an empty label in export.csv, which counts as without a finding") in (
+        found.warnings
+    )
+    assert found.classes == ["clear", "effusion", "mass"]
+    assert any("'clear' is taken for a finding" in detail for _, detail in found.warnings)
+
+
+def test_one_finding_against_none_is_a_classification(flat: Path) -> None:
+    asked: dict[str, Any] = {"table": "export.csv", "columns": COLUMNS, "separator": "|", "task": "classification"}
+    found = read(flat, **asked, classes=["clear", "effusion"])
+    assert list(classes_of(found).values()) == [["clear"], ["effusion"], ["effusion"]]
+    assert found.left_out == {"of no class asked for": 1}
+    pure = read(flat, **asked, label_map={"clear": "none", "effusion": "water", "mass": ""})
+    assert list(classes_of(pure).values()) == [["none"], ["water"]]
+    assert pure.left_out == {"left out by label_map": 2}
+    either = read(flat, **asked, label_map={"clear": "none", "effusion": "any", "mass": "any"}, no_finding="clear")
+    assert either.classes == ["none", "any"]
+    assert list(classes_of(either).values()) == [["none"], ["any"], ["any"], ["any"]]
+    both = read(flat, **asked)
+    assert both.left_out == {"of several classes": 1}
+
+
+def test_none_and_a_finding_together_are_contrary(flat: Path) -> None:
+    (flat / "patients.csv").write_text("file,label\nzebedee0.png,clear|mass\nzebedee1.png,clear\nzebedee2.png,mass\n")
+    for task in ("multilabel", "classification"):
+        found = by_name(read(flat, separator="|", no_finding="clear", task=task))
+        assert found["images/zebedee0.png"].problem == (
+            "contrary label",
+            "it is labelled with a finding and with none",
+        )
+        assert found["images/zebedee4.png"].problem == ("not in the table", "patients.csv has no line for it")
+
+
+def test_a_map_joins_labels_renames_them_and_leaves_images_out(root: Path) -> None:
+    add(root, ["MILD/a_1.png", "BLURRED/b_1.png"])
+    mapped = {"NORMAL": "well", "SICK": "ill", "MILD": "ill", "BLURRED": ""}
+    found = read(root, label_map=mapped)
+    assert found.classes == ["ill", "well"]
+    assert classes_of(found)["MILD/a_1.png"] == classes_of(found)["SICK/zebedee1_1.png"] == ["ill"]
+    assert found.left_out == {"left out by label_map": 1}
+    assert read(root, label_map=mapped, classes=["well", "ill"]).classes == ["well", "ill"]
+
+
+def test_patterns_tell_label_and_patient_by_the_first_group_that_matched(root: Path) -> None:
+    add(root, ["x/wolfram-1951.png", "x/none.png"])
+    found = read(root, label_pattern=r"(NORMAL)/|/(wolfram)|(SICK)/", patient_pattern=r"zebedee(\d)|-(19)51|x/(none)")
+    assert found.classes == ["NORMAL", "SICK", "wolfram"]
+    assert {item.patient for item in found.files} == {"1", "2", "19", "none"}
+    assert by_name(found)["x/none.png"].problem == ("no class", "label_pattern does not fit its name")
+    some = by_name(read(root, label_pattern="(NORMAL|SICK)", patient_pattern="NORMAL/zebedee(.)"))
+    assert some["SICK/zebedee1_1.png"].problem == ("no patient", "patient_pattern does not fit its name")
+    assert some["NORMAL/zebedee1_1.png"].patient == "1"
+
+
+def test_lists_publish_sides(root: Path) -> None:
+    (root / "for_training.txt").write_text("zebedee1_1.png\n\n NORMAL/zebedee2_1.png \n", encoding="utf-8-sig")
+    (root / "for_testing.txt").write_text("SICK\\zebedee2_2.png\r\nSICK/zebedee2_2.png\r\n")
+    add(root, ["train/SICK/wolfram.png"])
+    (root / "for_training.txt").write_text("NORMAL/zebedee1_1.png\n\n NORMAL/zebedee2_1.png \n", encoding="utf-8-sig")
+    found = read(root, official={"for_training.txt": "train", "for_testing.txt": "test"})
+    sides = {item.name: item.official for item in found.files if item.official}
+    assert sides == {
+        "NORMAL/zebedee1_1.png": "train",
+        "NORMAL/zebedee2_1.png": "train",
+        "SICK/zebedee2_2.png": "test",
+    }
+    assert classes_of(found)["train/SICK/wolfram.png"] == ["SICK"]
+    assert found.warnings == [
+        ("no side", "6 images stand in none of the lists for_testing.txt, for_training.txt; they are drawn")
+    ]
+
+
+def test_lines_without_files_may_be_passed_over(root: Path) -> None:
+    (root / "patients.csv").write_text("file,age\nNORMAL/zebedee9.png,3\nNORMAL/zebedee1_1.png,4\nwolfram.png,5\n")
+    (root / "list.txt").write_text("NORMAL/zebedee1_1.png\nzebedee8.png\n")
+    found = read(root, missing_files="skip", official={"list.txt": "val"})
+    assert [text for text in found.warnings if text[0] == "no file"] == [
+        ("no file", "2 lines of patients.csv name files that the source does not have"),
+        ("no file", "1 lines of list.txt name files that the source does not have"),
+    ]
+    assert by_name(found)["NORMAL/zebedee1_1.png"][2:5] == ("val", "", {"age": "4"})
+
+
+def test_a_table_that_names_patients_must_name_those_of_all_images_that_are_taken(root: Path) -> None:
+    rows = [f"{name},wolfram,well" for name in NAMES if name.startswith("NORMAL")]
+    (root / "patients.csv").write_text("\n".join(["file,patient_id,text", *rows]))
+    found = read(root)
+    problem = ("not in the table", "patients.csv has no line for it, so its patient is not known")
+    assert {item.problem for item in found.files if "SICK" in item.name} == {problem}
+    assert {item.patient for item in found.files if "NORMAL" in item.name} == {"wolfram"}
+    add(root, ["OTHER/a.png"])
+    assert "OTHER/a.png" not in by_name(read(root, classes=["NORMAL", "SICK"])), "what is left out is not set aside"
+
+
+def test_a_hundred_ages_alike_are_counted_one_by_one(tmp_path: Path) -> None:
+    names = [f"{'AB'[number % 2]}/{number}.png" for number in range(100)]
+    add(tmp_path, names)
+    (tmp_path / "patients.csv").write_text("\n".join(["file,age", *(f"{name},411" for name in names)]))
+    assert read(tmp_path).warnings[0][1].startswith("100 ages")
+
+
+TABLES = [
+    ("", "has no column 'file'; it has none."),
+    ("file,age\n", "has no line below the names of its columns"),
+    ("file;age\nNORMAL/zebedee1_1.png;4\n", "it has file;age. Its columns are parted by semicolons; save it with comm"),
+    ("file\tage\nNORMAL/zebedee1_1.png\t4\n", "Its columns are parted by tabs"),
+    ("NORMAL/zebedee1_1.png,wolfram\n", "patients.csv begins with values"),
+    ("1951-02-03,wolfram.png\n", "patients.csv begins with values"),
+    ("file,lable\nNORMAL/zebedee1_1.png,a\n", "column 'lable', which means nothing here. Did you mean 'label'?"),
+    ("file,age,age\nNORMAL/zebedee1_1.png,1,2\n", "has 2 columns 'age'"),
+    ("file,age\nNORMAL/zebedee1_1.png\n", "line 2 has more or fewer fields"),
+    ("file,age\nzebedee9_1.png,4\n", "line 2 names a file that is not in the source. Mend"),
+    ("file,age\n,4\nzebedee9.png,4\nx,4", "line 2 names a file that is not in the source, and so do 2 more. Mend"),
+    ("file,age\nNORMAL/zebedee1_1.png,4\nNORMAL\\zebedee1_1.png,5\n", "line 3 says something else of a file"),
+    ("file,patient_id\nNORMAL/zebedee1_1.png, \n", "line 2 has no patient_id"),
+    ("file,official\nNORMAL/zebedee1_1.png,fold 1951\n", "line 2 names a side that is none of train, val and test"),
+    ('file,age\n"NORMAL/zebedee1_1.png,4\n', "patients.csv is not readable as CSV in UTF-8: unexpected end of data"),
+]
+
+
+@pytest.mark.parametrize(("text", "sentence"), TABLES)
+def test_a_table_that_does_not_fit_is_refused(text: str, sentence: str, root: Path) -> None:
+    (root / "patients.csv").write_text(text)
+    assert sentence in refusal(lambda: read(root))
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le", "utf-16-be"])
+def test_sixteen_bit_text_is_refused(encoding: str, root: Path) -> None:
+    (root / "patients.csv").write_text("file,age\nNORMAL/zebedee1_1.png,4\n", encoding=encoding)
+    (root / "list.txt").write_text("NORMAL/zebedee1_1.png\n", encoding=encoding)
+    assert "patients.csv is written in UTF-16" in refusal(lambda: read(root))
+    (root / "patients.csv").unlink()
+    assert "list.txt is written in UTF-16" in refusal(lambda: read(root, official={"list.txt": "train"}))
+
+
+def test_other_encodings_are_refused(root: Path) -> None:
+    (root / "patients.csv").write_text("file,site\nNORMAL/zebedee1_1.png,Köln\n", encoding="latin-1")
+    assert "patients.csv is not readable as CSV in UTF-8: 'utf-8' codec" in refusal(lambda: read(root))
+
+
+def test_a_name_without_folder_must_be_one_files(root: Path) -> None:
+    add(root, ["SICK/wolfram.png", "SICK/more/zebedee1_1.png"])
+    (root / "patients.csv").write_text("file,age\nwolfram.png,4\nzebedee1_1.png,5\n")
+    assert "line 3 names a file without its folder, and 3 files" in refusal(lambda: read(root))
+
+
+ASKED: list[tuple[dict[str, Any], str]] = [
+    ({"table": "exports.csv"}, "no table or list 'exports.csv' in its root. Did you mean 'export.csv'?"),
+    ({"table": "labels.xlsx"}, "its name ends in .csv or .txt"),
+    ({"columns": {"file": "a"}}, "The source has no table or list 'patients.csv'"),
+    ({"columns": {"lable": "a"}}, "columns maps 'lable', which means nothing here. Did you mean 'label'?"),
+    ({"columns": {"label": "a"}}, "columns does not map 'file'"),
+    ({"columns": {"file": 3}}, "columns holds 3, which is no text"),
+    (
+        {"table": "export.csv", "columns": COLUMNS | {"label": "Diagnoses"}},
+        "has no column 'Diagnoses', which columns names for 'label'. Did you mean 'Diagnosis'? It has Picture, Diag",
+    ),
+    (
+        {"table": "export.csv", "columns": COLUMNS, "label_pattern": "(.)"},
+        "has 'label', and label_pattern is given too",
+    ),
+    ({"table": "export.csv", "columns": COLUMNS, "patient_pattern": "(.)"}, "and patient_pattern is given too"),
+    ({"table": "export.csv", "columns": COLUMNS, "official": {"a.txt": "val"}}, "and official is given too"),
+    ({"label_pattern": "(a"}, "label_pattern is '(a', which is no regular expression: missing ), unterminated"),
+    ({"patient_pattern": "a"}, "patient_pattern is 'a', which has no group"),
+    ({"label_pattern": "(WELL)"}, "label_pattern is '(WELL)', and fits none of the 13 files' names"),
+    ({"patient_pattern": "(WELL)"}, "patient_pattern is '(WELL)', and fits none of the 13 files' names"),
+    ({"official": {"list.txt": "training"}}, "'training' for the list list.txt, and a side is one of train, val, test"),
+    ({"official": {"lists.txt": "train"}}, "no table or list 'lists.txt' in its root. Did you mean 'list.txt'?"),
+    ({"official": {"unknown.txt": "train"}}, "unknown.txt, line 2 names a file that is not in the source, and so do 1"),
+    ({"official": {"unknown.txt": "train"}, "missing_files": "skip"}, "unknown.txt names no file of the source in any"),
+    ({"official": {"empty.txt": "train"}}, "The list empty.txt is empty"),
+    (
+        {"official": {"list.txt": "train", "other.txt": "test"}},
+        "other.txt, line 2 names a file for test, and another list names it for train",
+    ),
+    ({"classes": ["NORMAL", "SCIK"]}, "no class folder 'SCIK'; it has NORMAL, SICK, images. Did you mean 'SICK'?"),
+    ({"classes": ["NORMAL"]}, "classes names only 'NORMAL'"),
+    ({"classes": ["NORMAL", 1]}, "classes holds 1, which is no text. Put it into quotation marks"),
+    (
+        {"label_map": {"NORMAL": "a", "SICK": "b"}},
+        "label_map does not name the label 'images' of 5 images. Map it to a",
+    ),
+    ({"label_map": {"NORMAL": "a", "SIKC": "b"}}, "the label 'images' of 5 images. Nor does it name 1 more. Map"),
+    (
+        {"label_map": {"NORMAL": "a", "SICK": "a", "images": ""}},
+        "label_map leads to 1 class: a; a classifier needs at l",
+    ),
+    (
+        {"label_map": {"NORMAL": ""}, "task": "multilabel"},
+        "label_map leads to 0 classes; a multilabel task needs at le",
+    ),
+    ({"label_map": {"NORMAL": True}}, "label_map holds True, which is no text"),
+    (
+        {"label_map": {"NORMAL": "well", "SICK": "ill"}, "classes": ["wel", "ill"]},
+        "classes names 'wel', to which label_map leads no label. Did you mean 'well'?",
+    ),
+    ({"no_finding": "NORML"}, "No image has the label 'NORML', which no_finding names. Did you mean 'NORMAL'?"),
+    (
+        {"no_finding": "NORMAL", "task": "multilabel", "classes": ["NORMAL", "SICK"]},
+        "classes names 'NORMAL', which no_finding says is none",
+    ),
+    (
+        {"no_finding": "NORMAL", "task": "multilabel", "label_map": {"NORMAL": "a", "SICK": "b"}},
+        "label_map leads 'NORMAL' to a class, and no_finding says that it means none",
+    ),
+    ({"limit_per_class": -1}, "limit_per_class is -1, and must be 0 or more"),
+    ({"task": "multi-label"}, "task is 'multi-label', and must be one of auto, classification, multilabel. Did you"),
+    ({"missing_files": "ignore"}, "missing_files is 'ignore', and must be one of refuse, skip"),
+]
+
+
+@pytest.mark.parametrize(("asked", "sentence"), ASKED)
+def test_what_cannot_be_given_is_refused_with_the_remedy(asked: dict[str, Any], sentence: str, flat: Path) -> None:
+    add(flat, NAMES)
+    (flat / "list.txt").write_text("NORMAL/zebedee1_1.png\nNORMAL/zebedee1_2.png\n")
+    (flat / "other.txt").write_text("NORMAL/zebedee2_1.png\nNORMAL/zebedee1_2.png\n")
+    (flat / "unknown.txt").write_text("\nwolfram1.png\nwolfram2.png\n")
+    (flat / "empty.txt").write_text("\n")
+    assert sentence in refusal(lambda: read(flat, **asked))
+
+
+def test_a_column_that_stands_twice_is_not_guessed(flat: Path) -> None:
+    table = flat / "export.csv"
+    table.write_text(table.read_text().replace("Remark", "Years", 1))
+    assert "export.csv has 2 columns 'Years'" in refusal(lambda: read(flat, table="export.csv", columns=COLUMNS))
+    read(flat, table="export.csv", columns={name: column for name, column in COLUMNS.items() if name != "age"})
+
+
+def test_labels_that_tell_persons_apart_are_no_classes_and_are_not_told(tmp_path: Path) -> None:
+    names = [f"x/zebedee{number}_1.png" for number in range(60)]
+    add(tmp_path, names)
+    rows = [f"{name},wolfram{number}" for number, name in enumerate(names)]
+    (tmp_path / "patients.csv").write_text("\n".join(["file,label", *rows]))
+    assert "60 images have 60 different labels, and so those are no classes" in refusal(lambda: read(tmp_path))
+    twice = [row.replace("_1.", "_2.") for row in rows]
+    add(tmp_path, [name.replace("_1.", "_2.") for name in names])
+    (tmp_path / "patients.csv").write_text("\n".join(["file,label", *rows, *twice]))
+    assert "it has 60" in refusal(lambda: read(tmp_path, classes=["a", "b"]))
+    assert "There are 60." in refusal(lambda: read(tmp_path, no_finding="clear"))
+    assert "does not name a label of 2 images. Nor" in refusal(
+        lambda: read(tmp_path, label_map={"wolfrm": "a", "b": "b"})
+    )
+
+
+def test_the_stage_takes_labels_from_a_table(tmp_path: Path) -> None:
+    made = Scans(tmp_path / "scans")
+    for number in range(12):
+        made.add(f"all/p{number // 2}_{number}.png", label=number % 2)
+    made.table(
+        *(
+            {"file": f"all/p{number // 2}_{number}.png", "label": ("well", "ill", "odd")[number % 3], "sex": "female"}
+            for number in range(11)
+        )
+    )
+    store: Store = open_store(str(tmp_path / "store"))
+    done = ingest(store, made, label_map={"well": "WELL", "ill": "ILL", "odd": ""}, limit_per_class=3)
+    assert about(store, done)["classes"] == ["ILL", "WELL"]
+    assert about(store, done)["counts"]["by_class"] == {"ILL": 3, "WELL": 3}
+    assert quarantine(store, done) == {
+        KEY.hash("image", "all/p5_11.png"): ("not in the table", "patients.csv has no line for it")
+    }
+    kept = read_with(made.root, label_map={"well": "WELL", "ill": "ILL", "odd": ""}, limit_per_class=3)
+    assert sum(kept.values()) == 6
+    row = row_of(store, done, next(iter(kept)))
+    assert (row["sex"], row["labels"]) == ("F", [0])
+
+
+def read_with(root: Path, **asked: Any) -> Counter[str]:
+    """The files that the stage's key chooses, those of the first class first."""
+    from components.ingest.asked import Asked
+    from components.ingest.labels import read_labels
+
+    found = read_labels(Directory(str(root)), listing(root), Asked(**asked), lambda name: KEY.hash("limit", name))
+    return Counter(item.name for item in sorted(found.files, key=lambda item: item.labels) if not item.problem)

@@ -1,0 +1,139 @@
+"""Nothing that the basic profile names passes: not what is written down, and not what the pixels are decoded from."""
+
+from __future__ import annotations
+
+import io
+import json
+from typing import Any
+
+import numpy as np
+import pytest
+from pydicom import dcmread
+from pydicom.datadict import dictionary_VR, keyword_for_tag, tag_for_keyword
+from pydicom.dataelem import RawDataElement
+from pydicom.dataset import Dataset
+from pydicom.sequence import Sequence
+from pydicom.tag import BaseTag
+from pydicom.uid import ImplicitVRLittleEndian
+
+from components.shared import keys
+from components.shared.annex_e import PROFILE, strip
+from components.shared.header import FIELDS, passing, pseudonymous
+from tests.components.shared.images import dicom
+
+KEY = keys.parse("ab" * 32)
+NAME, DAY, UID = "ZEBEDEE", "19340229", "1.2.826.19340229"
+TOKENS = (NAME, DAY)
+NUMBERS = {"US": 19340, "SS": 19340, "UL": 19340229, "SL": 19340229, "FL": 1934.5, "FD": 19340229.0, "AT": 0x00100010}
+TEXTS = {
+    "DA": DAY, "DT": f"{DAY}031415", "TM": "031415", "UI": UID, "IS": DAY, "DS": DAY, "AS": "057Y", "UR": f"http://{NAME}",
+}  # fmt: skip
+BYTES = ("OB", "OW", "UN", "OF", "OD", "OL", "OV")
+
+
+def inner() -> Dataset:
+    """An item of a sequence that holds what it must not: named, private, and deeper still."""
+    item = Dataset()
+    item.PatientName, item.StudyDate = f"{NAME}^INNER", DAY
+    item.private_block(0x0029, NAME, create=True).add_new(0x01, "LO", NAME)
+    deeper = Dataset()
+    deeper.OtherPatientIDs = NAME
+    item.ViewModifierCodeSequence = Sequence([deeper])
+    return item
+
+
+def planted(keyword: str) -> Any:
+    """A value of the attribute's own kind, with a name or a day in it where the kind can hold one."""
+    vr = dictionary_VR(keyword).split(" or ")[0]
+    if vr == "SQ":
+        return Sequence([inner()])
+    if vr in BYTES:
+        return f"{NAME} ".encode() * 2
+    return NUMBERS.get(vr, TEXTS.get(vr, NAME))
+
+
+def file(syntax: str = "") -> Dataset:
+    """A DICOM file, written and read, with everything of the profile in it, and its names for what is its own."""
+    dataset = dcmread(io.BytesIO(dicom(np.arange(64 * 64, dtype=np.uint16).reshape(64, 64) % 4096)))
+    for keywords in PROFILE.values():
+        for keyword in keywords:
+            if tag_for_keyword(keyword) >> 16 > 2:  # a file holds no commands, and has a head of its own (below)
+                setattr(dataset, keyword, planted(keyword))
+    dataset.ViewCodeSequence = Sequence([inner()])  # not in the profile itself
+    dataset.ViewPosition, dataset.Modality, dataset.BurnedInAnnotation = NAME, "DX", "YES"
+    dataset.private_block(0x0011, NAME, create=True).add_new(0x10, "UT", NAME)
+    dataset.add_new(0x50000005, "US", 1)
+    dataset.add_new(0x50020022, "LO", NAME)
+    for group in (0x6000, 0x601E):
+        dataset.add_new((group, 0x3000), "OW", f"{NAME} ".encode())
+        dataset.add_new((group, 0x4000), "LT", NAME)
+    dataset.file_meta.MediaStorageSOPInstanceUID = UID
+    dataset.preamble = NAME.encode().ljust(128, b"\0")
+    out = io.BytesIO()
+    if syntax:
+        dataset.file_meta.TransferSyntaxUID = syntax
+        dataset.save_as(out, implicit_vr=True, little_endian=True)
+    else:
+        dataset.save_as(out)
+    return dcmread(io.BytesIO(out.getvalue()))
+
+
+def everything(dataset: Dataset) -> bytes:
+    """All that a dataset still holds, as bytes."""
+    out = io.BytesIO()
+    dataset.save_as(out)
+    return out.getvalue()[128:] + str(dataset.file_meta).encode()
+
+
+@pytest.mark.parametrize("syntax", ["", ImplicitVRLittleEndian])
+def test_nothing_of_the_profile_is_written_down(syntax: str) -> None:
+    dataset = file(syntax)
+    assert sum(keyword in dataset for keywords in PROFILE.values() for keyword in keywords) > 600
+    said = passing(dataset)
+    assert (said["patient_id"], said["site"], said["view"]) == (NAME, NAME, NAME)  # read, and not yet written
+    written = pseudonymous(said, KEY)
+    assert (written["age"], written["modality"], written["burned_in"], written["view"]) == ("57", "DX", "YES", "")
+    assert not [token for token in TOKENS if token in json.dumps(written).upper()]
+
+
+@pytest.mark.parametrize("syntax", ["", ImplicitVRLittleEndian])
+def test_nothing_of_it_is_left_where_pixels_are_decoded(syntax: str) -> None:
+    dataset = file(syntax)
+    pixels = dataset.pixel_array.copy()
+    del dataset.ViewPosition  # a field of terms, read by another rule
+    assert all(token.encode() in everything(dataset) for token in TOKENS)
+    strip(dataset)
+    assert not [token for token in TOKENS if token.encode() in everything(dataset)]
+    assert np.array_equal(dataset.pixel_array, pixels)
+    assert "ViewCodeSequence" in dataset  # what the profile leaves is left
+
+
+def test_a_damaged_element_does_not_stop_it() -> None:
+    dataset = Dataset()
+    dataset.PatientName = NAME
+    dataset[0x00540220] = RawDataElement(BaseTag(0x00540220), None, 7, b"\xff" * 7, 0, True, True)
+    dataset.add_new(0x00091010, "UN", NAME.encode())
+    strip(dataset)
+    assert "PatientName" not in dataset
+    assert 0x00091010 not in dataset
+    assert "ViewCodeSequence" not in dataset
+
+
+def test_every_field_that_is_read_all_the_same_says_by_what_right() -> None:
+    profile = {keyword for keywords in PROFILE.values() for keyword in keywords}
+    for name, field in FIELDS.items():
+        assert (field.attribute in profile) == (field.option != "not in the profile"), name
+
+
+def test_the_list_is_the_standards() -> None:
+    profile = {keyword: action for action, keywords in PROFILE.items() for keyword in keywords}
+    assert len(profile) == sum(map(len, PROFILE.values())) == 617
+    assert set(PROFILE) == {"X", "Z", "D", "U", "Z/D", "X/Z", "X/D", "X/Z/D", "X/Z/U*"}
+    assert all(keyword_for_tag(tag_for_keyword(keyword)) == keyword for keyword in profile)
+    known = {
+        "PatientName": "Z", "PatientBirthDate": "Z", "StudyDate": "Z", "AccessionNumber": "Z", "StudyInstanceUID": "U",
+        "PatientAddress": "X", "OtherPatientIDs": "X", "PatientAge": "X", "InstitutionName": "X/Z/D",
+        "SeriesDate": "X/D", "ReferringPhysicianName": "Z", "PatientSex": "Z", "ImageComments": "X",
+        "DeviceSerialNumber": "X/Z/D",
+    }  # fmt: skip
+    assert {keyword: profile[keyword] for keyword in known} == known

@@ -1,0 +1,27 @@
+"""Every shipped parameter file is one that a run takes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from components.ingest.asked import Asked
+from workflows.parameters import read_yaml, settle
+
+FILES = sorted((Path(__file__).resolve().parents[2] / "workflows" / "params").glob("*.yaml"))
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda file: str(file.stem))
+def test_a_shipped_file_is_settled(file: Path) -> None:
+    given = read_yaml(file)
+    settled = settle("/scans", file, [], {})
+    assert given
+    assert {name: settled[name] for name in given} == given
+    asked = given.get("ingest_options", {})
+    assert Asked(**{name: value for name, value in asked.items() if name in Asked.__annotations__})
+
+
+def test_the_published_data_sets_have_files() -> None:
+    names = {file.stem for file in FILES}
+    assert names >= {"kermany", "kermany-three", "oct2017", "oct2017-small", "chestxray14", "chestxray14-effusion"}

@@ -1,0 +1,1 @@
+"""What a person asks of the data: who stands behind a hash."""

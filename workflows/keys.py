@@ -1,0 +1,212 @@
+"""The hash key's commands: show it without telling it, keep a copy, put the copy back, rotate it."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from workflows.options import AsJson, Reason
+
+if TYPE_CHECKING:
+    from components.shared.keys import HashKey
+    from workflows.settings import Settings
+
+app = typer.Typer(name="keys", no_args_is_help=True, rich_markup_mode=None, help="Keep and rotate the hash key.")
+
+Copy = Annotated[Path, typer.Argument(metavar="FILE", help="The copy of the key.")]
+
+
+@dataclass(frozen=True)
+class State:
+    """What may be said of the key at hand, and the id of the one that the store was made with."""
+
+    id: str
+    where: str
+    links: int
+    store: str
+    sentence: str
+
+
+@app.command(short_help="Show the key's id and where it comes from, never the key.")
+def show(as_json: AsJson = False) -> None:
+    """Show the id of the key at hand, where it comes from, how often it was rotated, and whether the store fits it."""
+    from workflows.settings import read_settings
+
+    found = state(read_settings())
+    typer.echo(json.dumps(asdict(found), indent=1) if as_json else found.sentence)
+
+
+@app.command(short_help="Write a copy of the key to a file.")
+def backup(copy: Copy) -> None:
+    """Write the key to a new file that only you may read. Whoever has it can find out whom a hash stands for, and
+    without it no later run fits the store: keep it apart from the store, as you keep passwords.
+
+    \b
+        medloop keys backup /media/safe/medloop.key
+    """
+    from workflows.settings import read_settings
+
+    key = _at_hand(read_settings())
+    write_key(copy, key)
+    typer.echo(
+        f"The key {key.id} is now in {copy}, readable for you alone. It is not encrypted: keep it where you keep "
+        "passwords, apart from the store."
+    )
+
+
+@app.command(short_help="Put a copy of the key back.")
+def restore(copy: Copy) -> None:
+    """Put the key back from its copy. Another key than the one that is there, or that the store knows, is refused;
+    one that came of it by rotation takes its place.
+
+    \b
+        medloop keys restore /media/safe/medloop.key
+    """
+    from workflows.settings import read_settings
+
+    typer.echo(put_back(read_settings(), copy))
+
+
+@app.command(short_help="Add a new secret to the key, and carry the split on.")
+def rotate(
+    reason: Reason,
+    to: Annotated[
+        Path | None, typer.Option(help="Where to write the new key, if MEDLOOP_HASH_KEY gives the old.")
+    ] = None,
+    take_over: Annotated[
+        bool, typer.Option("--take-over", help="Take the loop from a run that has surely ended.")
+    ] = False,
+) -> None:
+    """Add a new secret to the key: ids that are made from now on tell nothing to those who have the old one alone.
+
+    The latest split is carried on, so that every patient stays on their side, and the release log says so. What was
+    made before keeps its ids. The next run hashes all names anew. Interrupted, the same command goes on.
+
+    \b
+        medloop keys rotate --reason "a laptop with the key was lost"
+    """
+    from workflows.rotation import rotate as turn
+    from workflows.settings import read_settings
+
+    typer.echo(turn(read_settings(), reason, to, take_over))
+
+
+def state(settings: Settings) -> State:
+    """What may be said of the key at hand."""
+    from components.shared import keys, releases
+    from components.shared.store import open_store
+
+    key, where = present(settings)
+    made_with = releases.key_id(releases.read_log(open_store(settings.store)))
+    public = keys.parse(keys.SYNTHETIC).id
+    if key is None:
+        says = "There is no hash key yet; the first run on real scans makes one."
+        if made_with == public:
+            says = "The scans of this store are synthetic: they have a public key, of which no copy is needed."
+        elif made_with:
+            says = f"The hash key {made_with} of this store is not here. Put it back: medloop keys restore FILE"
+        return State("", "", 0, made_with, says)
+    links = len(key.links)
+    rotated = f", rotated {links - 1} time{'s' * (links != 2)}" if links > 1 else ""
+    says = f"{key.id}, from {where}{rotated}."
+    if made_with == public:
+        says += " The store was made with the public key of synthetic scans."
+    elif made_with and made_with != key.id:
+        says += f" The store was made with another: {made_with}. Put that one back: medloop keys restore FILE"
+    elif made_with:
+        says += " The store was made with it."
+    return State(key.id, where, links, made_with, says)
+
+
+def present(settings: Settings) -> tuple[HashKey | None, str]:
+    """The key at hand, if there is one, and where it comes from."""
+    from components.shared import keys
+    from workflows.settings import finish_rotation
+
+    if settings.hash_key:
+        return keys.parse(settings.hash_key), keys.VARIABLE
+    finish_rotation(settings)
+    if settings.key_file.exists():
+        return read_key(settings.key_file), str(settings.key_file)
+    return None, ""
+
+
+def put_back(settings: Settings, copy: Path) -> str:
+    """Make the key in this file the one at hand; gives the sentence that says what was done."""
+    from components.shared import keys, releases
+    from components.shared.store import open_store
+
+    if settings.hash_key:
+        raise RuntimeError(
+            f"{keys.VARIABLE} is set, and counts before any file. Take it out of the environment, or set it to the key "
+            f"in {copy}."
+        )
+    wanted = read_key(copy)
+    now, where = present(settings)
+    if now == wanted:
+        return f"The key {wanted.id} is in {where} already. Nothing was changed."
+    if now and not wanted.extends(now):
+        older = " It is an earlier state of that key, from before a rotation." if now.extends(wanted) else ""
+        raise ValueError(
+            f"{copy} holds the key {wanted.id}, and here is the key {now.id}, in {where}.{older} Nothing was changed; "
+            "to begin a new loop with that key set MEDLOOP_HOME to another directory."
+        )
+    made_with = releases.key_id(releases.read_log(open_store(settings.store)))
+    if made_with and made_with != wanted.id:
+        raise ValueError(
+            f"{copy} holds the key {wanted.id}, and the store was made with the key {made_with}. Nothing was changed; "
+            "put back a copy of that key."
+        )
+    settings.home.mkdir(parents=True, exist_ok=True)
+    place_key(settings.key_file, wanted)
+    return f"The key {wanted.id} is in {settings.key_file} now."
+
+
+def read_key(path: Path) -> HashKey:
+    """The key in a file, or a ValueError that names the file."""
+    from components.shared import keys
+
+    try:
+        return keys.parse(path.read_text(encoding="ascii", errors="replace"))
+    except ValueError:
+        raise ValueError(
+            f"{path} holds no hash key: 64 hexadecimal digits are expected, or several times 64 with colons between. "
+            "Name the file that `medloop keys backup` wrote."
+        ) from None
+
+
+def place_key(path: Path, key: HashKey) -> None:
+    """Put a key into a file that only its owner may read, whole or not at all; it is on the disk when this ends."""
+    part = path.with_name(f"{path.name}.part")
+    part.unlink(missing_ok=True)
+    write_key(part, key)
+    part.replace(path)
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
+
+
+def write_key(path: Path, key: HashKey) -> None:
+    """Write a key to a new file that only its owner may read."""
+    try:
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    except FileExistsError:
+        raise FileExistsError(f"{path} is there already. It was left as it is; name a new file.") from None
+    with os.fdopen(descriptor, "w") as file:
+        file.write(key.text + "\n")
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _at_hand(settings: Settings) -> HashKey:
+    key, _ = present(settings)
+    if key is None:
+        raise RuntimeError(state(settings).sentence)
+    return key
