@@ -7,7 +7,8 @@ import json
 from collections import defaultdict, deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import ExitStack, suppress
+from pathlib import Path
 from typing import NamedTuple
 
 import pyarrow as pa
@@ -15,7 +16,7 @@ import pyarrow as pa
 from components.ingest import readers, records
 from components.ingest.groups import Group
 from components.ingest.look import look
-from components.ingest.records import FACTS, Fact, Masters
+from components.ingest.records import FACTS, Fact, Masters, Shard
 from components.ingest.text import text_like
 from components.shared import header, keys
 from components.shared.contracts import digest
@@ -30,9 +31,11 @@ AHEAD = 4
 """How many objects of a bucket are on their way, or wait in memory, while one is decoded."""
 MAX_BYTES = 2**31
 """A file of more bytes is not read."""
+LARGE = 2**28
+"""A shard of more bytes is ended, and the group's next image begins another."""
 NOTHING: Fact = {
     **dict.fromkeys(("problem", "pixel_digest", "look", "patient", "sex", "site", "view", "modality"), ""),
-    **dict.fromkeys(("frame", "row", "age"), -1),
+    **dict.fromkeys(("frame", "shard", "row", "age"), -1),
     **dict.fromkeys(("height", "width", "bits"), 0),
     "notes": "[]",
 }
@@ -57,8 +60,8 @@ def decode(group: Group, earlier: Sequence[str], how: Decoding, store_uri: str, 
     contents = _contents(source, fresh)
     waiting = {file for file, _ in fresh}
     facts: list[Fact] = []
-    with store.making() as path:
-        shard = ShardWriter(path)
+    with ExitStack() as stack:
+        shards = _Shards(store, stack)
         for file, entry in group.members:
             data = next(contents) if file in waiting else None
             known = digest(data) if data is not None else before.facts[file][0]["source_digest"]
@@ -67,14 +70,42 @@ def decode(group: Group, earlier: Sequence[str], how: Decoding, store_uri: str, 
             if pictures is None:
                 pictures = _pictures(_read(source, entry, file) if data is None else data, file, entry, how, key)
             for fact, pixels in pictures:
-                row = -1 if pixels is None else shard.add(pixels)
-                facts.append({**NOTHING, **fact, **about, "row": row})
-        shard.close()
-        blob = store.put_file(path) if shard.rows else None
-    table = pa.Table.from_pylist(facts, schema=FACTS)
-    found = Masters(group.name, blob.digest if blob else "", blob.size if blob else 0, shard.rows, table)
+                shard, row = (-1, -1) if pixels is None else shards.add(pixels)
+                facts.append({**NOTHING, **fact, **about, "shard": shard, "row": row})
+        kept = shards.close()
+    found = Masters(group.name, kept, pa.Table.from_pylist(facts, schema=FACTS))
     records.write(store, where, found)
     return found
+
+
+class _Shards:
+    """The shards of a group: one, and further ones where files hold so many images that it grows too large."""
+
+    def __init__(self, store: Store, stack: ExitStack) -> None:
+        self._store, self._stack = store, stack
+        self._kept: list[Shard] = []
+        self._writer: ShardWriter | None = None
+        self._path, self._bytes = Path(), 0
+
+    def add(self, pixels: Pixels) -> tuple[int, int]:
+        """Write one master; gives its shard's number in the group, and its row there."""
+        if self._bytes > LARGE:
+            self.close()
+        if self._writer is None:
+            self._path, self._bytes = self._stack.enter_context(self._store.making()), 0
+            self._writer = ShardWriter(self._path)
+        self._bytes += pixels.nbytes
+        return len(self._kept), self._writer.add(pixels)
+
+    def close(self) -> list[Shard]:
+        """End the shard that is being written; gives all of the group."""
+        if self._writer is not None:
+            self._writer.close()
+            blob = self._store.put_file(self._path)
+            self._kept.append(Shard(blob.digest, blob.size, self._writer.rows))
+            self._path.unlink()
+            self._writer, self._bytes = None, 0
+        return self._kept
 
 
 class _Before:
@@ -83,13 +114,13 @@ class _Before:
     def __init__(self, found: Sequence[Masters], store: Store) -> None:
         self.facts: dict[str, list[Fact]] = defaultdict(list)
         self._store = store
-        self._shard_of: dict[str, str] = {}  # of each file the record that is read first tells
-        self._shards: dict[str, list[Pixels] | None] = {}
+        self._shards_of: dict[str, list[Shard]] = {}  # of each file the record that is read first tells
+        self._shards: dict[str, dict[int, Pixels] | None] = {}
         for each in found:
-            told = set(self._shard_of)
+            told = set(self._shards_of)
             for fact in each.facts.to_pylist():
                 if fact["file"] not in told:
-                    self._shard_of[fact["file"]] = each.shard
+                    self._shards_of[fact["file"]] = each.shards
                     self.facts[fact["file"]].append(fact)
 
     def holds(self, file: str, entry: Entry) -> bool:
@@ -102,19 +133,18 @@ class _Before:
         facts = self.facts[file]
         if not facts or facts[0]["source_digest"] != source_digest:
             return None
-        pixels = self._pixels(self._shard_of[file])
-        if pixels is None:
+        shards = self._shards_of[file]
+        found = {number: self._pixels(shards[number].digest) for number in {fact["shard"] for fact in facts} - {-1}}
+        if any(pixels is None for pixels in found.values()):
             return None
-        return (Picture(fact, pixels[fact["row"]] if fact["row"] >= 0 else None) for fact in facts)
+        return (Picture(fact, (found.get(fact["shard"]) or {}).get(fact["row"])) for fact in facts)
 
-    def _pixels(self, shard: str) -> list[Pixels] | None:
-        if not shard:
-            return []
+    def _pixels(self, shard: str) -> dict[int, Pixels] | None:
         if shard not in self._shards:
             self._shards[shard] = None
             with suppress(FileNotFoundError):
                 try:
-                    self._shards[shard] = read_shard(self._store.fetch(shard))
+                    self._shards[shard] = dict(enumerate(read_shard(self._store.fetch(shard))))
                 except OSError as error:
                     if error.errno != errno.EIO:
                         raise

@@ -30,7 +30,7 @@ def index(
 
     `files` tells of each file, by the keyed hash of its name.
     """
-    facts = pa.concat_tables([each.facts for each in _with_places(found)] or [_PLACED.empty_table()])
+    facts = pa.concat_tables(_with_places(found) or [FACTS.empty_table()])
     sound = pc.equal(facts["problem"], "")
     problems = facts.filter(pc.invert(sound)).select(["image_id", "source_digest", "problem"])
     unreadable = [
@@ -41,16 +41,13 @@ def index(
     return rows.select(INDEX.names).sort_by("image_id"), unreadable, _noted(rows)
 
 
-_PLACED = FACTS.append(pa.field("shard", pa.int32()))
-
-
-def _with_places(found: Sequence[Masters]) -> list[Masters]:
-    """The same, with the number of each shard among all beside its rows."""
-    placed, number = [], 0
+def _with_places(found: Sequence[Masters]) -> list[pa.Table]:
+    """Their facts, with each shard's number among all in place of that in its group."""
+    placed, before = [], 0
     for each in found:
-        column = pa.array([number] * each.facts.num_rows, pa.int32())
-        placed.append(Masters(*each[:-1], each.facts.append_column(_PLACED.field("shard"), column)))
-        number += bool(each.shard)
+        number = pc.cast(pc.add(each.facts["shard"], before), pa.int32())
+        placed.append(each.facts.set_column(FACTS.get_field_index("shard"), FACTS.field("shard"), number))
+        before += len(each.shards)
     return placed
 
 
@@ -80,7 +77,7 @@ def _joined(
         pa.string(),
     )
     columns["duplicate_of"] = columns["near"] = pa.array([""] * facts.num_rows, pa.string())
-    schema = pa.schema([*INDEX, _PLACED.field("notes")])
+    schema = pa.schema([*INDEX, FACTS.field("notes")])
     return pa.table({name: columns[name] for name in schema.names}, schema=schema)
 
 

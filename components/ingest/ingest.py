@@ -130,7 +130,11 @@ def ingest(
         "files": fingerprint(sorted(file for file, _ in usable)),
         "part": part,
         "decoding": asdict(how),
-        "shards": [{"group": f.name, "digest": f.shard, "bytes": f.size, "rows": f.rows} for f in found if f.shard],
+        "shards": [
+            {"group": each.name, "number": number, **shard._asdict()}
+            for each in found
+            for number, shard in enumerate(each.shards)
+        ],
         "left_out": dict(sorted(labels.left_out.items())) if first else {},
     }
     write_record("portion", portion / "portion.json", about)

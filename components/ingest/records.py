@@ -15,7 +15,7 @@ from components.shared.pixels import Decoding
 from components.shared.store import Store
 from components.shared.work import package_versions
 
-DECODER = 3
+DECODER = 4
 """Counts the changes in decoding that give other masters; part of every record's place."""
 
 FACTS = pa.schema(
@@ -27,6 +27,7 @@ FACTS = pa.schema(
         ("problem", pa.string()),
         ("image_id", pa.string()),
         ("frame", pa.int32()),
+        ("shard", pa.int32()),
         ("row", pa.int32()),
         ("height", pa.int32()),
         ("width", pa.int32()),
@@ -42,19 +43,26 @@ FACTS = pa.schema(
         ("modality", pa.string()),
     ]
 )
-"""One row an image, or a row for a file without one and its problem. `file` is the keyed hash of the file's name, `row`
-counts within the shard, `notes` is JSON; `patient` and what follows is what the header says, made fit to be kept."""
+"""One row an image, or a row for a file without one and its problem. `file` is the keyed hash of its name, `shard`
+counts within the group and `row` within the shard, `notes` is JSON; `patient` and what follows is what the header says, made
+fit to be kept."""
 
 Fact = dict[str, Any]
 
 
+class Shard(NamedTuple):
+    """A shard in the store, and how many masters it holds."""
+
+    digest: str
+    bytes: int
+    rows: int
+
+
 class Masters(NamedTuple):
-    """A group's shard (no digest where no file had pixels), and what became of each of its files."""
+    """A group's shards (one, unless it is large; none where no file had pixels), and what became of each file."""
 
     name: str
-    shard: str
-    size: int
-    rows: int
+    shards: list[Shard]
     facts: pa.Table
 
 
@@ -78,14 +86,14 @@ def read(store: Store, where: str, name: str) -> Masters | None:
     try:
         table = pa.ipc.open_stream(data).read_all()
         about = json.loads(table.schema.metadata[b"masters"])
-        return Masters(name, about["shard"], about["size"], about["rows"], table.select(FACTS.names))
+        return Masters(name, [Shard(*shard) for shard in about["shards"]], table.select(FACTS.names))
     except (pa.ArrowException, ValueError, KeyError, TypeError, OSError):
         return None  # damaged, so it is made again
 
 
 def write(store: Store, where: str, found: Masters) -> None:
     """Keep the record of a group."""
-    about = json.dumps({"shard": found.shard, "size": found.size, "rows": found.rows})
+    about = json.dumps({"shards": found.shards})
     table = found.facts.replace_schema_metadata({"masters": about})
     sink = pa.BufferOutputStream()
     with pa.ipc.new_stream(sink, table.schema) as writer:
@@ -94,9 +102,9 @@ def write(store: Store, where: str, found: Masters) -> None:
 
 
 def unchanged(store: Store, where: str, group: Group) -> Masters | None:
-    """What is known of a group whose files are all as they were, with its shard; or None."""
+    """What is known of a group whose files are all as they were, with its shards; or None."""
     found = read(store, where, group.name)
-    if found is None or (found.shard and not store.has(found.shard)):
+    if found is None or not all(store.has(shard.digest) for shard in found.shards):
         return None
     columns = (found.facts[name].to_pylist() for name in ("file", "size", "version"))
     then = {file: (size, version) for file, size, version in zip(*columns, strict=True)}

@@ -118,11 +118,11 @@ def _agreed(parts: Sequence[Portion]) -> dict[str, Any]:
 
 def _together(parts: Sequence[Portion]) -> tuple[pa.Table, list[Row]]:
     """All rows, by image, and all shards in an order that does not depend on the portions."""
-    shards = sorted((shard for part in parts for shard in part.about["shards"]), key=lambda shard: shard["group"])
-    place = {shard["group"]: number for number, shard in enumerate(shards)}
+    shards = sorted((shard for part in parts for shard in part.about["shards"]), key=_place)
+    place = {_place(shard): number for number, shard in enumerate(shards)}
     tables = []
     for part in parts:
-        now = pa.array([place[shard["group"]] for shard in part.about["shards"]] or [0], pa.int32())
+        now = pa.array([place[_place(shard)] for shard in part.about["shards"]] or [0], pa.int32())
         column = pc.take(now, part.rows["shard"]) if part.rows.num_rows else part.rows["shard"]
         tables.append(part.rows.set_column(INDEX.get_field_index("shard"), INDEX.field("shard"), column))
     rows = pa.concat_tables(tables).combine_chunks().sort_by("image_id")
@@ -153,6 +153,10 @@ def _crowds(rows: pa.Table, most: int) -> list[Row]:
         {"image_id": "", "patient_id": patient, "reason": "many images of one patient", "detail": detail}
         for patient, detail in found.items()
     ]
+
+
+def _place(shard: Row) -> tuple[str, int]:
+    return shard["group"], shard["number"]
 
 
 def _each_alone(rows: pa.Table) -> list[Row]:

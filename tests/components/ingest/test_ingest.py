@@ -16,6 +16,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
+from components.ingest import decode
 from components.ingest.names import patient_of
 from components.shared import keys, source
 from components.shared.contracts import digest
@@ -433,3 +434,24 @@ def test_a_large_image_is_kept_no_larger_than_asked(store: Store, scans: Scans) 
     scans.add("NORMAL/large_1.png", encoded(gray(5, side=200)))
     row = row_of(store, ingest(store, scans, max_side=102), "NORMAL/large_1.png")
     assert (row["height"], row["width"]) == (100, 102)
+
+
+def test_a_group_of_many_large_images_has_several_shards(
+    store: Store, scans: Scans, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(decode, "LARGE", 3000)  # one group is decoded in this process
+    first = ingest(store, scans)
+    assert len(about(store, first)["shards"]) == 3
+    assert sum(shard["rows"] for shard in about(store, first)["shards"]) == 8
+    scans.add("NORMAL/broken_1.png", b"no image")
+    scans.add("NORMAL/new_1.png", encoded(gray(55)))
+    second = ingest(store, scans)
+    np.testing.assert_array_equal(scans.pixels_of(store, second, "NORMAL/new_1.png"), gray(55))
+    for number, path in enumerate(sorted(scans.root.glob("*/*[12]_[12].png"))):
+        np.testing.assert_array_equal(
+            scans.pixels_of(store, second, path.relative_to(scans.root).as_posix()), gray(number + 1, number // 4)
+        )
+    other = open_store(str(tmp_path / "other"))
+    assert everything(other, ingest(other, scans)) == everything(store, second)
+    views = Data.open(laid_out(store, second, "dataset", tmp_path / "out"), store).views(16, "pad")
+    assert views[np.arange(9)].shape == (9, 16, 16)
