@@ -44,8 +44,8 @@ FACTS = pa.schema(
     ]
 )
 """One row an image, or a row for a file without one and its problem. `file` is the keyed hash of its name, `shard`
-counts within the group and `row` within the shard, `notes` is JSON; `patient` and what follows is what the header says, made
-fit to be kept."""
+counts within the group and `row` within the shard, `notes` is JSON; `patient` and what follows is what the header says,
+made fit to be kept."""
 
 Fact = dict[str, Any]
 
