@@ -136,5 +136,6 @@ def test_a_frame_of_a_file_is_found(tmp_path: Path) -> None:
     from components.shared.source import open_source
 
     index = _Index({patient: {image}}, (-1, 4))
-    theirs = list(_patients(KEY, open_source(str(tmp_path / "scans")), entries, index, patient[:10]))
+    there = open_source(str(tmp_path / "scans"))
+    theirs = list(_patients(KEY, there, there.entries(), index, patient[:10]))
     assert [(each.hash, each.name, each.files) for each in theirs] == [(patient, "", ("B/cine.dcm",))]
