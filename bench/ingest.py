@@ -97,18 +97,18 @@ def again(images: int) -> None:
     """The first ingest of many images, and the next one with one image more; as commands, the listing included."""
     with tempfile.TemporaryDirectory(prefix="medloop-bench-") as folder:
         home = Path(folder)
-        source = make(home / "scans", images, 1024, "PNG")
+        source = make(home / "scans", images, 1024)
         time.sleep(2.5)
         first = ingest(source, home, home / "store", max_side="256") + merge(home, home / "store")
-        extra = make(home / "extra", 1, 1024, "PNG")
-        (extra / "NORMAL" / "person000000_1.png").rename(source / "NORMAL" / "person999999_1.png")
+        extra = make(home / "extra", 1, 1024)
+        (extra / "NORMAL" / "person000000_1.jpg").rename(source / "NORMAL" / "person999999_1.jpg")
         begun = time.perf_counter()
         listing = sources.revision(sources.entries(str(source)))
         listed = time.perf_counter() - begun
         second = listed + ingest(source, home, home / "store", max_side="256") + merge(home, home / "store")
         assert listing
         print(
-            f"{images:,} PNG files of 1,024² (masters at 256²): first {first:.1f} s, then with one file more "
+            f"{images:,} JPEG files of 1,024² (masters at 256²): first {first:.1f} s, then with one file more "
             f"{second:.2f} s: {second / first:.2%}; bar < 1 %",
             flush=True,
         )

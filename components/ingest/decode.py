@@ -94,14 +94,14 @@ class _Shards:
         if self._writer is None:
             self._path, self._bytes = self._stack.enter_context(self._store.making()), 0
             self._writer = ShardWriter(self._path)
+            self._stack.callback(self._writer.abandon)
         self._bytes += pixels.nbytes
         return len(self._kept), self._writer.add(pixels)
 
     def close(self) -> list[Shard]:
         """End the shard that is being written; gives all of the group."""
         if self._writer is not None:
-            self._writer.close()
-            blob = self._store.put_file(self._path)
+            blob = self._store.put_file(self._path, self._writer.close())
             self._kept.append(Shard(blob.digest, blob.size, self._writer.rows))
             self._path.unlink()
             self._writer, self._bytes = None, 0

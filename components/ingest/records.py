@@ -15,7 +15,7 @@ from components.shared.pixels import Decoding
 from components.shared.store import Store
 from components.shared.work import package_versions
 
-DECODER = 4
+DECODER = 5
 """Counts the changes in decoding that give other masters; part of every record's place."""
 
 FACTS = pa.schema(

@@ -35,29 +35,84 @@ __all__ = [
 SHARD = pa.schema([("height", pa.int32()), ("width", pa.int32()), ("bits", pa.int32()), ("pixels", pa.large_binary())])
 
 
+BATCH = 2**19
+"""Small masters are written together, until they have so many bytes."""
+
+
 class ShardWriter:
     """Writes masters, each in its own size, one after the other, to a file that can be mapped into memory."""
 
     def __init__(self, path: Path) -> None:
         self.rows = 0
-        self._sink = pa.OSFile(str(path), "wb")
-        self._file = pa.ipc.new_file(self._sink, SHARD)
+        self._sink = _Sink(path)
+        self._file = pa.ipc.new_file(pa.PythonFile(self._sink, "w"), SHARD)
+        self._waiting: list[Pixels] = []
+        self._bytes = 0
 
     def add(self, pixels: Pixels) -> int:
-        """Write one master; gives its row. None is kept in memory."""
-        content = np.ascontiguousarray(pixels)
-        ends = np.array([0, pixels.nbytes], np.int64)
-        stored = pa.Array.from_buffers(pa.large_binary(), 1, [None, pa.py_buffer(ends), pa.py_buffer(content)])
-        shape = (*pixels.shape[:2], pixels.dtype.itemsize * 8)
-        columns = [pa.array([number], pa.int32()) for number in shape]
-        self._file.write_batch(pa.record_batch([*columns, stored], schema=SHARD))
+        """Write one master; gives its row. Few are kept in memory."""
+        if self._waiting and self._waiting[0].dtype != pixels.dtype:
+            self._write()
+        self._waiting.append(pixels)
+        self._bytes += pixels.nbytes
         self.rows += 1
+        if self._bytes >= BATCH:
+            self._write()
         return self.rows - 1
 
-    def close(self) -> None:
-        """End the file; without this it cannot be read."""
+    def close(self) -> str:
+        """End the file, which cannot be read before; gives its digest."""
+        self._write()
         self._file.close()
         self._sink.close()
+        return self._sink.digest.hexdigest()
+
+    def abandon(self) -> None:
+        """Let go of a file that may not be ended."""
+        self._sink.close()
+
+    def _write(self) -> None:
+        masters, self._waiting, self._bytes = self._waiting, [], 0
+        if not masters:
+            return
+        flat = [np.ascontiguousarray(each).ravel() for each in masters]
+        ends = np.cumsum([0, *(each.nbytes for each in flat)], dtype=np.int64)
+        content = flat[0] if len(flat) == 1 else np.concatenate(flat)
+        stored = pa.Array.from_buffers(pa.large_binary(), len(flat), [None, pa.py_buffer(ends), pa.py_buffer(content)])
+        shapes = np.array([(*each.shape[:2], each.dtype.itemsize * 8) for each in masters], np.int32)
+        columns = [pa.array(np.ascontiguousarray(column)) for column in shapes.T]
+        self._file.write_batch(pa.record_batch([*columns, stored], schema=SHARD))
+
+
+class _Sink:
+    """A file to write, which takes the digest of its content on the way."""
+
+    def __init__(self, path: Path) -> None:
+        self.digest = hashlib.sha256()
+        self._file = path.open("wb", buffering=0)
+        self._place = 0
+
+    @property
+    def closed(self) -> bool:
+        return self._file.closed
+
+    def write(self, part: Any) -> int:
+        content = memoryview(part)
+        self.digest.update(content)
+        done = 0
+        while done < content.nbytes:
+            done += self._file.write(content[done:])
+        self._place += done
+        return done
+
+    def tell(self) -> int:
+        return self._place
+
+    def flush(self) -> None:
+        """Nothing waits here."""
+
+    def close(self) -> None:
+        self._file.close()
 
 
 def pixel_digest(pixels: Pixels) -> str:
@@ -81,10 +136,13 @@ def read_shard(path: Path) -> list[Pixels]:
     masters: list[Pixels] = []
     for number in range(file.num_record_batches):
         batch = file.get_batch(number)
-        height, width, bits = (batch.column(name)[0].as_py() for name in ("height", "width", "bits"))
-        flat = np.frombuffer(batch.column("pixels").buffers()[2], np.uint8 if bits == 8 else np.uint16)
-        gray = len(flat) == height * width
-        masters.append(flat.reshape((height, width) if gray else (height, width, 3)))
+        shapes = zip(*(batch.column(name).to_pylist() for name in ("height", "width", "bits")), strict=True)
+        _, ends, content = batch.column("pixels").buffers()
+        places = np.frombuffer(ends, np.int64).tolist()
+        for (height, width, bits), first, last in zip(shapes, places, places[1:], strict=False):
+            flat = np.frombuffer(content[first:last], np.uint8 if bits == 8 else np.uint16)
+            gray = len(flat) == height * width
+            masters.append(flat.reshape((height, width) if gray else (height, width, 3)))
     return masters
 
 

@@ -11,6 +11,7 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 from PIL.JpegImagePlugin import JpegImageFile
 
+from components.shared import jpeg
 from components.shared.views import Pixels
 
 MAX_PIXELS = 100_000_000
@@ -45,6 +46,8 @@ def decode(data: bytes, max_side: int, rgb: bool) -> tuple[Pixels, tuple[int, in
     large as `max_side` or larger is decoded at a half, a quarter or an eighth of its size, which is quicker.
     """
     quiet()
+    if found := _at_once(data, max_side, rgb):
+        return found
     try:
         with Image.open(io.BytesIO(data), formats=("PNG", "JPEG")) as picture:
             size = (picture.width, picture.height)
@@ -55,7 +58,8 @@ def decode(data: bytes, max_side: int, rgb: bool) -> tuple[Pixels, tuple[int, in
                 pixels = _full_range(np.asarray(picture))
                 return (pixels if turn is None else _turned(pixels, turn)), size, []
             if isinstance(picture, JpegImageFile):
-                _draft(picture, max_side)
+                part = _part(size, max_side)
+                picture.draft(picture.mode, (max(1, size[0] // part), max(1, size[1] // part)))
             plain, notes = _plain(picture, rgb)
             return np.asarray(plain if turn is None else plain.transpose(turn)), size, notes
     except _TooLargeError as error:
@@ -79,11 +83,24 @@ def _why(error: Exception) -> str:
     return "a part of it unpacks to too much" if "too large" in str(error) else type(error).__name__
 
 
-def _draft(picture: JpegImageFile, max_side: int) -> None:
-    """Have libjpeg give a half, a quarter or an eighth, where that is about `max_side` or more."""
-    scale = ENOUGH * max_side / max(picture.size)
-    if scale <= 1 / 2:
-        picture.draft(picture.mode, (max(1, int(picture.width * scale)), max(1, int(picture.height * scale))))
+def _at_once(data: bytes, max_side: int, rgb: bool) -> tuple[Pixels, tuple[int, int], Notes] | None:
+    """What Pillow would give of a plain JPEG, without it; None where there is more to do or to say."""
+    size = jpeg.open_plain(data)
+    if size is None or size[0] * size[1] > MAX_PIXELS:
+        return None
+    pixels = jpeg.decode_plain(data, _part(size, max_side))
+    if pixels is None or pixels.ndim == 2:
+        return None if pixels is None else (pixels, size, [])
+    if rgb:
+        return np.ascontiguousarray(pixels[..., :3]), size, []
+    picture = Image.frombuffer("RGBX", (pixels.shape[1], pixels.shape[0]), pixels, "raw", "RGBX", 0, 1)
+    return np.asarray(picture.convert("L"), np.uint8), size, colour_note(pixels)
+
+
+def _part(size: tuple[int, int], max_side: int) -> int:
+    """At which part of its size a JPEG is decoded: a half or less, where that leaves about `max_side` or more."""
+    scale = ENOUGH * max_side / max(size)
+    return next((part for part in (8, 4, 2) if scale <= 1 / part), 1)
 
 
 def _plain(picture: Image.Image, rgb: bool) -> tuple[Image.Image, Notes]:
@@ -106,21 +123,20 @@ def _plain(picture: Image.Image, rgb: bool) -> tuple[Image.Image, Notes]:
         picture = picture.convert("L")
     if picture.mode == "L" or rgb:
         return picture, notes
-    notes += colour_note(picture)
+    notes += colour_note(np.asarray(picture))
     return picture.convert("L"), notes
 
 
-def colour_note(picture: Image.Image) -> Notes:
-    """What there is to note of a picture of which only the gray is taken."""
-    share = coloured(picture)
+def colour_note(pixels: Pixels) -> Notes:
+    """What there is to note of coloured pixels of which only the gray is taken."""
+    share = coloured(pixels)
     return [("colour", f"{share:.0%} of its pixels are coloured; only their brightness is kept")] if share else []
 
 
-def coloured(picture: Image.Image) -> float:
-    """The share of coloured pixels in an RGB picture; 0 for gray that is stored as colour."""
-    step = max(1, max(picture.size) // PATCHES)
-    some = picture.resize((-(-picture.width // step), -(-picture.height // step)), Image.Resampling.NEAREST)
-    red, green, blue = np.moveaxis(np.asarray(some, dtype=np.int16), 2, 0)
+def coloured(pixels: Pixels) -> float:
+    """The share of coloured pixels in (H, W, 3 or more) of 8 bits; 0 for gray that is stored as colour."""
+    step = max(1, max(pixels.shape[:2]) // PATCHES)
+    red, green, blue = np.moveaxis(pixels[step // 2 :: step, step // 2 :: step, :3].astype(np.int16), 2, 0)
     spread = np.maximum(np.maximum(red, green), blue) - np.minimum(np.minimum(red, green), blue)
     share = float((spread > COLOUR).mean())
     return share if share > FEW else 0.0

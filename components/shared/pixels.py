@@ -171,15 +171,14 @@ def _master(
     if (high - low) * FLAT < top:
         found.append(("low contrast", f"its values span {(high - low) / top:.1%} of their range; a window may help"))
     if pixels.ndim == 3 and how.colour == "gray":
-        picture = Image.fromarray(pixels)
-        found += colour_note(picture)
-        pixels = np.asarray(picture.convert("L"))
+        found += colour_note(pixels)
+        pixels = np.asarray(Image.fromarray(pixels).convert("L"))
     scale = how.max_side / max(pixels.shape[:2])
     if scale < 1:
         pixels = resize(pixels, (max(1, round(pixels.shape[1] * scale)), max(1, round(pixels.shape[0] * scale))))
     if how.colour == "rgb":
         if pixels.ndim == 2:
             pixels = np.repeat(to_bytes(pixels)[..., None], 3, axis=2)
-        if not coloured(Image.fromarray(pixels)):
+        if not coloured(pixels):
             found.append(("gray", "it has no colours; its three channels are alike"))
     return Master(pixels, header, frame, tuple(found))

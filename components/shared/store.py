@@ -60,9 +60,9 @@ class Store:
             self.backend.write(_object(blob.digest), data)
         return blob
 
-    def put_file(self, path: Path) -> Blob:
-        """Keep this file's content; gives its digest and size."""
-        blob = Blob(file_digest(path), path.stat().st_size)
+    def put_file(self, path: Path, known: str = "") -> Blob:
+        """Keep this file's content; gives its digest, `known` where it was taken in writing, and its size."""
+        blob = Blob(known or file_digest(path), path.stat().st_size)
         if self.backend.size(_object(blob.digest)) != blob.size:
             self.backend.upload(_object(blob.digest), path)
         return blob
