@@ -50,6 +50,7 @@ def retrain(  # noqa: PLR0917 - these are the pipeline's parameters, given by na
     learning_rate: float = default("train", "learning_rate"),
     device: str = default("train", "device"),
     seed: int = default("train", "seed"),
+    weights: str = "",
     min_accuracy: float = default("gate", "min_accuracy"),
     min_auc: float = default("gate", "min_auc"),
     ingest_options: dict = {},
@@ -74,6 +75,7 @@ def retrain(  # noqa: PLR0917 - these are the pipeline's parameters, given by na
     now = resolve(
         store=store,
         source=source,
+        weights=weights,
         asked=asked,
         ingest_options=ingest_options,
         merge_options=merge_options,
@@ -109,6 +111,7 @@ def retrain(  # noqa: PLR0917 - these are the pipeline's parameters, given by na
         learning_rate=learning_rate,
         device=device,
         seed=seed,
+        weights=now.outputs["weights_digest"],
         options=train_options,
     )
     report = evaluate(

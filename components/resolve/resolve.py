@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
+from components.resolve import weights as kept_weights
 from components.shared import contracts, keys, releases, work
 from components.shared import source as sources
 from components.shared.contracts import Manifest, Out
@@ -19,6 +20,7 @@ def resolve(
     work: Work,
     *,
     source: str,
+    weights: str = "",
     asked: dict[str, Any] = {},
     ingest_options: dict[str, Any] = {},
     merge_options: dict[str, Any] = {},
@@ -34,6 +36,7 @@ def resolve(
     that run was handed, so that all of its work is found done.
 
         source: the directory of images to learn from, or s3://bucket/prefix
+        weights: where the weights lie that training is to begin with: a path, an s3:// or https:// address; or nowhere
         asked: the run's parameters, by which a repetition is recognised
         ingest_options: what ingest was asked beyond them
         merge_options: what merge was asked beyond them
@@ -48,9 +51,10 @@ def resolve(
     key_id = keys.from_environment().id
     _same_key(log, key_id)
     revision = sources.revision(listing)
+    begins_with = kept_weights.keep(weights, work.store) if weights else ""
     options = [ingest_options, merge_options, split_options, train_options]
     options += [evaluate_options, gate_options, quantize_options]
-    request = contracts.fingerprint([_plain([asked, options]), revision, key_id, _code()])
+    request = contracts.fingerprint([_plain([asked, options]), revision, key_id, begins_with, _code()])
     service = releases.in_service(log)
     seen = {
         "previous": releases.newest_split(log),
@@ -73,7 +77,7 @@ def resolve(
         "seen": seen,
     }
     contracts.write_record("resolved", state / "resolved.json", record)
-    return {"revision": revision, "key_id": key_id}
+    return {"revision": revision, "key_id": key_id, "weights_digest": begins_with}
 
 
 def _listing(address: str) -> list[sources.Entry]:

@@ -179,6 +179,15 @@ class Data:
             )
         return np.asarray(self.index["labels"].combine_chunks().flatten().to_numpy(), np.int64)
 
+    @property
+    def targets(self) -> NDArray[np.float32]:
+        """For each image and class whether it is of it, or shows it: [N, classes] of 0 and 1."""
+        found = np.zeros((self.index.num_rows, len(self.classes)), np.float32)
+        lists = self.index["labels"].combine_chunks()
+        counts = np.diff(lists.offsets.to_numpy())
+        found[np.repeat(np.arange(len(counts)), counts), lists.flatten().to_numpy()] = 1
+        return found
+
     def rows(self, splits: Path, *sides: str) -> NDArray[np.int64]:
         """The positions, in the index, of the images on these sides of the split in directory `splits`."""
         table = pq.read_table(splits / "splits.parquet", schema=SPLIT)

@@ -71,14 +71,24 @@ class Model:
             yield self(views[rows[start : start + size]])
 
     def probabilities(self, logits: NDArray[np.float32]) -> NDArray[np.float64]:
-        """Calibrated probabilities: softmax of the logits divided by the temperature found on validation."""
+        """Calibrated probabilities: of the logits divided by the temperature found on validation.
+
+        Of one class an image they sum to one (softmax); findings have one each (sigmoid).
+        """
         scaled = logits.astype(np.float64) / self.about["temperature"]
+        if self.about["task"] == "multilabel":
+            return np.asarray(1 / (1 + np.exp(-scaled)))
         powers = np.exp(scaled - scaled.max(axis=1, keepdims=True))
         return np.asarray(powers / powers.sum(axis=1, keepdims=True))
 
     def decide(self, probabilities: NDArray[np.float64]) -> NDArray[np.int64]:
-        """The class of each image: by the threshold found on validation where there are two, else the likeliest."""
+        """The class of each image: by the threshold found on validation where there are two, else the likeliest.
+
+        Of findings, whether each is there, by its threshold.
+        """
         threshold = self.about["threshold"]
+        if self.about["task"] == "multilabel":
+            return np.asarray(probabilities >= np.asarray(threshold), dtype=np.int64)
         if threshold is not None:
             return np.asarray(probabilities[:, 1] >= threshold, dtype=np.int64)
         return np.asarray(probabilities.argmax(axis=1), dtype=np.int64)

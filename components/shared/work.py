@@ -51,6 +51,15 @@ class Work:
         """The checkpoint of that name from an earlier, unfinished try, or None."""
         return self.store.read(f"work/{self.key}/{name}")
 
+    def names(self, prefix: str) -> list[str]:
+        """The names of the checkpoints that begin with this, sorted."""
+        found = (name.rpartition("/")[2] for name in self.store.names(f"work/{self.key}"))
+        return sorted(name for name in found if name.startswith(prefix))
+
+    def drop(self, name: str) -> None:
+        """Remove the checkpoint of that name."""
+        self.store.delete(f"work/{self.key}/{name}")
+
 
 @dataclass(frozen=True)
 class Plan:

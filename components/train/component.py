@@ -20,6 +20,7 @@ def train(
     learning_rate: float,
     device: str,
     seed: int,
+    weights: str,
     options: dict,
 ) -> NamedTuple("Values", [("best_epoch", int), ("val_auc", float)]):
     from components.stage import call

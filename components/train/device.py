@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import os
+import shutil
 
 import torch
+
+LONG = 2000
+"""Steps from which the minute that compiling takes is won back on a GPU."""
 
 
 def choose(asked: str) -> torch.device:
@@ -18,4 +22,28 @@ def choose(asked: str) -> torch.device:
             f"{build}). Ask the cluster for one (accelerators in the cluster file), check the node's driver and device "
             "plug-in, or set device to auto or cpu."
         )
-    return torch.device("cuda" if there and asked != "cpu" else "cpu")
+    device = torch.device("cuda" if there and asked != "cpu" else "cpu")
+    # Some of a GPU's sums have no other form: there a warning's worth of difference is better than no training.
+    torch.use_deterministic_algorithms(True, warn_only=device.type == "cuda")
+    return device
+
+
+def precision_on(device: torch.device, asked: str) -> str:
+    """The arithmetic that was asked for: float32, bf16 or fp16; auto is bf16 where a GPU has it, float32 elsewhere."""
+    if asked == "fp16" and device.type != "cuda":
+        raise ValueError("precision is fp16, and training is on the processor, where it gains nothing. Set it to bf16.")
+    if asked == "auto":
+        return "bf16" if device.type == "cuda" and torch.cuda.is_bf16_supported() else "float32"
+    return asked
+
+
+def compiles(asked: str, device: torch.device, steps: int) -> bool:
+    """Whether the network is compiled before it learns; auto compiles for a GPU, a long course, and with a compiler."""
+    if asked == "auto":
+        return device.type == "cuda" and steps >= LONG and bool(shutil.which("cc") or shutil.which("gcc"))
+    if asked == "yes" and not (shutil.which("c++") or shutil.which("g++")):
+        raise ValueError(
+            "compiled is yes, and no C++ compiler is here for PyTorch to use. Put one into the image of train, or set "
+            "train_options.compiled to auto."
+        )
+    return asked == "yes"

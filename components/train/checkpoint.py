@@ -1,0 +1,54 @@
+"""Where a training stands, kept under its work key: whole or not at all, the one before it too."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import time
+from typing import Any
+
+import torch
+
+from components.shared.work import Work, log
+
+PREFIX = "checkpoint-"
+SHARE = 0.02
+"""The share of the time that keeping checkpoints may take, where no interval is asked for."""
+DIGEST = hashlib.sha256().digest_size
+
+
+class Checkpoints:
+    """Keeps the state of a training as often as is asked, or as is cheap."""
+
+    def __init__(self, work: Work, every: float) -> None:
+        """`every` is in seconds; 0 is as often as takes a fiftieth of the time."""
+        self._work, self._every = work, every
+        self._last, self._cost = time.monotonic(), 0.0
+
+    def load(self) -> dict[str, Any] | None:
+        """The newest state that is whole, or None; a damaged one is told, and the one before it serves."""
+        for name in reversed(self._work.names(PREFIX)):
+            kept = self._work.kept(name)
+            if kept is None:
+                continue
+            if hashlib.sha256(kept[DIGEST:]).digest() == kept[:DIGEST]:
+                return dict(torch.load(io.BytesIO(kept[DIGEST:]), weights_only=True, map_location="cpu"))
+            why = f"{name} does not hold what was written, so the one before it is taken"
+            log.warning("checkpoint damaged", extra={"fields": {"stage": "train", "why": why}})
+        return None
+
+    def due(self) -> bool:
+        """Whether it is time for the next one."""
+        return time.monotonic() - self._last >= (self._every or max(1.0, self._cost / SHARE))
+
+    def save(self, step: int, state: dict[str, Any]) -> None:
+        """Keep the state after so many steps; of the earlier ones the last stays."""
+        begun = time.monotonic()
+        buffer = io.BytesIO()
+        torch.save(state, buffer)
+        content = buffer.getbuffer()
+        self._work.keep(f"{PREFIX}{step:09}", hashlib.sha256(content).digest() + bytes(content))
+        for name in self._work.names(PREFIX)[:-2]:
+            self._work.drop(name)
+        self._last = time.monotonic()
+        self._cost = self._last - begun

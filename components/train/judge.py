@@ -1,0 +1,34 @@
+"""How a network does on the validation side: loss, accuracy and AUC."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+def judge(logits: NDArray[np.float64], targets: NDArray[np.float32], task: str) -> dict[str, float]:
+    """Loss, accuracy and AUC; of several classes or findings the mean AUC of those that can be told apart here."""
+    if task == "multilabel":
+        there = np.logaddexp(0, -logits)
+        loss = float((targets * there + (1 - targets) * (there + logits)).mean())
+        right = float(((logits > 0) == (targets > 0.5)).mean())
+        scores, columns = logits, range(logits.shape[1])
+    else:
+        shifted = logits - logits.max(axis=1, keepdims=True)
+        scores = shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
+        loss = -float((targets * scores).sum(axis=1).mean())
+        right = float((logits.argmax(axis=1) == targets.argmax(axis=1)).mean())
+        columns = range(1 if logits.shape[1] == 2 else 0, logits.shape[1])
+    areas = [auc(scores[:, each], targets[:, each] > 0.5) for each in columns]
+    known = [area for area in areas if area is not None]
+    return {"val_loss": loss, "val_accuracy": right, "val_auc": float(np.mean(known)) if known else 0.5}
+
+
+def auc(scores: NDArray[np.float64], positive: NDArray[np.bool_]) -> float | None:
+    """The chance that a positive image has the higher score; None where all are of one kind."""
+    if positive.all() or not positive.any():
+        return None
+    ordered = np.sort(scores[~positive])
+    below = np.searchsorted(ordered, scores[positive], "left")
+    upto = np.searchsorted(ordered, scores[positive], "right")
+    return float((below + upto).mean() / 2 / len(ordered))

@@ -1,0 +1,280 @@
+"""The course of a training: epochs of steps, from the last checkpoint on; the best weights by the validation side."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from contextlib import nullcontext
+from dataclasses import asdict, dataclass
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from components.shared.work import event
+from components.train import order
+from components.train.augment import Augmentation
+from components.train.checkpoint import Checkpoints
+from components.train.feed import Side
+from components.train.interruption import ENDED, Interruption
+from components.train.judge import judge
+from components.train.losses import Loss, mixed
+from components.train.optimise import Average, optimizer, release, set_rate, share_of_rate
+
+LOOK = 20
+"""On a GPU the loss is looked at every so many steps, since each look makes it wait."""
+TYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+@dataclass(frozen=True)
+class Course:
+    """How to train."""
+
+    epochs: int
+    batch_size: int
+    accumulate: int
+    learning_rate: float
+    backbone_rate: float
+    warmup: float
+    weight_decay: float
+    clip: float
+    loss: str
+    focal_gamma: float
+    label_smoothing: float
+    class_weights: str
+    sampling: str
+    mixup: float
+    average: float
+    frozen_epochs: int
+    unfreezing: str
+    patience: int
+    keep: str
+    precision: str
+    seed: int
+
+
+@dataclass
+class Standing:
+    """Where a training stands, apart from the weights and the optimizer's memory."""
+
+    epoch: int = 1
+    """The epoch at work, from 1."""
+    at: int = 0
+    """How many of its batches are done."""
+    step: int = 0
+    """How many batches are done in all."""
+    updates: int = 0
+    """How often the weights were moved."""
+    lost: float = 0.0
+    """The sum of this epoch's losses over its images."""
+    best_epoch: int = 0
+    best_score: float = -1.0
+    best_loss: float = math.inf
+    seconds: float = 0.0
+    """For how long it has been at work, over all interruptions; of no influence on the weights."""
+
+
+@dataclass(frozen=True)
+class Learned:
+    """What came of it."""
+
+    weights: dict[str, Tensor]
+    epoch: int
+    score: float
+    history: list[dict[str, float]]
+
+
+class Watch(Protocol):
+    """Is told how a training goes."""
+
+    def begun(self, standing: Standing, steps: int) -> None:
+        """A training of so many steps in all, from here on."""
+
+    def step(self, standing: Standing, images: int) -> bool:
+        """So many images more were learned from; whether it is time for a word about it."""
+
+    def word(self, standing: Standing, images: int) -> None:
+        """A word about an epoch on its way, of which so many images were learned from; `lost` is up to date."""
+
+    def seconds(self) -> float:
+        """For how long the training has been at work."""
+
+    def epoch(self, standing: Standing, figures: dict[str, float], logits: NDArray[np.float64]) -> None:
+        """An epoch is over: its figures, and what the network says of the validation side."""
+
+
+class Training:
+    """A network on its way."""
+
+    def __init__(
+        self,
+        network: nn.Module,
+        stages: Sequence[nn.Module],
+        sides: dict[str, Side],
+        task: str,
+        course: Course,
+        augmentation: Augmentation,
+        compiled: bool = False,
+    ) -> None:
+        self._device = next(network.parameters()).device
+        self._network, self._stages, self._task, self._course = network, stages, task, course
+        self._side, self._held_out, self._augmentation = sides["train"], sides["val"], augmentation
+        self._run = torch.compile(network) if compiled else network
+        targets = self._side.targets
+        gamma = course.focal_gamma if course.loss == "focal" else 0.0
+        self._loss = Loss.of(task, targets, course.class_weights, gamma, course.label_smoothing).to(self._device)
+        self._weights = order.weights_of(targets) if course.sampling == "balanced" else None
+        self._optimizer = optimizer(network, stages, course.learning_rate, course.backbone_rate, course.weight_decay)
+        self._average = Average(network, course.average)
+        self._scaler = torch.amp.GradScaler(self._device.type, enabled=course.precision == "fp16")
+        self._now, self._history, self._best = Standing(), list[dict[str, float]](), dict[str, Tensor]()
+        self._steps = course.epochs * len(self._batches(1))
+        self._lost = torch.zeros((), dtype=torch.float64, device=self._device)
+        self._sound = torch.ones((), dtype=torch.bool, device=self._device)
+
+    def go(self, checkpoints: Checkpoints, watch: Watch) -> Learned:
+        """Train to the end. SIGTERM is answered with a checkpoint and the end of the process."""
+        if saved := checkpoints.load():
+            self._take(saved)
+        now = self._now
+        watch.begun(now, self._steps)
+        with Interruption() as interruption:
+            while now.epoch <= self._course.epochs and not self._stale():
+                self._epoch(checkpoints, interruption, watch)
+                figures, logits = self._judged()
+                self._close_epoch(figures)
+                watch.epoch(now, self._history[-1], logits)
+                self._save(checkpoints, watch)
+                self._end_if(interruption)
+        return Learned(self._best, now.best_epoch, now.best_score, self._history)
+
+    def _epoch(self, checkpoints: Checkpoints, interruption: Interruption, watch: Watch) -> None:
+        now, course = self._now, self._course
+        self._network.train()
+        release(self._stages, now.epoch, course.frozen_epochs, course.unfreezing == "gradual")
+        batches = self._batches(now.epoch)
+        self._lost.fill_(now.lost)
+        for images, targets in self._side.batches(batches[now.at :], self._device):
+            last = now.at + 1 == len(batches)
+            moves = last or (now.at + 1) % course.accumulate == 0
+            self._step(images, targets, moves)
+            now.at += 1
+            now.step += 1
+            stop = moves and not last and (interruption.asked or checkpoints.due())
+            word = watch.step(now, len(images))
+            if stop or word or last or self._device.type == "cpu" or now.step % LOOK == 0:
+                self._look()
+            if word:
+                watch.word(now, sum(map(len, batches[: now.at])))
+            if stop:
+                self._save(checkpoints, watch)
+                self._end_if(interruption)
+
+    def _step(self, images: Tensor, targets: Tensor, moves: bool) -> None:
+        now, course = self._now, self._course
+        # All chance comes from the seed and the step, so a training that goes on is the same as one that never ended.
+        torch.manual_seed(course.seed * 1_000_003 + now.step)
+        chance = torch.Generator(self._device).manual_seed(course.seed * 1_000_003 + now.step)
+        with torch.no_grad():
+            images = self._side.normalised(self._augmentation(images, chance))
+            if course.mixup:
+                share = float(np.random.default_rng([course.seed, now.step, 2]).beta(course.mixup, course.mixup))
+                images, targets = mixed(images, targets, share)
+            images = images.contiguous(memory_format=torch.channels_last)
+        set_rate(self._optimizer, share_of_rate(now.step, self._steps, course.warmup))
+        with self._precision():
+            loss = self._loss(self._run(images)[0], targets)
+        self._scaler.scale(loss / course.accumulate).backward()
+        self._lost += loss.detach() * len(images)
+        self._sound &= loss.detach().isfinite()
+        if moves:
+            self._move()
+
+    def _move(self) -> None:
+        weights = [weight for weight in self._network.parameters() if weight.grad is not None]
+        self._scaler.unscale_(self._optimizer)
+        norm = nn.utils.clip_grad_norm_(weights, self._course.clip or math.inf)
+        if not self._scaler.is_enabled():  # a scaler leaves out a step whose numbers grew too large, and goes on
+            self._sound &= norm.isfinite()
+        self._scaler.step(self._optimizer)
+        self._scaler.update()
+        self._optimizer.zero_grad(set_to_none=True)
+        self._now.updates += 1
+        self._average.follow(self._network, self._now.updates)
+
+    def _precision(self) -> torch.autocast:
+        kind = TYPES.get(self._course.precision)
+        return torch.autocast(self._device.type, kind, enabled=kind is not None)
+
+    def _look(self) -> None:
+        """Take the loss from the device, and end a training that has gone astray."""
+        now = self._now
+        if not bool(self._sound):
+            steps = "" if self._device.type == "cpu" else f" or up to {LOOK - 1} before"
+            raise ValueError(
+                f"The loss is no number any more, in step {now.step:,}{steps} (epoch {now.epoch}), with a learning rate "
+                f"of {self._course.learning_rate:g}. The last good checkpoint is kept. Lower learning_rate, lengthen "
+                "warmup, or set precision to float32."
+            )
+        now.lost = float(self._lost)
+
+    def _judged(self) -> tuple[dict[str, float], NDArray[np.float64]]:
+        logits = said(self._average.network, self._held_out, 2 * self._course.batch_size, self._precision())
+        return judge(logits, self._held_out.targets, self._task), logits
+
+    def _close_epoch(self, figures: dict[str, float]) -> None:
+        now = self._now
+        figures = {"loss": now.lost / len(self._side), **figures}
+        self._history.append({name: round(value, 6) for name, value in figures.items()})
+        better = (figures["val_auc"], -figures["val_loss"]) > (now.best_score, -now.best_loss)
+        if better or self._course.keep == "last":
+            now.best_epoch, now.best_score, now.best_loss = now.epoch, figures["val_auc"], figures["val_loss"]
+            self._best = {name: part.detach().cpu().clone() for name, part in self._average.network.state_dict().items()}
+        now.epoch, now.at, now.lost = now.epoch + 1, 0, 0.0
+
+    def _stale(self) -> bool:
+        return 0 < self._course.patience <= self._now.epoch - 1 - self._now.best_epoch
+
+    def _end_if(self, interruption: Interruption) -> None:
+        if interruption.asked:
+            event("interrupted", "train", why=f"asked to end; what was learned by step {self._now.step:,} is kept")
+            raise SystemExit(ENDED)
+
+    def _batches(self, epoch: int) -> list[NDArray[np.int64]]:
+        places = order.order(len(self._side), self._course.seed, epoch, self._weights)
+        return order.batches(places, self._course.batch_size)
+
+    def _parts(self) -> dict[str, Any]:
+        parts = {"network": self._network, "optimizer": self._optimizer, "scaler": self._scaler}
+        return parts | ({"average": self._average.network} if self._course.average else {})
+
+    def _save(self, checkpoints: Checkpoints, watch: Watch) -> None:
+        self._now.seconds = watch.seconds()
+        kept = {name: part.state_dict() for name, part in self._parts().items()}
+        state = {**kept, "now": asdict(self._now), "history": self._history, "best": self._best}
+        checkpoints.save(self._now.step, state)
+
+    def _take(self, saved: dict[str, Any]) -> None:
+        for name, part in self._parts().items():
+            part.load_state_dict(saved[name])
+        for name, value in saved["now"].items():
+            setattr(self._now, name, value)
+        self._history, self._best = saved["history"], saved["best"]
+
+
+@torch.no_grad()
+def said(network: nn.Module, side: Side, size: int, precision: Any = nullcontext()) -> NDArray[np.float64]:
+    """The logits of all images of a side, in order."""
+    device = next(network.parameters()).device
+    training = network.training
+    network.eval()
+    batches = [np.arange(start, min(start + size, len(side))) for start in range(0, len(side), size)]
+    with precision:
+        parts = [
+            network(side.normalised(images).contiguous(memory_format=torch.channels_last))[0].float().cpu().numpy()
+            for images, _ in side.batches(batches, device)
+        ]
+    network.train(training)
+    return np.concatenate(parts).astype(np.float64)

@@ -1,0 +1,27 @@
+"""What to do when a network and its images do not fit into memory."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+
+
+@contextmanager
+def careful(device: torch.device, architecture: str, size: int, batch: int, accumulate: int) -> Iterator[None]:
+    """Turn a device's or the machine's want of memory into a sentence that says what to change."""
+    try:
+        yield
+    except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
+        if not (isinstance(error, torch.OutOfMemoryError | MemoryError) or "allocate memory" in str(error)):
+            raise
+        where = "this machine's memory"
+        if device.type == "cuda":
+            where = f"the GPU's {torch.cuda.get_device_properties(device).total_memory / 2**30:.0f} GiB"
+        less = max(1, batch // 2)
+        raise RuntimeError(
+            f"{batch} images of {size} pixels a side at once are too much for {where} with {architecture}. Set "
+            f"batch_size to {less} and train_options.accumulate to {accumulate * 2} (which learns alike), lower "
+            "image_size, or set train_options.precision to bf16."
+        ) from None

@@ -1,0 +1,98 @@
+"""Shows a training while it goes on: a word now and then, TensorBoard's board, a run in MLflow."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from contextlib import ExitStack
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from components.shared.work import Work
+from components.train.board import Board
+from components.train.feed import Side
+from components.train.learn import Standing
+from components.train.pace import Pace
+from components.train.tracking import Tracking
+
+ARTIFACTS = ("configs/metadata.json", "docs/augmentation.png", "docs/README.md")
+"""What of a bundle is kept with its run in MLflow."""
+
+
+class Watch:
+    """Tells those who watch how a training goes."""
+
+    def __init__(
+        self, work: Work, parameters: dict[str, Any], tags: dict[str, str], classes: list[str], held_out: Side, task: str
+    ) -> None:
+        self._work, self._parameters, self._tags = work, parameters, tags
+        self._classes, self._targets, self._task = classes, held_out.targets, task
+        self._stack = ExitStack()
+        self._steps = 1  # in an epoch
+
+    def __enter__(self) -> Watch:
+        self._tracking = self._stack.enter_context(Tracking(self._work.key, self._parameters, self._tags))
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._stack.__exit__(kind, error, trace)
+
+    def begun(self, standing: Standing, steps: int) -> None:
+        """A training of so many steps in all, from here on."""
+        epochs = self._parameters["epochs"]
+        self._pace = Pace(epochs, steps // epochs, standing.step, standing.seconds)
+        self._board = self._stack.enter_context(Board(self._work.store, self._work.key, standing.step))
+        self._pace.epoch()
+
+    def sheet(self, picture: NDArray[np.uint8]) -> None:
+        """Show what the network sees."""
+        self._board.images(0, "what the network sees", picture)
+
+    def step(self, _standing: Standing, images: int) -> bool:
+        """So many images more were learned from; whether it is time for a word about it."""
+        return self._pace.step(images)
+
+    def word(self, standing: Standing, images: int) -> None:
+        """A word about an epoch on its way."""
+        self._pace.tell(loss=standing.lost / images)
+
+    def seconds(self) -> float:
+        """For how long the training has been at work."""
+        return self._pace.seconds
+
+    def epoch(self, standing: Standing, figures: dict[str, float], logits: NDArray[np.float64]) -> None:
+        """An epoch is over."""
+        number = standing.epoch - 1
+        self._pace.tell(loss=figures["loss"], AUC=figures["val_auc"])
+        figures = {**figures, "images_per_second": self._pace.rate}
+        groups = {"loss": "loss/train", "val_loss": "loss/validation"}
+        self._board.scalars(standing.step, {groups.get(name, f"train/{name}"): value for name, value in figures.items()})
+        for label, name in enumerate(self._classes):
+            scores = _probabilities(logits, self._task)[:, label]
+            self._board.curve(standing.step, f"validation/{name}", self._targets[:, label] > 0.5, scores)
+        self._board.epoch()
+        self._tracking.epoch(number, figures)
+        self._pace.epoch()
+
+    def done(self, model: Path, history: list[dict[str, float]]) -> None:
+        """The bundle is made."""
+        table = io.StringIO()
+        writer = csv.DictWriter(table, ["epoch", *history[0]])
+        writer.writeheader()
+        writer.writerows({"epoch": number, **figures} for number, figures in enumerate(history, 1))
+        files = {Path(name).name: (model / name).read_bytes() for name in ARTIFACTS if (model / name).exists()}
+        self._tracking.artifacts({**files, "history.csv": table.getvalue().encode()})
+
+
+def _probabilities(logits: NDArray[np.float64], task: str) -> NDArray[np.float64]:
+    if task == "multilabel":
+        return np.asarray(1 / (1 + np.exp(-logits)))
+    powers = np.exp(logits - logits.max(axis=1, keepdims=True))
+    return np.asarray(powers / powers.sum(axis=1, keepdims=True))

@@ -1,0 +1,253 @@
+"""The course of a training: what it may be asked for, and that an interruption changes nothing about its end."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+
+from components.shared.dataset import Views
+from components.train import models
+from components.train.augment import Augmentation
+from components.train.checkpoint import Checkpoints
+from components.train.feed import Side
+from components.train.learn import Course, Learned, Standing, Training
+from components.train.optimise import share_of_rate
+
+COURSE = Course(
+    epochs=2,
+    batch_size=16,
+    accumulate=1,
+    learning_rate=3e-3,
+    backbone_rate=1.0,
+    warmup=0.2,
+    weight_decay=0.02,
+    clip=5.0,
+    loss="cross_entropy",
+    focal_gamma=2.0,
+    label_smoothing=0.0,
+    class_weights="balanced",
+    sampling="each_once",
+    mixup=0.0,
+    average=0.0,
+    frozen_epochs=0,
+    unfreezing="gradual",
+    patience=0,
+    keep="best",
+    precision="float32",
+    seed=7,
+)
+EVERYTHING: dict[str, Any] = {
+    "accumulate": 3,
+    "loss": "focal",
+    "label_smoothing": 0.1,
+    "sampling": "balanced",
+    "mixup": 0.4,
+    "average": 0.99,
+    "frozen_epochs": 1,
+    "backbone_rate": 0.5,
+    "precision": "bf16",
+}
+
+
+class Kept:
+    """Checkpoints in memory, as the store keeps them."""
+
+    def __init__(self) -> None:
+        self.held: dict[str, bytes] = {}
+
+    def keep(self, name: str, data: bytes) -> None:
+        self.held[name] = data
+
+    def kept(self, name: str) -> bytes | None:
+        return self.held.get(name)
+
+    def names(self, prefix: str) -> list[str]:
+        return sorted(name for name in self.held if name.startswith(prefix))
+
+    def drop(self, name: str) -> None:
+        del self.held[name]
+
+
+class StoppedError(Exception):
+    """The process is gone."""
+
+
+class Watching:
+    """Ends a training at a step, as if by SIGKILL, and remembers what it was told."""
+
+    def __init__(self, stop: int = -1) -> None:
+        self.stop, self.begun_at, self.steps = stop, -1, 0
+
+    def begun(self, standing: Standing, _steps: int) -> None:
+        self.begun_at = standing.step
+
+    def step(self, standing: Standing, _images: int) -> bool:
+        self.steps += 1
+        if standing.step == self.stop:
+            raise StoppedError
+        return False
+
+    def word(self, standing: Standing, images: int) -> None:
+        pass
+
+    def seconds(self) -> float:
+        return 0.0
+
+    def epoch(self, _standing: Standing, _figures: dict[str, float], _logits: NDArray[np.float64]) -> None:
+        pass
+
+
+def sides(task: str = "classification", colour: bool = False, count: int = 90) -> dict[str, Side]:
+    """Images of noise; those of the second class have a bright square."""
+    chance = np.random.default_rng(0)
+    images = chance.integers(0, 90, (count, 48, 48, 3) if colour else (count, 48, 48), dtype=np.uint8)
+    labels = chance.integers(0, 2, count)
+    images[labels == 1, 14:30, 14:30] += 90
+    targets = np.eye(2, dtype=np.float32)[labels]
+    if task == "multilabel":
+        dark = chance.integers(0, 2, count)
+        images[dark == 1, :12] = 0
+        targets = np.stack([labels, dark], axis=1).astype(np.float32)
+    views = Views([images], np.zeros(count, np.int32), np.arange(count, dtype=np.int32))
+    preprocess = {"size": 48, "fit": "pad", "channels": 3 if colour else 1, "mean": 0.25, "std": 0.2}
+    cut = count * 2 // 3
+    parts = {"train": np.arange(cut), "val": np.arange(cut, count)}
+    return {side: Side(views, rows, targets[rows], preprocess) for side, rows in parts.items()}
+
+
+def training(given: dict[str, Side] | None = None, task: str = "classification", **course: Any) -> Training:
+    torch.use_deterministic_algorithms(True)
+    torch.manual_seed(1)
+    given = given or sides(task)
+    network = models.build("small", given["train"].preprocess["channels"], 2, 48)
+    asked = replace(COURSE, **course)
+    return Training(network, models.stages(network), given, task, asked, Augmentation.parse("radiograph"))
+
+
+def go(kept: Kept, stop: int = -1, every: float = 1e9, **course: Any) -> tuple[Learned, Watching]:
+    watching = Watching(stop)
+    return training(**course).go(Checkpoints(kept, every), watching), watching  # type: ignore[arg-type]  # keeps alike
+
+
+def same(one: Learned, two: Learned) -> bool:
+    return one.history == two.history and all(torch.equal(one.weights[name], two.weights[name]) for name in one.weights)
+
+
+@pytest.mark.parametrize("course", [{}, EVERYTHING], ids=["plain", "everything"])
+@pytest.mark.parametrize("stop", [1, 3, 4, 6, 7])
+def test_a_training_that_was_cut_off_ends_as_one_that_was_not(course: dict[str, Any], stop: int) -> None:
+    whole, _ = go(Kept(), **course)
+    kept = Kept()
+    with pytest.raises(StoppedError):
+        go(kept, stop=stop, every=1e-9, **course)
+    again, watching = go(kept, **course)
+    assert watching.begun_at <= stop
+    assert watching.begun_at >= stop - 1 - (course.get("accumulate", 1) - 1), "no more is lost than was not yet kept"
+    assert same(whole, again)
+
+
+def test_a_training_that_is_over_is_not_repeated() -> None:
+    kept = Kept()
+    whole, _ = go(kept)
+    again, watching = go(kept)
+    assert watching.steps == 0
+    assert same(whole, again)
+
+
+def test_the_checkpoint_before_a_damaged_one_serves(caplog: pytest.LogCaptureFixture) -> None:
+    whole, _ = go(Kept())
+    kept = Kept()
+    with pytest.raises(StoppedError):
+        go(kept, stop=6, every=1e-9)
+    older, newest = kept.names("checkpoint-")
+    assert (older, newest) == ("checkpoint-000000004", "checkpoint-000000005")
+    damaged = bytearray(kept.held[newest])
+    damaged[len(damaged) // 2] ^= 1
+    kept.held[newest] = bytes(damaged)
+    again, watching = go(kept)
+    assert watching.begun_at == 4
+    assert same(whole, again)
+    assert "checkpoint damaged" in caplog.messages
+    for name in kept.names("checkpoint-"):
+        kept.held[name] = kept.held[name][:1000]
+    anew, watching = go(kept)
+    assert watching.begun_at == 0
+    assert same(whole, anew)
+
+
+@pytest.mark.parametrize(
+    "course",
+    [
+        {"loss": "focal"},
+        {"sampling": "balanced", "class_weights": "none"},
+        {"mixup": 0.3},
+        {"average": 0.9},
+        {"accumulate": 2},
+        {"frozen_epochs": 1},
+        {"frozen_epochs": 1, "unfreezing": "at_once"},
+        {"backbone_rate": 0.1},
+        {"precision": "bf16"},
+        {"label_smoothing": 0.2},
+    ],
+    ids=lambda course: " ".join(course),
+)
+def test_each_way_of_training_learns_what_there_is_to_learn(course: dict[str, Any]) -> None:
+    learned, _ = go(Kept(), epochs=4, **course)
+    plain, _ = go(Kept(), epochs=4)
+    assert learned.score > 0.9
+    assert learned.history != plain.history, "the option makes a difference"
+
+
+def test_the_last_epoch_is_kept_where_that_is_asked_for() -> None:
+    course: dict[str, Any] = {"epochs": 6, "learning_rate": 0.03}
+    (best, _), (last, _) = go(Kept(), **course), go(Kept(), keep="last", **course)
+    assert (best.history, last.epoch) == (last.history, 6)
+    ranks = [(figures["val_auc"], -figures["val_loss"]) for figures in best.history]
+    assert best.epoch == 1 + ranks.index(max(ranks))
+
+
+def test_findings_are_learned_side_by_side() -> None:
+    learned, _ = go(Kept(), task="multilabel", epochs=6)
+    assert learned.score > 0.9, learned.history
+
+
+def test_colours_are_learned_from() -> None:
+    learned = training(sides(colour=True), epochs=4).go(Checkpoints(Kept(), 1e9), Watching())  # type: ignore[arg-type]
+    assert learned.score > 0.9
+
+
+def test_patience_ends_a_training_that_gets_no_better() -> None:
+    learned, _ = go(Kept(), epochs=30, patience=2, learning_rate=1e-7)
+    assert len(learned.history) == learned.epoch + 2 < 30
+
+
+def test_a_frozen_body_stays_as_it_was() -> None:
+    before = {name: part.clone() for name, part in training()._network.state_dict().items()}
+    learned, _ = go(Kept(), epochs=1, frozen_epochs=1)
+    moved = {name for name, part in learned.weights.items() if not torch.equal(part, before[name])}
+    assert moved
+    assert all(name.startswith("head") for name in moved)
+
+
+def test_a_loss_that_is_no_number_ends_the_training_and_leaves_the_last_good_checkpoint() -> None:
+    kept = Kept()
+    with pytest.raises(ValueError, match=r"no number any more, in step [\d,]+ \(epoch \d\), with a learning rate of 1e\+20"):
+        go(kept, every=1e-9, learning_rate=1e20, clip=0.0, warmup=0.0, epochs=3)
+    for name in kept.names("checkpoint-"):
+        state = Checkpoints(kept, 0).load()  # type: ignore[arg-type]
+        assert state is not None
+        assert all(part.isfinite().all() for part in state["network"].values() if part.is_floating_point()), name
+
+
+def test_the_rate_rises_in_a_line_and_falls_in_half_a_wave() -> None:
+    shares = [share_of_rate(step, 100, 0.2) for step in range(100)]
+    assert shares[0] == pytest.approx(0.05)
+    assert shares[19] == shares[20] == 1
+    assert shares[60] == pytest.approx(0.505)
+    assert shares == [*sorted(shares[:20]), *sorted(shares[20:], reverse=True)]
+    assert 0.01 <= shares[-1] < 0.02
