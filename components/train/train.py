@@ -19,7 +19,7 @@ from components.shared.contracts import Between, In, OneOf, Out
 from components.shared.dataset import Data, Views
 from components.shared.views import normalise
 from components.shared.work import Work, log, progress
-from components.train.augment import augment as change
+from components.train.augment import Augmentation
 from components.train.calibrate import best_threshold, fit_temperature
 from components.train.device import choose
 from components.train.export import check_parity, write_bundle
@@ -98,6 +98,7 @@ def train(
         "threshold": best_threshold(logits / temperature, sides["val"].labels),
         "fingerprints": _fingerprints(data, splits),
         "parameters": parameters,
+        "augmentation": Augmentation.parse("radiograph", augment).words(),
         "best_epoch": best["epoch"],
         "history": best["history"],
         "device": place.type,
@@ -203,6 +204,8 @@ def _epoch(
     """One pass over the side. All chance comes from the seed and the epoch's number, so a resumed run is the same."""
     torch.manual_seed(course.seed * 100_003 + epoch)
     chance = torch.Generator().manual_seed(course.seed * 100_003 + epoch)
+    change = Augmentation.parse("radiograph", course.augment)
+    mean, std = side.preprocess["mean"], side.preprocess["std"]
     order = torch.randperm(len(side.rows), generator=chance).numpy()
     counts = np.bincount(side.labels)
     place = next(network.parameters()).device
@@ -214,7 +217,8 @@ def _epoch(
         if len(places) == 1:
             places = np.concatenate([places, order[:1]])  # batch norm cannot take a single image
         images, labels = side.batch(places)
-        images, labels = change(images, course.augment, chance).to(place), labels.to(place)
+        images = (change(images * std + mean, chance) - mean) / std
+        images, labels = images.to(place), labels.to(place)
         logits = network(images)[0]
         loss = F.cross_entropy(logits, labels, weight=weights, label_smoothing=course.label_smoothing)
         if not torch.isfinite(loss):
