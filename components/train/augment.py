@@ -29,20 +29,20 @@ class Change:
 
 CHANGES = {
     "rotate": Change(15, 180, 0.8, "turned by up to {:g}°"),
-    "shift": Change(0.1, 0.5, 0.8, "moved by up to {:.0%} of the side"),
-    "zoom": Change(0.15, 1, 0.8, "zoomed by up to {:.0%}"),
+    "shift": Change(0.1, 0.5, 0.8, "moved by up to {percent} of the side"),
+    "zoom": Change(0.15, 1, 0.8, "zoomed by up to {percent}"),
     "shear": Change(5, 45, 0.5, "sheared by up to {:g}°"),
-    "brightness": Change(0.1, 0.5, 0.8, "made brighter or darker by up to {:.0%} of white"),
-    "contrast": Change(0.25, 0.9, 0.8, "contrast more or less by up to {:.0%}"),
-    "gamma": Change(0.3, 2, 0.5, "gamma higher or lower by up to {:.0%}"),
-    "noise": Change(0.03, 0.5, 0.3, "noise of up to {:.0%} of white"),
-    "blur": Change(1, 4, 0.2, "blurred by up to {:g} pixels"),
-    "erase": Change(0.2, 0.5, 0.5, "rectangles erased of up to {:.0%} of the area"),
-    "griddrop": Change(0.25, 0.5, 0.3, "a grid of squares erased of up to {:.0%} of the area"),
-    "clahe": Change(0.5, 1, 0.3, "local contrast equalised by up to {:.0%} (CLAHE)"),
-    "elastic": Change(0.02, 0.1, 0.5, "bent by up to {:.0%} of the side"),
-    "hflip": Change(0.5, 1, 1, "mirrored left to right in {:.0%} of the cases", scaled=False),
-    "vflip": Change(0.5, 1, 1, "mirrored top to bottom in {:.0%} of the cases", scaled=False),
+    "brightness": Change(0.1, 0.5, 0.8, "made brighter or darker by up to {percent} of white"),
+    "contrast": Change(0.25, 0.9, 0.8, "contrast more or less by up to {percent}"),
+    "gamma": Change(0.3, 2, 0.5, "gamma higher or lower by up to {percent}"),
+    "noise": Change(0.03, 0.5, 0.3, "noise of up to {percent} of white"),
+    "blur": Change(1, 4, 0.2, "blurred by up to {:g} px"),
+    "erase": Change(0.2, 0.5, 0.5, "rectangles erased of up to {percent} of the area"),
+    "griddrop": Change(0.25, 0.5, 0.3, "a grid of squares erased of up to {percent} of the area"),
+    "clahe": Change(0.5, 1, 0.3, "local contrast equalised by up to {percent} (CLAHE)"),
+    "elastic": Change(0.02, 0.1, 0.5, "bent by up to {percent} of the side"),
+    "hflip": Change(0.5, 1, 1, "mirrored left to right in {percent} of the cases", scaled=False),
+    "vflip": Change(0.5, 1, 1, "mirrored top to bottom in {percent} of the cases", scaled=False),
 }
 
 SETS = {"radiograph": ("rotate", "shift", "zoom", "shear", "brightness", "contrast", "gamma", "noise", "blur", "erase")}
@@ -82,7 +82,9 @@ class Augmentation:
 
     def words(self) -> list[str]:
         """What is done to an image, a phrase for each change, for people."""
-        return [CHANGES[name].words.format(amount) for name, amount in self.amounts.items()]
+        return [
+            CHANGES[name].words.format(amount, percent=f"{100 * amount:.3g} %") for name, amount in self.amounts.items()
+        ]
 
     def __call__(self, images: Tensor, generator: torch.Generator) -> Tensor:
         """The batch with each image changed in its own way; the same state of the generator gives the same bytes.
@@ -143,8 +145,9 @@ class Augmentation:
             _apply(images, level > 0, partial(changes.noisy, generator=chance), level)
 
     def _cover(self, images: Tensor, generator: torch.Generator) -> None:
-        for name, cover in (("erase", changes.erased), ("griddrop", changes.dropped)):
-            area = self._draw(name, len(images), generator, low=0)
+        # A grid of specks would hide nothing, so it begins at half of its amount.
+        for name, cover, low in (("erase", changes.erased, 0), ("griddrop", changes.dropped, 0.5)):
+            area = self._draw(name, len(images), generator, low)
             if name in self.amounts:
                 _apply(images, area > 0, cover, area, _uniform((len(images), 10), generator))
 

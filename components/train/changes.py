@@ -1,7 +1,7 @@
 """What the random changes do to a batch of images [N, C, H, W] with values in 0..1, on whatever device it is.
 
-Each takes the batch and, an image, how much; nothing is drawn here but noise. All are made of operations that torch
-also has in deterministic form.
+Each takes the batch, which it may overwrite, and how much for each image; nothing is drawn here but noise. All are
+made of operations that torch also has in deterministic form.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ def moved(images: Tensor, matrix: Tensor, bend: Tensor | None = None) -> Tensor:
 
     What comes from outside is black, like the padding of a view and like film that no ray has reached.
     """
-    grid = F.affine_grid(matrix, list(images.shape), align_corners=False)
+    grid = _grid(matrix, *images.shape[2:])
     if bend is not None:
         smooth = F.interpolate(bend, size=images.shape[2:], mode="bicubic", align_corners=True)
         limit = bend.abs().amax((1, 2, 3), keepdim=True)  # between its points the smooth field may swing further
@@ -41,9 +41,18 @@ def moved(images: Tensor, matrix: Tensor, bend: Tensor | None = None) -> Tensor:
     return F.grid_sample(images, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
 
 
+def _grid(matrix: Tensor, height: int, width: int) -> Tensor:
+    """The same as torch's affine_grid, several times as fast on a processor: outer sums instead of a product."""
+    right, down = (torch.arange(1 - side, side, 2, device=matrix.device) / side for side in (width, height))
+    across, along, offset = matrix[:, None].unbind(3)  # [N, 1, 2] each
+    # A place is one complex number here: so both its parts are summed and written at once.
+    starts = torch.view_as_complex(along * down[:, None] + offset)[:, :, None]
+    return torch.view_as_real(starts + torch.view_as_complex(across * right[:, None])[:, None, :])
+
+
 def toned(images: Tensor, gamma: Tensor, contrast: Tensor, brightness: Tensor) -> Tensor:
     """Each image to the power of its gamma, spread about its mean by its contrast, and so much brighter."""
-    powered = images.clamp(0, 1).pow_(_wide(gamma))
+    powered = images.clamp_(0, 1).pow_(_wide(gamma))
     mean = powered.mean((1, 2, 3), keepdim=True)
     offset = mean * (1 - _wide(contrast)) + _wide(brightness)
     return powered.mul_(_wide(contrast)).add_(offset).clamp_(0, 1)
@@ -64,7 +73,7 @@ def noisy(images: Tensor, level: Tensor, generator: torch.Generator) -> Tensor:
     """Each image with normal noise of its level, the same in all its channels, drawn from a generator beside them."""
     shape = (len(images), 1, *images.shape[2:])
     noise = torch.randn(shape, generator=generator, device=images.device)
-    return noise.mul_(_wide(level)).add(images)
+    return images.add_(noise.mul_(_wide(level)))
 
 
 def erased(images: Tensor, area: Tensor, draws: Tensor) -> Tensor:
@@ -80,7 +89,7 @@ def erased(images: Tensor, area: Tensor, draws: Tensor) -> Tensor:
     height, width = (each.sqrt() * stretch).clamp_max(1), (each.sqrt() / stretch).clamp_max(1)
     rows = _between(images.shape[2], down * (1 - height), height, images.device)
     columns = _between(images.shape[3], right * (1 - width), width, images.device)
-    return _filled(images, (rows[:, :, :, None] & columns[:, :, None, :]).any(1))
+    return _filled(images, torch.bmm(rows.transpose(1, 2), columns).clamp_max_(1))
 
 
 def dropped(images: Tensor, area: Tensor, draws: Tensor) -> Tensor:
@@ -93,8 +102,8 @@ def dropped(images: Tensor, area: Tensor, draws: Tensor) -> Tensor:
     masks = []
     for length, offset in zip(images.shape[2:], (draws[:, 1:2], draws[:, 2:3]), strict=True):
         centres = (torch.arange(length, device=images.device) + 0.5) / length
-        masks.append((centres / period + offset) % 1 < side)
-    return _filled(images, masks[0][:, :, None] & masks[1][:, None, :])
+        masks.append(((centres / period + offset) % 1 < side).float())
+    return _filled(images, masks[0][:, :, None] * masks[1][:, None, :])
 
 
 def equalised(images: Tensor, share: Tensor) -> Tensor:
@@ -145,13 +154,14 @@ def _neighbours(length: int, tiles: int, device: torch.device) -> tuple[Tensor, 
 
 
 def _between(length: int, start: Tensor, extent: Tensor, device: torch.device) -> Tensor:
-    """Which of so many pixels have their middle in the interval, given in sides; an interval in the last dimension."""
+    """1 for those of so many pixels that have their middle in the interval, given in sides, and 0 for the others."""
     centres = (torch.arange(length, device=device) + 0.5) / length
-    return (centres >= start[..., None]) & (centres < (start + extent)[..., None])
+    return ((centres >= start[..., None]) & (centres < (start + extent)[..., None])).float()
 
 
-def _filled(images: Tensor, mask: Tensor) -> Tensor:
-    return torch.where(mask[:, None], images.mean((2, 3), keepdim=True), images)
+def _filled(images: Tensor, cover: Tensor) -> Tensor:
+    """The images with their mean where the cover [N, H, W] is 1, and to the bit as they were where it is 0."""
+    return images.lerp_(images.mean((2, 3), keepdim=True), cover[:, None])
 
 
 def _wide(values: Tensor) -> Tensor:

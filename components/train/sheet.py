@@ -14,7 +14,7 @@ GAP = 6
 CAPTION = 22
 INK, PAPER = 60, 255
 BYTES = 200_000
-LEVELS = (256, 128, 64, 32, 16)
+LEVELS = (256, 128, 64, 48, 32, 24, 16)
 """How many gray levels the picture may have: as many as fit into BYTES, since grain is what a PNG cannot pack."""
 
 
@@ -22,7 +22,7 @@ def sheet(before: Tensor, after: Tensor, names: Sequence[str]) -> bytes:
     """A PNG 1,200 pixels wide: a row for each image of `before`, its versions of `after` to the right of it.
 
     `before` is [rows, C, H, W] and `after` [versions, rows, C, H, W], in 0..1; `names` has a caption for each row. The
-    same images give the same bytes. Six rows are about as many as stay below 200 kB.
+    same images give the same bytes. Up to four rows keep smooth shades within 200 kB; more are drawn in fewer shades.
     """
     versions, rows = after.shape[:2]
     if before.shape != after.shape[1:] or len(names) != rows or not rows or not versions:
@@ -32,7 +32,7 @@ def sheet(before: Tensor, after: Tensor, names: Sequence[str]) -> bytes:
         )
     across = versions + 1
     side = (WIDTH - (across - 1) * GAP) // across
-    left = [column * (side + GAP) for column in range(across)]
+    left = [column * (WIDTH - side) // versions for column in range(across)]
     mode = "L" if before.shape[1] == 1 else "RGB"
     height = CAPTION + rows * (CAPTION + side + GAP) - GAP
     picture = Image.new(mode, (WIDTH, height), _shade(mode, PAPER))

@@ -53,8 +53,8 @@ def one(
     image: Tensor, turn: float = 0, right: float = 0, down: float = 0, zoom: float = 1, shear: float = 0
 ) -> tuple[float, float]:
     """Where the spot of an image goes."""
-    parts = (torch.tensor([turn]), torch.tensor([[right, down]]), torch.tensor([zoom]), torch.tensor([shear]))
-    x, y = centre(changes.moved(image, changes.affine(*parts)))
+    turns, across, zooms, shears = (torch.tensor([each]).float() for each in (turn, (right, down), zoom, shear))
+    x, y = centre(changes.moved(image, changes.affine(turns, across, zooms, shears)))
     return float(x), float(y)
 
 
@@ -113,13 +113,13 @@ def test_drawn_moves_keep_their_limits(strength: float) -> None:
 def test_tones_do_what_they_say() -> None:
     images = scans(3)
     still = torch.ones(3)
-    brighter = changes.toned(images, still, still, torch.tensor([0.1, -0.1, 0.0]))
+    brighter = changes.toned(images.clone(), still, still, torch.tensor([0.1, -0.1, 0.0]))
     moved = (brighter - images).mean((1, 2, 3))
     torch.testing.assert_close(moved, torch.tensor([0.1, -0.1, 0.0]), atol=1e-6, rtol=0)
-    flatter = changes.toned(images, still, torch.tensor([0.5, 1.2, 1.0]), torch.zeros(3))
+    flatter = changes.toned(images.clone(), still, torch.tensor([0.5, 1.2, 1.0]), torch.zeros(3))
     torch.testing.assert_close(flatter.std((1, 2, 3)) / images.std((1, 2, 3)), torch.tensor([0.5, 1.2, 1.0]))
     torch.testing.assert_close(flatter.mean((1, 2, 3)), images.mean((1, 2, 3)))
-    torch.testing.assert_close(changes.toned(images, still * 2, still, torch.zeros(3)), images**2)
+    torch.testing.assert_close(changes.toned(images.clone(), still * 2, still, torch.zeros(3)), images**2)
 
 
 @pytest.mark.parametrize(
@@ -191,7 +191,7 @@ def test_an_erased_patch_is_a_rectangle() -> None:
 
 def test_local_equalisation_raises_local_contrast_and_keeps_order_and_range() -> None:
     images = scans(4, side=96) * 0.4 + 0.3
-    after = changes.equalised(images, torch.ones(4))
+    after = changes.equalised(images.clone(), torch.ones(4))
     assert after.min() >= 0
     assert after.max() <= 1
 
@@ -201,18 +201,19 @@ def test_local_equalisation_raises_local_contrast_and_keeps_order_and_range() ->
     assert (local(after) > 1.5 * local(images)).all()
     # At the middle of a tile its table alone decides: a brighter pixel there stays at least as bright.
     one_tile = torch.rand(1, 1, 16, 16, generator=chance(3))
-    before, mapped = one_tile.flatten(), changes.equalised(one_tile, torch.ones(1)).flatten()
+    before, mapped = one_tile.flatten(), changes.equalised(one_tile.clone(), torch.ones(1)).flatten()
     assert (mapped[before.argsort()].diff() >= -2e-3).all()
-    half = changes.equalised(images, torch.full((4,), 0.5))
+    half = changes.equalised(images.clone(), torch.full((4,), 0.5))
     torch.testing.assert_close(half, (images + after) / 2, atol=1e-5, rtol=0)
-    assert torch.equal(changes.equalised(images, torch.zeros(4)), images)
+    assert torch.equal(changes.equalised(images.clone(), torch.zeros(4)), images)
 
 
 def test_local_equalisation_of_a_flat_image_makes_no_grain_and_colours_keep_their_hue() -> None:
     flat = changes.equalised(torch.full((1, 1, 64, 64), 0.4), torch.ones(1))
-    assert flat.max() - flat.min() < 1e-6
+    assert flat.max() - flat.min() < 1 / 255  # tiles of 12 and of 13 pixels
+    assert (flat - 0.4).abs().max() < 0.02
     colours = scans(1, channels=3) * 0.3
-    after = changes.equalised(colours, torch.ones(1))
+    after = changes.equalised(colours.clone(), torch.ones(1))
     free = (after < 1).all(1, keepdim=True).expand_as(after)
     ratio = after / colours
     assert (ratio - ratio.mean(1, keepdim=True)).abs()[free].max() < 1e-4
@@ -319,8 +320,8 @@ def test_lists_are_read_and_written() -> None:
     assert Augmentation.parse("erase=0.3", 3).amounts == {"erase": CHANGES["erase"].limit}
     assert halved.words() == [
         "turned by up to 7.5°",
-        "rectangles erased of up to 15% of the area",
-        "mirrored left to right in 40% of the cases",
+        "rectangles erased of up to 15 % of the area",
+        "mirrored left to right in 40 % of the cases",
     ]
 
 

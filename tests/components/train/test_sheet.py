@@ -32,11 +32,12 @@ def test_places_and_shades() -> None:
     pixels = np.asarray(picture)
     side = (1200 - 7 * 6) // 8
     for row, middle in enumerate((22 + 22 + side // 2, 22 + (22 + side + 6) + 22 + side // 2)):
-        found = [int(pixels[middle, column * (side + 6) + side // 2]) for column in range(8)]
+        found = [int(pixels[middle, column * (1200 - side) // 7 + side // 2]) for column in range(8)]
         assert found == [0 if row == 0 else 255, *(round(255 * step) for step in steps.flatten().tolist())]
     captions = pixels[22:44]
     assert captions.min() < 120  # the class's name stands there
     assert (pixels[44 : 44 + side, side : side + 6] == 255).all()  # a gap of paper
+    assert pixels[44 + side // 2, -1] == round(255 * 0.7)  # up to the right edge
 
 
 def test_the_same_images_give_the_same_bytes() -> None:
