@@ -6,7 +6,6 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
-from types import MappingProxyType
 
 import torch
 from torch import Tensor
@@ -74,7 +73,7 @@ class Augmentation:
                 raise ValueError(_unknown(name, bool(given)))
         factors = {name: strength if CHANGES[name].scaled else float(strength > 0) for name in amounts}
         scaled = {name: min(amount * factors[name], CHANGES[name].limit) for name, amount in amounts.items()}
-        return Augmentation(MappingProxyType({name: scaled[name] for name in CHANGES if scaled.get(name)}))
+        return Augmentation({name: scaled[name] for name in CHANGES if scaled.get(name)})
 
     def __str__(self) -> str:
         """The list with all amounts, as `parse` reads it."""
@@ -118,7 +117,7 @@ class Augmentation:
         turn, right, down, shear, zoom, bend = (
             self._draw(name, count, generator) for name in ("rotate", "shift", "shift", "shear", "zoom", "elastic")
         )
-        scale = torch.exp(zoom.sign() * torch.log1p(zoom.abs()))  # as often twice as large as half as large
+        scale = torch.exp(zoom.sign() * torch.log1p(zoom.abs()))  # 1.15 is as likely as 1 / 1.15
         matrix = changes.affine(turn * (math.pi / 180), torch.stack([right, down], 1), scale, shear * (math.pi / 180))
         which = torch.stack([turn, right, down, shear, zoom, bend]).ne(0).any(0)
         if "elastic" not in self.amounts:

@@ -89,7 +89,10 @@ def erased(images: Tensor, area: Tensor, draws: Tensor) -> Tensor:
     height, width = (each.sqrt() * stretch).clamp_max(1), (each.sqrt() / stretch).clamp_max(1)
     rows = _between(images.shape[2], down * (1 - height), height, images.device)
     columns = _between(images.shape[3], right * (1 - width), width, images.device)
-    return _filled(images, torch.bmm(rows.transpose(1, 2), columns).clamp_max_(1))
+    cover = rows[:, 0, :, None] * columns[:, 0, None, :]
+    for place in (1, 2):
+        cover.addcmul_(rows[:, place, :, None], columns[:, place, None, :])
+    return _filled(images, cover.clamp_max_(1))
 
 
 def dropped(images: Tensor, area: Tensor, draws: Tensor) -> Tensor:

@@ -15,7 +15,7 @@ CAPTION = 22
 INK, PAPER = 60, 255
 BYTES = 200_000
 LEVELS = (256, 128, 64, 48, 32, 24, 16)
-"""How many gray levels the picture may have: as many as fit into BYTES, since grain is what a PNG cannot pack."""
+"""How many shades of gray, or colours, the picture may have: what fits into BYTES, since a PNG cannot pack grain."""
 
 
 def sheet(before: Tensor, after: Tensor, names: Sequence[str]) -> bytes:
@@ -54,11 +54,15 @@ def _drawn(image: Tensor, mode: str, side: int) -> Image.Image:
 
 
 def _packed(picture: Image.Image) -> bytes:
-    """The picture's PNG with as many gray levels as fit."""
+    """The picture's PNG with as many shades, or colours, as fit."""
     for levels in LEVELS:
-        table = [round(round(value * (levels - 1) / 255) * 255 / (levels - 1)) for value in range(256)]
+        if picture.mode == "L":
+            steps = [round(round(value * (levels - 1) / 255) * 255 / (levels - 1)) for value in range(256)]
+            fewer = picture.point(steps)
+        else:
+            fewer = picture.quantize(levels, dither=Image.Dither.NONE)
         buffer = io.BytesIO()
-        picture.point(table * len(picture.getbands())).save(buffer, "PNG", optimize=True)
+        fewer.save(buffer, "PNG", optimize=True)
         if buffer.tell() < BYTES:
             break
     return buffer.getvalue()
