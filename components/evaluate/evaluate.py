@@ -103,7 +103,9 @@ def evaluate(
     write_table(predictions(data, rows, since, core, ours, theirs), report / "predictions.parquet")
     sources = {"dataset": data.about, "split": read_record("split", splits / "split.json"), "model": candidate.about}
     rival_curves = {name: curves(theirs, k, confidence) for k, name in enumerate(data.classes)} if theirs else {}
-    (report / "report.html").write_text(page(metrics, sources, about, rival_curves), encoding="utf-8")
+    drawn = model / "docs" / "augmentation.png"
+    sheet = drawn.read_bytes() if drawn.exists() else None
+    (report / "report.html").write_text(page(metrics, sources, about, rival_curves, sheet), encoding="utf-8")
     figures = metrics["all"]["figures"]
     return {"accuracy": figures["accuracy"]["value"], "auc": figures["auc"]["value"]}
 

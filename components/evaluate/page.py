@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -29,8 +30,12 @@ def page(
     sources: Mapping[str, Any],
     described: Mapping[str, Sequence[str]],
     rival_curves: Mapping[str, Any],
+    sheet: bytes | None = None,
 ) -> str:
-    """The whole page. `sources` are the records of dataset, split and model; `described` says what each image shows."""
+    """The whole page. `sources` are the records of dataset, split and model; `described` says what each image shows.
+
+    `sheet` is a PNG of training images as the network saw them, where the model has one.
+    """
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent),
         autoescape=True,
@@ -59,6 +64,7 @@ def page(
         compared=_compared(metrics),
         populations=_populations(metrics),
         shipped=_shipped(metrics["as_trained"], metrics["subject"]["precision"]),
+        seen=_seen(sources["model"], sheet),
         lineage=_lineage(metrics, sources),
         parameters=_flat(sources["model"].get("parameters", {})),
     )
@@ -196,6 +202,18 @@ def _shipped(facts: Metrics | None, precision: str) -> dict[str, str] | None:
         "size_trained": size(facts["bytes_float32"]),
         "share": f"{facts['bytes'] / facts['bytes_float32']:.2f}",
     }
+
+
+def _seen(model: Mapping[str, Any], sheet: bytes | None) -> dict[str, str] | None:
+    """The sheet for the page, and in words what was done to the images on it."""
+    if sheet is None:
+        return None
+    changes = model.get("augmentation")
+    if changes:
+        words = f"chance decided anew which of these changes it got, and how much of each: {'; '.join(changes)}"
+    else:
+        words = "it was shown as it is" if changes is not None else "chance decided anew how it was changed"
+    return {"png": base64.b64encode(sheet).decode(), "words": f"Each time a training image was shown, {words}."}
 
 
 def _lineage(metrics: Metrics, sources: Mapping[str, Any]) -> list[tuple[str, str]]:

@@ -1,33 +1,200 @@
-"""Random changes that a scan survives: small moves, turns and zooms, brightness, contrast, noise, erased patches."""
+"""The list of random changes that training images go through: its names, its amounts, and the drawing of them."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
+
+from components.shared.interface import nearest
+from components.train import changes
 
 
-def augment(images: Tensor, strength: float, generator: torch.Generator) -> Tensor:
-    """The batch, each image changed in its own way; no flips, since the sides of a body differ.
+@dataclass(frozen=True)
+class Change:
+    """One kind of change: its usual amount, the most it may be, how often an image gets it, and how it is told."""
 
-    Images are floats around zero. `strength` 1 is the usual amount and 0 none.
-    """
-    if strength <= 0:
-        return images
-    count = len(images)
+    amount: float
+    limit: float
+    chance: float
+    words: str
+    scaled: bool = True
+    """Whether a strength scales the amount; how often an image is mirrored is not a matter of strength."""
 
-    def uniform(low: float, high: float) -> Tensor:
-        return low + (high - low) * torch.rand(count, generator=generator)
 
-    angle = uniform(-1, 1) * strength * math.radians(8)
-    zoom = 1 + uniform(-0.1, 0.1) * strength
-    shift = torch.stack([uniform(-0.1, 0.1), uniform(-0.1, 0.1)]) * strength
-    cosine, sine = torch.cos(angle) * zoom, torch.sin(angle) * zoom
-    matrix = torch.stack([torch.stack([cosine, -sine, shift[0]], 1), torch.stack([sine, cosine, shift[1]], 1)], 1)
-    grid = F.affine_grid(matrix, list(images.shape), align_corners=False)
-    moved = F.grid_sample(images, grid, mode="bilinear", padding_mode="border", align_corners=False)
-    contrast = (1 + uniform(-0.2, 0.2) * strength)[:, None, None, None]
-    brightness = (uniform(-0.4, 0.4) * strength)[:, None, None, None]
-    return moved * contrast + brightness
+CHANGES = {
+    "rotate": Change(15, 180, 0.8, "turned by up to {:g}°"),
+    "shift": Change(0.1, 0.5, 0.8, "moved by up to {percent} of the side"),
+    "zoom": Change(0.15, 1, 0.8, "zoomed by up to {percent}"),
+    "shear": Change(5, 45, 0.5, "sheared by up to {:g}°"),
+    "brightness": Change(0.1, 0.5, 0.8, "made brighter or darker by up to {percent} of white"),
+    "contrast": Change(0.25, 0.9, 0.8, "contrast more or less by up to {percent}"),
+    "gamma": Change(0.3, 2, 0.5, "gamma higher or lower by up to {percent}"),
+    "noise": Change(0.03, 0.5, 0.3, "noise of up to {percent} of white"),
+    "blur": Change(1, 4, 0.2, "blurred by up to {:g} px"),
+    "erase": Change(0.2, 0.5, 0.5, "rectangles erased of up to {percent} of the area"),
+    "griddrop": Change(0.25, 0.5, 0.3, "a grid of squares erased of up to {percent} of the area"),
+    "clahe": Change(0.5, 1, 0.3, "local contrast equalised by up to {percent} (CLAHE)"),
+    "elastic": Change(0.02, 0.1, 0.5, "bent by up to {percent} of the side"),
+    "hflip": Change(0.5, 1, 1, "mirrored left to right in {percent} of the cases", scaled=False),
+    "vflip": Change(0.5, 1, 1, "mirrored top to bottom in {percent} of the cases", scaled=False),
+}
+
+SETS = {"radiograph": ("rotate", "shift", "zoom", "shear", "brightness", "contrast", "gamma", "noise", "blur", "erase")}
+"""Lists with a name. `radiograph` is safe for chest images: heart, stomach and side marks tell left from right, so
+nothing is mirrored; what bends anatomy or hides a regular part of it is left out too."""
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """Changes with the most that each may be; called on a batch, it changes each image in its own way."""
+
+    amounts: Mapping[str, float]
+
+    @staticmethod
+    def parse(text: str, strength: float = 1.0) -> Augmentation:
+        """The augmentation that a text like "rotate,erase=0.1" or "radiograph,hflip" asks for.
+
+        `strength` multiplies the amounts, each up to its limit; strength 0 and "none" are no change at all. A later
+        amount replaces an earlier one, so "radiograph,blur=0" is that list without blur.
+        """
+        amounts: dict[str, float] = {}
+        for entry in [] if text.strip() == "none" else text.split(","):
+            name, given, amount = (part.strip() for part in entry.partition("="))
+            if name in SETS and not given:
+                amounts |= {each: CHANGES[each].amount for each in SETS[name]}
+            elif name in CHANGES:
+                amounts[name] = _amount(name, amount) if given else CHANGES[name].amount
+            else:
+                raise ValueError(_unknown(name, bool(given)))
+        factors = {name: strength if CHANGES[name].scaled else float(strength > 0) for name in amounts}
+        scaled = {name: min(amount * factors[name], CHANGES[name].limit) for name, amount in amounts.items()}
+        return Augmentation({name: scaled[name] for name in CHANGES if scaled.get(name)})
+
+    def __str__(self) -> str:
+        """The list with all amounts, as `parse` reads it."""
+        return ",".join(f"{name}={amount:.6g}" for name, amount in self.amounts.items()) or "none"
+
+    def words(self) -> list[str]:
+        """What is done to an image, a phrase for each change, for people."""
+        return [
+            CHANGES[name].words.format(amount, percent=f"{100 * amount:.3g} %") for name, amount in self.amounts.items()
+        ]
+
+    def __call__(self, images: Tensor, generator: torch.Generator) -> Tensor:
+        """The batch with each image changed in its own way; the same state of the generator gives the same bytes.
+
+        Images are float32 in 0..1, before any normalisation, square, [N, C, H, W], on any device, and stay so. Give
+        gray images one channel here and repeat it afterwards. A generator of the processor is best, also for images
+        on a GPU: what is drawn is a few numbers an image, and nothing waits for the GPU.
+        """
+        if images.dtype != torch.float32:
+            raise TypeError(f"The images are {images.dtype}, and augmentation needs float32. Convert them after it.")
+        if not self.amounts or not len(images):
+            return images
+        with torch.no_grad(), torch.autocast(images.device.type, enabled=False):
+            images = images.clone()  # the changes below are made in place
+            for part in (self._equalise, self._mirror, self._move, self._tone, self._spoil, self._cover):
+                part(images, generator)
+            return images.clamp_(0, 1)
+
+    def _equalise(self, images: Tensor, generator: torch.Generator) -> None:
+        share = self._draw("clahe", len(images), generator, low=0)
+        _apply(images, share > 0, changes.equalised, share)
+
+    def _mirror(self, images: Tensor, generator: torch.Generator) -> None:
+        for name, axis in (("hflip", 3), ("vflip", 2)):
+            if name in self.amounts:
+                drawn = _uniform((len(images),), generator)
+                _apply(images, drawn < self.amounts[name], partial(torch.flip, dims=(axis,)))
+
+    def _move(self, images: Tensor, generator: torch.Generator) -> None:
+        count = len(images)
+        turn, right, down, shear, zoom, bend = (
+            self._draw(name, count, generator) for name in ("rotate", "shift", "shift", "shear", "zoom", "elastic")
+        )
+        scale = torch.exp(zoom.sign() * torch.log1p(zoom.abs()))  # 1.15 is as likely as 1 / 1.15
+        matrix = changes.affine(turn * (math.pi / 180), torch.stack([right, down], 1), scale, shear * (math.pi / 180))
+        which = torch.stack([turn, right, down, shear, zoom, bend]).ne(0).any(0)
+        if "elastic" not in self.amounts:
+            return _apply(images, which, changes.moved, matrix)
+        field = _uniform((count, 2, 5, 5), generator) * 2 - 1
+        return _apply(images, which, changes.moved, matrix, field * bend.abs()[:, None, None, None])
+
+    def _tone(self, images: Tensor, generator: torch.Generator) -> None:
+        bright, contrast, gamma = (
+            self._draw(name, len(images), generator) for name in ("brightness", "contrast", "gamma")
+        )
+        power = torch.exp(gamma.sign() * torch.log1p(gamma.abs()))
+        which = torch.stack([bright, contrast, gamma]).ne(0).any(0)
+        _apply(images, which, changes.toned, power, 1 + contrast, bright)
+
+    def _spoil(self, images: Tensor, generator: torch.Generator) -> None:
+        width = self._draw("blur", len(images), generator, low=0)
+        radius = math.ceil(2 * self.amounts.get("blur", 0))
+        _apply(images, width > 0, partial(changes.blurred, radius=radius), width)
+        level = self._draw("noise", len(images), generator, low=0)
+        if (level > 0).any():
+            seed = int(torch.randint(2**31, (1,), generator=generator, device=generator.device))
+            chance = torch.Generator(images.device).manual_seed(seed)  # noise is made where the images are
+            _apply(images, level > 0, partial(changes.noisy, generator=chance), level)
+
+    def _cover(self, images: Tensor, generator: torch.Generator) -> None:
+        # A grid of specks would hide nothing, so it begins at half of its amount.
+        for name, cover, low in (("erase", changes.erased, 0), ("griddrop", changes.dropped, 0.5)):
+            area = self._draw(name, len(images), generator, low)
+            if name in self.amounts:
+                _apply(images, area > 0, cover, area, _uniform((len(images), 10), generator))
+
+    def _draw(self, name: str, count: int, generator: torch.Generator, low: float = -1) -> Tensor:
+        """How much of a change each image gets, from `low` to 1 times its amount; 0 for those that it passes over."""
+        if name not in self.amounts:
+            return torch.zeros(count)
+        chance, extent = _uniform((2, count), generator)
+        return torch.where(chance < CHANGES[name].chance, (low + (1 - low) * extent) * self.amounts[name], 0.0)
+
+
+def _uniform(shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
+    return torch.rand(shape, generator=generator, device=generator.device).cpu()
+
+
+def _apply(images: Tensor, which: Tensor, change: Callable[..., Tensor], *draws: Tensor) -> None:
+    """Change those images of the batch, in place; each of `draws` has a row an image."""
+    if not which.any():
+        return
+    place = images.device
+    if which.all():
+        images.copy_(change(images, *(draw.to(place, non_blocking=True) for draw in draws)))
+        return
+    rows = which.nonzero()[:, 0]
+    there = rows.to(place, non_blocking=True)
+    some = images.index_select(0, there)
+    images.index_copy_(0, there, change(some, *(draw[rows].to(place, non_blocking=True) for draw in draws)))
+
+
+def _amount(name: str, text: str) -> float:
+    limit = CHANGES[name].limit
+    try:
+        amount = float(text)
+    except ValueError:
+        amount = math.nan
+    if not 0 <= amount <= limit:
+        raise ValueError(
+            f"The augmentation {name}={text} has an amount of {text or 'nothing'!r}, and it must be a number from 0 to "
+            f"{limit:g}. The usual one is {CHANGES[name].amount:g}."
+        )
+    return amount
+
+
+def _unknown(name: str, given: bool) -> str:
+    if name in SETS and given:
+        return f"The list {name!r} takes no amount. Give its changes one each, like '{name},rotate=5'."
+    known = [*CHANGES, *SETS]
+    return (
+        f"There is no augmentation {name!r}; known are {', '.join(known)}, or 'none' alone.{nearest(name, known)} "
+        "Separate the names by commas."
+    )

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import base64
+import io
 import re
 from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from components.evaluate import wording
 from tests.components.evaluate import scenes
@@ -88,6 +91,38 @@ def test_it_says_what_a_clinician_asks(page: str) -> None:
     ):
         assert words in page, words
     assert page.count("<svg") == 3
+
+
+@pytest.mark.parametrize(
+    ("fields", "said"),
+    [
+        (
+            {"augmentation": ["turned by up to 15°", "noise <of> up to 3 %"]},
+            "which of these changes it got, and how much of each: turned by up to 15°; noise &lt;of&gt; up to 3 %.",
+        ),
+        ({"augmentation": []}, "Each time a training image was shown, it was shown as it is."),
+        ({}, "Each time a training image was shown, chance decided anew how it was changed."),
+    ],
+)
+def test_it_shows_what_the_network_saw(tmp_path: Path, fields: dict[str, list[str]], said: str) -> None:
+    scene = scenes.make(tmp_path)
+    drawn = io.BytesIO()
+    Image.linear_gradient("L").save(drawn, "PNG")
+    (tmp_path / "model" / "docs").mkdir()
+    (tmp_path / "model" / "docs" / "augmentation.png").write_bytes(drawn.getvalue())
+    scenes.change_metadata(tmp_path / "model", **fields)
+    scene.run()
+    balance = Balance()
+    balance.feed(scene.page)
+    assert balance.open == []
+    shown = [resource for resource in balance.resources if not resource.startswith("#")]
+    assert [resource.partition(",")[0] for resource in shown] == ["data:image/png;base64"]
+    assert base64.b64decode(shown[0].partition(",")[2]) == drawn.getvalue()
+    assert said in scene.page
+
+
+def test_without_a_sheet_it_says_nothing_of_it(page: str) -> None:
+    assert "What the network saw" not in page
 
 
 def test_names_from_the_data_are_only_text(tmp_path: Path) -> None:
