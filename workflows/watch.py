@@ -97,7 +97,7 @@ class _Bar(Progress):
 
 
 def _so_far(event: dict[str, Any]) -> str:
-    return f"{event['done']:g}/{event['total']} {event['note']}"
+    return f"{event['done']}/{event['total']} {event['note']}"
 
 
 def ending(event: dict[str, Any]) -> str:

@@ -8,6 +8,7 @@ that was interrupted leaves no point twice.
 
 from __future__ import annotations
 
+import io
 import struct
 import time
 from types import TracebackType
@@ -50,11 +51,14 @@ class Board:
 
     def images(self, step: int, name: str, picture: NDArray[np.uint8]) -> None:
         """Show a picture of bytes, [height, width] or [height, width, 3]."""
-        from tensorboardX.summary import image
+        from PIL import Image
+        from tensorboardX.proto.summary_pb2 import Summary
 
-        self._events.append(
-            _event(step, summary=image(name, picture, dataformats="HW" if picture.ndim == 2 else "HWC"))
-        )
+        file = io.BytesIO()
+        Image.fromarray(picture).save(file, "PNG")
+        (height, width), colours = picture.shape[:2], 1 if picture.ndim == 2 else 3
+        shown = Summary.Image(height=height, width=width, colorspace=colours, encoded_image_string=file.getvalue())
+        self._events.append(_event(step, summary=Summary(value=[Summary.Value(tag=name, image=shown)])))
 
     def curve(self, step: int, name: str, labels: NDArray[Any], scores: NDArray[Any]) -> None:
         """Draw the precision-recall curve of probabilities, given which of the images really are of the class."""
