@@ -76,9 +76,8 @@ class Bars:
             self._task = self._progress.add_task(event["stage"], total=None, beside="", below="")
         elif event["event"] == "progress" and self._task is not None:
             note = _so_far(event)
-            fits = len(note) <= self._progress.console.width - TAKEN
-            said = {"beside": note, "below": ""} if fits else {"beside": "", "below": note}
-            self._progress.update(self._task, total=event["total"], completed=event["done"], **said)
+            beside, below = (note, "") if len(note) <= self._progress.console.width - TAKEN else ("", note)
+            self._progress.update(self._task, total=event["total"], completed=event["done"], beside=beside, below=below)
         elif text := ending(event):
             if self._task is not None and event.get("level") != "WARNING":
                 self._progress.remove_task(self._task)

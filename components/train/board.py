@@ -106,6 +106,6 @@ def _event(step: int, **what: Any) -> bytes:
     from tensorboardX.proto.event_pb2 import Event
     from tensorboardX.record_writer import masked_crc32c
 
-    data = Event(wall_time=time.time(), step=step, **what).SerializeToString()
+    data: bytes = Event(wall_time=time.time(), step=step, **what).SerializeToString()
     length = struct.pack("<Q", len(data))
     return length + struct.pack("<I", masked_crc32c(length)) + data + struct.pack("<I", masked_crc32c(data))

@@ -109,8 +109,8 @@ class Tracking:
             self._logged = _last_epoch(client, earlier[0])
             client.update_run(self._run, status="RUNNING")
         else:
-            tags = {"medloop.work": self.key}
-            self._run = client.create_run(number, run_name=f"train {self.key[:12]}", tags=tags).info.run_id
+            mark = {"medloop.work": self.key}
+            self._run = client.create_run(number, run_name=f"train {self.key[:12]}", tags=mark).info.run_id
         told = {"code": code_version("train"), "run": diary.run(), **self.tags}
         tags = [RunTag(f"medloop.{name}", value) for name, value in told.items() if value]
         parameters = [Param(name, str(value)) for name, value in self.parameters.items()]

@@ -10,7 +10,6 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from workflows import watch
 from workflows.watch import Bars, Lines
 
 NOTE = "epochs, loss 0.310, val AUC 0.981, 412 images/s, 2 min 10 s left"
@@ -64,7 +63,7 @@ def test_where_there_is_room_all_stands_in_one_line() -> None:
 
 def test_a_log_gets_a_line_now_and_then_and_the_last_one(monkeypatch: pytest.MonkeyPatch) -> None:
     now = [1000.0]
-    monkeypatch.setattr(watch.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
     paper = Console(width=80, file=io.StringIO(), record=True)
     with Lines(paper) as lines:
         for _ in range(2):  # each stage begins to count anew

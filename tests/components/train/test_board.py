@@ -82,7 +82,7 @@ def test_each_epoch_is_in_the_store_when_it_is_done(store: Store) -> None:
             assert len(parts(store)) == epoch - 1
             board.epoch()
             assert len(parts(store)) == epoch
-            assert figures(store, "train/loss")[-1] == (epoch * 10, pytest.approx(1 / epoch))
+            assert figures(store, "train/loss")[-1] == pytest.approx((epoch * 10, 1 / epoch))
         board.epoch()
         assert len(parts(store)) == 3, "nothing has come since"
         board.scalars(31, {"train/loss": 0.1})
