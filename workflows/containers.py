@@ -12,6 +12,8 @@ from urllib.parse import urlsplit
 from workflows.settings import Settings
 
 HANDED_ON = (
+    "MEDLOOP_CURRENCY",
+    "MEDLOOP_DEVICE_PRICE",
     "MEDLOOP_HASH_KEY",
     "MEDLOOP_LOG",
     "MEDLOOP_NOTIFY_URL",

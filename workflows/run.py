@@ -22,6 +22,7 @@ from typing import Any, Protocol
 
 from components.shared import diary
 from components.shared.contracts import decode, encode
+from components.shared.price import read_price
 from components.shared.store import Store, open_store
 from workflows.lease import Lease, holder, lease
 from workflows.settings import Settings, stage_environment
@@ -74,6 +75,7 @@ def start(
     take_over: bool = False,
 ) -> Run:
     """Do a run from beginning to end; gives its record. A broken stage is a record that says so, not an exception."""
+    read_price()  # a wrong one is told now, and not when it is asked for at the end
     store = open_store(settings.store)
     run = Run(datetime.now(UTC).strftime("%Y%m%d-%H%M%S-") + secrets.token_hex(2))
     with lease(store, run.id, take_over) as held:

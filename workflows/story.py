@@ -15,6 +15,7 @@ from rich.table import Table
 
 from components.shared import work
 from components.shared.contracts import Manifest, decode
+from components.shared.price import read_price
 from components.shared.store import Store
 from workflows.replay import Replay
 from workflows.run import Run
@@ -84,6 +85,8 @@ def summarise(console: Console, settings: Settings, store: Store, run: Run) -> N
     """Print what a run came to: times, figures, decision, what is in service, and where to look further."""
     console.print()
     _print_times(console, run)
+    if told := spent(run):
+        console.print(told, highlight=False, markup=False)
     figures = metrics(store, run)
     if figures:
         console.print()
@@ -100,9 +103,10 @@ def summarise(console: Console, settings: Settings, store: Store, run: Run) -> N
     further.append(("what was released", f"{_command('medloop')} models"))
     if run.record["in_service"]:
         further.append(("try the model", f"{_command('medloop')} serve"))
+    further.append(("the training's course", f"tensorboard --logdir {settings.store}/tensorboard"))
     further.append(("the tracking page", f"{_command('mlflow')} ui --backend-store-uri {settings.tracking_shown}"))
     for what, how in further:
-        console.print(f"  {what:18} {how}", highlight=False, markup=False, soft_wrap=True)
+        console.print(f"  {what:21} {how}", highlight=False, markup=False, soft_wrap=True)
 
 
 def _command(name: str) -> str:
@@ -111,6 +115,18 @@ def _command(name: str) -> str:
         return name
     path = Path(sys.executable).parent / name
     return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else str(path)
+
+
+def spent(run: Run) -> str:
+    """The device hours of the training, over its interruptions, and what they cost where a price is set; or nothing."""
+    step = run.last("train") or {}
+    seconds = step.get("spent", {}).get("device_seconds")
+    if not isinstance(seconds, int | float):
+        return ""
+    price = read_price()
+    cost = f", at {price} {price.of(seconds)}" if price else ""
+    before = " It was done before this run, which paid nothing for it." if step["state"] == "reused" else ""
+    return f"The training took {seconds / 3600:.3g} device hours{cost}.{before}"
 
 
 def _print_times(console: Console, run: Run) -> None:
@@ -178,6 +194,8 @@ def explain(store: Store, run: Run) -> str:
     data = dataset(store, run)
     if data:
         lines.append(_data_sentence(data))
+    if told := spent(run):
+        lines.append(told)
     if verdict is None:
         return "\n".join([*lines, f"It is {record['outcome']}, and came to no decision."])
     subject = verdict["subject"]

@@ -3,19 +3,25 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterable
 from types import TracebackType
 from typing import Any
 
-from rich.console import Console
+from rich.console import Console, RenderableType
+from rich.padding import Padding
 from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
+from rich.text import Text
+
+TAKEN = 46
+"""Columns of a line that spinner, stage, bar and time take."""
 
 
 class Lines:
-    """For logs and pipes: a line when a stage makes progress and when it ends."""
+    """For logs and pipes: a line when a stage makes progress and when it ends; the longer it takes, the rarer."""
 
     def __init__(self, console: Console) -> None:
         self.console = console
-        self._last = 0.0
+        self._begun = self._last = 0.0
 
     def __enter__(self) -> Lines:
         return self
@@ -25,11 +31,14 @@ class Lines:
 
     def __call__(self, event: dict[str, Any]) -> None:
         """Show one event."""
+        now = time.monotonic()
+        if event["event"] == "started":
+            self._begun, self._last = now, 0.0
         if event["event"] == "progress":
-            whole = event["done"] >= event["total"]
-            if event["stage"] == "train" or whole or time.monotonic() - self._last > 5:
-                self._last = time.monotonic()
-                self._say(f"  {event['stage']:9} {event['done']}/{event['total']} {event['note']}")
+            apart = min(max(5.0, (now - self._begun) / 20), 60.0)
+            if event["done"] >= event["total"] or now - self._last > apart:
+                self._last = now
+                self._say(f"  {event['stage']:9} {_so_far(event)}")
         elif text := ending(event):
             self._say(text)
 
@@ -41,11 +50,11 @@ class Bars:
     """For a terminal: a bar for the stage at work, with the finished ones above it."""
 
     def __init__(self, console: Console) -> None:
-        self._progress = Progress(
+        self._progress = _Bar(
             SpinnerColumn(finished_text=" "),
             TextColumn("{task.description:9}"),
             BarColumn(bar_width=24),
-            TextColumn("{task.fields[note]}", markup=False),
+            TextColumn("{task.fields[beside]}", markup=False),
             TimeElapsedColumn(),
             console=console,
             transient=True,
@@ -64,15 +73,30 @@ class Bars:
     def __call__(self, event: dict[str, Any]) -> None:
         """Show one event."""
         if event["event"] == "started":
-            self._task = self._progress.add_task(event["stage"], total=None, note="")
+            self._task = self._progress.add_task(event["stage"], total=None, beside="", below="")
         elif event["event"] == "progress" and self._task is not None:
-            note = f"{event['done']}/{event['total']} {event['note']}"
-            self._progress.update(self._task, total=event["total"], completed=event["done"], note=note)
+            note = _so_far(event)
+            beside, below = (note, "") if len(note) <= self._progress.console.width - TAKEN else ("", note)
+            self._progress.update(self._task, total=event["total"], completed=event["done"], beside=beside, below=below)
         elif text := ending(event):
             if self._task is not None and event.get("level") != "WARNING":
                 self._progress.remove_task(self._task)
                 self._task = None
             self._progress.console.print(text, highlight=False, markup=False)
+
+
+class _Bar(Progress):
+    """A bar whose note stands below it where it is too long to stand beside it."""
+
+    def get_renderables(self) -> Iterable[RenderableType]:
+        yield from super().get_renderables()
+        for task in self.tasks:
+            if task.fields["below"]:
+                yield Padding(Text(task.fields["below"], style="dim"), (0, 0, 0, 2))
+
+
+def _so_far(event: dict[str, Any]) -> str:
+    return f"{event['done']}/{event['total']} {event['note']}"
 
 
 def ending(event: dict[str, Any]) -> str:

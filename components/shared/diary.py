@@ -67,7 +67,7 @@ def steps(store: Store, run: str) -> list[dict[str, Any]]:
 
 
 _TEXTS = ("stage", "state", "at", "key", "why", "code", "image")
-_MAPPINGS = ("inputs", "parameters", "outputs", "values")
+_MAPPINGS = ("inputs", "parameters", "outputs", "values", "spent")
 _GIVEN = {"merge": "dataset", "evaluate": "report", "gate": "decision"}
 """Outputs without which nothing can be told of a step."""
 

@@ -14,7 +14,7 @@ import tempfile
 import time
 import tomllib
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -42,6 +42,8 @@ class Work:
     store: Store
     inputs: Mapping[str, str]
     run: str = ""
+    spent: dict[str, float] = field(default_factory=dict)
+    """What the work took over all its tries (device_seconds): told with its times, and no value of it."""
 
     def keep(self, name: str, data: bytes) -> None:
         """Keep a checkpoint, replacing the one of that name, so that the same work can go on after an interruption."""
@@ -85,6 +87,7 @@ class Done:
     values: dict[str, Any]
     seconds: float
     reused: bool
+    spent: dict[str, float] = field(default_factory=dict)
 
 
 def step(stage: str, store_uri: str, inputs: Mapping[str, Path], parameters: Mapping[str, Any]) -> Done:
@@ -102,6 +105,7 @@ def step(stage: str, store_uri: str, inputs: Mapping[str, Path], parameters: Map
         "seconds": round(done.seconds, 2),
         "outputs": {name: manifest.digest for name, manifest in done.outputs.items()},
         "values": done.values,
+        **({"spent": done.spent} if done.spent else {}),
     }
     state = "reused" if done.reused else "finished"
     page.write(state, **told)
@@ -152,7 +156,7 @@ def finished(store: Store, key: str) -> Done | None:
         outputs[name] = Manifest.decode(store.get(digest), f"{record['stage']} {name}")
         if not all(store.has(named) for named in _named(store, outputs[name])):
             return None
-    return Done(key, outputs, record["values"], record["seconds"], True)
+    return Done(key, outputs, record["values"], record["seconds"], True, record.get("spent", {}))
 
 
 def _named(store: Store, manifest: Manifest) -> Iterator[str]:
@@ -188,7 +192,8 @@ def _run(interface: Interface, store: Store, plan: Plan, manifests: Mapping[str,
             folders[name].mkdir()
         for name, manifest in manifests.items():
             lay_out(store, manifest, folders[name])
-        extra = {"work": Work(plan.key, store, plan.inputs, diary.run())} if interface.takes_work else {}
+        own = Work(plan.key, store, plan.inputs, diary.run())
+        extra = {"work": own} if interface.takes_work else {}
         try:
             values = function(**folders, **extra, **plan.parameters) or {}
         except ValueError as error:
@@ -196,10 +201,10 @@ def _run(interface: Interface, store: Store, plan: Plan, manifests: Mapping[str,
                 store.write(f"work/{plan.key}/error.json", contracts.encode("error", {"message": str(error)}))
             raise
         outputs = {name: gather(store, folders[name]) for name in interface.outputs}
-    seconds = time.perf_counter() - begun
+    done = Done(plan.key, outputs, values, time.perf_counter() - begun, False, own.spent)
     if plan.stage not in IMPURE:
-        _record(store, plan, outputs, values, seconds)
-    return Done(plan.key, outputs, values, seconds, False)
+        _record(store, plan, done)
+    return done
 
 
 def _is_verdict(error: ValueError, stage: str) -> bool:
@@ -210,24 +215,25 @@ def _is_verdict(error: ValueError, stage: str) -> bool:
     return trace is not None and Path(trace.tb_frame.f_code.co_filename).parent == COMPONENTS / stage
 
 
-def _record(store: Store, plan: Plan, outputs: Mapping[str, Manifest], values: dict[str, Any], seconds: float) -> None:
+def _record(store: Store, plan: Plan, done: Done) -> None:
     kept = store.names(f"work/{plan.key}")
     record = {
         "stage": plan.stage,
         "inputs": plan.inputs,
         "parameters": plan.parameters,
         "code": plan.code,
-        "outputs": {name: manifest.digest for name, manifest in outputs.items()},
-        "values": values,
-        "seconds": round(seconds, 3),
+        "outputs": {name: manifest.digest for name, manifest in done.outputs.items()},
+        "values": done.values,
+        "seconds": round(done.seconds, 3),
+        **({"spent": done.spent} if done.spent else {}),
     }
     keys = [plan.key]
     if plan.stage in SETTLED:
         given, gave = SETTLED[plan.stage]
-        keys.append(replace(plan, inputs={**plan.inputs, given: outputs[gave].digest}).key)
+        keys.append(replace(plan, inputs={**plan.inputs, given: done.outputs[gave].digest}).key)
     for key in keys:
         store.write(f"work/{key}/result.json", contracts.encode("result", record))
-    for manifest in outputs.values():
+    for manifest in done.outputs.values():
         store.write(f"refs/{manifest.digest}.json", contracts.encode("ref", {"key": plan.key, "stage": plan.stage}))
     for name in kept:
         if not name.endswith("/result.json"):
@@ -308,8 +314,8 @@ def event(what: str, stage: str, **fields: Any) -> None:
     log.info(what, extra={"fields": {"stage": stage, **fields}})
 
 
-def progress(stage: str, done: int, total: int, note: str = "") -> None:
-    """Tell how far a stage has come: `done` of `total`, and a word about it."""
+def progress(stage: str, done: float, total: int, note: str = "") -> None:
+    """Tell how far a stage has come: `done` of `total`, and a word about it, which may say first what is counted."""
     event("progress", stage, done=done, total=total, note=note)
 
 
@@ -332,7 +338,7 @@ class Sentences(logging.Formatter):
         stage = fields.pop("stage", "")
         if record.getMessage() == "progress":
             return f"{stage:9} {fields['done']}/{fields['total']} {fields['note']}"
-        shown = {name: value for name, value in fields.items() if name not in ("key", "outputs")}
+        shown = {name: value for name, value in fields.items() if name not in ("key", "outputs", "spent")}
         values = shown.pop("values", {})
         rest = " ".join(f"{name}={value}" for name, value in {**shown, **values}.items())
         return f"{stage:9} {record.getMessage()} {rest}".rstrip()

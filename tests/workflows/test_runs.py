@@ -18,6 +18,7 @@ from tests.workflows.test_cli import medloop
 from workflows.kubeflow.login import connect
 from workflows.run import find, recent
 from workflows.settings import Kubeflow
+from workflows.story import spent
 
 
 def test_a_finished_run_is_told_like_one_of_this_machine(finished: ByHand) -> None:
@@ -212,3 +213,30 @@ def test_what_a_run_left_is_removed_unless_it_is_at_work(tmp_path: Path) -> None
         assert (tmp_path / "tmp").is_dir()
     _clear_unclaimed(tmp_path)
     assert not (tmp_path / "tmp").exists()
+
+
+def test_device_hours_are_told_and_cost_what_the_price_of_the_moment_says(
+    pages: Pages, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("MEDLOOP_DEVICE_PRICE", raising=False)
+    pages.page("resolve", "finished")
+    assert spent(find(pages.store, pages.run)) == ""
+    pages.page("train", "finished", spent={"device_seconds": 5400.0})
+    assert spent(find(pages.store, pages.run)) == "The training took 1.5 device hours."
+    monkeypatch.setenv("MEDLOOP_DEVICE_PRICE", "2")
+    monkeypatch.setenv("MEDLOOP_CURRENCY", "EUR")
+    assert spent(find(pages.store, pages.run)) == "The training took 1.5 device hours, at 2 EUR an hour 3.00 EUR."
+    monkeypatch.setenv("MEDLOOP_DEVICE_PRICE", "2 EUR")
+    with pytest.raises(ValueError, match="MEDLOOP_DEVICE_PRICE is '2 EUR'"):
+        spent(find(pages.store, pages.run))
+
+
+def test_a_training_that_was_done_before_cost_this_run_nothing(pages: Pages) -> None:
+    pages.page("train", "reused", spent={"device_seconds": 36.0})
+    told = spent(find(pages.store, pages.run))
+    assert told == "The training took 0.01 device hours. It was done before this run, which paid nothing for it."
+
+
+def test_a_page_whose_spent_time_was_changed_is_not_told_of(pages: Pages) -> None:
+    pages.page("train", "finished", spent={"device_seconds": "long"})
+    assert spent(find(pages.store, pages.run)) == ""

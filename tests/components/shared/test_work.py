@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 
-from components.shared import work
-from components.shared.contracts import decode
+from components.shared import diary, work
+from components.shared.contracts import decode, encode
 from components.shared.interface import COMPONENTS
 from components.shared.store import Store, open_store
 from tests import made
@@ -171,6 +171,21 @@ def test_the_result_says_what_it_was_made_of(store: Store, inputs: dict[str, Pat
     assert record["inputs"]["dataset"] == work.gather(store, inputs["dataset"]).digest
     assert record["outputs"] == {"splits": done.outputs["splits"].digest}
     assert record["values"] == done.values
+
+
+def test_what_the_work_took_over_all_its_tries_is_told_again_with_its_result(
+    store: Store, inputs: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(diary.VARIABLE, "run")
+    first = step("split", store, inputs)
+    assert first.spent == {}
+    name = f"work/{first.key}/result.json"
+    record = decode("result", store.read(name) or b"", name)
+    store.write(name, encode("result", {**record, "spent": {"device_seconds": 7200.5}}))
+    assert step("split", store, inputs).spent == {"device_seconds": 7200.5}
+    made, reused = diary.steps(store, "run")
+    assert "spent" not in made
+    assert reused["spent"] == {"device_seconds": 7200.5}
 
 
 def test_a_wrong_parameter_is_refused_before_the_store_is_touched(store: Store, inputs: dict[str, Path]) -> None:
