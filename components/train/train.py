@@ -54,7 +54,8 @@ def train(
 
     The same inputs, parameters and machine give the same weights, also when the training was interrupted on the way.
 
-        architecture: the network's name (small, resnet18)
+        architecture: the network's name (small, resnet18, resnet50, efficientnet_b0, efficientnet_b4, densenet121, vit,
+            convnext_tiny)
         image_size: side of the square the network sees, in pixels
         epochs: passes over the training images
         batch_size: images a step
@@ -76,7 +77,7 @@ def train(
     data = Data.open(dataset, work.store)
     if data.about["decoding"]["colour"] == "rgb" and channels != 3:
         raise ValueError(f"The data set's images have colours, and channels is {channels}. Set channels to 3.")
-    network = build(architecture, channels, len(data.classes)).to(place)
+    network = build(architecture, channels, len(data.classes), image_size).to(place)
     views, labels = data.views(image_size, fit), data.labels
     rows = {side: data.rows(splits, side) for side in ("train", "val")}
     preprocess = {"size": image_size, "fit": fit, "channels": channels, "decoding": data.about["decoding"]}
