@@ -139,7 +139,7 @@ class Network:
 
     def __init__(self, known: Data, classes: int, seed: int, settings: Settings) -> None:
         torch.manual_seed(seed)
-        self.model = build("small", 1, classes)
+        self.model = build("small", 1, classes, settings.size)
         images = torch.from_numpy(known.images)[:, None]
         self.mean, self.deviation = images.mean(), images.std()
         self._fit((images - self.mean) / self.deviation, torch.from_numpy(known.labels), seed, settings)

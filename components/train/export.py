@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +20,14 @@ from components.shared.runtime import OUTPUTS, PRECISIONS, Model
 from components.shared.views import normalise
 
 OPSET = 18
+"""The newest that the ONNX exporter, ONNX Runtime's quantizer and the other readers of the graph all know."""
+
 TOLERANCE = 1e-3
+
+MONAI_SCHEMA = (
+    "https://github.com/Project-MONAI/MONAI-extra-test-data/releases/download/0.8.1/meta_schema_20240725.json"
+)
+"""By which MONAI's `verify_metadata` judges metadata.json."""
 
 
 def export_graph(network: nn.Module, size: int, channels: int, path: Path) -> None:
@@ -63,14 +72,20 @@ def write_bundle(model: Path, network: nn.Module, about: dict[str, Any]) -> None
     write_metadata(model, about)
     (model / "docs" / "README.md").write_text(_card(about), encoding="utf-8")
     inference = {
-        "network_def": {
-            "_target_": "components.train.models.build",
-            "name": about["architecture"],
-            "channels": channels,
-            "classes": len(about["classes"]),
-        }
+        "bundle_root": ".",
+        "device": "cpu",
+        # MONAI expects logits alone of a network; the weights are the same.
+        "network_def": {"_target_": "components.train.models.build", **_recipe(network), "logits_only": True},
+        "network": "$@network_def.to(@device)",
+        "checkpoint": "$@bundle_root + '/models/model.pt'",
+        "inferer": {"_target_": "SimpleInferer"},
     }
     (model / "configs" / "inference.json").write_text(json.dumps(inference, indent=1, sort_keys=True) + "\n")
+
+
+def _recipe(network: nn.Module) -> dict[str, Any]:
+    recipe: dict[str, Any] = network.recipe  # type: ignore[assignment]  # every network has one (models.py)
+    return recipe
 
 
 def _card(about: dict[str, Any]) -> str:
@@ -102,11 +117,13 @@ def write_metadata(model: Path, about: dict[str, Any]) -> None:
     """Write metadata.json as MONAI's bundles have it, with medloop's own record under its name."""
     size, channels, classes = about["preprocess"]["size"], about["preprocess"]["channels"], about["classes"]
     document = {
+        "schema": MONAI_SCHEMA,
         "version": "0.1.0",
         "changelog": {"0.1.0": "made by medloop"},
-        "monai_version": "1.5.0",
+        "monai_version": _version("monai"),
         "pytorch_version": torch.__version__.split("+")[0],
         "numpy_version": np.__version__,
+        "required_packages_version": {name: _version(name) for name in ("torchvision", "einops")},
         "task": f"Classification into {', '.join(classes)}",
         "description": "A classifier trained, evaluated and released by medloop. Not a medical device by itself.",
         "authors": "made by a medloop run",
@@ -127,7 +144,7 @@ def write_metadata(model: Path, about: dict[str, Any]) -> None:
             },
             "outputs": {
                 "pred": {
-                    "type": "probabilities",
+                    "type": "logits",
                     "format": "classification",
                     "num_channels": len(classes),
                     "spatial_shape": [1, 1],
@@ -140,11 +157,22 @@ def write_metadata(model: Path, about: dict[str, Any]) -> None:
         },
         "medloop": {"kind": "bundle", "schema": contracts.SCHEMAS["bundle"], **about},
     }
+    _write(model, document)
+
+
+def _write(model: Path, document: dict[str, Any]) -> None:
     (model / "configs" / "metadata.json").write_text(json.dumps(document, indent=1, sort_keys=True) + "\n")
 
 
+def _version(package: str) -> str:
+    return importlib.metadata.version(package).split("+")[0]
+
+
 def check_parity(model: In, network: nn.Module, views: NDArray[np.uint8]) -> float:
-    """The largest difference between the graph's logits and the network's, over these views; refuses a real one."""
+    """The largest difference between the graph's logits and the network's, over these views; refuses a real one.
+
+    It is noted in the metadata, rounded up to one digit: its last digits differ from machine to machine.
+    """
     exported = Model(model)
     with torch.no_grad():
         expected = network.eval()(torch.from_numpy(normalise(views, exported.preprocess)))[0].numpy()
@@ -154,4 +182,17 @@ def check_parity(model: In, network: nn.Module, views: NDArray[np.uint8]) -> flo
             f"The exported graph differs from the network by {difference:.2g} in a logit; at most {TOLERANCE:g} is "
             "taken for rounding. The export is wrong: try another architecture, or report it."
         )
-    return difference
+    stated = _rounded_up(difference)
+    document = json.loads((model / "configs" / "metadata.json").read_bytes())
+    document["medloop"]["parity"] = {"images": len(views), "largest_difference_of_a_logit": stated}
+    _write(model, document)
+    return stated
+
+
+def _rounded_up(value: float) -> float:
+    """The smallest number of one significant digit that is no less."""
+    if value <= 0:
+        return 0.0
+    place = math.floor(math.log10(value))
+    up = float(f"{math.ceil(value / 10**place)}e{place}")
+    return up if up >= value else float(f"{math.ceil(value / 10**place) + 1}e{place}")

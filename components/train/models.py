@@ -3,50 +3,144 @@
 Every network gives (logits [N, classes], features [N, F], map [N, F, h, w]) and keeps one contract: the features are
 the mean of the map over its height and width, and the logits are `head` applied to the features. So class activation
 maps and drift embeddings can be had from the exported graph, without torch.
+
+A function here gives the body (images to map) and F. It keeps the layers' names that MONAI or torchvision gave them,
+in the order from input to output, so that weights made with those fit (weights.py).
 """
 
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
 
-NETWORKS: dict[str, Callable[[int, int], nn.Module]] = {}
+Make = Callable[[int, int], tuple[nn.Module, int]]
+"""From channels and image size to a body and the number of its features."""
+
+NETWORKS: dict[str, Make] = {}
+
+PATCH = 16
+"""Side of the patches into which the vision transformer cuts an image."""
 
 
-def network(make: Callable[[int, int], nn.Module]) -> Callable[[int, int], nn.Module]:
+def network(make: Make) -> Make:
     """Gives the function back unchanged and makes it known under its own name."""
     NETWORKS[make.__name__] = make
     return make
 
 
-def build(name: str, channels: int, classes: int) -> nn.Module:
-    """Gives a new network of that name for images of so many channels; its weights come from torch's random state."""
+def build(
+    name: str,
+    channels: int,
+    classes: int,
+    size: int,
+    hidden: int = 512,
+    dropout: float = 0.2,
+    logits_only: bool = False,
+) -> nn.Module:
+    """Gives a new network of that name for images of this size; its weights come from torch's random state.
+
+    With `logits_only` it gives the logits alone, as MONAI expects of a bundle's network; its weights are the same.
+    """
     if name not in NETWORKS:
         near = difflib.get_close_matches(name, NETWORKS, n=1, cutoff=0.0)[0]
         raise ValueError(f"unknown network {name!r}: did you mean {near!r}? Known are {', '.join(sorted(NETWORKS))}")
     if channels < 1 or classes < 2:
         raise ValueError(f"a network for {channels} channels and {classes} classes cannot be built: at least 1 channel "
                          "and 2 classes are needed")  # fmt: skip
-    return NETWORKS[name](channels, classes)
+    if hidden < 1 or not 0 <= dropout < 1:
+        raise ValueError(f"a head of {hidden} hidden units with dropout {dropout} cannot be built: at least 1 unit is "
+                         "needed, and a dropout from 0 to below 1")  # fmt: skip
+    body, features = NETWORKS[name](channels, size)
+    made = Classifier(body, features, classes, hidden, dropout, logits_only)
+    made.recipe = {
+        "name": name,
+        "channels": channels,
+        "classes": classes,
+        "size": size,
+        "hidden": hidden,
+        "dropout": dropout,
+    }
+    return made
 
 
 class Classifier(nn.Module):
     """A body that gives a feature map, its mean over the image, and a head on that mean."""
 
-    def __init__(self, body: nn.Module, features: int, classes: int, dropout: float = 0.2) -> None:
+    recipe: dict[str, str | int | float]
+    """What `build` was asked for: with it the same network is built again."""
+
+    def __init__(
+        self, body: nn.Module, features: int, classes: int, hidden: int, dropout: float, logits_only: bool = False
+    ) -> None:
         super().__init__()
         self.body = body
         self.pool = nn.AdaptiveAvgPool2d(1)
-        self.head = nn.Sequential(nn.Dropout(dropout), nn.Linear(features, classes))
+        # Linear layers with ReLU between them and nothing else: class activation maps differentiate it by hand.
+        self.head = nn.Sequential(
+            nn.Dropout(dropout),
+            nn.Linear(features, hidden),
+            nn.ReLU(inplace=True),
+            nn.Dropout(dropout),
+            nn.Linear(hidden, classes),
+        )
+        self.logits_only = logits_only
 
-    def forward(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor] | Tensor:
         """Gives logits, pooled features and the last feature map of a batch [N, channels, height, width]."""
         found = self.body(images)
         features = torch.flatten(self.pool(found), 1)
-        return self.head(features), features, found
+        logits = self.head(features)
+        return logits if self.logits_only else (logits, features, found)
+
+
+def stages(network: nn.Module) -> list[nn.Module]:
+    """Gives the body in up to six parts from input to output, which together hold all its weights, for unfreezing."""
+    parts = _weighty(network.get_submodule("body").children())
+    units = _units(parts)
+    while len(units) < 3 and any(isinstance(part, nn.Sequential | nn.ModuleList) for part in parts):
+        opened = (part.children() if isinstance(part, nn.Sequential | nn.ModuleList) else [part] for part in parts)
+        parts = _weighty(inner for several in opened for inner in several)
+        units = _units(parts)
+    count = len(units) if len(units) <= 6 else 4
+    bounds = [round(number * len(units) / count) for number in range(count + 1)]
+    return [nn.ModuleList(part for unit in units[start:end] for part in unit) for start, end in pairwise(bounds)]
+
+
+def _weighty(parts: Iterable[nn.Module]) -> list[nn.Module]:
+    return [part for part in parts if next(part.parameters(), None) is not None]
+
+
+def _units(parts: list[nn.Module]) -> list[list[nn.Module]]:
+    """The parts, each norm together with what stands before it."""
+    units: list[list[nn.Module]] = []
+    for part in parts:
+        if units and all(weight.ndim < 2 for weight in part.parameters()):
+            units[-1].append(part)
+        else:
+            units.append([part])
+    return units
+
+
+def _in_order(whole: nn.Module, *names: str, **more: nn.Module) -> nn.Sequential:
+    """These parts of a network, under their names, one after another, and then some more."""
+    chain = nn.Sequential()
+    for name in names:
+        chain.add_module(name, whole.get_submodule(name))
+    for name, part in more.items():
+        chain.add_module(name, part)
+    return chain
+
+
+def _at_least(name: str, size: int, least: int) -> None:
+    if size < least:
+        raise ValueError(
+            f"{name} cannot take images of {size} pixels: its last map would be a single point. Set image_size to "
+            f"{least} or more, or choose another architecture."
+        )
 
 
 def _block(inputs: int, outputs: int, stride: int = 1) -> nn.Sequential:
@@ -56,8 +150,8 @@ def _block(inputs: int, outputs: int, stride: int = 1) -> nn.Sequential:
 
 
 @network
-def small(channels: int, classes: int) -> nn.Module:
-    """Gives a network of 0.3 million weights that trains within minutes on two cores; images of 48 pixels or more."""
+def small(channels: int, _size: int) -> tuple[nn.Module, int]:
+    """A body of 0.4 million weights that trains within minutes on two cores; images of 48 pixels or more."""
     body = nn.Sequential(
         _block(channels, 16, stride=2),
         _block(16, 32),
@@ -67,15 +161,131 @@ def small(channels: int, classes: int) -> nn.Module:
         _block(96, 96),
         _block(96, 160, stride=2),
     )
-    return Classifier(body, 160, classes)
+    return body, 160
+
+
+def _resnet(channels: int, block: str, layers: list[int]) -> nn.Sequential:
+    from monai.networks.nets import ResNet
+
+    whole = ResNet(
+        block, layers, [64, 128, 256, 512], spatial_dims=2, n_input_channels=channels,
+        conv1_t_size=7, conv1_t_stride=2, bias_downsample=False, feed_forward=False,
+    )  # fmt: skip
+    return _in_order(whole, "conv1", "bn1", "act", "maxpool", "layer1", "layer2", "layer3", "layer4")
 
 
 @network
-def resnet18(channels: int, classes: int) -> nn.Module:
-    """Gives torchvision's ResNet-18 with random weights, its first convolution made for the number of channels."""
-    from torchvision.models import resnet18 as make
+def resnet18(channels: int, _size: int) -> tuple[nn.Module, int]:
+    """MONAI's ResNet-18, with the strides and shortcuts of torchvision's, whose weights fit."""
+    return _resnet(channels, "basic", [2, 2, 2, 2]), 512
 
+
+@network
+def resnet50(channels: int, _size: int) -> tuple[nn.Module, int]:
+    """MONAI's ResNet-50, with the strides and shortcuts of torchvision's, whose weights fit."""
+    return _resnet(channels, "bottleneck", [3, 4, 6, 3]), 2048
+
+
+def _efficientnet(channels: int, size: int, width: float, depth: float) -> nn.Sequential:
+    from monai.networks.nets import EfficientNet
+
+    # The whole network rather than MONAI's ready-made ones: those pad for one image size, whatever comes.
+    whole = EfficientNet(
+        [
+            "r1_k3_s11_e1_i32_o16_se0.25",
+            "r2_k3_s22_e6_i16_o24_se0.25",
+            "r2_k5_s22_e6_i24_o40_se0.25",
+            "r3_k3_s22_e6_i40_o80_se0.25",
+            "r3_k5_s11_e6_i80_o112_se0.25",
+            "r4_k5_s22_e6_i112_o192_se0.25",
+            "r1_k3_s11_e6_i192_o320_se0.25",
+        ],
+        in_channels=channels,
+        width_coefficient=width,
+        depth_coefficient=depth,
+        image_size=size,
+        norm=("batch", {"eps": 1e-3, "momentum": 0.1}),  # MONAI's 0.01 learns too slowly from a few hundred images
+    )
+    for part in list(whole.modules()):
+        if isinstance(part, nn.Conv2d) and part.groups > 1:
+            nn.init.kaiming_normal_(part.weight, nonlinearity="relu")  # MONAI's is for a layer that is not depthwise
+        if "_swish" in dict(part.named_children()):
+            part.add_module("_swish", nn.SiLU())  # MONAI's saves memory in a way that cannot be exported
+    stem = ("_conv_stem_padding", "_conv_stem", "_bn0", "_swish")
+    return _in_order(whole, *stem, "_blocks", "_conv_head_padding", "_conv_head", "_bn1", act=nn.SiLU())
+
+
+@network
+def efficientnet_b0(channels: int, size: int) -> tuple[nn.Module, int]:
+    """MONAI's EfficientNet-B0, padded for this image size."""
+    return _efficientnet(channels, size, 1.0, 1.0), 1280
+
+
+@network
+def efficientnet_b4(channels: int, size: int) -> tuple[nn.Module, int]:
+    """MONAI's EfficientNet-B4, padded for this image size."""
+    return _efficientnet(channels, size, 1.4, 1.8), 1792
+
+
+@network
+def densenet121(channels: int, size: int) -> tuple[nn.Module, int]:
+    """MONAI's DenseNet-121; images of 64 pixels or more."""
+    from monai.networks.nets import DenseNet121
+
+    _at_least("densenet121", size, 64)
+    whole = DenseNet121(spatial_dims=2, in_channels=channels, out_channels=2)
+    return _in_order(whole, "features", relu=nn.ReLU(inplace=True)), 1024
+
+
+class Patches(nn.Module):
+    """The body of a vision transformer: its tokens after the last norm, laid out as the map of the image's patches."""
+
+    def __init__(self, whole: nn.Module, side: int) -> None:
+        super().__init__()
+        self.patch_embedding = whole.get_submodule("patch_embedding")
+        self.blocks = nn.Sequential(*whole.get_submodule("blocks").children())
+        self.norm = whole.get_submodule("norm")
+        self.side = side
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Gives the map [N, F, side, side] of a batch of images."""
+        tokens: Tensor = self.norm(self.blocks(self.patch_embedding(images)))
+        return tokens.transpose(1, 2).unflatten(2, (self.side, self.side))
+
+
+@network
+def vit(channels: int, size: int) -> tuple[nn.Module, int]:
+    """MONAI's vision transformer in the size called B/16, without a class token; image sizes are multiples of 16."""
+    from monai.networks.nets import ViT
+
+    if size < 2 * PATCH or size % PATCH:
+        near = max(2, round(size / PATCH)) * PATCH
+        raise ValueError(
+            f"vit cuts an image into patches of {PATCH} pixels, and {size} is not a multiple of that with at least two "
+            f"a side. Set image_size to {near}, or choose another architecture."
+        )
+    whole = ViT(channels, size, PATCH, spatial_dims=2, qkv_bias=True)
+    for layer in list(whole.modules()):
+        if "norm_cross_attn" in dict(layer.named_children()):
+            layer.add_module("norm_cross_attn", nn.Identity())  # MONAI makes it, and uses it only in other networks
+        if isinstance(layer, nn.LayerNorm):
+            layer.eps = 1e-6
+        if isinstance(layer, nn.Linear):
+            nn.init.trunc_normal_(layer.weight, std=0.02)
+            nn.init.zeros_(layer.bias)
+    return Patches(whole, size // PATCH), 768
+
+
+@network
+def convnext_tiny(channels: int, size: int) -> tuple[nn.Module, int]:
+    """Torchvision's ConvNeXt-Tiny, its last norm before the pooling; images of 64 pixels or more."""
+    from torchvision.models import convnext_tiny as make
+
+    _at_least("convnext_tiny", size, 64)
     whole = make(weights=None)
-    whole.conv1 = nn.Conv2d(channels, 64, 7, stride=2, padding=3, bias=False)
-    nn.init.kaiming_normal_(whole.conv1.weight, mode="fan_out", nonlinearity="relu")
-    return Classifier(nn.Sequential(*list(whole.children())[:-2]), whole.fc.in_features, classes)
+    if channels != 3:
+        first = nn.Conv2d(channels, 96, 4, stride=4)
+        nn.init.trunc_normal_(first.weight, std=0.02)
+        nn.init.zeros_(first.bias)  # type: ignore[arg-type]  # it has one
+        whole.features[0][0] = first
+    return _in_order(whole, "features", norm=whole.classifier[0]), 768

@@ -90,7 +90,9 @@ def test_the_bundle_says_what_a_stranger_needs(trained: Done, bundle: Path, room
         "models/model.pt",
         "models/model.onnx",
         "models/head/bias_0.npy",
+        "models/head/bias_1.npy",
         "models/head/weight_0.npy",
+        "models/head/weight_1.npy",
     }
     assert files <= set(trained.outputs["model"].files)
     about = read_bundle(bundle)
@@ -125,7 +127,7 @@ def test_the_graph_keeps_the_export_contract(bundle: Path, room: Room) -> None:
 @pytest.mark.parametrize("count", [1, 2, 7])
 def test_the_graph_says_what_the_network_says_for_any_number_of_images(count: int, bundle: Path, room: Room) -> None:
     model, views = Model(bundle), room.views(count)
-    network = build("small", 1, 2)
+    network = build("small", 1, 2, QUICK["image_size"])
     network.load_state_dict(torch.load(bundle / "models" / "model.pt", weights_only=True))
     with torch.no_grad():
         logits, features, maps = network.eval()(torch.from_numpy(normalise(views, model.preprocess)))
@@ -137,8 +139,10 @@ def test_the_graph_says_what_the_network_says_for_any_number_of_images(count: in
 
 def test_the_head_beside_the_graph_is_the_graphs_own(bundle: Path, room: Room) -> None:
     answer = Model(bundle)(room.views())
-    weight, bias = (np.load(bundle / "models" / "head" / f"{part}_0.npy") for part in ("weight", "bias"))
-    again = answer.features @ weight.T + bias
+    first, bias, second, last = (
+        np.load(bundle / "models" / "head" / f"{part}.npy") for part in ("weight_0", "bias_0", "weight_1", "bias_1")
+    )
+    again = np.maximum(answer.features @ first.T + bias, 0) @ second.T + last
     np.testing.assert_allclose(again, answer.logits, atol=1e-4)
 
 
