@@ -95,39 +95,34 @@ def compare(name: str, source: Path, home: Path, rounds: int, bar: str) -> None:
 
 def waiting(home: Path) -> None:
     """The share of training's time in which the fastest network waits for its images, in real epochs of it."""
-    from components.train import train as training
+    from components.train.feed import Side
+    from components.train.learn import Training
 
-    spent = {"batches": 0.0, "epochs": 0.0}
-    get, epoch = Views.__getitem__, training._epoch
+    spent = {"waiting": 0.0, "learning": 0.0, "all": 0.0}
+    batches, epoch = Side.batches, Training._epoch
 
-    def timed_get(views: Views, rows: Any) -> Any:
-        begun = time.perf_counter()
-        found = get(views, rows)
-        spent["batches"] += time.perf_counter() - begun
-        return found
+    def timed_batches(side: Side, *arguments: Any) -> Iterator[Any]:
+        coming = batches(side, *arguments)
+        while True:
+            begun = time.perf_counter()
+            batch = next(coming, None)
+            spent["all"] += time.perf_counter() - begun
+            if batch is None:
+                return
+            yield batch
 
-    def timed_epoch(*arguments: Any) -> float:
-        before, begun = dict(spent), time.perf_counter()
-        loss = epoch(*arguments)
-        spent["epochs"] = before["epochs"] + time.perf_counter() - begun
-        return loss
+    def timed_epoch(training: Training, *arguments: Any) -> None:
+        before, begun = spent["all"], time.perf_counter()
+        epoch(training, *arguments)
+        spent["learning"] += time.perf_counter() - begun
+        spent["waiting"] += spent["all"] - before  # what validation waited is no part of it
 
-    def judged(network: Any, side: Any) -> dict[str, float]:
-        before = spent["batches"]
-        found = judge(network, side)
-        spent["batches"] = before  # that was no training
-        return found
-
-    judge = training._judge
-    with (
-        mock.patch.multiple(training, _epoch=timed_epoch, _judge=judged),
-        mock.patch.object(Views, "__getitem__", timed_get),
-    ):
+    with mock.patch.object(Training, "_epoch", timed_epoch), mock.patch.object(Side, "batches", timed_batches):
         shares = []
         for size, batch in ((48, 64), (96, 16), (224, 32)):
-            spent.update(batches=0.0, epochs=0.0)
+            spent.update(waiting=0.0, learning=0.0)
             train(home, epochs=2, image_size=size, batch_size=batch)
-            shares.append(f"{size} pixels, {batch} images a step: {spent['batches'] / spent['epochs']:.2%}")
+            shares.append(f"{size} pixels, {batch} images a step: {spent['waiting'] / spent['learning']:.2%}")
     print(f"share of training spent waiting for images, the small network: {'; '.join(shares)}; bar < 2 %", flush=True)
 
 

@@ -22,9 +22,7 @@ def fit_temperature(logits: NDArray[np.float64], targets: NDArray[np.float32], t
     return round(float(np.exp((low + high) / 2)), 6)
 
 
-def best_threshold(
-    logits: NDArray[np.float64], targets: NDArray[np.float32], task: str
-) -> float | list[float] | None:
+def best_threshold(logits: NDArray[np.float64], targets: NDArray[np.float32], task: str) -> float | list[float] | None:
     """For two classes the probability from which on an image counts as positive; for findings one each.
 
     None for more classes, of which the likeliest is taken.

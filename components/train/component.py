@@ -8,7 +8,7 @@ from components.stage import stage
 
 
 @stage
-def train(
+def train(  # noqa: PLR0917 - the pipeline gives them by name
     dataset: Input[Dataset],
     splits: Input[Dataset],
     model: Output[Model],

@@ -57,4 +57,5 @@ class Side:
     def normalised(self, images: Tensor) -> Tensor:
         """Images between 0 and 1 as the network takes them: scaled, gray ones repeated for each channel."""
         mean, std, channels = (self.preprocess[name] for name in ("mean", "std", "channels"))
-        return ((images - mean) / std).expand(-1, channels, -1, -1)
+        scaled: Tensor = (images - mean) / std
+        return scaled.expand(-1, channels, -1, -1)

@@ -24,6 +24,14 @@ def judge(logits: NDArray[np.float64], targets: NDArray[np.float32], task: str) 
     return {"val_loss": loss, "val_accuracy": right, "val_auc": float(np.mean(known)) if known else 0.5}
 
 
+def probabilities(logits: NDArray[np.float64], task: str) -> NDArray[np.float64]:
+    """Of one class an image, which sum to one; of findings one each."""
+    if task == "multilabel":
+        return np.asarray(1 / (1 + np.exp(-logits)))
+    powers = np.exp(logits - logits.max(axis=1, keepdims=True))
+    return np.asarray(powers / powers.sum(axis=1, keepdims=True))
+
+
 def auc(scores: NDArray[np.float64], positive: NDArray[np.bool_]) -> float | None:
     """The chance that a positive image has the higher score; None where all are of one kind."""
     if positive.all() or not positive.any():

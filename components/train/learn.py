@@ -186,7 +186,7 @@ class Training:
         set_rate(self._optimizer, share_of_rate(now.step, self._steps, course.warmup))
         with self._precision():
             loss = self._loss(self._run(images)[0], targets)
-        self._scaler.scale(loss / course.accumulate).backward()
+        torch.autograd.backward(self._scaler.scale(loss / course.accumulate))
         self._lost += loss.detach() * len(images)
         self._sound &= loss.detach().isfinite()
         if moves:
@@ -214,9 +214,9 @@ class Training:
         if not bool(self._sound):
             steps = "" if self._device.type == "cpu" else f" or up to {LOOK - 1} before"
             raise ValueError(
-                f"The loss is no number any more, in step {now.step:,}{steps} (epoch {now.epoch}), with a learning rate "
-                f"of {self._course.learning_rate:g}. The last good checkpoint is kept. Lower learning_rate, lengthen "
-                "warmup, or set precision to float32."
+                f"The loss is no number any more, in step {now.step:,}{steps} (epoch {now.epoch}), with a learning "
+                f"rate of {self._course.learning_rate:g}. The last good checkpoint is kept. Lower "
+                "learning_rate, lengthen warmup, or set precision to float32."
             )
         now.lost = float(self._lost)
 
@@ -231,7 +231,8 @@ class Training:
         better = (figures["val_auc"], -figures["val_loss"]) > (now.best_score, -now.best_loss)
         if better or self._course.keep == "last":
             now.best_epoch, now.best_score, now.best_loss = now.epoch, figures["val_auc"], figures["val_loss"]
-            self._best = {name: part.detach().cpu().clone() for name, part in self._average.network.state_dict().items()}
+            state = self._average.network.state_dict()
+            self._best = {name: part.detach().cpu().clone() for name, part in state.items()}
         now.epoch, now.at, now.lost = now.epoch + 1, 0, 0.0
 
     def _stale(self) -> bool:
@@ -265,13 +266,13 @@ class Training:
 
 
 @torch.no_grad()
-def said(network: nn.Module, side: Side, size: int, precision: Any = nullcontext()) -> NDArray[np.float64]:
+def said(network: nn.Module, side: Side, size: int, precision: Any = None) -> NDArray[np.float64]:
     """The logits of all images of a side, in order."""
     device = next(network.parameters()).device
     training = network.training
     network.eval()
     batches = [np.arange(start, min(start + size, len(side))) for start in range(0, len(side), size)]
-    with precision:
+    with precision or nullcontext():
         parts = [
             network(side.normalised(images).contiguous(memory_format=torch.channels_last))[0].float().cpu().numpy()
             for images, _ in side.batches(batches, device)

@@ -23,7 +23,13 @@ from components.train.export import check_parity, write_bundle
 from components.train.feed import Side
 from components.train.learn import Course, Training, said
 from components.train.memory import careful
+from components.train.sheet import sheet
 from components.train.watch import Watch
+
+SHEET = "docs/augmentation.png"
+"""Where in a bundle it is drawn what the network saw."""
+DRAWN = (4, 7)
+"""So many classes and versions of an image of each."""
 
 
 def train(
@@ -44,7 +50,7 @@ def train(
     hidden: Annotated[int, Between(0, 4096)] = 512,
     dropout: Annotated[float, Between(0, 0.9)] = 0.2,
     augment: Annotated[float, Between(0, 3)] = 1.0,
-    augmentations: str = "default",
+    augmentations: str = "radiograph",
     mixup: Annotated[float, Between(0, 2)] = 0.0,
     loss: Annotated[str, OneOf(("cross_entropy", "focal"))] = "cross_entropy",
     focal_gamma: Annotated[float, Between(0, 10)] = 2.0,
@@ -84,7 +90,8 @@ def train(
         hidden: width of the layer between features and classes; 0 is none
         dropout: share of the head's inputs that are left out at random
         augment: how strongly training images are varied; 0 is not at all
-        augmentations: how they are varied: names with commas between, or default; flips are unsafe for most body parts
+        augmentations: how: names with commas between, such as "radiograph,blur=0"; hflip and vflip are unsafe for most
+            body parts, whose sides differ
         mixup: how much images are laid over one another; 0 is not at all
         loss: cross entropy, or focal loss, in which images that are already right count less
         focal_gamma: how much less
@@ -142,8 +149,8 @@ def train(
     torch.manual_seed(seed)
     network = models.build(architecture, channels, len(classes), image_size, hidden, dropout)
     if weights:
-        event("weights", "train", why=str(pretrained.load(network, work.store.fetch(weights))))
-    network = network.to(place, memory_format=torch.channels_last)
+        event("weights", "train", why=str(pretrained.load(network, work.store.fetch(weights), classes)))
+    network.to(memory_format=torch.channels_last).to(place)
     parameters = {
         "architecture": architecture,
         "image_size": image_size,
@@ -163,7 +170,14 @@ def train(
         augmentation,
         compiles(compiled, place, epochs * len(sides["train"]) // batch_size),
     )
-    with careful(place, architecture, image_size, batch_size, accumulate), Watch(work, parameters) as watch:
+    fingerprints = _fingerprints(data, splits)
+    tags = {"data": fingerprints["dataset"], "split": fingerprints["split"], "device": place.type}
+    with (
+        careful(place, architecture, image_size, batch_size, accumulate),
+        Watch(work, parameters, tags, classes, sides["val"], task) as watch,
+    ):
+        drawn = _sheet(sides["train"], classes, augmentation, seed)
+        watch.sheet(drawn)
         best = training.go(Checkpoints(work, checkpoint_seconds), watch)
         network.load_state_dict(best.weights)
         network = network.to("cpu")
@@ -176,16 +190,18 @@ def train(
             "preprocess": sides["train"].preprocess,
             "temperature": temperature,
             "threshold": best_threshold(logits / temperature, sides["val"].targets, task),
-            "fingerprints": _fingerprints(data, splits),
+            "fingerprints": fingerprints,
             "parameters": parameters,
+            "augmentation": augmentation.words(),
             "best_epoch": best.epoch,
             "history": best.history,
             "device": place.type,
             "images": {side: len(sides[side]) for side in sides},
         }
         write_bundle(model, network, about)
+        (model / SHEET).write_bytes(drawn)
         check_parity(model, network, sides["val"].views[sides["val"].rows[:64]])
-        watch.done(model)
+        watch.done(model, best.history)
     return {"best_epoch": best.epoch, "val_auc": best.score}
 
 
@@ -195,6 +211,15 @@ def _sides(data: Data, splits: In, preprocess: dict[str, Any]) -> dict[str, Side
     _check_classes(data, rows["train"])
     preprocess = {**preprocess, "decoding": data.about["decoding"], **_scale(views, rows["train"])}
     return {side: Side(views, rows[side], data.targets[rows[side]], preprocess) for side in rows}
+
+
+def _sheet(side: Side, classes: list[str], augmentation: Augmentation, seed: int) -> bytes:
+    rows, versions = min(len(classes), DRAWN[0]), DRAWN[1]
+    places = np.array([int(np.argmax(side.targets[:, label])) for label in range(rows)])
+    images, _ = next(side.batches([places], torch.device("cpu")))
+    chance = torch.Generator().manual_seed(seed)
+    changed = torch.stack([augmentation(images, chance) for _ in range(versions)])
+    return sheet(images, changed, classes[:rows])
 
 
 def _check_classes(data: Data, rows: NDArray[np.int64]) -> None:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import csv
 import io
-import json
 from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
@@ -12,31 +10,50 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
 from components.shared.work import Work
 from components.train.board import Board
 from components.train.feed import Side
+from components.train.judge import probabilities
 from components.train.learn import Standing
 from components.train.pace import Pace
-from components.train.tracking import Tracking
+from components.train.tracking import Tracking, history_files
 
-ARTIFACTS = ("configs/metadata.json", "docs/augmentation.png", "docs/README.md")
+SHOWN = ("configs/metadata.json", "docs/augmentation.png", "docs/README.md")
 """What of a bundle is kept with its run in MLflow."""
+
+
+CHARTS = {
+    "loss": "loss/train",
+    "val_loss": "loss/validation",
+    "val_accuracy": "validation/accuracy",
+    "val_auc": "validation/AUC",
+    "images_per_second": "pace/images per second",
+}
+"""The charts of an epoch's figures, in groups."""
 
 
 class Watch:
     """Tells those who watch how a training goes."""
 
     def __init__(
-        self, work: Work, parameters: dict[str, Any], tags: dict[str, str], classes: list[str], held_out: Side, task: str
+        self,
+        work: Work,
+        parameters: dict[str, Any],
+        tags: dict[str, str],
+        classes: list[str],
+        held_out: Side,
+        task: str,
     ) -> None:
-        self._work, self._parameters, self._tags = work, parameters, tags
+        self._work, self._parameters = work, parameters
         self._classes, self._targets, self._task = classes, held_out.targets, task
+        self._tracking = Tracking(work.key, parameters, tags)
         self._stack = ExitStack()
-        self._steps = 1  # in an epoch
+        self._sheet = b""
 
     def __enter__(self) -> Watch:
-        self._tracking = self._stack.enter_context(Tracking(self._work.key, self._parameters, self._tags))
+        self._stack.enter_context(self._tracking)
         return self
 
     def __exit__(
@@ -49,11 +66,13 @@ class Watch:
         epochs = self._parameters["epochs"]
         self._pace = Pace(epochs, steps // epochs, standing.step, standing.seconds)
         self._board = self._stack.enter_context(Board(self._work.store, self._work.key, standing.step))
+        if not standing.step:
+            self._board.images(0, "what the network sees", np.asarray(Image.open(io.BytesIO(self._sheet))))
         self._pace.epoch()
 
-    def sheet(self, picture: NDArray[np.uint8]) -> None:
-        """Show what the network sees."""
-        self._board.images(0, "what the network sees", picture)
+    def sheet(self, picture: bytes) -> None:
+        """Show this PNG of what the network sees."""
+        self._sheet = picture
 
     def step(self, _standing: Standing, images: int) -> bool:
         """So many images more were learned from; whether it is time for a word about it."""
@@ -72,27 +91,15 @@ class Watch:
         number = standing.epoch - 1
         self._pace.tell(loss=figures["loss"], AUC=figures["val_auc"])
         figures = {**figures, "images_per_second": self._pace.rate}
-        groups = {"loss": "loss/train", "val_loss": "loss/validation"}
-        self._board.scalars(standing.step, {groups.get(name, f"train/{name}"): value for name, value in figures.items()})
+        self._board.scalars(standing.step, {CHARTS[name]: value for name, value in figures.items()})
+        chances = probabilities(logits, self._task)
         for label, name in enumerate(self._classes):
-            scores = _probabilities(logits, self._task)[:, label]
-            self._board.curve(standing.step, f"validation/{name}", self._targets[:, label] > 0.5, scores)
+            self._board.curve(standing.step, f"validation/{name}", self._targets[:, label] > 0.5, chances[:, label])
         self._board.epoch()
         self._tracking.epoch(number, figures)
         self._pace.epoch()
 
     def done(self, model: Path, history: list[dict[str, float]]) -> None:
         """The bundle is made."""
-        table = io.StringIO()
-        writer = csv.DictWriter(table, ["epoch", *history[0]])
-        writer.writeheader()
-        writer.writerows({"epoch": number, **figures} for number, figures in enumerate(history, 1))
-        files = {Path(name).name: (model / name).read_bytes() for name in ARTIFACTS if (model / name).exists()}
-        self._tracking.artifacts({**files, "history.csv": table.getvalue().encode()})
-
-
-def _probabilities(logits: NDArray[np.float64], task: str) -> NDArray[np.float64]:
-    if task == "multilabel":
-        return np.asarray(1 / (1 + np.exp(-logits)))
-    powers = np.exp(logits - logits.max(axis=1, keepdims=True))
-    return np.asarray(powers / powers.sum(axis=1, keepdims=True))
+        files = {Path(name).name: (model / name).read_bytes() for name in SHOWN if (model / name).exists()}
+        self._tracking.artifacts({**files, **history_files(history)})

@@ -194,7 +194,7 @@ def test_the_checkpoint_before_a_damaged_one_serves(caplog: pytest.LogCaptureFix
         {"precision": "bf16"},
         {"label_smoothing": 0.2},
     ],
-    ids=lambda course: " ".join(course),
+    ids=" ".join,
 )
 def test_each_way_of_training_learns_what_there_is_to_learn(course: dict[str, Any]) -> None:
     learned, _ = go(Kept(), epochs=4, **course)
@@ -236,7 +236,9 @@ def test_a_frozen_body_stays_as_it_was() -> None:
 
 def test_a_loss_that_is_no_number_ends_the_training_and_leaves_the_last_good_checkpoint() -> None:
     kept = Kept()
-    with pytest.raises(ValueError, match=r"no number any more, in step [\d,]+ \(epoch \d\), with a learning rate of 1e\+20"):
+    with pytest.raises(
+        ValueError, match=r"no number any more, in step [\d,]+ \(epoch \d\), with a learning rate of 1e\+20"
+    ):
         go(kept, every=1e-9, learning_rate=1e20, clip=0.0, warmup=0.0, epochs=3)
     for name in kept.names("checkpoint-"):
         state = Checkpoints(kept, 0).load()  # type: ignore[arg-type]

@@ -271,17 +271,32 @@ def test_training_goes_on_where_there_is_no_mlflow(uri: str, room: Room, monkeyp
     assert done.outputs["model"].files["models/model.onnx"].size > 0
 
 
+ONE_OF_TWO = "classification"
+
+
+def one_hot(labels: Any, classes: int = 2) -> Any:
+    return np.eye(classes, dtype=np.float32)[labels]
+
+
 def test_the_temperature_makes_too_sure_a_model_less_sure() -> None:
     rng = np.random.default_rng(0)
     labels = rng.integers(0, 2, 4000)
     true = np.stack([np.zeros(4000), (2 * labels - 1) * 1.0 + rng.normal(0, 1.414, 4000)], axis=1)
-    fair = fit_temperature(true, labels)
-    assert fit_temperature(true * 3, labels) == pytest.approx(3 * fair, rel=0.01)
-    assert fit_temperature(true * 1000, labels) == pytest.approx(10, rel=0.01)
+    fair = fit_temperature(true, one_hot(labels), ONE_OF_TWO)
+    assert fit_temperature(true * 3, one_hot(labels), ONE_OF_TWO) == pytest.approx(3 * fair, rel=0.01)
+    assert fit_temperature(true * 1000, one_hot(labels), ONE_OF_TWO) == pytest.approx(10, rel=0.01)
+    alone = fit_temperature(true[:, 1:], one_hot(labels)[:, 1:], "multilabel")
+    assert alone == pytest.approx(fair, rel=0.01), "of two classes the one's logit is against nought"
 
 
 def test_the_threshold_lies_between_the_classes_and_nearest_to_one_half() -> None:
     logits = np.array([[0, -4.0], [0, -3.0], [0, -2.0], [0, -1.9]])
-    assert best_threshold(logits, np.array([0, 0, 1, 1])) == pytest.approx(0.083, abs=0.01)
-    assert best_threshold(np.array([[0, -2.0], [0, 2.0]]), np.array([0, 1])) == 0.5
-    assert best_threshold(np.zeros((4, 3)), np.array([0, 1, 2, 0])) is None
+    targets = one_hot([0, 0, 1, 1])
+    assert best_threshold(logits, targets, ONE_OF_TWO) == pytest.approx(0.083, abs=0.01)
+    assert best_threshold(np.array([[0, -2.0], [0, 2.0]]), one_hot([0, 1]), ONE_OF_TWO) == 0.5
+    assert best_threshold(np.zeros((4, 3)), one_hot([0, 1, 2, 0], 3), ONE_OF_TWO) is None
+    one = logits[:, 1]
+    both = best_threshold(np.stack([one, -one], axis=1), np.stack([targets[:, 1], targets[:, 0]], axis=1), "multilabel")
+    assert isinstance(both, list)
+    assert both == pytest.approx([0.083, 0.917], abs=0.01)
+    assert best_threshold(logits[:, 1:], np.zeros((4, 1), np.float32), "multilabel") == [0.5]
