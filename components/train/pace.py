@@ -62,11 +62,8 @@ class Pace:
         """Say how far it is, with these figures; those of earlier words are said again until they change."""
         self._told = self._clock()
         self._figures |= figures
-        found = self._done > 0 and not self._moments
-        parts = [
-            "epochs" + " found in the checkpoint" * found,
-            *(f"{name.replace('_', ' ')} {value:.3f}" for name, value in self._figures.items()),
-        ]
+        parts = ["epochs found in the checkpoint" if self._done and not self._moments else "epochs"]
+        parts += [f"{name.replace('_', ' ')} {value:.3f}" for name, value in self._figures.items()]
         if self.rate:
             parts.append(f"{self.rate:.0f} images/s" if self.rate >= 10 else f"{self.rate:.1f} images/s")
         if self.left:
