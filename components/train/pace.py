@@ -68,7 +68,7 @@ class Pace:
             parts.append(f"{self.rate:.0f} images/s" if self.rate >= 10 else f"{self.rate:.1f} images/s")
         if self.left:
             parts.append(f"{spell(self.left)} left")
-        epochs = round(self._done / self._steps, 2)
+        epochs = self._done * 100 // self._steps / 100  # never more than were done
         progress("train", int(epochs) if epochs.is_integer() else epochs, self._epochs, ", ".join(parts))
 
 
