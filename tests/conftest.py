@@ -8,7 +8,14 @@ import pytest
 
 from components.shared import keys
 
-SETTINGS = ("MEDLOOP_HOME", "MEDLOOP_STORE", "MLFLOW_TRACKING_URI", "MEDLOOP_NOTIFY_URL")
+SETTINGS = (
+    "MEDLOOP_HOME",
+    "MEDLOOP_STORE",
+    "MLFLOW_TRACKING_URI",
+    "MEDLOOP_NOTIFY_URL",
+    "MEDLOOP_DEVICE_PRICE",
+    "MEDLOOP_CURRENCY",
+)
 
 
 @pytest.fixture(autouse=True)

@@ -62,12 +62,13 @@ class Pace:
         """Say how far it is, with these figures; those of earlier words are said again until they change."""
         self._told = self._clock()
         self._figures |= figures
-        parts = ["epochs", *(f"{name.replace('_', ' ')} {value:.3f}" for name, value in self._figures.items())]
+        parts = ["epochs found in the checkpoint" if self._done and not self._moments else "epochs"]
+        parts += [f"{name.replace('_', ' ')} {value:.3f}" for name, value in self._figures.items()]
         if self.rate:
             parts.append(f"{self.rate:.0f} images/s" if self.rate >= 10 else f"{self.rate:.1f} images/s")
         if self.left:
             parts.append(f"{spell(self.left)} left")
-        epochs = round(self._done / self._steps, 2)
+        epochs = self._done * 100 // self._steps / 100  # never more than were done
         progress("train", int(epochs) if epochs.is_integer() else epochs, self._epochs, ", ".join(parts))
 
 

@@ -18,8 +18,8 @@ def checkpoints(place: Place) -> list[Path]:
     return list((place.home / "store" / "work").glob("*/checkpoint"))
 
 
-def epochs_shown(printed: str) -> list[int]:
-    return [int(number) for number in re.findall(r"train\s+(\d+)/20 epochs,", printed)]
+def epochs_shown(printed: str) -> list[float]:
+    return [float(number) for number in re.findall(r"train\s+([\d.]+)/20 epochs,", printed)]
 
 
 def test_ctrl_c_ends_all_children_and_the_run_goes_on(place: Place) -> None:

@@ -139,6 +139,13 @@ def test_an_unknown_run_is_named_with_the_known_ones(place: Place) -> None:
     assert "It failed in the stage train" in place.medloop("explain", run["run"]).stdout
 
 
+def test_a_run_does_not_begin_with_a_price_that_is_none(tmp_path: Path) -> None:
+    (tmp_path / "scans").mkdir()
+    done = medloop(tmp_path, "run", "--source", str(tmp_path / "scans"), status=1, MEDLOOP_DEVICE_PRICE="2,50")
+    assert "MEDLOOP_DEVICE_PRICE is '2,50'" in done.stderr
+    assert not (tmp_path / "store").exists()
+
+
 def test_serve_refuses_a_port_in_use(tmp_path: Path) -> None:
     import socket
 

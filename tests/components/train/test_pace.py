@@ -86,11 +86,13 @@ def test_it_speaks_about_once_a_second_and_says_where_it_is(caplog: pytest.LogCa
     assert "val AUC 0.981" in middle["note"], "what validation said last is said on"
 
 
-def test_nothing_is_known_before_the_first_step(caplog: pytest.LogCaptureFixture) -> None:
+def test_before_its_first_step_a_training_tells_what_it_found(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.INFO, "medloop"):
         Pace(epochs=20, steps=10, done=30, seconds=5.0).tell()
-    (line,) = told(caplog)
-    assert (line["done"], line["total"], line["note"]) == (3, 20, "epochs")
+        Pace(epochs=20, steps=10).tell()
+    found, fresh = told(caplog)
+    assert (found["done"], found["total"], found["note"]) == (3, 20, "epochs found in the checkpoint")
+    assert (fresh["done"], fresh["total"], fresh["note"]) == (0, 20, "epochs")
 
 
 @pytest.mark.parametrize(
