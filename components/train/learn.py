@@ -92,14 +92,17 @@ class Watch(Protocol):
     def begun(self, standing: Standing, steps: int) -> None:
         """A training of so many steps in all, from here on."""
 
+    def epoch_begins(self) -> None:
+        """Images are learned from, from now on."""
+
     def step(self, standing: Standing, images: int) -> bool:
         """So many images more were learned from; whether it is time for a word about it."""
 
     def word(self, standing: Standing, images: int) -> None:
         """A word about an epoch on its way, of which so many images were learned from; `lost` is up to date."""
 
-    def seconds(self) -> float:
-        """For how long the training has been at work."""
+    def pause(self) -> float:
+        """The state is about to be kept, and so is to be what was told of it; gives the seconds at work."""
 
     def epoch(self, standing: Standing, figures: dict[str, float], logits: NDArray[np.float64]) -> None:
         """An epoch is over: its figures, and what the network says of the validation side."""
@@ -152,6 +155,7 @@ class Training:
 
     def _epoch(self, checkpoints: Checkpoints, interruption: Interruption, watch: Watch) -> None:
         now, course = self._now, self._course
+        watch.epoch_begins()
         self._network.train()
         release(self._stages, now.epoch, course.frozen_epochs, course.unfreezing == "gradual")
         batches = self._batches(now.epoch)
@@ -176,7 +180,7 @@ class Training:
         now, course = self._now, self._course
         # All chance comes from the seed and the step, so a training that goes on is the same as one that never ended.
         torch.manual_seed(course.seed * 1_000_003 + now.step)
-        chance = torch.Generator(self._device).manual_seed(course.seed * 1_000_003 + now.step)
+        chance = torch.Generator().manual_seed(course.seed * 1_000_003 + now.step)
         with torch.no_grad():
             images = self._side.normalised(self._augmentation(images, chance))
             if course.mixup:
@@ -252,7 +256,7 @@ class Training:
         return parts | ({"average": self._average.network} if self._course.average else {})
 
     def _save(self, checkpoints: Checkpoints, watch: Watch) -> None:
-        self._now.seconds = watch.seconds()
+        self._now.seconds = watch.pause()
         kept = {name: part.state_dict() for name, part in self._parts().items()}
         state = {**kept, "now": asdict(self._now), "history": self._history, "best": self._best}
         checkpoints.save(self._now.step, state)

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from components.shared.price import read_price
 from components.shared.work import Work
 from components.train.board import Board
 from components.train.feed import Side
@@ -48,6 +49,7 @@ class Watch:
     ) -> None:
         self._work, self._parameters = work, parameters
         self._classes, self._targets, self._task = classes, held_out.targets, task
+        self._price = read_price()  # a wrong one is told at once
         self._tracking = Tracking(work.key, parameters, tags)
         self._stack = ExitStack()
         self._sheet = b""
@@ -68,11 +70,16 @@ class Watch:
         self._board = self._stack.enter_context(Board(self._work.store, self._work.key, standing.step))
         if not standing.step:
             self._board.images(0, "what the network sees", np.asarray(Image.open(io.BytesIO(self._sheet))))
-        self._pace.epoch()
+        else:
+            self._pace.tell()
 
     def sheet(self, picture: bytes) -> None:
         """Show this PNG of what the network sees."""
         self._sheet = picture
+
+    def epoch_begins(self) -> None:
+        """Images are learned from, from now on."""
+        self._pace.epoch()
 
     def step(self, _standing: Standing, images: int) -> bool:
         """So many images more were learned from; whether it is time for a word about it."""
@@ -82,24 +89,26 @@ class Watch:
         """A word about an epoch on its way."""
         self._pace.tell(loss=standing.lost / images)
 
-    def seconds(self) -> float:
-        """For how long the training has been at work."""
+    def pause(self) -> float:
+        """The state is about to be kept; gives the seconds at work."""
+        self._board.epoch()
         return self._pace.seconds
 
     def epoch(self, standing: Standing, figures: dict[str, float], logits: NDArray[np.float64]) -> None:
         """An epoch is over."""
         number = standing.epoch - 1
-        self._pace.tell(loss=figures["loss"], AUC=figures["val_auc"])
+        self._pace.tell(loss=figures["loss"], val_AUC=figures["val_auc"])
         figures = {**figures, "images_per_second": self._pace.rate}
         self._board.scalars(standing.step, {CHARTS[name]: value for name, value in figures.items()})
         chances = probabilities(logits, self._task)
         for label, name in enumerate(self._classes):
             self._board.curve(standing.step, f"validation/{name}", self._targets[:, label] > 0.5, chances[:, label])
-        self._board.epoch()
         self._tracking.epoch(number, figures)
-        self._pace.epoch()
 
     def done(self, model: Path, history: list[dict[str, float]]) -> None:
         """The bundle is made."""
         files = {Path(name).name: (model / name).read_bytes() for name in SHOWN if (model / name).exists()}
         self._tracking.artifacts({**files, **history_files(history)})
+        if self._price:
+            self._tracking.tag("cost", self._price.of(self._pace.seconds))
+        self._work.spent["device_seconds"] = round(self._pace.seconds, 1)

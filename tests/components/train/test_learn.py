@@ -86,6 +86,9 @@ class Watching:
     def begun(self, standing: Standing, _steps: int) -> None:
         self.begun_at = standing.step
 
+    def epoch_begins(self) -> None:
+        pass
+
     def step(self, standing: Standing, _images: int) -> bool:
         self.steps += 1
         if standing.step == self.stop:
@@ -95,7 +98,7 @@ class Watching:
     def word(self, standing: Standing, images: int) -> None:
         pass
 
-    def seconds(self) -> float:
+    def pause(self) -> float:
         return 0.0
 
     def epoch(self, _standing: Standing, _figures: dict[str, float], _logits: NDArray[np.float64]) -> None:

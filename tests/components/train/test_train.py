@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import signal
 import subprocess
 import sys
@@ -192,27 +193,45 @@ def by_hand(room: Room, out: Path, **parameters: Any) -> subprocess.Popen[str]:
     )
 
 
-def test_a_training_that_was_killed_goes_on_and_gives_the_same_bytes(trained: Done, tmp_path: Path) -> None:
-    room = Room.make(tmp_path)
-    checkpoint = Path(room.store.uri) / "work" / trained.key / "checkpoint"
-    with by_hand(room, tmp_path / "out") as first:
-        deadline = time.monotonic() + 120
-        while not checkpoint.exists():
-            assert first.poll() is None, first.communicate()[1]
-            assert time.monotonic() < deadline
-            time.sleep(0.002)
-        first.send_signal(signal.SIGKILL)
-    assert first.returncode == -signal.SIGKILL
-    assert checkpoint.exists()
-    assert not (tmp_path / "out").exists()
-    with by_hand(room, tmp_path / "out") as second:
-        out, err = second.communicate()
-    assert second.returncode == 0, err
+LONGER: dict[str, Any] = {"epochs": 12, "checkpoint_seconds": 0.05}
+KILLS = int(os.environ.get("MEDLOOP_KILLS", "3"))
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Done:
+    return Room.make(tmp_path_factory.mktemp("undisturbed")).train(**LONGER)
+
+
+@pytest.mark.parametrize("signal_", [signal.SIGKILL, signal.SIGTERM])
+def test_a_training_that_is_ended_at_random_moments_gives_the_same_bytes(
+    signal_: signal.Signals, undisturbed: Done, tmp_path: Path
+) -> None:
+    room, chance = Room.make(tmp_path), random.Random(int(signal_))
+    work = Path(room.store.uri) / "work" / undisturbed.key
+    steps = [0]
+    for _ in range(KILLS):
+        newest = max((path.name for path in work.glob("checkpoint-*")), default="")
+        with by_hand(room, tmp_path / "out", **LONGER) as process:
+            deadline = time.monotonic() + 120
+            while max((path.name for path in work.glob("checkpoint-*")), default="") <= newest:
+                assert process.poll() is None, process.communicate()[1]
+                assert time.monotonic() < deadline
+                time.sleep(0.002)
+            time.sleep(chance.uniform(0, 0.05))
+            process.send_signal(signal_)
+            _, err = process.communicate()
+        assert process.returncode == (-signal.SIGKILL if signal_ == signal.SIGKILL else 143), err
+        assert not (tmp_path / "out").exists()
+        steps.append(int(max(path.name for path in work.glob("checkpoint-*")).rpartition("-")[2]))
+    assert steps == sorted(set(steps)), "each try went on from the one before it"
+    with by_hand(room, tmp_path / "out", **LONGER) as last:
+        out, err = last.communicate()
+    assert last.returncode == 0, err
     events = [json.loads(line) for line in err.splitlines()]
     assert any("found in the checkpoint" in event.get("note", "") for event in events)
-    assert json.loads(out) == trained.values
-    assert (tmp_path / "out").read_bytes() == trained.outputs["model"].encode()
-    assert room.store.names(f"work/{trained.key}") == [f"work/{trained.key}/result.json"]
+    assert json.loads(out) == undisturbed.values
+    assert (tmp_path / "out").read_bytes() == undisturbed.outputs["model"].encode()
+    assert room.store.names(f"work/{undisturbed.key}") == [f"work/{undisturbed.key}/result.json"]
 
 
 def test_three_classes_have_no_threshold(tmp_path: Path) -> None:
