@@ -20,7 +20,7 @@ from components.shared.runtime import OUTPUTS, PRECISIONS, Model
 from components.shared.views import normalise
 
 OPSET = 18
-"""The newest that the ONNX exporter, ONNX Runtime's quantizer and the other readers of the graph all know."""
+"""The one that torch's exporter writes by itself; newer ones are converted from it, and give readers nothing more."""
 
 TOLERANCE = 1e-3
 

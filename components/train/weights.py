@@ -71,7 +71,7 @@ class Report:
 
 
 def load(network: nn.Module, path: Path, classes: Sequence[str] = ()) -> Report:
-    """Put a file's weights into the network's body, and says what was done.
+    """Put a file's weights into the network's body; gives what became of them.
 
     The first layer is adapted to the number of channels. The head is taken only from a bundle for these very classes
     with a head of the same shape; any other is left out, and the network's own stays new.
