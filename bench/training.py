@@ -15,6 +15,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +37,6 @@ from components.shared.store import open_store
 from components.shared.work import lay_out
 from components.train import models
 from components.train.augment import Augmentation
-from components.train.checkpoint import Checkpoints
 from components.train.feed import Side
 from components.train.learn import Course, Training
 
@@ -212,9 +212,9 @@ def killed(home: Path, times: int) -> None:
         process.communicate()
     same = (quiet / "model").read_bytes() == (restless / "model").read_bytes()
     print(
-        f"killed {times} times at random in a training of {whole:.0f} s (ResNet-18 at 64 pixels, the default interval): "
-        f"the same weights: {same}; lost {lost:.1f} s in all, {lost / times / whole:.2%} of the training each time, "
-        f"{lost / whole:.1%} together; bar < 5 %",
+        f"killed {times} times at random in a training of {whole:.0f} s (ResNet-18 at 64 pixels, the default "
+        f"interval): the same weights: {same}; lost {lost:.1f} s in all, {lost / times / whole:.2%} of the training "
+        f"each time, {lost / whole:.1%} together; bar < 5 %",
         flush=True,
     )
 
@@ -252,17 +252,16 @@ if __name__ == "__main__":
                 given = (architecture, size, precision, 32, asked.device)
                 bar = "≥ 0.95" if asked.device == "cpu" else "≥ 0.90"
                 name = f"{architecture} at {size}², {precision}, against tensors in memory"
-                in_turn(f"{name}, unchanged images", lambda: ours(side, *given, "none"), lambda: bare(side, *given),
-                        asked.rounds, bar)  # fmt: skip
-                in_turn(f"{name}, images changed", lambda: ours(side, *given, "radiograph"), lambda: bare(side, *given),
-                        asked.rounds, bar)  # fmt: skip
+                peer = partial(bare, side, *given)
+                for kind, changes in (("unchanged", "none"), ("changed", "radiograph")):
+                    in_turn(f"{name}, {kind} images", partial(ours, side, *given, changes), peer, asked.rounds, bar)
         if asked.only in ("", "plain"):
             side = side_of(home, 224, asked.images // 2)
             for precision in ("float32", "bf16"):
                 in_turn(
                     f"resnet18 at 224², {precision}, against a plain ImageFolder script in float32",
-                    lambda: ours(side, "resnet18", 224, precision, 32, asked.device, "radiograph"),
-                    lambda: plain(scans, 224, 32, asked.images // 2, asked.device),
+                    partial(ours, side, "resnet18", 224, precision, 32, asked.device, "radiograph"),
+                    partial(plain, scans, 224, 32, asked.images // 2, asked.device),
                     asked.rounds,
                     "≥ 2",
                 )

@@ -250,7 +250,7 @@ class Patches(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         """Gives the map [N, F, side, side] of a batch of images."""
         tokens: Tensor = self.norm(self.blocks(self.patch_embedding(images)))
-        return tokens.transpose(1, 2).unflatten(2, (self.side, self.side))
+        return tokens.transpose(1, 2).reshape(len(tokens), -1, self.side, self.side)
 
 
 @network
