@@ -101,7 +101,7 @@ def stages(network: nn.Module) -> list[nn.Module]:
     """Gives the body in up to six parts from input to output, which together hold all its weights, for unfreezing."""
     parts = _weighty(network.get_submodule("body").children())
     units = _units(parts)
-    while len(units) < 3 and any(isinstance(part, nn.Sequential | nn.ModuleList) for part in parts):
+    while len(units) < 4 and any(isinstance(part, nn.Sequential | nn.ModuleList) for part in parts):
         opened = (part.children() if isinstance(part, nn.Sequential | nn.ModuleList) else [part] for part in parts)
         parts = _weighty(inner for several in opened for inner in several)
         units = _units(parts)
@@ -250,7 +250,7 @@ class Patches(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         """Gives the map [N, F, side, side] of a batch of images."""
         tokens: Tensor = self.norm(self.blocks(self.patch_embedding(images)))
-        return tokens.transpose(1, 2).reshape(len(tokens), -1, self.side, self.side)
+        return tokens.transpose(1, 2).reshape(-1, tokens.shape[2], self.side, self.side)
 
 
 @network

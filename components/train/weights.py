@@ -206,7 +206,7 @@ def _to_positions(value: Tensor, here: Tensor) -> Tensor:
     grid = value[:, value.shape[1] - old * old :]
     if value.shape[1] - old * old > 1 or old < 1:
         return value
-    picture = grid.transpose(1, 2).reshape(len(grid), -1, old, old).float()
+    picture = grid.transpose(1, 2).reshape(1, -1, old, old).float()
     if old != new:
         picture = F.interpolate(picture, (new, new), mode="bicubic", align_corners=False, antialias=new < old)
     return picture.flatten(2).transpose(1, 2)

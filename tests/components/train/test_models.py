@@ -80,6 +80,8 @@ def test_the_stages_hold_all_of_the_body_from_input_to_output(name: str) -> None
     body = [id(weight) for weight in model.get_submodule("body").parameters()]
     grouped = [id(weight) for group in groups for weight in group.parameters()]
     assert grouped == body, "each weight once, in the order from input to output"
+    sizes = [sum(weight.numel() for weight in group.parameters()) for group in groups]
+    assert max(sizes) < 0.85 * sum(sizes), "no stage is almost the whole"
 
 
 @pytest.mark.parametrize("name", ALL)
