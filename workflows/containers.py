@@ -45,8 +45,9 @@ def for_containers(
     if "://" not in arguments["store"]:
         Path(arguments["store"]).mkdir(parents=True, exist_ok=True)
         mounts[arguments["store"]] = "rw"
-    if "://" not in arguments["source"] and Path(arguments["source"]).exists():
-        mounts[arguments["source"]] = "ro"
+    for address in (arguments["source"], arguments.get("weights", "")):
+        if address and "://" not in address and Path(address).exists():
+            mounts[address] = "ro"
     return {
         "mounts": {**mounts, **named_files(environment)},
         "environment": handed_on(environment),

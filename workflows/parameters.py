@@ -15,6 +15,9 @@ from components.shared.interface import REQUIRED, Parameter, nearest, read, stag
 GIVEN_BY_THE_RUN = ("store", "by")
 """Parameters of the pipeline that the command line fills in itself."""
 
+HANDED_ON = ("ingest.source", "ingest.revision", "ingest.key_id", "ingest.part", "evaluate.precision")
+"""Parameters of stages that the pipeline hands them itself."""
+
 SUFFIX = "_options"
 
 
@@ -45,13 +48,12 @@ def pipeline_parameters() -> dict[str, Parameter]:
 def option_parameters() -> dict[str, Parameter]:
     """Every parameter that is reached through a stage's options, as `stage_options.name`."""
     direct = pipeline_parameters()
-    handed_on = {"source", "revision", "key_id", "part", "precision"}
     return {
         f"{stage}{SUFFIX}.{name}": parameter
         for stage in stages()
         if f"{stage}{SUFFIX}" in direct
         for name, parameter in read(stage).parameters.items()
-        if name not in direct and name not in handed_on
+        if name not in direct and f"{stage}.{name}" not in HANDED_ON
     }
 
 
@@ -80,8 +82,14 @@ def settle(
             )
         settled[name] = parameter.check(asked.get(name, defaults.get(name, parameter.default)))
     settled["parts"] = [f"{number}/{settled['parts']}" for number in range(1, settled["parts"] + 1)]
-    settled["source"] = str(Path(settled["source"]).absolute()) if "://" not in settled["source"] else settled["source"]
+    settled["source"] = _absolute(settled["source"])
+    if settled["weights"] and Path(settled["weights"]).exists():  # else an address, or the digest of weights kept before
+        settled["weights"] = _absolute(settled["weights"])
     return settled
+
+
+def _absolute(address: str) -> str:
+    return address if "://" in address else str(Path(address).absolute())
 
 
 class _Strict(yaml.SafeLoader):

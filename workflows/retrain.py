@@ -50,7 +50,7 @@ def retrain(  # noqa: PLR0917 - these are the pipeline's parameters, given by na
     learning_rate: float = default("train", "learning_rate"),
     device: str = default("train", "device"),
     seed: int = default("train", "seed"),
-    weights: str = "",
+    weights: str = default("resolve", "weights"),
     min_accuracy: float = default("gate", "min_accuracy"),
     min_auc: float = default("gate", "min_auc"),
     ingest_options: dict = {},
