@@ -38,6 +38,7 @@ def make_dataset(
     seed: int = 1,
     classes: list[str] = CLASSES,
     colour: str = "gray",
+    task: str = "classification",
 ) -> Path:
     """A dataset directory, two images a patient, its one shard in the store; gray, or in colour (rgb)."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -84,7 +85,7 @@ def make_dataset(
     dataset.write_table(pa.Table.from_pylist(rows, schema=dataset.INDEX), folder / "index.parquet")
     about = {
         "name": "made",
-        "task": "classification",
+        "task": task,
         "classes": classes,
         "decoding": decoding(colour),
         "shards": [{"digest": blob.digest, "rows": len(images), "bytes": blob.size}],
@@ -99,10 +100,11 @@ def make_dataset(
     return folder
 
 
-def make_split(folder: Path, dataset_folder: Path, core: bool = True) -> Path:
+def make_split(folder: Path, dataset_folder: Path, core: bool = True, untrained: int = -1) -> Path:
     """A split of such a dataset: of every five pairs of patients three train, one val, one test.
 
-    With `core` false, half of the test patients came with split version 2.
+    With `core` false, half of the test patients came with split version 2. No image of the class `untrained` is in
+    train.
     """
     folder.mkdir(parents=True, exist_ok=True)
     index = pq.read_table(dataset_folder / "index.parquet").to_pylist()
@@ -110,6 +112,8 @@ def make_split(folder: Path, dataset_folder: Path, core: bool = True) -> Path:
     for place, row in enumerate(index):
         patient = place // 2
         side = ("train", "train", "train", "val", "test")[patient // 2 % 5]
+        if side == "train" and row["labels"] == [untrained]:
+            continue
         since = 2 if not core and side == "test" and patient // 10 % 2 else 1
         rows.append(
             {

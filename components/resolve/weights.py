@@ -73,8 +73,8 @@ def _from_server(address: str, path: Path) -> None:
                 raise OSError(f"The weights at {address} cannot be had: the server answers {answer.status}.")
             with path.open("wb") as file:
                 for part in answer.stream(2**20):
+                    file.write(part)
                     if file.tell() > LIMIT:
                         raise ValueError(f"The weights at {address} have more than the {LIMIT:,} bytes that are read.")
-                    file.write(part)
     except urllib3.exceptions.HTTPError as error:
         raise OSError(f"The weights at {address} cannot be had ({type(error).__name__}). Check the address.") from None

@@ -149,7 +149,7 @@ def train(
     torch.manual_seed(seed)
     network = models.build(architecture, channels, len(classes), image_size, hidden, dropout)
     if weights:
-        event("weights", "train", why=str(pretrained.load(network, work.store.fetch(weights), classes)))
+        event("weights", "train", why=str(pretrained.load(network, work.store.fetch(weights))))
     network.to(memory_format=torch.channels_last).to(place)
     parameters = {
         "architecture": architecture,

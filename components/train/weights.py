@@ -8,11 +8,10 @@ position embedding is stretched to the image size. EfficientNet is padded as in 
 
 from __future__ import annotations
 
-import json
 import math
 import pickle
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -70,34 +69,25 @@ class Report:
         return "; ".join(parts)
 
 
-def load(network: nn.Module, path: Path, classes: Sequence[str] = ()) -> Report:
+def load(network: nn.Module, path: Path) -> Report:
     """Put a file's weights into the network's body; gives what became of them.
 
-    The first layer is adapted to the number of channels. The head is taken only from a bundle for these very classes
-    with a head of the same shape; any other is left out, and the network's own stays new.
+    The first layer is adapted to the number of channels. A head is left out: it stands for classes that a file of
+    weights does not name, and the network's own stays new.
     """
-    if path.is_dir():
-        path = path / "models" / "model.pt"
     found = _read(path)
     body = _without_counts(network.get_submodule("body").state_dict())
-    head = network.get_submodule("head").state_dict()
     own = {name.removeprefix("body."): value for name, value in found.items() if name.startswith("body.")}
     if own:
-        own_head = {name.removeprefix("head."): value for name, value in found.items() if name.startswith("head.")}
-        left_out = [f"head.{name}" for name in own_head]
+        left_out = [name for name in found if name.startswith("head.")]
     else:
-        own_head = {}
         own, left_out = _renamed(found)
     if not set(own) & set(body):
         own = _by_order(own, body)
     fitted, adapted = _fitted(own, body)
-    new = [f"head.{name}" for name in head]
-    taken = {f"body.{name}": value for name, value in fitted.items()}
-    if _same_classes(path, classes) and _shapes(own_head) == _shapes(head):
-        taken |= {f"head.{name}": value for name, value in own_head.items()}
-        left_out, new = [], []
-    network.load_state_dict(taken, strict=False)
-    return Report(len(taken) - len(adapted), tuple(adapted), tuple(left_out), tuple(new))
+    network.load_state_dict({f"body.{name}": value for name, value in fitted.items()}, strict=False)
+    new = tuple(f"head.{name}" for name in network.get_submodule("head").state_dict())
+    return Report(len(fitted) - len(adapted), tuple(adapted), tuple(left_out), new)
 
 
 def _read(path: Path) -> dict[str, Tensor]:
@@ -210,20 +200,6 @@ def _to_positions(value: Tensor, here: Tensor) -> Tensor:
     if old != new:
         picture = F.interpolate(picture, (new, new), mode="bicubic", align_corners=False, antialias=new < old)
     return picture.flatten(2).transpose(1, 2)
-
-
-def _same_classes(path: Path, classes: Sequence[str]) -> bool:
-    """Whether these weights lie in a bundle that was made for these classes in this order."""
-    record = path.parent.parent / "configs" / "metadata.json"
-    try:
-        about = json.loads(record.read_bytes())["medloop"]
-        return bool(classes) and list(about["classes"]) == list(classes)
-    except (OSError, ValueError, KeyError, TypeError):
-        return False
-
-
-def _shapes(state: Mapping[str, Tensor]) -> dict[str, torch.Size]:
-    return {name: value.shape for name, value in state.items()}
 
 
 def _size(value: Tensor) -> str:

@@ -75,7 +75,8 @@ def test_a_run_whose_work_is_lost_is_judged_anew(store: Store, scans: Path, tmp_
 def test_a_new_loop_has_no_past(store: Store, scans: Path) -> None:
     done = resolve(store, scans)
     found = state(store, done)
-    assert done.values == {"revision": source.revision(source.entries(str(scans))), "key_id": KEY.id}
+    revision = source.revision(source.entries(str(scans)))
+    assert done.values == {"revision": revision, "key_id": KEY.id, "weights_digest": ""}
     assert (found["head"], found["repeats"], found["files"]) == ("", "", 2)
     assert found["seen"] == {"previous": "", "champion": "", "champion_version": ""}
     assert done.outputs["previous"].files == done.outputs["champion"].files == {}
@@ -184,3 +185,15 @@ def test_no_name_of_a_file_is_written_down(store: Store, scans: Path) -> None:
     done = resolve(store, scans)
     assert "files" in state(store, done)
     assert not any(b"ZEBEDEE" in path.read_bytes() for path in Path(store.uri).rglob("*") if path.is_file())
+
+
+def test_other_weights_at_the_same_place_are_another_request(store: Store, scans: Path, tmp_path: Path) -> None:
+    weights = tmp_path / "model.pt"
+    requests = set()
+    for content in (b"one", b"two", b"one"):
+        weights.write_bytes(content)
+        given: dict[str, Any] = {f"{stage}_options": {} for stage in OPTIONS}
+        done = step("resolve", store, {}, source=str(scans), weights=str(weights), asked={}, **given)
+        assert store.get(done.values["weights_digest"]) == content
+        requests.add(state(store, done)["request"])
+    assert len(requests) == 2

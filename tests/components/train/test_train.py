@@ -25,6 +25,7 @@ from components.shared.store import Store, open_store
 from components.shared.views import normalise
 from components.shared.work import Done
 from components.train.calibrate import best_threshold, fit_temperature
+from components.train.memory import careful
 from components.train.models import build
 from tests import made
 from tests.components.shared.servers import free_port
@@ -43,10 +44,16 @@ class Room:
     inputs: dict[str, Path]
 
     @staticmethod
-    def make(root: Path, classes: list[str] = made.CLASSES, colour: str = "gray") -> Room:
+    def make(
+        root: Path,
+        classes: list[str] = made.CLASSES,
+        colour: str = "gray",
+        task: str = "classification",
+        untrained: int = -1,
+    ) -> Room:
         store = open_store(str(root / "store"))
-        dataset = made.make_dataset(root / "dataset", store, classes=classes, colour=colour)
-        splits = made.make_split(root / "splits", dataset)
+        dataset = made.make_dataset(root / "dataset", store, classes=classes, colour=colour, task=task)
+        splits = made.make_split(root / "splits", dataset, untrained=untrained)
         return Room(root, store, {"dataset": manifest(store, dataset), "splits": manifest(store, splits)})
 
     def train(self, **parameters: Any) -> Done:
@@ -254,6 +261,55 @@ def test_colour_images_are_learned_from_in_three_channels(tmp_path: Path) -> Non
     assert done.values["val_auc"] > 0.9
     turned = model(np.ascontiguousarray(views[..., ::-1])).logits
     assert np.abs(model(views).logits - turned).max() > 0.01, "the order of the colours counts"
+
+
+def test_weights_in_the_store_are_begun_with(trained: Done, bundle: Path, room: Room) -> None:
+    weights = room.store.put_file(bundle / "models" / "model.pt").digest
+    done = room.train(weights=weights, epochs=1, frozen_epochs=1)
+    about = json.loads(contents(room.store.uri, done.outputs["model"])["configs/metadata.json"])["medloop"]
+    assert about["parameters"]["weights"] == weights
+    assert done.values["val_auc"] > 0.9, "the frozen body knows already"
+    other = room.store.put_bytes(b"no weights").digest
+    with pytest.raises(ValueError, match="weights"):
+        room.train(weights=other)
+    with pytest.raises(ValueError, match="Set architecture to the network"):
+        room.train(weights=weights, architecture="resnet18")
+
+
+def test_findings_are_learned_and_each_has_its_threshold(tmp_path: Path) -> None:
+    room = Room.make(tmp_path, task="multilabel")
+    done = room.train()
+    bundle = laid_out(room.store, done, "model", tmp_path / "bundle")
+    model, views = Model(bundle), room.views()
+    assert model.about["task"] == "multilabel"
+    assert len(model.about["threshold"]) == 2
+    chances = model.probabilities(model(views).logits)
+    assert chances.shape == (8, 2)
+    assert not np.allclose(chances.sum(axis=1), 1)
+    assert set(model.decide(chances).ravel().tolist()) <= {0, 1}
+    assert done.values["val_auc"] > 0.9
+
+
+def test_a_class_without_training_images_is_named(tmp_path: Path) -> None:
+    room = Room.make(tmp_path, untrained=1)
+    with pytest.raises(ValueError, match="None of the 24 training images is of PNEUMONIA, so it cannot be learned"):
+        room.train()
+
+
+def test_a_shard_that_is_gone_is_told(tmp_path: Path) -> None:
+    room = Room.make(tmp_path)
+    about = json.loads((tmp_path / "dataset" / "dataset.json").read_bytes())
+    room.store.discard(about["shards"][0]["digest"])
+    with pytest.raises(OSError, match=r"The object [0-9a-f]{12} is not in .* It was removed"):
+        room.train(image_size=64)
+
+
+def test_too_little_memory_is_told_with_what_to_change() -> None:
+    sentence = r"64 images of 96 pixels a side at once are too much for this machine's memory with small. Set batch_size to 32 and train_options.accumulate to 2"  # noqa: E501
+    with pytest.raises(RuntimeError, match=sentence), careful(torch.device("cpu"), "small", 96, 64, 1):
+        torch.empty(2**55)
+    with pytest.raises(RuntimeError, match="shapes"), careful(torch.device("cpu"), "small", 96, 64, 1):
+        raise RuntimeError("shapes do not fit")
 
 
 def test_an_unknown_network_names_the_nearest(room: Room) -> None:

@@ -1,0 +1,107 @@
+"""The weights that a training begins with come into the store from wherever they lie, or a sentence says why not."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
+
+import pytest
+
+from components.resolve import weights
+from components.shared.store import Store, open_store
+from tests.components.shared import servers
+
+CONTENT = b"weights of a network" * 100
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    return open_store(str(tmp_path / "store"))
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    path = tmp_path / "trained elsewhere" / "models" / "model.pt"
+    path.parent.mkdir(parents=True)
+    path.write_bytes(CONTENT)
+    return path
+
+
+def test_a_path_and_a_bundles_directory_and_a_file_address_lead_to_the_same(store: Store, file: Path) -> None:
+    digest = weights.keep(str(file), store)
+    assert store.get(digest) == CONTENT
+    assert weights.keep(str(file.parent.parent), store) == digest
+    assert weights.keep(file.as_uri(), store) == digest
+    file.unlink()
+    assert weights.keep(digest, store) == digest, "what was kept before is named by its digest"
+
+
+def test_weights_in_a_bucket(store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with servers.rclone(tmp_path / "s3") as server:
+        for name, value in server.environment.items():
+            monkeypatch.setenv(name, value)
+        folder = tmp_path / "s3" / servers.BUCKET / "nets"
+        folder.mkdir()
+        (folder / "resnet18.pth").write_bytes(CONTENT)
+        digest = weights.keep(f"s3://{servers.BUCKET}/nets/resnet18.pth", store)
+        assert store.get(digest) == CONTENT
+        with pytest.raises(FileNotFoundError, match=r"There are no weights at s3://.*/nets/resnet19\.pth\. Check"):
+            weights.keep(f"s3://{servers.BUCKET}/nets/resnet19.pth", store)
+
+
+@pytest.fixture
+def served() -> Iterator[str]:
+    class Answer(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            known = self.path == "/resnet18.pth"
+            self.send_response(200 if known else 404)
+            self.send_header("Content-Length", str(len(CONTENT) if known else 0))
+            self.end_headers()
+            if known:
+                self.wfile.write(CONTENT)
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with HTTPServer(("127.0.0.1", 0), Answer) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+        thread.join()
+
+
+def test_weights_on_a_server(store: Store, served: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    digest = weights.keep(f"{served}/resnet18.pth", store)
+    assert store.get(digest) == CONTENT
+    with pytest.raises(OSError, match=r"/other\.pth cannot be had: the server answers 404"):
+        weights.keep(f"{served}/other.pth", store)
+    monkeypatch.setattr(weights, "LIMIT", 1000)
+    with pytest.raises(ValueError, match="have more than the 1,000 bytes that are read"):
+        weights.keep(f"{served}/resnet18.pth", store)
+
+
+@pytest.mark.parametrize(
+    ("address", "sentence"),
+    [
+        ("nowhere/model.pt", r"There are no weights at nowhere/model\.pt\. Give the path"),
+        ("ftp://there/model.pt", r"weights is ftp://there/model\.pt, and ftp: is no address that is read"),
+        ("0" * 64, r"has no object 000000000000, which weights names"),
+    ],
+)
+def test_what_leads_nowhere_is_told(address: str, sentence: str, store: Store) -> None:
+    with pytest.raises((ValueError, OSError), match=sentence):
+        weights.keep(address, store)
+
+
+def test_a_server_that_is_not_there_is_told(store: Store) -> None:
+    with pytest.raises(OSError, match=r"cannot be had \(MaxRetryError\)\. Check the address"):
+        weights.keep(f"http://127.0.0.1:{servers.free_port()}/model.pt", store)
+
+
+def test_a_file_too_large_is_told(store: Store, file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(weights, "LIMIT", 1000)
+    with pytest.raises(ValueError, match=r"have 2,000 bytes; at most 1,000 are read"):
+        weights.keep(str(file), store)
