@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import statistics
 import sys
@@ -34,9 +35,10 @@ from components.shared.work import lay_out, step
 SIZE, BATCH = 224, 64
 
 
-def data_set(source: Path, home: Path) -> Data:
+def data_set(source: Path, home: Path, options: dict[str, Any] | None = None) -> Data:
     """The data set of a source."""
-    ingest(source, home, home / "store")
+    given = {name: value if isinstance(value, str) else json.dumps(value) for name, value in (options or {}).items()}
+    ingest(source, home, home / "store", **given)
     merge(home, home / "store")
     store = open_store(str(home / "store"))
     lay_out(store, Manifest.decode((home / "dataset").read_bytes(), "dataset"), home / "data")

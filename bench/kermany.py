@@ -1,0 +1,124 @@
+"""Trains on the chest X-rays and scores on their official test: every score is a line in bench/ledger.csv, good or bad.
+
+`python -m bench.kermany [--home DIR] [--params kermany|kermany-three] [--seeds 1 2 3] [--set NAME=VALUE …] [--blind]`
+
+The official test is looked at as seldom as can be: what works is found out on validation (`--blind` stops before the
+test and writes no line). A home that is kept decodes the images once.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import datetime
+import json
+import os
+import statistics
+import subprocess
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from bench.batches import data_set
+from bench.scans import KERMANY
+from components.shared.contracts import Manifest
+from components.shared.keys import SYNTHETIC
+from components.shared.store import Store, open_store
+from components.shared.work import step
+
+ROOT = Path(__file__).resolve().parents[1]
+LEDGER = Path(__file__).parent / "ledger.csv"
+COLUMNS = ("date", "commit", "task", "seed", "parameters", "accuracy", "auc", "sensitivity", "specificity", "seconds")
+RECIPE: dict[str, Any] = {
+    "architecture": "resnet18",
+    "image_size": 128,
+    "fit": "stretch",
+    "epochs": 20,
+    "batch_size": 32,
+    "learning_rate": 2e-3,
+    "warmup": 0.1,
+    "weight_decay": 0.05,
+    "clip": 1.0,
+    "label_smoothing": 0.1,
+    "average": 0.998,
+    "precision": "bf16",
+    "keep": "last",
+}
+
+
+def score(store: Store, inputs: dict[str, Path], model: Path) -> dict[str, float]:
+    """The figures of a model on the official test."""
+    nothing = store.fetch(store.put_bytes(Manifest().encode()).digest)
+    given = {**inputs, "model": model, "champion": nothing}
+    done = step("evaluate", store.uri, given, {"precision": "float32"})
+    found = json.loads(store.get(done.outputs["report"].files["metrics.json"].digest))["all"]["figures"]
+    return {name: figure["value"] for name, figure in found.items()}
+
+
+def commit() -> str:
+    def git(*arguments: str) -> str:
+        return subprocess.run(["git", *arguments], cwd=ROOT, capture_output=True, text=True, check=True).stdout.strip()
+
+    return git("rev-parse", "--short=12", "HEAD") + ("+" if git("status", "--porcelain", "components") else "")
+
+
+def write_down(line: dict[str, Any]) -> None:
+    fresh = not LEDGER.exists()
+    with LEDGER.open("a", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
+        if fresh:
+            writer.writeheader()
+        writer.writerow(line)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--home", type=Path, default=None)
+    parser.add_argument("--params", default="kermany", choices=("kermany", "kermany-three"))
+    parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3, 4, 5])
+    parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE")
+    parser.add_argument("--blind", action="store_true", help="stop before the official test")
+    asked = parser.parse_args()
+    changes = {name: yaml.safe_load(value) for name, _, value in (each.partition("=") for each in asked.set)}
+    with tempfile.TemporaryDirectory(prefix="medloop-bench-") as scratch:
+        home = (asked.home or Path(scratch)).absolute()
+        home.mkdir(parents=True, exist_ok=True)
+        options = yaml.safe_load((ROOT / "workflows" / "params" / f"{asked.params}.yaml").read_text())["ingest_options"]
+        data_set(KERMANY, home, options)
+        store = open_store(str(home / "store"))
+        nothing = store.fetch(store.put_bytes(Manifest().encode()).digest)
+        split = step("split", store.uri, {"dataset": home / "dataset", "previous": nothing}, {"seed": 7})
+        inputs = {"dataset": home / "dataset", "splits": store.fetch(split.outputs["splits"].digest)}
+        lines = []
+        for seed in asked.seeds:
+            parameters = {**RECIPE, **changes, "seed": seed}
+            done = step("train", store.uri, inputs, parameters)
+            print(f"seed {seed}: validation AUC {done.values['val_auc']:.4f}, {done.seconds:.0f} s", flush=True)
+            if asked.blind:
+                continue
+            found = score(store, inputs, store.fetch(done.outputs["model"].digest))
+            line: dict[str, Any] = {
+                "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
+                "commit": commit(),
+                "task": asked.params,
+                "seed": seed,
+                "parameters": json.dumps({**RECIPE, **changes}, sort_keys=True),
+                "accuracy": f"{found['accuracy']:.4f}",
+                "auc": f"{found['auc']:.4f}",
+                "sensitivity": f"{found.get('sensitivity', float('nan')):.4f}",
+                "specificity": f"{found.get('specificity', float('nan')):.4f}",
+                "seconds": f"{done.seconds:.0f}",
+            }
+            write_down(line)
+            lines.append(line)
+            print({name: line[name] for name in COLUMNS[5:]}, flush=True)
+        for name in ("accuracy", "auc") if lines else ():
+            values = [float(line[name]) for line in lines]
+            print(f"{name}: mean {statistics.mean(values):.4f}, {min(values):.4f} to {max(values):.4f}", flush=True)
+
+
+if __name__ == "__main__":
+    os.environ.update(MEDLOOP_HASH_KEY=SYNTHETIC)
+    main()
