@@ -15,7 +15,7 @@ LONG = ("--set", "epochs=20")
 
 
 def checkpoints(place: Place) -> list[Path]:
-    return list((place.home / "store" / "work").glob("*/checkpoint"))
+    return list((place.home / "store" / "work").glob("*/checkpoint-*"))
 
 
 def epochs_shown(printed: str) -> list[float]:
