@@ -55,7 +55,8 @@ class ByHand:
             synth(self.scans, patients=24, classes=2, seed=7, shift=0.0, reports=False)
         source = str(self.scans)
         now = self.step("resolve", {}, source=source, asked={"epochs": 1.0})
-        portion = self.step("ingest", {}, source=source, **now.values)
+        seen = {name: now.values[name] for name in ("revision", "key_id")}
+        portion = self.step("ingest", {}, source=source, **seen)
         several = work.together(self.store, [portion.outputs["portion"]])
         data = self.step("merge", {"portions": self.store.fetch(several.digest)})
         rows = {"dataset": self.out(data, "dataset")}
