@@ -135,7 +135,7 @@ def test_one_finding_against_none_is_a_classification(flat: Path) -> None:
     assert found.left_out == {"of no class asked for": 1}
     pure = read(flat, **asked, label_map={"clear": "none", "effusion": "water", "mass": ""})
     assert list(classes_of(pure).values()) == [["none"], ["water"]]
-    assert pure.left_out == {"left out by label_map": 2}
+    assert pure.left_out == {"label_map": 2}
     either = read(flat, **asked, label_map={"clear": "none", "effusion": "any", "mass": "any"}, no_finding="clear")
     assert either.classes == ["none", "any"]
     assert list(classes_of(either).values()) == [["none"], ["any"], ["any"], ["any"]]
@@ -160,7 +160,7 @@ def test_a_map_joins_labels_renames_them_and_leaves_images_out(root: Path) -> No
     found = read(root, label_map=mapped)
     assert found.classes == ["ill", "well"]
     assert classes_of(found)["MILD/a_1.png"] == classes_of(found)["SICK/zebedee1_1.png"] == ["ill"]
-    assert found.left_out == {"left out by label_map": 1}
+    assert found.left_out == {"label_map": 1}
     assert read(root, label_map=mapped, classes=["well", "ill"]).classes == ["well", "ill"]
 
 
