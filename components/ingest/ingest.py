@@ -148,12 +148,13 @@ def _key(key_id: str) -> HashKey:
 
 def _all(work: Work, place: Source, groups: Sequence[Group], how: Decoding) -> list[Masters]:
     work.store.tidy()
-    total, done, found = sum(len(each.members) for each in groups), 0, []
+    total, done, new, found = sum(len(each.members) for each in groups), 0, 0, []
     members = {each.name: len(each.members) for each in groups}
     for each in masters(work.store, place, groups, how):
         found.append(each)
         done += members[each.name]
-        progress("ingest", done, total, "images")
+        new += each.decoded
+        progress("ingest", done, total, f"images: {new} new, {done - new} known")
     return sorted(found, key=lambda each: each.name)
 
 
