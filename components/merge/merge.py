@@ -167,7 +167,7 @@ def _each_alone(rows: pa.Table) -> list[Row]:
         return []
     detail = (
         f"{rows.num_rows} images of as many patients: if patients have several images, name them in patients.csv or by "
-        "patient_pattern, for file names do not tell here, and the split would part a patient's images"
+        "patient_pattern, for neither file names nor headers tell here, and the split would part a patient's images"
     )
     return [{"image_id": "", "patient_id": "", "reason": "every image is a patient of its own", "detail": detail}]
 

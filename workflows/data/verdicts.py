@@ -78,7 +78,7 @@ def _aside(shown: Figures) -> list[Verdict]:
         found.append(Verdict("note", f"{omitted}; they are no part of the data set."))
     if shown["warnings"]:
         total = sum(entry["count"] for entry in shown["warnings"])
-        reasons = ", ".join(f"{entry['count']:,} {entry['reason']}" for entry in shown["warnings"])
+        reasons = ", ".join(f"{entry['reason']} ({entry['count']:,})" for entry in shown["warnings"])
         found.append(Verdict("note", f"{count(total, 'warning')}: {reasons}."))
     for name, what in (("duplicates", "identical to an earlier one"), ("near_duplicates", "much like another")):
         number, across = shown[name]["images"], shown[name]["groups_of_several_patients"]

@@ -142,6 +142,7 @@ def test_every_image_a_patient_of_its_own_is_told(store: Store, tmp_path: Path) 
         made.add(f"{'AB'[number % 2]}/{chr(97 + number)}.png")
     (line,) = warned(store, ingest(store, made))["every image is a patient of its own"]
     assert "6 images of as many patients" in line
+    assert "neither file names nor headers tell" in line
 
 
 def test_what_the_listing_left_out_is_told(store: Store, tmp_path: Path) -> None:

@@ -133,7 +133,7 @@ def test_what_was_set_aside_is_told_by_reason_and_keyed_ids_are_cut(data: Path, 
     assert [example["image_id"] for example in shown["quarantine"][0]["examples"]] == [name[:12] for name in ids[:3]]
     assert shown["warnings"][0]["examples"] == [{"patient_id": ids[4][:12], "detail": "900, the next has 12"}]
     assert "4 of 84 images were set aside: 3 unreadable, 1 blank." in said(shown, "note")
-    assert "1 warning: 1 many images." in said(shown, "note")
+    assert "1 warning: many images (1)." in said(shown, "note")
 
 
 def test_a_site_that_gives_the_class_away_is_told(data: Path, splits: Path, store: Store) -> None:
