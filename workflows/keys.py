@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 
 app = typer.Typer(name="keys", no_args_is_help=True, rich_markup_mode=None, help="Keep and rotate the hash key.")
 
+RUNS = 20
+"""Of so many runs a copy of the key must not be in the source."""
+
 Copy = Annotated[Path, typer.Argument(metavar="FILE", help="The copy of the key.")]
 
 
@@ -51,7 +54,14 @@ def backup(copy: Copy) -> None:
     """
     from workflows.settings import read_settings
 
-    key = _at_hand(read_settings())
+    settings = read_settings()
+    key = _at_hand(settings)
+    if not copy.absolute().parent.is_dir():
+        raise FileNotFoundError(
+            f"There is no directory {copy.absolute().parent} for the copy. Make it, attach the drive that it is on, or "
+            "name a file elsewhere."
+        )
+    _refuse_among_scans(settings, copy)
     write_key(copy, key)
     typer.echo(
         f"The key {key.id} is now in {copy}, readable for you alone. It is not encrypted: keep it where you keep "
@@ -173,6 +183,11 @@ def read_key(path: Path) -> HashKey:
 
     try:
         return keys.parse(path.read_text(encoding="ascii", errors="replace"))
+    except (FileNotFoundError, IsADirectoryError) as error:
+        raise type(error)(
+            f"There is no file {path} with a hash key. Name the file that `medloop keys backup` wrote; without any "
+            "copy of the key begin a new loop, with MEDLOOP_HOME set to another directory."
+        ) from None
     except ValueError:
         raise ValueError(
             f"{path} holds no hash key: 64 hexadecimal digits are expected, or several times 64 with colons between. "
@@ -203,6 +218,21 @@ def write_key(path: Path, key: HashKey) -> None:
         file.write(key.text + "\n")
         file.flush()
         os.fsync(file.fileno())
+
+
+def _refuse_among_scans(settings: Settings, copy: Path) -> None:
+    """Whoever gets the scans would get the key with them, so no copy of it lies in the source of a run."""
+    from components.shared.store import open_store
+    from workflows.run import recent
+
+    folder = copy.absolute().parent.resolve()
+    sources = [str(run.record["arguments"]["source"]) for run in recent(open_store(settings.store), RUNS)]
+    known = any("://" not in source and folder.is_relative_to(Path(source).resolve()) for source in sources if source)
+    if known:
+        raise ValueError(
+            f"{folder} belongs to the source of a run, and whoever gets the scans would get the key with them, and so "
+            "know whom each hash stands for. Name a file in another directory."
+        )
 
 
 def _at_hand(settings: Settings) -> HashKey:

@@ -17,6 +17,7 @@ from components.shared import work
 from components.shared.contracts import Manifest, decode
 from components.shared.price import read_price
 from components.shared.store import Store
+from workflows.data.left_out import left_out
 from workflows.replay import Replay
 from workflows.run import Run
 from workflows.settings import Settings
@@ -57,9 +58,11 @@ def dataset(store: Store, run: Run) -> dict[str, Any] | None:
 def _data_sentence(about: dict[str, Any]) -> str:
     counts = about["counts"]
     aside = ", ".join(f"{count} {reason}" for reason, count in counts.get("reasons", {}).items())
+    omitted = left_out(counts.get("left_out") or {})
     return (
         f"{counts['images']} images of {counts['patients']} patients were usable, {counts['duplicates']} of them "
-        f"copies of others; {counts['quarantined']} were set aside{f' ({aside})' if aside else ''}."
+        f"copies of others; {counts['quarantined']} were set aside{f' ({aside})' if aside else ''}"
+        f"{f'; {omitted}' if omitted else ''}."
     )
 
 

@@ -15,6 +15,8 @@ from rich.text import Text
 TAKEN = 46
 """Columns of a line that spinner, stage, bar and time take."""
 
+from workflows.data.left_out import left_out
+
 
 class Lines:
     """For logs and pipes: a line when a stage makes progress and when it ends; the longer it takes, the rarer."""
@@ -105,12 +107,22 @@ def ending(event: dict[str, Any]) -> str:
     if kind == "failed":
         return f"✗ {stage:9} failed: {event['why']}"
     if kind == "reused":
-        return f"= {stage:9} done before ({event['seconds']:.1f} s then){gist(event['values'])}"
+        return f"= {stage:9} done before ({event['seconds']:.1f} s then){gist(event['values'])}{_unseen(event)}"
     if event.get("level") == "WARNING":
         return f"! {stage:9} {kind}: {event.get('why', '')}"
     if kind == "finished":
-        return f"✓ {stage:9} {event['seconds']:6.1f} s{gist(event['values'])}"
+        return f"✓ {stage:9} {event['seconds']:6.1f} s{gist(event['values'])}{_unseen(event)}"
     return ""
+
+
+def _unseen(event: dict[str, Any]) -> str:
+    """The lines below that of a stage which set images aside or left some out: how many, by the reason."""
+    if event["stage"] != "merge":
+        return ""
+    lines = [f"{number:,} set aside: {why}" for why, number in event["values"].get("set_aside", {}).items()]
+    if told := left_out(event["values"].get("left_out", {})):
+        lines.append(told)
+    return "".join(f"\n! {event['stage']:9} {line}" for line in lines)
 
 
 def gist(values: dict[str, Any]) -> str:
@@ -118,7 +130,7 @@ def gist(values: dict[str, Any]) -> str:
     short = {
         name: f"{value:.3f}" if isinstance(value, float) else value
         for name, value in values.items()
-        if not (isinstance(value, str) and (len(value) > 15 or not value))
+        if not isinstance(value, dict) and not (isinstance(value, str) and (len(value) > 15 or not value))
     }
     return "".join(f"  {name.replace('_', ' ')} {value}" for name, value in sorted(short.items()))
 

@@ -60,6 +60,7 @@ def decode(group: Group, earlier: Sequence[str], how: Decoding, store_uri: str, 
     contents = _contents(source, fresh)
     waiting = {file for file, _ in fresh}
     facts: list[Fact] = []
+    decoded = 0
     with ExitStack() as stack:
         shards = _Shards(store, stack)
         for file, entry in group.members:
@@ -68,12 +69,13 @@ def decode(group: Group, earlier: Sequence[str], how: Decoding, store_uri: str, 
             about = {"file": file, "size": entry.size, "version": entry.version, "source_digest": known}
             pictures = before.pictures(file, known)
             if pictures is None:
+                decoded += 1
                 pictures = _pictures(_read(source, entry, file) if data is None else data, file, entry, how, key)
             for fact, pixels in pictures:
                 shard, row = (-1, -1) if pixels is None else shards.add(pixels)
                 facts.append({**NOTHING, **fact, **about, "shard": shard, "row": row})
         kept = shards.close()
-    found = Masters(group.name, kept, pa.Table.from_pylist(facts, schema=FACTS))
+    found = Masters(group.name, kept, pa.Table.from_pylist(facts, schema=FACTS), decoded)
     records.write(store, where, found)
     return found
 

@@ -19,7 +19,7 @@ from components.shared.keys import HashKey
 from components.shared.pixels import Decoding
 from components.shared.source import Source
 from components.shared.tables import QUARANTINE, WARNINGS, write_csv, write_table
-from components.shared.work import Work, log, progress
+from components.shared.work import Work, progress
 
 Row = dict[str, Any]
 
@@ -111,8 +111,6 @@ def ingest(
     hashed = {key.hash("image", item.name): item for item in labels.files}
     usable = [(file, entries[item.name]) for file, item in hashed.items() if not item.problem]
     groups = partition(group(usable), part)
-    if labels.left_out:
-        log.info("images left out as asked", extra={"fields": {"stage": "ingest", **labels.left_out}})
     found = _all(work, place, groups, how)
     rows, unreadable, noted = index(found, hashed, key, keep_sites, keep_text)
     first = part.startswith("1/")  # what concerns the whole source is said once
@@ -150,12 +148,13 @@ def _key(key_id: str) -> HashKey:
 
 def _all(work: Work, place: Source, groups: Sequence[Group], how: Decoding) -> list[Masters]:
     work.store.tidy()
-    total, done, found = sum(len(each.members) for each in groups), 0, []
+    total, done, new, found = sum(len(each.members) for each in groups), 0, 0, []
     members = {each.name: len(each.members) for each in groups}
     for each in masters(work.store, place, groups, how):
         found.append(each)
         done += members[each.name]
-        progress("ingest", done, total, "images")
+        new += each.decoded
+        progress("ingest", done, total, f"images: {new} new, {done - new} known")
     return sorted(found, key=lambda each: each.name)
 
 

@@ -145,7 +145,8 @@ def _unlabelled(asked: Asked, table: Table, published: _Published) -> tuple[Mean
     count = published.labels.count("")
     if not asked.multilabel or asked.no_finding:
         return Meaning(problem=("no class", f"{table.name} names no class for it")), []
-    detail = f"{count} images have an empty label in {table.name}, which counts as without a finding"
+    images = "1 image has" if count == 1 else f"{count} images have"
+    detail = f"{images} an empty label in {table.name}, which counts as without a finding"
     return Meaning(), [("no label", detail)] * bool(count)
 
 
@@ -171,7 +172,8 @@ def _sides(
     if asked.official:
         listed, warnings = read_lists(asked.official, opened, files, asked.skips_missing)
         without = len(images) - len(listed)
-        detail = f"{without} images stand in none of the lists {', '.join(sorted(asked.official))}; they are drawn"
+        stand, drawn = ("1 image stands", "it is") if without == 1 else (f"{without} images stand", "they are")
+        detail = f"{stand} in none of the lists {', '.join(sorted(asked.official))}; {drawn} drawn"
         return [listed.get(name, "") for name in images], [*warnings, *[("no side", detail)] * bool(without)]
     with_classes = "label" not in table.columns and not asked.label_pattern
     folders = {
@@ -193,6 +195,7 @@ def _join(
     # Where a table names patients it must name them all: the same person under two names could part at the split.
     must = "patient_id" in table.columns
     unnamed = ("not in the table", f"{table.name} has no line for it, so its patient is not known")
+    empty = ("no patient", f"{table.name} names no patient for it")
     unfit = ("no patient", "patient_pattern does not fit its name")
     lines = table.lines
     found: list[Labelled] = []
@@ -203,7 +206,8 @@ def _join(
             left_out[meaning.left_out] += 1
             continue
         line = lines.get(name)
-        problem = meaning.problem or (unnamed if must and line is None else unfit if patient is None else None)
+        nobody = unnamed if line is None else None if line.patient else empty
+        problem = meaning.problem or (nobody if must else None) or (unfit if patient is None else None)
         about = line.about if line else _NOTHING
         found.append(Labelled(name, () if problem else meaning.labels, side, patient or "", about, problem))
     return found, left_out

@@ -64,6 +64,8 @@ class Masters(NamedTuple):
     name: str
     shards: list[Shard]
     facts: pa.Table
+    decoded: int = 0
+    """How many files were decoded just now; the record does not tell, for it is the same whenever it was made."""
 
 
 def place(how: Decoding) -> str:

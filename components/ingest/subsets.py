@@ -12,8 +12,8 @@ from components.shared.interface import nearest
 NEGATIVE = ("normal", "negative", "healthy", "benign", "control", "no finding", "clear")
 """Names of classes that mean the absence of a finding; such a class goes first, and is not the one looked for."""
 
-NOT_ASKED, MAPPED_OUT, SEVERAL, BEYOND = "of no class asked for", "left out by label_map", "of several classes", "limit"
-"""Why images are left out on purpose."""
+NOT_ASKED, MAPPED_OUT, SEVERAL, BEYOND = "of no class asked for", "label_map", "of several classes", "limit_per_class"
+"""Why images are left out on purpose: the option that asks for it, or what the options say of them."""
 
 TOLD = 50
 """Of more labels than these a message gives the number alone: they may be anything, and so may name patients."""

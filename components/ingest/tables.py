@@ -5,6 +5,7 @@ from __future__ import annotations
 import codecs
 import csv
 import re
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -21,7 +22,15 @@ OLDEST = 120
 
 _AGE = re.compile(r"(\d{1,3})(?:\.\d+)?\s*([YMWD]?)")
 _VALUE = re.compile(r"[\d./:_-]+")
-_SEXES = {"M": "M", "MALE": "M", "F": "F", "FEMALE": "F", "": "", "U": "", "UNKNOWN": "", "O": "", "OTHER": ""}
+_WORDS = {
+    "F": "f female w weiblich frau woman femme féminin feminin mujer femenino femmina femminile",
+    "M": "m male männlich maennlich mann man homme masculin hombre masculino maschio maschile",
+    "": "u unknown unbekannt o other d divers",
+}
+_SEXES = {"": "", **{word: sex for sex, words in _WORDS.items() for word in words.split()}}
+
+SHOWN, SHORT = 3, 12
+"""So many entries for sex that mean nothing are told, if there are no more, each so short: more may be names."""
 
 
 class Line(NamedTuple):
@@ -53,8 +62,8 @@ def age_of(text: str) -> int:
 
 
 def sex_of(text: str) -> str:
-    """M, F, or "" where it is unknown, from `m`, `Female` and the like."""
-    return _SEXES.get(text.strip().upper(), "")
+    """M, F, or "" where it is unknown, from `m`, `Female`, `weiblich` and the like."""
+    return _SEXES.get(text.strip().lower(), "")
 
 
 def read_table(path: Path, name: str, columns: Mapping[str, str], files: Files, skip_missing: bool) -> Table:
@@ -94,8 +103,22 @@ def open_text(path: Path, name: str) -> Iterator[Iterable[str]]:
     try:
         with path.open(encoding="utf-8-sig", newline="") as lines:
             yield lines
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{name} is not readable as CSV in UTF-8: {error}. Mend it, or save it anew.") from None
+    except UnicodeDecodeError:
+        raise ValueError(
+            f"{name}, line {_undecodable(path)} holds a character that is not written in UTF-8; the file may be in "
+            "Latin-1 or Windows-1252. Save it anew as CSV in UTF-8."
+        ) from None
+
+
+def _undecodable(path: Path) -> int:
+    """The number of the first line that is not in UTF-8."""
+    with path.open("rb") as lines:
+        for number, line in enumerate(lines, 1):
+            try:
+                line.decode()
+            except UnicodeDecodeError:
+                return number
+    return 1
 
 
 class Missing:
@@ -123,7 +146,9 @@ class Missing:
                 f"{self._name}, line {self._first} names a file that is not in the source{more}. Mend the name, take "
                 "the line out, or pass over such lines with ingest_options missing_files=skip."
             )
-        return [("no file", f"{self._count} lines of {self._name} name files that the source does not have")]
+        lines = "1 line" if self._count == 1 else f"{self._count} lines"
+        name = "names a file" if self._count == 1 else "name files"
+        return [("no file", f"{lines} of {self._name} {name} that the source does not have")]
 
 
 def _places(name: str, header: list[str], columns: Mapping[str, str], files: Files) -> dict[str, int]:
@@ -136,14 +161,15 @@ def _places(name: str, header: list[str], columns: Mapping[str, str], files: Fil
             if theirs not in header:
                 raise ValueError(
                     f"{name} has no column {theirs!r}, which columns names for {ours!r}.{nearest(theirs, header)} "
-                    f"It has {listed}. {_parted(header)}Name one of those."
+                    f"It has {listed}. {_parted(header) or 'Name one of those.'}"
                 )
             if header.count(theirs) > 1:
                 raise ValueError(f"{name} has {header.count(theirs)} columns {theirs!r}. Rename all but one.")
         return {ours: header.index(theirs) for ours, theirs in columns.items()}
     if "file" not in header:
+        parted = f"{_parted(header)} " if _parted(header) else ""
         raise ValueError(
-            f"{name} has no column 'file'; it has {listed}. {_parted(header)}Name each image in it, relative to the "
+            f"{name} has no column 'file'; it has {listed}. {parted}Name each image in it, relative to the "
             "source, in a column 'file', with commas between the columns, or say with ingest_options columns what its "
             "columns are called."
         )
@@ -172,7 +198,7 @@ def _parted(header: list[str]) -> str:
     if len(header) == 1:
         for mark, called in ((";", "semicolons"), ("\t", "tabs")):
             if mark in header[0]:
-                return f"Its columns are parted by {called}; save it with commas. "
+                return f"Its columns are parted by {called}; save it with commas."
     return ""
 
 
@@ -186,7 +212,11 @@ class _Reading:
         self._patient, self._label, self._official = (places.get(n) for n in ("patient_id", "label", "official"))
         self._about = [(column, places[column]) for column in ABOUT if column in places]
         self._kept: dict[tuple[str, ...], tuple[dict[str, str], bool, bool]] = {}
-        self._ages = self._sexes = 0
+        self._ages = 0
+        self._odd: Counter[str] = Counter()
+        self._sex_of: dict[str, str] = {}
+        self._both: set[str] = set()
+        self._sex = next((place for place, (column, _) in enumerate(self._about) if column == "sex"), 0)
 
     def line(self, fields: list[str], number: int, files: Files) -> tuple[str, Line]:
         """The file that a line means, "" where the source has none such, and what it says of it."""
@@ -207,33 +237,50 @@ class _Reading:
         file = files.find(fields[self._file].strip(), self._name, number)
         if file:
             self._ages += kept[1]
-            self._sexes += kept[2]
+            if kept[2]:
+                self._odd[given[self._sex]] += 1
         return file, line
 
     def add(self, file: str, line: Line, number: int) -> None:
-        """Keep a line, unless it lacks its patient or an earlier one said otherwise."""
-        if self._patient is not None and not line.patient:
-            raise ValueError(f"{self._name}, line {number} has no patient_id. Give one, or take the column out.")
+        """Keep a line, unless an earlier one said otherwise."""
         if self.lines.setdefault(file, line) != line:
             raise ValueError(
                 f"{self._name}, line {number} says something else of a file than an earlier line. Keep one of them."
             )
+        sex = line.about.get("sex", "")
+        if line.patient and sex and self._sex_of.setdefault(line.patient, sex) != sex:
+            self._both.add(line.patient)
 
     def warnings(self) -> list[tuple[str, str]]:
         """What could not be understood, and how often."""
         found = []
         if self._ages:
-            detail = f"{self._ages} ages in {self._name} are none, or above {OLDEST} years; they count as unknown"
-            found.append(("no age", detail))
-        if self._sexes:
-            detail = f"{self._sexes} entries for sex in {self._name} are neither M nor F; they count as unknown"
-            found.append(("no sex", detail))
+            ages, are, count = ("age", "is", "counts") if self._ages == 1 else ("ages", "are", "count")
+            detail = f"{self._ages} {ages} in {self._name} cannot be read or {are} above {OLDEST} years, and {count}"
+            found.append(("no age", f"{detail} as unknown"))
+        if self._odd:
+            number = self._odd.total()
+            entries, count = ("entry", "counts") if number == 1 else ("entries", "count")
+            detail = (
+                f"{number} {entries} for sex in {self._name} cannot be read as M or F{self._told_odd()}, and {count}"
+            )
+            found.append(("no sex", f"{detail} as unknown"))
+        if self._both:
+            number = len(self._both)
+            patients = "1 patient has" if number == 1 else f"{number} patients have"
+            detail = f"{patients} two sexes in {self._name}: look whether two people share an id"
+            found.append(("two sexes", detail))
         return found
+
+    def _told_odd(self) -> str:
+        """The entries for sex that mean nothing, where they are few words: many, long or with digits they may name."""
+        plain = all(len(entry) <= SHORT and not any(mark.isdigit() for mark in entry) for entry in self._odd)
+        return f" ({', '.join(sorted(self._odd))})" if len(self._odd) <= SHOWN and plain else ""
 
     def _told(self, given: tuple[str, ...]) -> tuple[dict[str, str], bool, bool]:
         about = {column: value for (column, _), value in zip(self._about, given, strict=True)}
         age, sex = about.get("age", ""), about.get("sex", "")
-        odd_age, odd_sex = bool(age) and age_of(age) < 0, sex.upper() not in _SEXES
+        odd_age, odd_sex = bool(age) and age_of(age) < 0, sex.lower() not in _SEXES
         if odd_age:
             about["age"] = ""
         if sex:

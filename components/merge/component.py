@@ -15,7 +15,15 @@ def merge(
     options: dict,
 ) -> NamedTuple(
     "Values",
-    [("images", int), ("patients", int), ("duplicates", int), ("near_duplicates", int), ("quarantined", int)],
+    [
+        ("images", int),
+        ("patients", int),
+        ("duplicates", int),
+        ("near_duplicates", int),
+        ("quarantined", int),
+        ("left_out", dict),
+        ("set_aside", dict),
+    ],
 ):
     from components.stage import call
 

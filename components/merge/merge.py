@@ -20,6 +20,8 @@ from components.shared.work import log
 
 Row = dict[str, Any]
 
+DETAILS = 3
+"""How many details of a reason for which files were set aside are told with the counts."""
 MANY = 5
 """More classes than these, each of a single patient, are no classes."""
 
@@ -67,8 +69,8 @@ def merge(
     }
     write_record("dataset", dataset / "dataset.json", record)
     _tell(warnings)
-    names = ("images", "patients", "duplicates", "near_duplicates", "quarantined")
-    return {name: counts[name] for name in names}
+    names = ("images", "patients", "duplicates", "near_duplicates", "quarantined", "left_out")
+    return {**{name: counts[name] for name in names}, "set_aside": _set_aside(quarantine)}
 
 
 class Portion(NamedTuple):
@@ -165,7 +167,7 @@ def _each_alone(rows: pa.Table) -> list[Row]:
         return []
     detail = (
         f"{rows.num_rows} images of as many patients: if patients have several images, name them in patients.csv or by "
-        "patient_pattern, for file names do not tell here, and the split would part a patient's images"
+        "patient_pattern, for neither file names nor headers tell here, and the split would part a patient's images"
     )
     return [{"image_id": "", "patient_id": "", "reason": "every image is a patient of its own", "detail": detail}]
 
@@ -188,6 +190,17 @@ def _counts(rows: pa.Table, about: dict[str, Any], quarantine: Sequence[Row], wa
 
 def _by_reason(rows: Sequence[Row]) -> dict[str, int]:
     return dict(sorted(Counter(row["reason"] for row in rows).items()))
+
+
+def _set_aside(quarantine: Sequence[Row]) -> dict[str, int]:
+    """How many files were set aside for what, the most frequent first; of each reason a few details, then the rest."""
+    found = Counter((row["reason"], row["detail"]) for row in quarantine)
+    told: Counter[str] = Counter()
+    shown: Counter[str] = Counter()
+    for (reason, detail), number in sorted(found.items(), key=lambda item: (-item[1], item[0])):
+        shown[reason] += 1
+        told[f"{reason}: {detail if shown[reason] <= DETAILS else 'for other reasons'}"] += number
+    return dict(told)
 
 
 def _require_classes(about: dict[str, Any], counts: Row) -> None:

@@ -238,7 +238,7 @@ def open_scan(data: bytes) -> Scan:
     if syntax == JPEGExtended12Bit and dataset.BitsStored != 8:
         raise Unusable(f"lossy JPEG of 12 bits is not read: {REMEDY}")
     _refuse(rows, columns, frames, samples, bits, photometric, held)
-    room = len(content) - place - 8
+    room = len(content) - place - (8 if dataset.original_encoding[0] else 12)
     needs = frames * 8 if compressed else frames * -(-rows * columns * samples * bits // 8)
     if photometric == "YBR_FULL_422" and not compressed:
         needs = needs * 2 // 3

@@ -19,6 +19,7 @@ from components.split.draw import lots
 from components.split.folds import check_fold, draw_folds, rotate, shares_of_folds, uneven
 from components.split.history import History, Owners, known, read_history, remember
 from components.split.images import leave_out, much_left_out
+from components.split.labels import changed_labels
 from components.split.leakage import leaks
 from components.split.shares import shares
 from components.split.sides import draw_sides, enough, follow_official, link, missing
@@ -92,6 +93,8 @@ def split(
         "warnings": warnings,
     }
     values = _tell(splits, placed, side, people.of, before, told)
+    if changed := changed_labels(previous, splits, index, about):  # no part of the split: made again it has to be equal
+        log.warning("changed labels", extra={"fields": {"stage": "split", "why": changed}})
     _refuse_leaks(dataset, splits)
     return values
 

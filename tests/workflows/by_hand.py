@@ -49,14 +49,14 @@ class ByHand:
         """The manifest file of an output."""
         return output(self.store, done, name)
 
-    def data(self) -> tuple[work.Done, dict[str, Path]]:
-        """Resolve, ingest and split; gives what resolve found, and the rows that later stages take."""
+    def data(self, **asked: Any) -> tuple[work.Done, dict[str, Path]]:
+        """Resolve, ingest what is asked for, and split; gives what resolve found and the rows for later stages."""
         if not self.scans.exists():
             synth(self.scans, patients=24, classes=2, seed=7, shift=0.0, reports=False)
         source = str(self.scans)
         now = self.step("resolve", {}, source=source, asked={"epochs": 1.0})
         seen = {name: now.values[name] for name in ("revision", "key_id")}
-        portion = self.step("ingest", {}, source=source, **seen)
+        portion = self.step("ingest", {}, source=source, **seen, **asked)
         several = work.together(self.store, [portion.outputs["portion"]])
         data = self.step("merge", {"portions": self.store.fetch(several.digest)})
         rows = {"dataset": self.out(data, "dataset")}

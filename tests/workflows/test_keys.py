@@ -377,6 +377,23 @@ def test_a_copy_puts_a_lost_key_back(loop: ByHand, tmp_path: Path) -> None:
     assert "Nothing was changed" in medloop(loop.home, "keys", "restore", str(kept)).stdout
 
 
+def test_no_copy_lies_among_the_scans_of_a_run(loop: ByHand) -> None:
+    source = Path(json.loads(medloop(loop.home, "explain", "--json").stdout)["arguments"]["source"])
+    for folder in (source, next(path for path in source.iterdir() if path.is_dir())):
+        refused = medloop(loop.home, "keys", "backup", str(folder / "my.key"), status=1).stderr
+        assert "belongs to the source of a run" in refused
+        assert not (folder / "my.key").exists()
+
+
+def test_where_there_is_no_directory_or_no_copy_the_sentence_says_what_to_do(loop: ByHand, tmp_path: Path) -> None:
+    refused = medloop(loop.home, "keys", "backup", str(tmp_path / "none" / "my.key"), status=1).stderr
+    assert f"There is no directory {tmp_path / 'none'}" in refused
+    assert "Make it" in refused
+    refused = medloop(loop.home, "keys", "restore", str(tmp_path / "nix.key"), status=1).stderr
+    assert f"There is no file {tmp_path / 'nix.key'}" in refused
+    assert "medloop keys backup" in refused
+
+
 def test_another_key_does_not_take_its_place(loop: ByHand, tmp_path: Path) -> None:
     other, none = tmp_path / "other.key", tmp_path / "none.key"
     other.write_text(OTHER.text)

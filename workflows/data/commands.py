@@ -33,6 +33,10 @@ def show(
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="The page; beside the run's by default.")
     ] = None,
+    quarantine: Annotated[
+        Path | None, typer.Option("--quarantine", help="A new CSV file for all that was set aside, with the reasons.")
+    ] = None,
+    warnings: Annotated[Path | None, typer.Option("--warnings", help="Likewise for all warnings.")] = None,
     as_json: AsJson = False,
 ) -> None:
     """Count the images and patients of a run's data set by class, side, sex, age, site and view, say what leaks, what
@@ -43,6 +47,7 @@ def show(
     \b
         medloop data show
         medloop data show 20261121 --json
+        medloop data show --quarantine aside.csv
         medloop data show --dataset dataset --splits splits --output data.html
     """
     from dataclasses import asdict
@@ -60,11 +65,17 @@ def show(
     from workflows.settings import read_settings
 
     _check(name, dataset, splits)
+    for option, copy in (("--quarantine", quarantine), ("--warnings", warnings)):
+        if copy and copy.exists():
+            refuse(f"{option} is {str(copy)!r}, which is there already. It was left as it is; name a new file.")
     settings = read_settings()
     store = open_store(settings.store)
     found = choose.at(settings, store, dataset, splits) if dataset else choose.of_run(settings, store, name)
     with found as chosen:
         data = Data.open(chosen.dataset, store)
+        for lines, copy in (("quarantine.csv", quarantine), ("warnings.csv", warnings)):
+            if copy:
+                _copy(chosen.dataset / lines, copy)
         rows = Rows(data, chosen.splits)
         shown = figures(chosen, data, rows)
         said = verdicts(shown)
@@ -77,6 +88,16 @@ def show(
         typer.echo(json.dumps(told, indent=1, ensure_ascii=False))
     else:
         typer.echo(f"\n{path}")
+
+
+def _copy(lines: Path, copy: Path) -> None:
+    """Write all lines of what was set aside or warned of where the user wants them, as they stand in the data set."""
+    if not lines.exists():
+        raise FileNotFoundError(
+            f"The data set has no {lines.name}, so there is nothing to write. Ingest its source anew."
+        )
+    copy.parent.mkdir(parents=True, exist_ok=True)
+    copy.write_bytes(lines.read_bytes())
 
 
 def _check(name: str, dataset: Path | None, splits: Path | None) -> None:
@@ -109,7 +130,10 @@ def locate(
     from workflows.settings import read_settings
 
     if not re.fullmatch("[0-9a-f]{8,32}", beginning.lower()):
-        refuse(f"The hash is {beginning!r}, and must be 8 to 32 hexadecimal digits, as in quarantine.csv.")
+        refuse(
+            f"The hash is {beginning!r}, and must be 8 to 32 hexadecimal digits, as on the page of `medloop data show` "
+            "and in the lists that its options --quarantine FILE.csv and --warnings FILE.csv write."
+        )
     settings = read_settings()
     found = find(settings, open_store(settings.store), source, beginning.lower())
     if as_json:

@@ -15,9 +15,10 @@ from numpy.typing import NDArray
 
 from components.shared.dataset import Data
 from components.shared.tables import AGES
+from workflows.data.left_out import UNUSED
 
 SIDES = ("train", "val", "test")
-OUT = "left out"
+OUT = UNUSED
 UNKNOWN = "unknown"
 NO_FINDING = "no finding"
 FIELDS = ("sex", "age", "site", "view", "modality")

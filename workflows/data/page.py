@@ -11,8 +11,9 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from components.evaluate.wording import NONE, count, size
 from workflows.data import drawings
-from workflows.data.groups import NO_FINDING, SIDES, UNKNOWN, Rows
+from workflows.data.groups import NO_FINDING, OUT, SIDES, UNKNOWN, Rows
 from workflows.data.histograms import Histograms, compared, histograms
+from workflows.data.left_out import left_out
 from workflows.data.pictures import Pictures
 from workflows.data.sample import Sample, draw
 from workflows.data.show import DIGITS, Figures, out_of
@@ -68,6 +69,7 @@ def page(
         task=TASKS.get(shown["dataset"]["task"], shown["dataset"]["task"]),
         of=f"{count(shown['all']['images'], 'image')} of {count(shown['all']['patients'], 'patient')}",
         headline=_headline(shown),
+        left_out=left_out(shown["left_out_as_asked"]),
         sides=list(shown["all"].get("sides", {})),
         by_class=[_row(entry) for entry in shown["by_class"]],
         everyone=_row({"value": "all", **shown["all"]}),
@@ -112,11 +114,14 @@ def _headline(shown: Figures) -> list[dict[str, str]]:
     left = out_of(shown)
     if shown["split"]:
         sides = [f"{shown['all']['sides'][side]['images']:,} {side}" for side in SIDES]
-        divided = f"{', '.join(sides)}; {left:,} left out."
+        divided = f"{', '.join(sides)}; {left:,} {OUT}."
     else:
         divided = "Not divided yet."
     each = f"{images / patients:.1f}" if patients else NONE
+    omitted = left_out(shown["left_out_as_asked"])
     seen = f"{count(sum(entry['count'] for entry in shown['warnings']), 'warning')} on what was kept."
+    if omitted:
+        seen = f"{seen} {omitted}."
     return [
         {"name": "Images", "value": f"{images:,}", "says": divided},
         {"name": "Patients", "value": f"{patients:,}", "says": f"{each} images each, on average."},
@@ -277,7 +282,7 @@ def _lineage(shown: Figures) -> list[tuple[str, str]]:
         ]
         if split["left_out"]:
             out = ", ".join(f"{why} {number:,}" for why, number in split["left_out"].items())
-            lines.append(("Left out of the split", out))
+            lines.append(("Unused by the split", out))
     return [(name, value) for name, value in lines if value]
 
 

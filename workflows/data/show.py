@@ -52,6 +52,7 @@ def figures(chosen: Chosen, data: Data, rows: Rows) -> Figures:
         "leakage": _leakage(rows),
         "duplicates": _alike(rows, rows.roots),
         "near_duplicates": _near(rows),
+        "left_out_as_asked": about.get("counts", {}).get("left_out") or {},
         "quarantine": _reasons(_lines(chosen.dataset / "quarantine.csv")),
         "warnings": _reasons(_lines(chosen.dataset / "warnings.csv")),
     }

@@ -31,7 +31,7 @@ def print_figures(console: Console, shown: Figures, said: Sequence[Verdict]) -> 
     for title, name in (("set aside", "quarantine"), ("warnings", "warnings")):
         if shown[name]:
             console.print()
-            console.print(_reasons(title, shown[name]), highlight=False)
+            console.print(_reasons(title, shown[name], f"--{name}"), highlight=False)
     console.print()
     verdicts = Table(box=None, pad_edge=False, show_header=False)
     for verdict in said:
@@ -70,14 +70,19 @@ def _cell(counted: dict[str, int], plain: bool) -> str:
     return f"{counted['images']:,} ({counted['patients']:,})"
 
 
-def _reasons(title: str, reasons: Sequence[dict[str, Any]]) -> Table:
+def _reasons(title: str, reasons: Sequence[dict[str, Any]], option: str) -> Table:
+    """A line for each reason and detail; `option` writes out those for which there is no room."""
     table = Table(box=None, pad_edge=False, header_style="dim", padding=(0, 2, 0, 0))
     table.add_column(title, overflow="fold")
     table.add_column("", justify="right")
     table.add_column("why", overflow="fold")
     for entry in reasons:
-        first = entry["details"][0]["detail"]
-        others = len(entry["details"]) + entry["further_details"] - 1
-        more = f" (and {count(others, 'other')})" if others else ""
-        table.add_row(escape(entry["reason"]), f"{entry['count']:,}", escape(first + more))
+        details = [(f"{detail['count']:,}", detail["detail"]) for detail in entry["details"]]
+        if entry["further_details"]:
+            rest = entry["count"] - sum(detail["count"] for detail in entry["details"])
+            details.append(
+                (f"{rest:,}", f"{count(entry['further_details'], 'other reason')}: {option} FILE.csv has all")
+            )
+        for place, (number, detail) in enumerate(details):
+            table.add_row("" if place else escape(entry["reason"]), number, escape(detail))
     return table

@@ -7,6 +7,7 @@ from typing import Any
 
 from components.evaluate.wording import count
 from workflows.data.groups import SIDES, UNKNOWN
+from workflows.data.left_out import left_out
 from workflows.data.show import Figures, known_share
 
 LEAN = 0.25
@@ -73,9 +74,11 @@ def _aside(shown: Figures) -> list[Verdict]:
         found.append(Verdict("note", f"{aside:,} of {files:,} images {were} set aside: {reasons}."))
     else:
         found.append(Verdict("ok", "No image was set aside."))
+    if omitted := left_out(shown["left_out_as_asked"]):
+        found.append(Verdict("note", f"{omitted}; they are no part of the data set."))
     if shown["warnings"]:
         total = sum(entry["count"] for entry in shown["warnings"])
-        reasons = ", ".join(f"{entry['count']:,} {entry['reason']}" for entry in shown["warnings"])
+        reasons = ", ".join(f"{entry['reason']} ({entry['count']:,})" for entry in shown["warnings"])
         found.append(Verdict("note", f"{count(total, 'warning')}: {reasons}."))
     for name, what in (("duplicates", "identical to an earlier one"), ("near_duplicates", "much like another")):
         number, across = shown[name]["images"], shown[name]["groups_of_several_patients"]

@@ -102,8 +102,8 @@ def test_a_table_tells_labels_patients_sides_and_the_rest(flat: Path) -> None:
     assert files["images/zebedee3.png"][1:] == ((3,), "", "wolfram3", {}, None)
     assert files["images/zebedee4.png"].problem == ("no class", "export.csv names no class for it")
     assert found.warnings == [
-        ("no age", "1 ages in export.csv are none, or above 120 years; they count as unknown"),
-        ("no sex", "1 entries for sex in export.csv are neither M nor F; they count as unknown"),
+        ("no age", "1 age in export.csv cannot be read or is above 120 years, and counts as unknown"),
+        ("no sex", "1 entry for sex in export.csv cannot be read as M or F (X), and counts as unknown"),
     ]
 
 
@@ -121,7 +121,7 @@ def test_a_separator_makes_findings_of_labels(flat: Path) -> None:
 def test_an_empty_label_is_no_finding_where_no_word_means_that(flat: Path) -> None:
     found = read(flat, table="export.csv", columns=COLUMNS, separator="|")
     assert classes_of(found)["images/zebedee4.png"] == []
-    assert ("no label", "1 images have an empty label in export.csv, which counts as without a finding") in (
+    assert ("no label", "1 image has an empty label in export.csv, which counts as without a finding") in (
         found.warnings
     )
     assert found.classes == ["clear", "effusion", "mass"]
@@ -135,7 +135,7 @@ def test_one_finding_against_none_is_a_classification(flat: Path) -> None:
     assert found.left_out == {"of no class asked for": 1}
     pure = read(flat, **asked, label_map={"clear": "none", "effusion": "water", "mass": ""})
     assert list(classes_of(pure).values()) == [["none"], ["water"]]
-    assert pure.left_out == {"left out by label_map": 2}
+    assert pure.left_out == {"label_map": 2}
     either = read(flat, **asked, label_map={"clear": "none", "effusion": "any", "mass": "any"}, no_finding="clear")
     assert either.classes == ["none", "any"]
     assert list(classes_of(either).values()) == [["none"], ["any"], ["any"], ["any"]]
@@ -160,7 +160,7 @@ def test_a_map_joins_labels_renames_them_and_leaves_images_out(root: Path) -> No
     found = read(root, label_map=mapped)
     assert found.classes == ["ill", "well"]
     assert classes_of(found)["MILD/a_1.png"] == classes_of(found)["SICK/zebedee1_1.png"] == ["ill"]
-    assert found.left_out == {"left out by label_map": 1}
+    assert found.left_out == {"label_map": 1}
     assert read(root, label_map=mapped, classes=["well", "ill"]).classes == ["well", "ill"]
 
 
@@ -199,7 +199,7 @@ def test_lines_without_files_may_be_passed_over(root: Path) -> None:
     found = read(root, missing_files="skip", official={"list.txt": "val"})
     assert [text for text in found.warnings if text[0] == "no file"] == [
         ("no file", "2 lines of patients.csv name files that the source does not have"),
-        ("no file", "1 lines of list.txt name files that the source does not have"),
+        ("no file", "1 line of list.txt names a file that the source does not have"),
     ]
     assert by_name(found)["NORMAL/zebedee1_1.png"][2:5] == ("val", "", {"age": "4"})
 
@@ -235,7 +235,6 @@ TABLES = [
     ("file,age\nzebedee9_1.png,4\n", "line 2 names a file that is not in the source. Mend"),
     ("file,age\n,4\nzebedee9.png,4\nx,4", "line 2 names a file that is not in the source, and so do 2 more. Mend"),
     ("file,age\nNORMAL/zebedee1_1.png,4\nNORMAL\\zebedee1_1.png,5\n", "line 3 says something else of a file"),
-    ("file,patient_id\nNORMAL/zebedee1_1.png, \n", "line 2 has no patient_id"),
     ("file,official\nNORMAL/zebedee1_1.png,fold 1951\n", "line 2 names a side that is none of train, val and test"),
     ('file,age\n"NORMAL/zebedee1_1.png,4\n', "patients.csv is not readable as CSV in UTF-8: unexpected end of data"),
 ]
@@ -258,7 +257,54 @@ def test_sixteen_bit_text_is_refused(encoding: str, root: Path) -> None:
 
 def test_other_encodings_are_refused(root: Path) -> None:
     (root / "patients.csv").write_text("file,site\nNORMAL/zebedee1_1.png,Köln\n", encoding="latin-1")
-    assert "patients.csv is not readable as CSV in UTF-8: 'utf-8' codec" in refusal(lambda: read(root))
+    said = refusal(lambda: read(root))
+    assert said.startswith("patients.csv, line 2 holds a character that is not written in UTF-8")
+    assert said.endswith("Save it anew as CSV in UTF-8.")
+
+
+def test_a_table_parted_by_semicolons_is_to_be_saved_with_commas(root: Path) -> None:
+    (root / "patients.csv").write_text("Datei;Fall\nNORMAL/zebedee1_1.png;1\n")
+    assert refusal(lambda: read(root, columns={"file": "Datei"})).endswith("semicolons; save it with commas.")
+
+
+def test_an_image_whose_patient_is_empty_is_set_aside_alone(root: Path) -> None:
+    names = sorted(path.relative_to(root).as_posix() for path in root.rglob("*.png"))
+    lines = [f"{name},{'' if name == names[0] else 'wolfram'}" for name in names]
+    (root / "patients.csv").write_text("\n".join(["file,patient_id", *lines]) + "\n")
+    found = by_name(read(root))
+    assert found.pop(names[0]).problem == ("no patient", "patients.csv names no patient for it")
+    assert {(item.patient, item.problem) for item in found.values()} == {("wolfram", None)}
+
+
+def sexes(root: Path, *entries: str) -> tuple[list[str], list[str]]:
+    """What is understood of these entries for sex, one patient each, and what is said of them."""
+    names = sorted(path.relative_to(root).as_posix() for path in root.rglob("*.png"))
+    lines = [f"{name},{number},{entry}" for number, (name, entry) in enumerate(zip(names, entries, strict=False))]
+    (root / "patients.csv").write_text("\n".join(["file,patient_id,sex", *lines]) + "\n", encoding="utf-8")
+    found = read(root)
+    of = by_name(found)
+    return [of[name].table.get("sex", "") for name in names[: len(entries)]], [detail for _, detail in found.warnings]
+
+
+def test_common_words_for_sex_are_understood_in_any_case(root: Path) -> None:
+    words = ("W", "weiblich", "MÄNNLICH", "Female", "m", "Femme", "divers", "")
+    assert sexes(root, *words) == (["F", "F", "M", "F", "M", "F", "", ""], [])
+
+
+def test_entries_for_sex_that_mean_nothing_are_named_if_they_can_be_no_names(root: Path) -> None:
+    told = "entries for sex in patients.csv cannot be read as M or F"
+    assert sexes(root, "hen", "Q", "Q")[1] == [f"3 {told} (Q, hen), and count as unknown"]
+    for planted in (("anna", "bella", "clara", "dora"), ("zebedee-wolfram", "Q"), ("1951", "Q")):
+        assert sexes(root, *planted)[1] == [f"{len(planted)} {told}, and count as unknown"]
+
+
+def test_a_patient_of_two_sexes_is_warned_of(root: Path) -> None:
+    names = sorted(path.relative_to(root).as_posix() for path in root.rglob("*.png"))
+    lines = [f"{name},{number // 2},{'FM'[number == 1]}" for number, name in enumerate(names)]
+    (root / "patients.csv").write_text("\n".join(["file,patient_id,sex", *lines]) + "\n")
+    assert read(root).warnings == [
+        ("two sexes", "1 patient has two sexes in patients.csv: look whether two people share an id")
+    ]
 
 
 def test_a_name_without_folder_must_be_one_files(root: Path) -> None:

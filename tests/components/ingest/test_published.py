@@ -125,7 +125,7 @@ def test_chestxray14_with_all_its_findings(chestxray14: Path) -> None:
     assert first[2:5] == ("train", "1", {"sex": "M", "age": "058Y", "view": "PA"})
     assert Counter(item.official for item in found.files) == {"train": 36, "test": 12}
     assert found.warnings == [
-        ("no age", "16 ages in Data_Entry_2017.csv are none, or above 120 years; they count as unknown")
+        ("no age", "16 ages in Data_Entry_2017.csv cannot be read or are above 120 years, and count as unknown")
     ]
 
 

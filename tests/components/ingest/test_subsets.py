@@ -70,7 +70,7 @@ def test_a_limit_counts_only_what_can_be_used_and_is_told(tmp_path: Path) -> Non
     found = read(tmp_path, limit_per_class=4)
     sides = Counter((item.official, item.labels) for item in found.files if not item.problem)
     assert sides == {("train", (0,)): 4, ("train", (1,)): 4, ("test", (0,)): 3, ("test", (1,)): 3}
-    assert found.left_out == {"limit": 12}
+    assert found.left_out == {"limit_per_class": 12}
     assert by_name(found)["stray.png"].problem
     assert read(tmp_path, limit_per_class=4) == found
     assert read(tmp_path, limit_per_class=100).left_out == {}

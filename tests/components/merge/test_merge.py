@@ -142,6 +142,7 @@ def test_every_image_a_patient_of_its_own_is_told(store: Store, tmp_path: Path) 
         made.add(f"{'AB'[number % 2]}/{chr(97 + number)}.png")
     (line,) = warned(store, ingest(store, made))["every image is a patient of its own"]
     assert "6 images of as many patients" in line
+    assert "neither file names nor headers tell" in line
 
 
 def test_what_the_listing_left_out_is_told(store: Store, tmp_path: Path) -> None:
@@ -154,6 +155,36 @@ def test_what_the_listing_left_out_is_told(store: Store, tmp_path: Path) -> None
     assert len(lines) == 2
     assert any("1 file of the source left out: links out of it" in line for line in lines)
     assert any("1 file of the source left out: of another kind" in line for line in lines)
+
+
+@pytest.mark.parametrize("parts", [1, 4])
+def test_what_was_left_out_as_asked_and_set_aside_is_told_once_by_the_merge_again_and_again(
+    parts: int, store: Store, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    made = many(tmp_path, 60)
+    made.add("C/one_1.png")
+    made.add("stray_1.png")
+    made.settle()
+    with caplog.at_level("INFO", "medloop"):
+        done = ingest(store, made, parts, label_map={"A": "A", "B": "B", "C": ""}, limit_per_class=20)
+    assert done.values["left_out"] == {"label_map": 1, "limit_per_class": 60 - done.values["images"]}
+    assert done.values["images"] < 60
+    assert done.values["set_aside"] == {"no class: it lies in no class folder": 1}
+    events = [getattr(record, "fields", {}) for record in caplog.records]
+    assert sum("limit_per_class" in str(fields) for fields in events) == 1, "in the values of merge, and nowhere else"
+    again = ingest(store, made, parts, label_map={"A": "A", "B": "B", "C": ""}, limit_per_class=20)
+    assert again.reused
+    assert again.values == done.values
+
+
+def test_of_many_details_of_a_reason_three_are_told_and_the_rest_counted(store: Store, tmp_path: Path) -> None:
+    made = many(tmp_path, 20)
+    for side in range(1, 6):
+        made.add(f"A/tiny_{side}.png", encoded(gray()[:side, :side]))
+    told = ingest(store, made).values["set_aside"]
+    assert len(told) == 4
+    assert told["unreadable: for other reasons"] == 2
+    assert sum(told.values()) == 5
 
 
 def test_no_portion_at_all_is_refused(store: Store) -> None:

@@ -353,6 +353,7 @@ def test_a_frame_whose_window_makes_no_sense_does_not_spoil_the_others() -> None
 @pytest.mark.parametrize(
     ("data", "sentence"),
     [
+        (multi(frames())[:-9000], "need at least 55,296 bytes, and it has 46,296"),
         (multi(frames())[:-9000], "the DICOM file is cut short: 6 frames of 72×64 pixels need at least 55,296 bytes"),
         (dicom(ramp(12), NumberOfFrames=10**6), "cut short: 1,000,000 frames"),
         (dicom(ramp(12), NumberOfFrames=-3), "claims -3 frames"),

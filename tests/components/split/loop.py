@@ -16,7 +16,7 @@ from components.split.split import split
 
 CLASSES = ["NORMAL", "PNEUMONIA"]
 FINDINGS = ["Mass", "Nodule", "Hernia"]
-FILES = ("splits.parquet", "patients.parquet", "seen.parquet", "owners.parquet", "split.json")
+FILES = ("splits.parquet", "patients.parquet", "seen.parquet", "owners.parquet", "labels.parquet", "split.json")
 Row = dict[str, Any]
 
 

@@ -46,6 +46,40 @@ def test_the_terminal_gets_a_table_and_the_page(divided: ByHand, tmp_path: Path)
     assert output.is_file()
 
 
+def test_images_left_out_as_asked_are_told_wherever_a_person_looks(tmp_path: Path) -> None:
+    made = ByHand(tmp_path)
+    made.data(limit_per_class=10)
+    omitted = made.done[2].values["left_out"]["limit_per_class"]
+    assert omitted > 0
+    words = f"{omitted} left out as asked (limit_per_class)"
+    assert words in medloop(tmp_path, "data", "show", COLUMNS="200").stdout
+    told = json.loads(medloop(tmp_path, "data", "show", "--json").stdout)
+    assert told["left_out_as_asked"] == {"limit_per_class": omitted}
+    assert told["all"]["sides"]["unused"]["images"] == 0
+    assert words in Path(told["page"]).read_text(encoding="utf-8")
+    assert f"; {words}." in medloop(tmp_path, "explain").stdout
+
+
+def test_all_that_was_set_aside_or_warned_of_can_be_had_as_files(divided: ByHand, tmp_path: Path) -> None:
+    aside, warned = tmp_path / "new" / "aside.csv", tmp_path / "warned.csv"
+    page = ("--output", str(tmp_path / "page.html"))
+    medloop(divided.home, "data", "show", "--quarantine", str(aside), "--warnings", str(warned), *page)
+    files = divided.done[2].outputs["dataset"].files
+    assert aside.read_bytes() == divided.store.get(files["quarantine.csv"].digest)
+    assert warned.read_bytes() == divided.store.get(files["warnings.csv"].digest)
+    assert len(aside.read_text().splitlines()) == 1 + divided.done[2].values["quarantined"]
+    assert "which is there already" in refused("data", "show", "--quarantine", str(aside))
+
+
+def test_each_detail_has_a_line_of_its_own(divided: ByHand, tmp_path: Path) -> None:
+    page = ("--output", str(tmp_path / "page.html"))
+    told = medloop(divided.home, "data", "show", *page, COLUMNS="200").stdout
+    for entry in json.loads(medloop(divided.home, "data", "show", *page, "--json").stdout)["quarantine"]:
+        for detail in entry["details"]:
+            assert f"{detail['count']}  {detail['detail']}" in told
+    assert "(and " not in told
+
+
 def test_a_run_that_failed_before_its_split_is_shown_without_sides(tmp_path: Path) -> None:
     made = ByHand(tmp_path)
     made.data()
@@ -79,8 +113,9 @@ def test_where_there_is_nothing_to_show_it_says_so(divided: ByHand, tmp_path: Pa
     empty = ByHand(tmp_path)
     empty.scans = divided.scans
     now = empty.step("resolve", {}, source=str(divided.scans), asked={"epochs": 1.0})
+    seen = {name: now.values[name] for name in ("revision", "key_id")}
     with pytest.raises(ValueError, match="UNKNOWN"):
-        empty.step("ingest", {}, source=str(divided.scans), **now.values, classes=["UNKNOWN"])
+        empty.step("ingest", {}, source=str(divided.scans), **seen, classes=["UNKNOWN"])
     assert "has a data set" in medloop(tmp_path, "data", "show", status=1).stderr
     assert "it failed before" in medloop(tmp_path, "data", "show", RUN, status=1).stderr
     told = json.loads(medloop(tmp_path, "data", "show", RUN, "--json", status=1).stdout)

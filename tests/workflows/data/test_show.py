@@ -44,7 +44,7 @@ def test_counts_by_class_side_and_what_is_known(data: Path, splits: Path, store:
         "train": {"images": 48, "patients": 24},
         "val": {"images": 16, "patients": 8},
         "test": {"images": 16, "patients": 8},
-        "left out": {"images": 0, "patients": 0},
+        "unused": {"images": 0, "patients": 0},
     }
     assert counts(shown, "by_class") == {"NORMAL": (40, 20), "PNEUMONIA": (40, 20)}
     assert shown["by_class"][1]["sides"]["test"] == {"images": 8, "patients": 4}
@@ -97,7 +97,7 @@ def test_duplicates_and_look_alikes_are_counted_and_told_apart(data: Path, split
     assert shown["near_duplicates"] == {"images": 2, "groups": 1, "groups_of_several_patients": 1}
     assert shown["leakage"] == {"patients": 0, "identical_images": 0, "near_duplicates": 1}
     assert shown["split"]["left_out"] == {"duplicate": 2}
-    assert shown["all"]["sides"]["left out"]["images"] == 2
+    assert shown["all"]["sides"]["unused"]["images"] == 2
     assert "1 group of images that look the same stands on more than one side" in said(shown, "problem")
 
 
@@ -133,7 +133,7 @@ def test_what_was_set_aside_is_told_by_reason_and_keyed_ids_are_cut(data: Path, 
     assert [example["image_id"] for example in shown["quarantine"][0]["examples"]] == [name[:12] for name in ids[:3]]
     assert shown["warnings"][0]["examples"] == [{"patient_id": ids[4][:12], "detail": "900, the next has 12"}]
     assert "4 of 84 images were set aside: 3 unreadable, 1 blank." in said(shown, "note")
-    assert "1 warning: 1 many images." in said(shown, "note")
+    assert "1 warning: many images (1)." in said(shown, "note")
 
 
 def test_a_site_that_gives_the_class_away_is_told(data: Path, splits: Path, store: Store) -> None:
