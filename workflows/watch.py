@@ -12,10 +12,10 @@ from rich.padding import Padding
 from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
 from rich.text import Text
 
+from workflows.data.left_out import left_out
+
 TAKEN = 46
 """Columns of a line that spinner, stage, bar and time take."""
-
-from workflows.data.left_out import left_out
 
 
 class Lines:
