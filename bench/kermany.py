@@ -12,6 +12,7 @@ import argparse
 import csv
 import datetime
 import json
+import math
 import os
 import statistics
 import subprocess
@@ -30,7 +31,8 @@ from components.shared.work import step
 
 ROOT = Path(__file__).resolve().parents[1]
 LEDGER = Path(__file__).parent / "ledger.csv"
-COLUMNS = ("date", "commit", "task", "seed", "parameters", "accuracy", "auc", "sensitivity", "specificity", "seconds")
+FIGURES = ("accuracy", "auc", "sensitivity", "specificity")
+COLUMNS = ("date", "commit", "task", "seed", "parameters", *FIGURES, "seconds")
 RECIPE: dict[str, Any] = {
     "architecture": "resnet18",
     "image_size": 128,
@@ -61,16 +63,17 @@ def commit() -> str:
     def git(*arguments: str) -> str:
         return subprocess.run(["git", *arguments], cwd=ROOT, capture_output=True, text=True, check=True).stdout.strip()
 
-    return git("rev-parse", "--short=12", "HEAD") + ("+" if git("status", "--porcelain", "components") else "")
+    changed = git("status", "--porcelain", "components", "bench/kermany.py", "workflows/params")
+    return git("rev-parse", "--short=12", "HEAD") + ("+" if changed else "")
 
 
-def write_down(line: dict[str, Any]) -> None:
-    fresh = not LEDGER.exists()
-    with LEDGER.open("a", newline="", encoding="utf-8") as file:
+def write_down(line: dict[str, Any], again: bool = False) -> None:
+    """Add a line to the ledger; or fill in its last one."""
+    lines = list(csv.DictReader(LEDGER.open(newline="", encoding="utf-8"))) if LEDGER.exists() else []
+    with LEDGER.open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
-        if fresh:
-            writer.writeheader()
-        writer.writerow(line)
+        writer.writeheader()
+        writer.writerows([*(lines[:-1] if again else lines), line])
 
 
 def main() -> None:
@@ -98,20 +101,18 @@ def main() -> None:
             print(f"seed {seed}: validation AUC {done.values['val_auc']:.4f}, {done.seconds:.0f} s", flush=True)
             if asked.blind:
                 continue
-            found = score(store, inputs, store.fetch(done.outputs["model"].digest))
             line: dict[str, Any] = {
                 "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
                 "commit": commit(),
                 "task": asked.params,
                 "seed": seed,
                 "parameters": json.dumps({**RECIPE, **changes}, sort_keys=True),
-                "accuracy": f"{found['accuracy']:.4f}",
-                "auc": f"{found['auc']:.4f}",
-                "sensitivity": f"{found.get('sensitivity', float('nan')):.4f}",
-                "specificity": f"{found.get('specificity', float('nan')):.4f}",
                 "seconds": f"{done.seconds:.0f}",
             }
-            write_down(line)
+            write_down(line)  # before the look, so that none goes without
+            found = score(store, inputs, store.fetch(done.outputs["model"].digest))
+            line |= {name: f"{found.get(name, math.nan):.4f}" for name in FIGURES}
+            write_down(line, again=True)
             lines.append(line)
             print({name: line[name] for name in COLUMNS[5:]}, flush=True)
         for name in ("accuracy", "auc") if lines else ():

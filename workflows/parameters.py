@@ -83,6 +83,7 @@ def settle(
         settled[name] = parameter.check(asked.get(name, defaults.get(name, parameter.default)))
     settled["parts"] = [f"{number}/{settled['parts']}" for number in range(1, settled["parts"] + 1)]
     settled["source"] = _absolute(settled["source"])
+    settled["weights"] = settled["weights"].removeprefix("file://")
     if settled["weights"] and Path(settled["weights"]).exists():  # else an address or a digest
         settled["weights"] = _absolute(settled["weights"])
     return settled

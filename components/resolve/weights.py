@@ -24,6 +24,11 @@ def keep(address: str, store: Store) -> str:
             raise ValueError(f"The store {store.uri} has no object {address[:12]}, which weights names. Name a file.")
         return address
     parts = urlsplit(address)
+    if parts.username or any(word in parts.query.lower() for word in ("sig", "token", "key", "password", "credential")):
+        raise ValueError(
+            f"weights is an address at {parts.hostname} with credentials in it, and a run's parameters are written "
+            "down. Put the file into a bucket whose keys the environment holds, or name a path."
+        )
     if parts.scheme in ("", "file"):
         return _of_file(Path(unquote(parts.path) if parts.scheme else address), address, store)
     if parts.scheme not in ("s3", "http", "https"):
@@ -56,6 +61,9 @@ def _from_bucket(address: str, path: Path) -> None:
     folder, _, last = name.rpartition("/")
     at = s3.connect(bucket, folder, of="source")
     size = at.size(last)
+    if size is None:
+        last = f"{last}/{IN_BUNDLE}".lstrip("/")
+        size = at.size(last)
     if size is None:
         raise FileNotFoundError(f"There are no weights at {address}. Check the bucket, the prefix and the name.")
     if size > LIMIT:

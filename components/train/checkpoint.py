@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from components.shared.work import Work, log
+from components.shared.work import Work, log, sentence
 
 PREFIX = "checkpoint-"
 SHARE = 0.02
@@ -33,6 +33,7 @@ class Checkpoints:
                 continue
             if hashlib.sha256(kept[DIGEST:]).digest() == kept[:DIGEST]:
                 return dict(torch.load(io.BytesIO(kept[DIGEST:]), weights_only=True, map_location="cpu"))
+            self._work.drop(name)
             why = f"{name} does not hold what was written, so the one before it is taken"
             log.warning("checkpoint damaged", extra={"fields": {"stage": "train", "why": why}})
         return None
@@ -44,11 +45,17 @@ class Checkpoints:
     def save(self, step: int, state: dict[str, Any]) -> None:
         """Keep the state after so many steps; of the earlier ones the last stays."""
         begun = time.monotonic()
-        buffer = io.BytesIO()
+        buffer = io.BytesIO(bytes(DIGEST))
+        buffer.seek(DIGEST)
         torch.save(state, buffer)
-        content = buffer.getbuffer()
-        self._work.keep(f"{PREFIX}{step:09}", hashlib.sha256(content).digest() + bytes(content))
-        for name in self._work.names(PREFIX)[:-2]:
-            self._work.drop(name)
+        with buffer.getbuffer() as content:
+            content[:DIGEST] = hashlib.sha256(content[DIGEST:]).digest()
+        try:
+            self._work.keep(f"{PREFIX}{step:09}", buffer.getvalue())
+            for name in self._work.names(PREFIX)[:-2]:
+                self._work.drop(name)
+        except OSError as error:  # the next one may be kept again; until then the one before it stands
+            why = f"{sentence(error)} The training goes on, and would begin again from the checkpoint before."
+            log.warning("checkpoint not kept", extra={"fields": {"stage": "train", "why": why}})
         self._last = time.monotonic()
         self._cost = self._last - begun

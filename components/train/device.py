@@ -31,9 +31,13 @@ def choose(asked: str) -> torch.device:
 def precision_on(device: torch.device, asked: str) -> str:
     """The arithmetic that was asked for: float32, bf16 or fp16; auto is bf16 where a GPU has it, float32 elsewhere."""
     if asked == "fp16" and device.type != "cuda":
-        raise ValueError("precision is fp16, and training is on the processor, where it gains nothing. Set it to bf16.")
+        raise RuntimeError(
+            "precision is fp16, and training is on the processor, where it gains nothing. Set train_options.precision "
+            "to bf16 or auto, or device to cuda."
+        )
     if asked == "auto":
-        return "bf16" if device.type == "cuda" and torch.cuda.is_bf16_supported() else "float32"
+        has = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
+        return "bf16" if has else "float32"
     return asked
 
 
@@ -42,7 +46,7 @@ def compiles(asked: str, device: torch.device, steps: int) -> bool:
     if asked == "auto":
         return device.type == "cuda" and steps >= LONG and bool(shutil.which("cc") or shutil.which("gcc"))
     if asked == "yes" and not (shutil.which("c++") or shutil.which("g++")):
-        raise ValueError(
+        raise RuntimeError(
             "compiled is yes, and no C++ compiler is here for PyTorch to use. Put one into the image of train, or set "
             "train_options.compiled to auto."
         )

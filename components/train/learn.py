@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from components.shared.work import event
+from components.shared.work import event, log
 from components.train import order
 from components.train.augment import Augmentation
 from components.train.checkpoint import Checkpoints
@@ -25,6 +25,10 @@ from components.train.optimise import Average, optimizer, release, set_rate, sha
 
 LOOK = 20
 """On a GPU the loss is looked at every so many steps, since each look makes it wait."""
+APART = 2**40
+"""Between the seeds of what is drawn for the images and for the network, which are not to be the same numbers."""
+LEAST_SCALE = 1e-4
+"""Below this scale fp16 leaves out every step."""
 TYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -72,6 +76,8 @@ class Standing:
     best_epoch: int = 0
     best_score: float = -1.0
     best_loss: float = math.inf
+    kept_epoch: int = 0
+    kept_score: float = -1.0
     seconds: float = 0.0
     """For how long it has been at work, over all interruptions; of no influence on the weights."""
 
@@ -127,8 +133,10 @@ class Training:
         self._run = torch.compile(network) if compiled else network
         targets = self._side.targets
         gamma = course.focal_gamma if course.loss == "focal" else 0.0
-        self._loss = Loss.of(task, targets, course.class_weights, gamma, course.label_smoothing).to(self._device)
-        self._weights = order.weights_of(targets) if course.sampling == "balanced" else None
+        drawn_alike = course.sampling == "balanced"  # then no class is rare any more
+        balance = "none" if drawn_alike else course.class_weights
+        self._loss = Loss.of(task, targets, balance, gamma, course.label_smoothing).to(self._device)
+        self._weights = order.weights_of(targets) if drawn_alike else None
         self._optimizer = optimizer(network, stages, course.learning_rate, course.backbone_rate, course.weight_decay)
         self._average = Average(network, course.average)
         self._scaler = torch.amp.GradScaler(self._device.type, enabled=course.precision == "fp16")
@@ -146,12 +154,15 @@ class Training:
         with Interruption() as interruption:
             while now.epoch <= self._course.epochs and not self._stale():
                 self._epoch(checkpoints, interruption, watch)
+                if interruption.asked:  # before the validation side is looked at, which may take long
+                    self._save(checkpoints, watch)
+                    self._end_if(interruption)
                 figures, logits = self._judged()
                 self._close_epoch(figures)
                 watch.epoch(now, self._history[-1], logits)
                 self._save(checkpoints, watch)
                 self._end_if(interruption)
-        return Learned(self._best, now.best_epoch, now.best_score, self._history)
+        return Learned(self._best, now.kept_epoch, now.kept_score, self._history)
 
     def _epoch(self, checkpoints: Checkpoints, interruption: Interruption, watch: Watch) -> None:
         now, course = self._now, self._course
@@ -162,8 +173,12 @@ class Training:
         self._lost.fill_(now.lost)
         for images, targets in self._side.batches(batches[now.at :], self._device):
             last = now.at + 1 == len(batches)
+            first = now.at // course.accumulate * course.accumulate
+            together = sum(map(len, batches[first : first + course.accumulate]))
             moves = last or (now.at + 1) % course.accumulate == 0
-            self._step(images, targets, moves)
+            self._step(images, targets, len(images) / together)
+            if moves:
+                self._move()
             now.at += 1
             now.step += 1
             stop = moves and not last and (interruption.asked or checkpoints.due())
@@ -176,25 +191,24 @@ class Training:
                 self._save(checkpoints, watch)
                 self._end_if(interruption)
 
-    def _step(self, images: Tensor, targets: Tensor, moves: bool) -> None:
+    def _step(self, images: Tensor, targets: Tensor, share: float) -> None:
+        """Learn from a batch, which is this share of the images before the weights move."""
         now, course = self._now, self._course
         # All chance comes from the seed and the step, so a training that goes on is the same as one that never ended.
         torch.manual_seed(course.seed * 1_000_003 + now.step)
-        chance = torch.Generator().manual_seed(course.seed * 1_000_003 + now.step)
+        chance = torch.Generator().manual_seed(APART + course.seed * 1_000_003 + now.step)
         with torch.no_grad():
             images = self._side.normalised(self._augmentation(images, chance))
             if course.mixup:
-                share = float(np.random.default_rng([course.seed, now.step, 2]).beta(course.mixup, course.mixup))
-                images, targets = mixed(images, targets, share)
+                own = float(np.random.default_rng([course.seed, now.step, 2]).beta(course.mixup, course.mixup))
+                images, targets = mixed(images, targets, own)
             images = images.contiguous(memory_format=torch.channels_last)
         set_rate(self._optimizer, share_of_rate(now.step, self._steps, course.warmup))
         with self._precision():
             loss = self._loss(self._run(images)[0], targets)
-        torch.autograd.backward(self._scaler.scale(loss / course.accumulate))
+        torch.autograd.backward(self._scaler.scale(loss * share))
         self._lost += loss.detach() * len(images)
         self._sound &= loss.detach().isfinite()
-        if moves:
-            self._move()
 
     def _move(self) -> None:
         weights = [weight for weight in self._network.parameters() if weight.grad is not None]
@@ -215,9 +229,11 @@ class Training:
     def _look(self) -> None:
         """Take the loss from the device, and end a training that has gone astray."""
         now = self._now
-        if not bool(self._sound):
+        if not bool(self._sound) or (self._scaler.is_enabled() and self._scaler.get_scale() < LEAST_SCALE):
             steps = "" if self._device.type == "cpu" else f" or up to {LOOK - 1} before"
-            raise ValueError(
+            # On a processor it is so each time; another GPU, or its other arithmetic, may do better with the same work.
+            kind = ValueError if self._device.type == "cpu" else RuntimeError
+            raise kind(
                 f"The loss is no number any more, in step {now.step:,}{steps} (epoch {now.epoch}), with a learning "
                 f"rate of {self._course.learning_rate:g}. The last good checkpoint is kept. Lower "
                 "learning_rate, lengthen warmup, or set precision to float32."
@@ -233,8 +249,10 @@ class Training:
         figures = {"loss": now.lost / len(self._side), **figures}
         self._history.append({name: round(value, 6) for name, value in figures.items()})
         better = (figures["val_auc"], -figures["val_loss"]) > (now.best_score, -now.best_loss)
-        if better or self._course.keep == "last":
+        if better:
             now.best_epoch, now.best_score, now.best_loss = now.epoch, figures["val_auc"], figures["val_loss"]
+        if better or self._course.keep == "last":
+            now.kept_epoch, now.kept_score = now.epoch, figures["val_auc"]
             state = self._average.network.state_dict()
             self._best = {name: part.detach().cpu().clone() for name, part in state.items()}
         now.epoch, now.at, now.lost = now.epoch + 1, 0, 0.0
@@ -258,10 +276,16 @@ class Training:
     def _save(self, checkpoints: Checkpoints, watch: Watch) -> None:
         self._now.seconds = watch.pause()
         kept = {name: part.state_dict() for name, part in self._parts().items()}
-        state = {**kept, "now": asdict(self._now), "history": self._history, "best": self._best}
+        state = {"at": self._place(), **kept, "now": asdict(self._now), "history": self._history, "best": self._best}
         checkpoints.save(self._now.step, state)
 
+    def _place(self) -> str:
+        return f"{self._device.type} in {self._course.precision}"
+
     def _take(self, saved: dict[str, Any]) -> None:
+        if saved["at"] != self._place():
+            why = f"it began on {saved['at']} and goes on on {self._place()}, so its end is not the same to the bit"
+            log.warning("another device", extra={"fields": {"stage": "train", "why": why}})
         for name, part in self._parts().items():
             part.load_state_dict(saved[name])
         for name, value in saved["now"].items():

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 MOST = 20.0
-"""A finding's images weigh at most so many times as much as those without it."""
+"""No class weighs more than so many times as much as it would alone, however rare."""
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class Loss:
         elif task == "multilabel":
             weights = np.clip((1 - shares) / np.maximum(shares, 1e-12), 1 / MOST, MOST)
         else:
-            weights = 1 / (targets.shape[1] * np.maximum(shares, 1e-12))
+            weights = np.clip(1 / (targets.shape[1] * np.maximum(shares, 1e-12)), 1 / MOST, MOST)
         return Loss(task, torch.tensor(weights, dtype=torch.float32), gamma, smoothing)
 
     def to(self, device: torch.device) -> Loss:

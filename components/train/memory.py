@@ -7,6 +7,9 @@ from contextlib import contextmanager
 
 import torch
 
+WORDS = ("allocate memory", "out of memory", "STATUS_ALLOC_FAILED")
+"""What PyTorch and its libraries say of it where they raise no error of its own."""
+
 
 @contextmanager
 def careful(device: torch.device, architecture: str, size: int, batch: int, accumulate: int) -> Iterator[None]:
@@ -14,14 +17,15 @@ def careful(device: torch.device, architecture: str, size: int, batch: int, accu
     try:
         yield
     except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
-        if not (isinstance(error, torch.OutOfMemoryError | MemoryError) or "allocate memory" in str(error)):
+        if not (isinstance(error, torch.OutOfMemoryError | MemoryError) or any(words in str(error) for words in WORDS)):
             raise
         where = "this machine's memory"
         if device.type == "cuda":
             where = f"the GPU's {torch.cuda.get_device_properties(device).total_memory / 2**30:.0f} GiB"
-        less = max(1, batch // 2)
+        halved = (
+            f"Set batch_size to {batch // 2} and train_options.accumulate to {accumulate * 2} (which learns alike), "
+        )
         raise RuntimeError(
-            f"{batch} images of {size} pixels a side at once are too much for {where} with {architecture}. Set "
-            f"batch_size to {less} and train_options.accumulate to {accumulate * 2} (which learns alike), lower "
-            "image_size, or set train_options.precision to bf16."
+            f"{batch} images of {size} pixels a side at once are too much for {where} with {architecture}. "
+            f"{halved + 'l' if batch >= 4 else 'L'}ower image_size, or set train_options.precision to bf16."
         ) from None

@@ -47,10 +47,11 @@ def train(
     weights: str = "",
     channels: Annotated[int, Between(1, 3)] = 1,
     fit: Annotated[str, OneOf(("pad", "stretch"))] = "pad",
-    hidden: Annotated[int, Between(0, 4096)] = 512,
+    hidden: Annotated[int, Between(1, 4096)] = 512,
     dropout: Annotated[float, Between(0, 0.9)] = 0.2,
     augment: Annotated[float, Between(0, 3)] = 1.0,
     augmentations: str = "radiograph",
+    draw_images: bool = True,
     mixup: Annotated[float, Between(0, 2)] = 0.0,
     loss: Annotated[str, OneOf(("cross_entropy", "focal"))] = "cross_entropy",
     focal_gamma: Annotated[float, Between(0, 10)] = 2.0,
@@ -87,11 +88,13 @@ def train(
         weights: the digest of weights in the store to begin with, as resolve gives it; nothing begins at random
         channels: gray images are given to the network this many times; colour images need 3
         fit: how an image becomes square: padded, or stretched
-        hidden: width of the layer between features and classes; 0 is none
+        hidden: width of the layer between features and classes
         dropout: share of the head's inputs that are left out at random
         augment: how strongly training images are varied; 0 is not at all
         augmentations: how: names with commas between, such as "radiograph,blur=0"; hflip and vflip are unsafe for most
             body parts, whose sides differ
+        draw_images: whether a sheet of a few training images, as they are and as they were varied, goes into the
+            bundle, the report, TensorBoard and MLflow
         mixup: how much images are laid over one another; 0 is not at all
         loss: cross entropy, or focal loss, in which images that are already right count less
         focal_gamma: how much less
@@ -150,10 +153,11 @@ def train(
     network = models.build(architecture, channels, len(classes), image_size, hidden, dropout)
     if weights:
         event("weights", "train", why=str(pretrained.load(network, work.store.fetch(weights))))
-    network.to(memory_format=torch.channels_last).to(place)
     parameters = {
         "architecture": architecture,
         "image_size": image_size,
+        "channels": channels,
+        "fit": fit,
         "weights": weights,
         "hidden": hidden,
         "dropout": dropout,
@@ -161,26 +165,19 @@ def train(
         "augmentations": str(augmentation),
         **asdict(course),
     }
-    training = Training(
-        network,
-        models.stages(network),
-        sides,
-        task,
-        course,
-        augmentation,
-        compiles(compiled, place, epochs * len(sides["train"]) // batch_size),
-    )
     fingerprints = _fingerprints(data, splits)
     tags = {"data": fingerprints["dataset"], "split": fingerprints["split"], "device": place.type}
+    compiling = compiles(compiled, place, epochs * len(sides["train"]) // batch_size)
     with (
         careful(place, architecture, image_size, batch_size, accumulate),
         Watch(work, parameters, tags, classes, sides["val"], task) as watch,
     ):
-        drawn = _sheet(sides["train"], classes, augmentation, seed)
+        network.to(memory_format=torch.channels_last).to(place)
+        training = Training(network, models.stages(network), sides, task, course, augmentation, compiling)
+        drawn = _sheet(sides["train"], classes, augmentation, seed) if draw_images else b""
         watch.sheet(drawn)
         best = training.go(Checkpoints(work, checkpoint_seconds), watch)
         network.load_state_dict(best.weights)
-        network = network.to("cpu")
         logits = said(network, sides["val"], 2 * batch_size)
         temperature = fit_temperature(logits, sides["val"].targets, task)
         about = {
@@ -198,8 +195,10 @@ def train(
             "device": place.type,
             "images": {side: len(sides[side]) for side in sides},
         }
+        network.to("cpu")
         write_bundle(model, network, about)
-        (model / SHEET).write_bytes(drawn)
+        if drawn:
+            (model / SHEET).write_bytes(drawn)
         check_parity(model, network, sides["val"].views[sides["val"].rows[:64]])
         watch.done(model, best.history)
     return {"best_epoch": best.epoch, "val_auc": best.score}
@@ -209,6 +208,11 @@ def _sides(data: Data, splits: In, preprocess: dict[str, Any]) -> dict[str, Side
     views = data.views(preprocess["size"], preprocess["fit"])
     rows = {side: data.rows(splits, side) for side in ("train", "val")}
     _check_classes(data, rows["train"])
+    if not len(rows["val"]):
+        raise ValueError(
+            "No image is on the validation side, on which the best epoch and the threshold are chosen. Raise "
+            "split_options.val_fraction, or publish a val folder."
+        )
     preprocess = {**preprocess, "decoding": data.about["decoding"], **_scale(views, rows["train"])}
     return {side: Side(views, rows[side], data.targets[rows[side]], preprocess) for side in rows}
 

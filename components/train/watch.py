@@ -68,7 +68,7 @@ class Watch:
         epochs = self._parameters["epochs"]
         self._pace = Pace(epochs, steps // epochs, standing.step, standing.seconds)
         self._board = self._stack.enter_context(Board(self._work.store, self._work.key, standing.step))
-        if not standing.step:
+        if not standing.step and self._sheet:
             self._board.images(0, "what the network sees", np.asarray(Image.open(io.BytesIO(self._sheet))))
         else:
             self._pace.tell()

@@ -45,8 +45,11 @@ def test_weights_in_a_bucket(store: Store, tmp_path: Path, monkeypatch: pytest.M
         folder = tmp_path / "s3" / servers.BUCKET / "nets"
         folder.mkdir()
         (folder / "resnet18.pth").write_bytes(CONTENT)
+        (folder / "bundle" / "models").mkdir(parents=True)
+        (folder / "bundle" / "models" / "model.pt").write_bytes(CONTENT)
         digest = weights.keep(f"s3://{servers.BUCKET}/nets/resnet18.pth", store)
         assert store.get(digest) == CONTENT
+        assert weights.keep(f"s3://{servers.BUCKET}/nets/bundle", store) == digest
         with pytest.raises(FileNotFoundError, match=r"There are no weights at s3://.*/nets/resnet19\.pth\. Check"):
             weights.keep(f"s3://{servers.BUCKET}/nets/resnet19.pth", store)
 
@@ -88,6 +91,8 @@ def test_weights_on_a_server(store: Store, served: str, monkeypatch: pytest.Monk
     [
         ("nowhere/model.pt", r"There are no weights at nowhere/model\.pt\. Give the path"),
         ("ftp://there/model.pt", r"weights is ftp://there/model\.pt, and ftp: is no address that is read"),
+        ("https://me:secret@there/model.pt", r"an address at there with credentials in it, and a run's parameters"),
+        ("https://there/model.pt?X-Amz-Signature=1", r"an address at there with credentials in it"),
         ("0" * 64, r"has no object 000000000000, which weights names"),
     ],
 )

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from components.shared.store import open_store
-from components.train.device import choose
+from components.train.device import choose, precision_on
 from tests.components.shared.steps import manifest, remove, step
 from tests.made import make_dataset, make_split
 
@@ -54,4 +54,6 @@ def test_training_fails_for_want_of_a_gpu_before_it_reads_data_and_is_tried_agai
         remove(store, shard.rpartition("/")[2])  # whoever reads images now fails for another reason
     with pytest.raises(RuntimeError, match="shows none to PyTorch"):
         step("train", store, inputs, device="cuda", epochs=1)
+    with pytest.raises(RuntimeError, match="precision is fp16, and training is on the processor"):
+        precision_on(choose("cpu"), "fp16")
     assert not [name for name in store.names("work") if name.endswith("error.json")]  # another node may have one

@@ -11,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 
 from components.shared.dataset import Views
+from components.shared.work import log
 from components.train import models
 from components.train.augment import Augmentation
 from components.train.checkpoint import Checkpoints
@@ -162,7 +163,13 @@ def test_a_training_that_is_over_is_not_repeated() -> None:
     assert same(whole, again)
 
 
-def test_the_checkpoint_before_a_damaged_one_serves(caplog: pytest.LogCaptureFixture) -> None:
+@pytest.fixture
+def told(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> pytest.LogCaptureFixture:
+    monkeypatch.setattr(log, "propagate", True)
+    return caplog
+
+
+def test_the_checkpoint_before_a_damaged_one_serves(told: pytest.LogCaptureFixture) -> None:
     whole, _ = go(Kept())
     kept = Kept()
     with pytest.raises(StoppedError):
@@ -175,12 +182,37 @@ def test_the_checkpoint_before_a_damaged_one_serves(caplog: pytest.LogCaptureFix
     again, watching = go(kept)
     assert watching.begun_at == 4
     assert same(whole, again)
-    assert "checkpoint damaged" in caplog.messages
+    assert "checkpoint damaged" in told.messages
     for name in kept.names("checkpoint-"):
         kept.held[name] = kept.held[name][:1000]
     anew, watching = go(kept)
     assert watching.begun_at == 0
     assert same(whole, anew)
+
+
+def test_after_two_damaged_checkpoints_new_ones_are_kept_again() -> None:
+    whole, _ = go(Kept())
+    kept = Kept()
+    with pytest.raises(StoppedError):
+        go(kept, stop=7, every=1e-9)
+    for name in kept.names("checkpoint-"):
+        kept.held[name] = b"damaged" + kept.held[name]
+    with pytest.raises(StoppedError):
+        go(kept, stop=3, every=1e-9)
+    assert kept.names("checkpoint-") == ["checkpoint-000000001", "checkpoint-000000002"]
+    again, watching = go(kept)
+    assert watching.begun_at == 2
+    assert same(whole, again)
+
+
+def test_a_store_that_takes_no_checkpoint_does_not_end_the_training(told: pytest.LogCaptureFixture) -> None:
+    class Full(Kept):
+        def keep(self, name: str, data: bytes) -> None:
+            raise OSError(28, f"No space left on device for the {len(data)} bytes of {name}")
+
+    whole, _ = go(Kept())
+    assert same(whole, go(Full(), every=1e-9)[0])
+    assert "checkpoint not kept" in told.messages
 
 
 @pytest.mark.parametrize(
@@ -227,6 +259,21 @@ def test_colours_are_learned_from() -> None:
 def test_patience_ends_a_training_that_gets_no_better() -> None:
     learned, _ = go(Kept(), epochs=30, patience=2, learning_rate=1e-7)
     assert len(learned.history) == learned.epoch + 2 < 30
+
+
+def test_patience_counts_from_the_best_epoch_also_where_the_last_is_kept() -> None:
+    learned, _ = go(Kept(), epochs=30, patience=2, learning_rate=1e-7, keep="last")
+    assert len(learned.history) == learned.epoch < 30
+
+
+def test_images_that_are_drawn_alike_often_do_not_weigh_more_as_well() -> None:
+    given = sides()
+    targets = np.zeros_like(given["train"].targets)
+    targets[:, 0] = 1
+    targets[:6] = [0, 1]
+    given["train"] = replace(given["train"], targets=targets)
+    assert training(given)._loss.weights.tolist() == pytest.approx([60 / 2 / 54, 60 / 2 / 6])
+    assert training(given, sampling="balanced")._loss.weights.tolist() == [1, 1]
 
 
 def test_a_frozen_body_stays_as_it_was() -> None:

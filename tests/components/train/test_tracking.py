@@ -224,7 +224,7 @@ def test_a_server_that_does_not_answer_costs_seconds(
             for epoch in range(1, 100):
                 track.epoch(epoch, {"loss": 0.5})
             track.artifacts({"sheet.png": b"a picture"})
-        assert time.monotonic() - begun < 30
+        assert time.monotonic() - begun < 120  # by itself MLflow would ask on for minutes, each time
     (warning,) = (record for record in caplog.records if record.name == "medloop")
     assert "The training goes on" in warning.__dict__["fields"]["why"]
 

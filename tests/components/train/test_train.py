@@ -32,7 +32,7 @@ from tests.components.shared.servers import free_port
 from tests.components.shared.steps import contents, laid_out, manifest, step
 
 REPOSITORY = Path(__file__).resolve().parents[3]
-QUICK: dict[str, Any] = {"image_size": 48, "epochs": 3, "batch_size": 16, "learning_rate": 0.003}
+QUICK: dict[str, Any] = {"device": "cpu", "image_size": 48, "epochs": 3, "batch_size": 16, "learning_rate": 0.003}
 
 
 @dataclass(frozen=True)
@@ -294,6 +294,12 @@ def test_a_class_without_training_images_is_named(tmp_path: Path) -> None:
     room = Room.make(tmp_path, untrained=1)
     with pytest.raises(ValueError, match="None of the 24 training images is of PNEUMONIA, so it cannot be learned"):
         room.train()
+
+
+def test_without_drawn_images_no_image_of_a_patient_is_in_the_bundle(trained: Done, room: Room) -> None:
+    assert "docs/augmentation.png" in trained.outputs["model"].files
+    done = room.train(draw_images=False, epochs=1)
+    assert "docs/augmentation.png" not in done.outputs["model"].files
 
 
 def test_a_shard_that_is_gone_is_told(tmp_path: Path) -> None:
