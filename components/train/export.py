@@ -175,15 +175,19 @@ def check_parity(model: In, network: nn.Module, views: NDArray[np.uint8]) -> flo
     """
     exported = Model(model)
     network.eval()
-    difference = 0.0
+    difference = share = 0.0
     for some in (views[start : start + 8] for start in range(0, len(views), 8)):  # few, since images may be large
         with torch.no_grad():
-            expected = network(torch.from_numpy(normalise(some, exported.preprocess)))[0].numpy()
-        difference = max(difference, float(np.abs(exported(some).logits - expected).max()))
-    if not difference <= TOLERANCE:
+            logits, *others = (part.numpy() for part in network(torch.from_numpy(normalise(some, exported.preprocess))))
+        answer = exported(some)
+        difference = max(difference, float(np.abs(answer.logits - logits).max()))
+        for ours, theirs in zip(others, (answer.features, exported.feature_maps(some)), strict=True):
+            share = max(share, float(np.abs(ours - theirs).max() / np.abs(ours).max().clip(1e-6)))
+    if not (difference <= TOLERANCE and share <= TOLERANCE):
         raise RuntimeError(
-            f"The exported graph differs from the network by {difference:.2g} in a logit; at most {TOLERANCE:g} is "
-            "taken for rounding. The export is wrong: try another architecture, or report it."
+            f"The exported graph differs from the network by {difference:.2g} in a logit, and by {share:.2g} of the "
+            f"largest feature; at most {TOLERANCE:g} is taken for rounding. The export is wrong: try another "
+            "architecture, or report it."
         )
     stated = _rounded_up(difference)
     document = json.loads((model / "configs" / "metadata.json").read_bytes())
