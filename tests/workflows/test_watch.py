@@ -5,11 +5,13 @@ from __future__ import annotations
 import io
 import itertools
 import time
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from rich.console import Console
 
+from workflows import watch
 from workflows.watch import Bars, Lines, ending
 
 MERGED: dict[str, Any] = {
@@ -69,7 +71,7 @@ def test_where_there_is_room_all_stands_in_one_line() -> None:
 
 def test_a_log_gets_a_line_now_and_then_and_the_last_one(monkeypatch: pytest.MonkeyPatch) -> None:
     now = [1000.0]
-    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(watch, "time", SimpleNamespace(monotonic=lambda: now[0]))  # not for the whole process
     paper = Console(width=80, file=io.StringIO(), record=True)
     with Lines(paper) as lines:
         for _ in range(2):  # each stage begins to count anew
