@@ -25,7 +25,7 @@ def epochs_shown(printed: str) -> list[float]:
 def test_ctrl_c_ends_all_children_and_the_run_goes_on(place: Place) -> None:
     running = place.begin(*LONG)
     wait_for(lambda: bool(checkpoints(place)))
-    printed = end(running, signal.SIGINT)
+    printed = first = end(running, signal.SIGINT)
     assert running.returncode == 130
     assert "the same command goes on from there" in printed
     assert place.processes() == []
@@ -36,6 +36,7 @@ def test_ctrl_c_ends_all_children_and_the_run_goes_on(place: Place) -> None:
     assert again.returncode == 0, printed
     assert "epochs found in the checkpoint" in printed
     assert min(epochs_shown(printed)) > 0
+    assert min(epochs_shown(printed)) >= int(max(epochs_shown(first), default=0)), "no finished epoch is done again"
 
 
 def test_a_run_whose_starter_was_killed_ends_and_can_be_taken_up(place: Place) -> None:
