@@ -53,7 +53,9 @@ def quantize(
 
 
 def _to_int8(source: Path, target: Path, images: NDArray[np.float32]) -> None:
-    logging.getLogger().setLevel(logging.ERROR)  # the quantizer recommends, through the root logger, what is done here
+    root = logging.getLogger()  # through which the quantizer recommends what is done here
+    level = root.level
+    root.setLevel(logging.ERROR)
     with TemporaryDirectory(prefix="medloop-quantize-") as scratch:
         prepared = Path(scratch) / "prepared.onnx"
         quant_pre_process(str(source.resolve()), str(prepared), skip_symbolic_shape=True)
@@ -66,6 +68,7 @@ def _to_int8(source: Path, target: Path, images: NDArray[np.float32]) -> None:
             activation_type=QuantType.QUInt8,  # with signed weights: fast in ONNX Runtime and in OpenVINO
             weight_type=QuantType.QInt8,
         )
+    root.setLevel(level)
 
 
 class Batches(CalibrationDataReader):  # type: ignore[misc]  # onnxruntime ships no types

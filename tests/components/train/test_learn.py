@@ -166,6 +166,7 @@ def test_a_training_that_is_over_is_not_repeated() -> None:
 @pytest.fixture
 def told(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> pytest.LogCaptureFixture:
     monkeypatch.setattr(log, "propagate", True)
+    caplog.set_level("WARNING", logger=log.name)
     return caplog
 
 
