@@ -210,7 +210,7 @@ def test_a_server_that_comes_later_gets_all_of_it(
 
 
 @pytest.mark.parametrize("state", ["gone", "silent", "nonsense"])
-def test_a_server_that_does_not_answer_costs_seconds(
+def test_a_server_that_does_not_answer_is_asked_a_few_times_at_most(
     state: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     with socket.socket() as silent:
@@ -219,14 +219,24 @@ def test_a_server_that_does_not_answer_costs_seconds(
         port = silent.getsockname()[1] if state == "silent" else free_port()
         uri = "nonsense://x" if state == "nonsense" else f"http://127.0.0.1:{port}"
         monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
-        begun = time.monotonic()
         with caplog.at_level(logging.WARNING, "medloop"), Tracking(KEY, {}) as track:
             for epoch in range(1, 100):
                 track.epoch(epoch, {"loss": 0.5})
             track.artifacts({"sheet.png": b"a picture"})
-        assert time.monotonic() - begun < 120  # by itself MLflow would ask on for minutes, each time
+        assert asked(silent) <= 4  # once and once again, each 5 seconds; by itself MLflow would ask on for minutes
     (warning,) = (record for record in caplog.records if record.name == "medloop")
     assert "The training goes on" in warning.__dict__["fields"]["why"]
+
+
+def asked(server: socket.socket) -> int:
+    """How many connections wait at a server that takes none."""
+    server.settimeout(0.1)
+    count = 0
+    with contextlib.suppress(TimeoutError):
+        while True:
+            server.accept()[0].close()
+            count += 1
+    return count
 
 
 def test_without_an_address_nothing_is_tracked(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
