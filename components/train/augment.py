@@ -34,6 +34,9 @@ CHANGES = {
     "brightness": Change(0.1, 0.5, 0.8, "made brighter or darker by up to {percent} of white"),
     "contrast": Change(0.25, 0.9, 0.8, "contrast more or less by up to {percent}"),
     "gamma": Change(0.3, 2, 0.5, "gamma higher or lower by up to {percent}"),
+    "curve": Change(1, 3, 0.8, "gray values bent by a random curve (strength {:g})"),
+    "coarse": Change(0.7, 0.95, 0.6, "made coarser, losing up to {percent} of the resolution"),
+    "sharpen": Change(2, 10, 0.3, "edges raised by up to {:g} times what they are"),
     "noise": Change(0.03, 0.5, 0.3, "noise of up to {percent} of white"),
     "blur": Change(1, 4, 0.2, "blurred by up to {:g} px"),
     "erase": Change(0.2, 0.5, 0.5, "rectangles erased of up to {percent} of the area"),
@@ -44,9 +47,15 @@ CHANGES = {
     "vflip": Change(0.5, 1, 1, "mirrored top to bottom in {percent} of the cases", scaled=False),
 }
 
-SETS = {"radiograph": ("rotate", "shift", "zoom", "shear", "brightness", "contrast", "gamma", "noise", "blur", "erase")}
+SETS = {
+    "radiograph": ("rotate", "shift", "zoom", "shear", "brightness", "contrast", "gamma", "noise", "blur", "erase"),
+    "scanners": ("brightness", "contrast", "gamma", "curve", "coarse", "sharpen", "noise", "blur"),
+}
 """Lists with a name. `radiograph` is safe for chest images: heart, stomach and side marks tell left from right, so
-nothing is mirrored; what bends anatomy or hides a regular part of it is left out too."""
+nothing is mirrored; what bends anatomy or hides a regular part of it is left out too. `scanners` changes what differs
+between devices and what is done to their images afterwards, so that a network does not learn to know those by it."""
+SIZES = 6
+"""To how many smaller sizes images are brought to lose resolution: a batch goes through each at once."""
 
 
 @dataclass(frozen=True)
@@ -126,6 +135,10 @@ class Augmentation:
         return _apply(images, which, changes.moved, matrix, field * bend.abs()[:, None, None, None])
 
     def _tone(self, images: Tensor, generator: torch.Generator) -> None:
+        bend = self._draw("curve", len(images), generator)
+        if "curve" in self.amounts:
+            steps = _uniform((len(images), changes.STEPS), generator) * 2 - 1
+            _apply(images, bend != 0, changes.curved, steps * bend[:, None])
         bright, contrast, gamma = (
             self._draw(name, len(images), generator) for name in ("brightness", "contrast", "gamma")
         )
@@ -134,6 +147,12 @@ class Augmentation:
         _apply(images, which, changes.toned, power, 1 + contrast, bright)
 
     def _spoil(self, images: Tensor, generator: torch.Generator) -> None:
+        step = self.amounts.get("coarse", 0) / SIZES
+        lost = (self._draw("coarse", len(images), generator, low=0) / (step or 1)).ceil()
+        for size in range(1, SIZES + 1):
+            _apply(images, lost == size, partial(changes.coarsened, share=size * step))
+        raised = self._draw("sharpen", len(images), generator, low=0)
+        _apply(images, raised > 0, changes.sharpened, raised)
         width = self._draw("blur", len(images), generator, low=0)
         radius = math.ceil(2 * self.amounts.get("blur", 0))
         _apply(images, width > 0, partial(changes.blurred, radius=radius), width)

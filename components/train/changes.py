@@ -17,6 +17,8 @@ CLIP = 2.0
 """How many times the mean a bin of a tile's histogram may hold, as CLAHE limits contrast."""
 TILES = 8
 SMALLEST_TILE = 12
+STEPS = 6
+"""Of how many straight pieces a curve of gray values is made."""
 
 
 def affine(turn: Tensor, shift: Tensor, zoom: Tensor, shear: Tensor) -> Tensor:
@@ -56,6 +58,32 @@ def toned(images: Tensor, gamma: Tensor, contrast: Tensor, brightness: Tensor) -
     mean = powered.mean((1, 2, 3), keepdim=True)
     offset = mean * (1 - _wide(contrast)) + _wide(brightness)
     return powered.mul_(_wide(contrast)).add_(offset).clamp_(0, 1)
+
+
+def curved(images: Tensor, slopes: Tensor) -> Tensor:
+    """Each image through its rising curve from black to white, of pieces [N, STEPS] with these logarithms of slopes."""
+    heights = torch.softmax(slopes, 1)
+    starts = heights.cumsum(1) - heights
+    places = images.clamp_(0, 1).mul_(STEPS)
+    pieces = places.long().clamp_max_(STEPS - 1)
+    along = places.sub_(pieces).flatten(1)
+    which = pieces.flatten(1)
+    bent = starts.gather(1, which).addcmul_(heights.gather(1, which), along)
+    return bent.clamp_(0, 1).view(images.shape)
+
+
+def coarsened(images: Tensor, share: float) -> Tensor:
+    """The images without this share of their resolution, in their old size."""
+    sides = images.shape[2:]
+    fewer = [max(2, round(side * (1 - share))) for side in sides]
+    small = F.interpolate(images, size=fewer, mode="bilinear", antialias=True)
+    return F.interpolate(small, size=sides, mode="bilinear").clamp_(0, 1)
+
+
+def sharpened(images: Tensor, amount: Tensor) -> Tensor:
+    """Each image with so many times more of what sets its pixels off from those around them."""
+    smooth = blurred(images, torch.ones(len(images), device=images.device), 2)
+    return images.add_((images - smooth).mul_(_wide(amount))).clamp_(0, 1)
 
 
 def blurred(images: Tensor, width: Tensor, radius: int) -> Tensor:

@@ -139,6 +139,50 @@ def test_drawn_tones_keep_their_limits(text: str, low: float, high: float) -> No
     assert high - 0.1 * width < found.max() <= high + 1e-4
 
 
+def test_curves_rise_from_black_to_white_by_their_slopes() -> None:
+    ramp = torch.linspace(0, 1, 61).repeat(3, 1, 1, 1)
+    slopes = torch.zeros(3, changes.STEPS)
+    slopes[1, 0], slopes[2, 5] = math.log(2), -1.0
+    straight, steep, flat = changes.curved(ramp.clone(), slopes)
+    torch.testing.assert_close(straight, ramp[0])
+    torch.testing.assert_close(steep[0, 0, 10], torch.tensor(2 / 7))  # a sixth of the grays, and twice as steep
+    assert flat[0, 0, 50] > 5 / 6
+    drawn = Augmentation.parse("curve=2")(
+        torch.linspace(0, 1, 64 * 64).view(1, 1, 64, 64).repeat(50, 1, 1, 1), chance()
+    )
+    rising = drawn.flatten(1)
+    assert (rising.diff(dim=1) >= 0).all()
+    assert (rising[:, 0].abs() < 1e-6).all()
+    assert (rising[:, -1] > 1 - 1e-6).all()
+    moved = (rising - torch.linspace(0, 1, 64 * 64)).abs().amax(1)
+    assert 5 <= (moved == 0).sum() <= 20  # one in five is left alone
+    assert moved.max() > 0.2
+
+
+def test_coarse_images_lose_what_is_fine_and_keep_what_is_not() -> None:
+    images = scans(1, side=96).repeat(300, 1, 1, 1)
+    after = Augmentation.parse("coarse=0.8")(images, chance())
+    grain = (after[..., 1:] - after[..., :-1]).abs().mean((1, 2, 3))
+    changed = (after != images).flatten(1).any(1)
+    assert 0.5 < changed.float().mean() < 0.7
+    assert len(set(grain[changed].tolist())) == 6  # the sizes that there are
+    assert (grain[changed] < grain[~changed].min()).all()
+    assert (after - images).mean((1, 2, 3)).abs().max() < 0.005
+    mean = torch.nn.functional.avg_pool2d(after - images, 32)
+    assert mean.abs().max() < 0.03
+
+
+def test_sharpened_images_have_the_same_edges_only_higher() -> None:
+    flat, edge = torch.full((1, 1, 32, 32), 0.5), torch.full((1, 1, 32, 32), 0.4)
+    edge[..., 16:] = 0.6
+    once, twice, still = changes.sharpened(torch.cat([edge, edge, flat]), torch.tensor([0.5, 1.0, 2.0]))
+    torch.testing.assert_close(still, flat[0])
+    for after, height in ((once, 0.2), (twice, 0.2)):
+        torch.testing.assert_close(after[..., :8], edge[0, ..., :8])
+        assert float(after[0, 0, 16] - after[0, 0, 15]) > height
+    assert float(twice.max()) - 0.6 == pytest.approx(2 * (float(once.max()) - 0.6), rel=1e-4)
+
+
 def test_blur_takes_grain_and_keeps_the_mean() -> None:
     images = torch.rand(4, 3, 48, 48, generator=chance(2))
     soft = changes.blurred(images, torch.tensor([0.5, 1.0, 2.0, 1e-6]), radius=4)
@@ -248,6 +292,13 @@ def test_the_list_for_radiographs_keeps_left_left_and_up_up() -> None:
         brightest = marks.flatten(1).argmax(1)
         right, down = brightest % 65 - 32, brightest // 65 - 32
         assert ((right if x else down) > 0).all()
+
+
+def test_the_list_for_scanners_moves_and_hides_nothing() -> None:
+    marks = Augmentation.parse("scanners", 1)(spot(0.25, -0.25).repeat(200, 1, 1, 1), chance())
+    brightest = marks.flatten(1).argmax(1)
+    middle = torch.tensor([brightest.float().median() % 65, brightest.float().median() // 65])
+    assert (middle - torch.tensor([48.0, 16.0])).abs().max() <= 1
 
 
 @pytest.mark.parametrize("channels", [1, 3])
