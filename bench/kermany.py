@@ -26,13 +26,14 @@ from bench.batches import data_set
 from bench.scans import KERMANY
 from components.shared.contracts import Manifest
 from components.shared.keys import SYNTHETIC
+from components.shared.runtime import read_bundle
 from components.shared.store import Store, open_store
 from components.shared.work import step
 
 ROOT = Path(__file__).resolve().parents[1]
 LEDGER = Path(__file__).parent / "ledger.csv"
 FIGURES = ("accuracy", "auc", "sensitivity", "specificity")
-COLUMNS = ("date", "commit", "task", "seed", "parameters", *FIGURES, "device_seconds")
+COLUMNS = ("date", "commit", "task", "seed", "parameters", *FIGURES, "epoch_seconds", "images_per_second")
 RECIPE: dict[str, Any] = {
     "architecture": "resnet18",
     "image_size": 128,
@@ -57,6 +58,12 @@ def score(store: Store, inputs: dict[str, Path], model: Path) -> dict[str, float
     done = step("evaluate", store.uri, given, {"precision": "float32"})
     found = json.loads(store.get(done.outputs["report"].files["metrics.json"].digest))["all"]["figures"]
     return {name: figure["value"] for name, figure in found.items()}
+
+
+def pace(seconds: float, about: dict[str, Any]) -> dict[str, str]:
+    """Seconds an epoch with its look at validation, and images learned from a second."""
+    epochs, images = len(about["history"]), about["images"]["train"]
+    return {"epoch_seconds": f"{seconds / epochs:.1f}", "images_per_second": f"{images * epochs / seconds:.0f}"}
 
 
 def commit() -> str:
@@ -98,6 +105,7 @@ def main() -> None:
         for seed in asked.seeds:
             parameters = {**RECIPE, **changes, "seed": seed}
             done = step("train", store.uri, inputs, parameters)
+            model = store.fetch(done.outputs["model"].digest)
             print(f"seed {seed}: validation AUC {done.values['val_auc']:.4f}, {done.seconds:.0f} s", flush=True)
             if asked.blind:
                 continue
@@ -107,10 +115,10 @@ def main() -> None:
                 "task": asked.params,
                 "seed": seed,
                 "parameters": json.dumps({**RECIPE, **changes}, sort_keys=True),
-                "device_seconds": f"{done.spent['device_seconds']:.0f}",
+                **pace(done.spent["device_seconds"], read_bundle(model)),
             }
             write_down(line)  # before the look, so that none goes without
-            found = score(store, inputs, store.fetch(done.outputs["model"].digest))
+            found = score(store, inputs, model)
             line |= {name: f"{found.get(name, math.nan):.4f}" for name in FIGURES}
             write_down(line, again=True)
             lines.append(line)
