@@ -13,16 +13,24 @@ from torch import nn
 def optimizer(
     network: nn.Module, stages: Sequence[nn.Module], rate: float, backbone_rate: float, decay: float
 ) -> torch.optim.AdamW:
-    """AdamW with the body at `backbone_rate` times the rate; weights in a row (norms, biases, scales) do not decay."""
+    """AdamW with the body at `backbone_rate` times the rate.
+
+    Weights in a row (norms, biases, scales) and positions do not decay: nothing is simpler about them near zero.
+    """
+    spare = {id(weight) for name, weight in network.named_parameters() if _in_a_row(weight) or "position" in name}
     body = {id(weight) for stage in stages for weight in stage.parameters()}
     groups = []
     for factor, chosen in ((backbone_rate, True), (1.0, False)):
         of_it = [weight for weight in network.parameters() if (id(weight) in body) is chosen]
-        for pull, flat in ((decay, False), (0.0, True)):
-            some = [weight for weight in of_it if (weight.numel() == max(weight.shape, default=1)) is flat]
+        for pull, spared in ((decay, False), (0.0, True)):
+            some = [weight for weight in of_it if (id(weight) in spare) is spared]
             if some:
                 groups.append({"params": some, "lr": rate * factor, "rate": rate * factor, "weight_decay": pull})
     return torch.optim.AdamW(groups, lr=rate)
+
+
+def _in_a_row(weight: nn.Parameter) -> bool:
+    return weight.numel() == max(weight.shape, default=1)
 
 
 def share_of_rate(step: int, steps: int, warmup: float) -> float:

@@ -17,7 +17,7 @@ from components.train.augment import Augmentation
 from components.train.checkpoint import Checkpoints
 from components.train.feed import Side
 from components.train.learn import Course, Learned, Standing, Training
-from components.train.optimise import share_of_rate
+from components.train.optimise import optimizer, share_of_rate
 
 COURSE = Course(
     epochs=2,
@@ -304,3 +304,20 @@ def test_the_rate_rises_in_a_line_and_falls_in_half_a_wave() -> None:
     assert shares[60] == pytest.approx(0.505)
     assert shares == [*sorted(shares[:20]), *sorted(shares[20:], reverse=True)]
     assert 0.01 <= shares[-1] < 0.02
+
+
+@pytest.mark.parametrize("architecture", ["small", "vit", "convnext_tiny"])
+def test_only_weights_that_multiply_decay_and_the_body_has_its_own_rate(architecture: str) -> None:
+    network = models.build(architecture, 1, 2, 64, 32, 0.0)
+    moving = optimizer(network, models.stages(network), 1e-3, 0.1, 0.05)
+    groups = {
+        id(weight): (group["rate"], group["weight_decay"])
+        for group in moving.param_groups
+        for weight in group["params"]
+    }
+    for name, weight in network.named_parameters():
+        rate, decay = groups.pop(id(weight))
+        assert rate == (1e-3 if name.startswith("head.") else 1e-4), name
+        multiplies = name.endswith("weight") and weight.ndim > 1
+        assert decay == (0.05 if multiplies else 0.0), name
+    assert not groups
