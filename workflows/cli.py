@@ -154,6 +154,29 @@ def run(
         raise typer.Exit(1)
 
 
+@app.command(short_help="List the parameters of a run, or some of them.")
+def params(
+    words: Annotated[
+        list[str] | None, typer.Argument(metavar="[WORD]...", help="Parts of names, such as train or smoothing.")
+    ] = None,
+) -> None:
+    """List the parameters of a run: their names, defaults and limits, and what they are for.
+
+    \b
+        medloop params                       all of them
+        medloop params train                 those of a stage
+        medloop params train loss            those with both words in their names
+    """
+    import shutil
+
+    from workflows.parameters import describe
+
+    try:
+        typer.echo(describe(words or [], min(shutil.get_terminal_size().columns, 100)))
+    except ValueError as error:
+        refuse(str(error))
+
+
 @app.command(cls=WithParameters, short_help="Say what a run would do, and what is done already.")
 def plan(source: Source = "", params: Params = None, assignments: Assign = None, as_json: AsJson = False) -> None:
     """Say what a run would do: what is reused, what is done and why, and how long it took the last time.

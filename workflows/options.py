@@ -26,13 +26,13 @@ Brought = Annotated[
 
 
 class WithParameters(TyperCommand):
-    """A command whose help ends with the list of all parameters, read when it is asked for."""
+    """A command whose help ends with a run's first parameters, read when it is asked for."""
 
     def format_epilog(self, _context: Any, formatter: Any) -> None:
         """Write the list."""
-        from workflows.parameters import describe
+        from workflows.parameters import describe_first
 
-        formatter.write(f"\n{describe()}\n")
+        formatter.write(f"\n{describe_first(formatter.width)}\n")
 
 
 def arguments(

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import ast
-from collections.abc import Iterable, Mapping
+import textwrap
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -144,7 +145,7 @@ def _assign(asked: dict[str, Any], name: str, value: Any) -> None:
         known = [*direct, *options]
         inside = [full for full in options if full.partition(".")[2] == name]
         hint = f" Did you mean {inside[0]!r}?" if inside else nearest(name, known)
-        raise ValueError(f"There is no parameter {name!r}.{hint} `medloop run --help` lists them all.")
+        raise ValueError(f"There is no parameter {name!r}.{hint} `medloop params` lists them all.")
 
 
 def _value(name: str, text: str) -> Any:
@@ -163,13 +164,41 @@ def _value(name: str, text: str) -> Any:
     return value
 
 
-def describe() -> str:
-    """The list of parameters for the help page."""
-    lines = ["Parameters, for --set name=value or a line `name: value` in a file:", ""]
-    for name, parameter in {**pipeline_parameters(), **option_parameters()}.items():
-        if name.endswith(SUFFIX):
-            continue
-        default = "required" if parameter.required else f"default {parameter.default!r}"
-        notes = "; ".join(part for part in (parameter.help, parameter.bounds, default) if part)
-        lines += [f"  {name}", f"      {notes}"]
-    return "\n".join(lines)
+def describe(words: Sequence[str] = (), width: int = 80) -> str:
+    """The parameters, each with its default, its limits and what it is for.
+
+    `words` narrow the list to names that hold all of them, such as train and loss.
+    """
+    direct = {name: each for name, each in pipeline_parameters().items() if not name.endswith(SUFFIX)}
+    every = {**direct, **option_parameters()}
+    chosen = {name: each for name, each in every.items() if all(word in name for word in words)}
+    if not chosen:
+        hint = nearest(words[-1], [name.rpartition(".")[2] for name in every])
+        raise ValueError(
+            f"No parameter's name holds {' and '.join(map(repr, words))}.{hint} `medloop params` lists them all."
+        )
+    return "\n".join(line for name, each in chosen.items() for line in _lines(name, each, width))
+
+
+def describe_first(width: int = 80) -> str:
+    """The pipeline's own parameters, for the help pages of commands that take all."""
+    first = [name for name in pipeline_parameters() if not name.endswith(SUFFIX)]
+    lines = [line for name in first for line in _lines(name, pipeline_parameters()[name], width)]
+    more = len(option_parameters())
+    return "\n".join(
+        [
+            "Parameters, for --set name=value or a line `name: value` in a file:",
+            "",
+            *lines,
+            "",
+            f"The stages have {more} more: `medloop params` lists all of them, `medloop params train` a stage's,",
+            "`medloop params train loss` those with both words in their names.",
+        ]
+    )
+
+
+def _lines(name: str, parameter: Parameter, width: int) -> list[str]:
+    default = "required" if parameter.required else f"default {parameter.default!r}"
+    facts = "; ".join(part for part in (default, parameter.bounds) if part)
+    head = textwrap.wrap(f"{name}  ({facts})", width, initial_indent="  ", subsequent_indent="      ")
+    return [*head, *textwrap.wrap(parameter.help, width, initial_indent="      ", subsequent_indent="      ")]

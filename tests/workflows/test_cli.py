@@ -19,6 +19,7 @@ from workflows.parameters import option_parameters, pipeline_parameters
 
 COMMANDS = [
     *("synth", "run", "plan", "report", "explain", "replay", "models", "promote", "rollback", "serve", "doctor"),
+    "params",
     *("compile", "submit", "schedule", "runs"),
 ]
 HEAVY = {"torch", "kfp", "mlflow", "onnxruntime", "numpy", "pyarrow", "PIL", "pydicom", "matplotlib", "fastapi"}
@@ -69,10 +70,14 @@ def test_help_loads_nothing_heavy() -> None:
     assert {line.split(".")[0] for line in done.stdout.splitlines()} & HEAVY == set()
 
 
-def test_the_help_of_run_lists_every_parameter(tmp_path: Path) -> None:
+def test_the_help_of_run_has_the_first_parameters_and_says_where_all_are(tmp_path: Path) -> None:
     told = medloop(tmp_path, "run", "--help").stdout
     names = [name for name in pipeline_parameters() if not name.endswith("_options")]
-    assert [name for name in [*names, *option_parameters()] if f"  {name}\n" not in told] == []
+    assert [name for name in names if f"  {name}  (" not in told] == []
+    assert "`medloop params`" in told
+    every = medloop(tmp_path, "params").stdout
+    assert [name for name in [*names, *option_parameters()] if f"  {name}  (" not in every] == []
+    assert "No parameter's name holds 'xyz'" in refused("params", "xyz")
 
 
 def test_the_package_runs_each_stage_in_its_own_image_with_caching_left_to_work_keys(tmp_path: Path) -> None:

@@ -156,8 +156,24 @@ def test_the_shipped_files_are_right(path: Path) -> None:
     assert settled(file=path) != settled()
 
 
-def test_the_help_names_every_parameter_with_its_limits() -> None:
+def test_the_list_names_every_parameter_with_its_limits() -> None:
     text = describe()
     for name in (*pipeline_parameters(), *option_parameters()):
-        assert name.endswith("_options") or f"\n  {name}\n" in text
-    assert f"from 1 to 1000; default {read('train').parameters['epochs'].default}\n" in text
+        assert name.endswith("_options") or f"\n  {name}  (" in f"\n{text}"
+    assert f"\n  epochs  (default {read('train').parameters['epochs'].default}; from 1 to 1000)\n" in text
+    assert max(map(len, text.splitlines())) <= 80
+    everything = " ".join(text.split())
+    assert all(" ".join(each.help.split()) in everything for each in option_parameters().values())
+
+
+def test_words_narrow_the_list() -> None:
+    smoothing = describe(["smoothing"])
+    assert smoothing.splitlines()[0].startswith("  train_options.label_smoothing  (default 0.0; from 0 to 0.5)")
+    assert "epochs" not in smoothing
+    assert {line.split(".")[0] for line in describe(["quantize"]).splitlines() if line[2] != " "} == {
+        "  quantize_options"
+    }
+    with pytest.raises(ValueError, match=r"No parameter's name holds 'epohcs'\. Did you mean 'epochs'\?"):
+        describe(["epohcs"])
+    with pytest.raises(ValueError, match=r"holds 'quantize' and 'epochs'\. Did you mean 'epochs'\?"):
+        describe(["quantize", "epochs"])
