@@ -29,6 +29,7 @@ from components.evaluate.population import (
 from components.shared.contracts import Between, In, OneOf, Out, read_record, write_record
 from components.shared.dataset import SPLIT, Data, write_table
 from components.shared.runtime import PRECISIONS, Model
+from components.shared.views import framing
 from components.shared.work import Work, progress
 
 Rows = NDArray[np.int64]
@@ -182,7 +183,7 @@ class Judge:
 
     def scored(self, model: Model, which: str) -> Scored:
         """What this model says of each image."""
-        views = self.data.views(model.preprocess["size"], model.preprocess["fit"])
+        views = self.data.views(*framing(model.preprocess))
         total, batches = self.models * len(self.rows), []
         for number, answer in enumerate(model.in_batches(views, self.rows)):
             batches.append(answer.logits)

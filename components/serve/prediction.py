@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from components.shared import pixels, work
 from components.shared.runtime import Model
-from components.shared.views import blank_views
+from components.shared.views import blank_views, framing, view
 
 
 def look_at(data: bytes, model: Model) -> NDArray[np.uint8]:
@@ -25,7 +25,7 @@ def look_at(data: bytes, model: Model) -> NDArray[np.uint8]:
         # Decoders fail in many ways. Their messages may quote a header's value, so only the kind is logged.
         work.event("undecodable", "serve", error=type(error).__name__)
         raise ValueError("The file is malformed and cannot be decoded.") from None
-    return pixels.view(master.pixels, model.preprocess["size"], model.preprocess["fit"])
+    return view(master.pixels, *framing(model.preprocess))
 
 
 def answer(model: Model, views: NDArray[np.uint8], with_features: bool = False) -> list[dict[str, Any]]:

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from components.shared.contracts import decode, encode, fingerprint, read_record
 from components.shared.store import Store
 from components.shared.tables import INDEX, SPLIT, write_table
-from components.shared.views import VIEW_ALGORITHM, Pixels, view
+from components.shared.views import VIEW_ALGORITHM, Pixels, framing, view
 
 __all__ = [
     "INDEX",
@@ -195,9 +195,9 @@ class Data:
         of_each = [side_of.get(image_id, "") for image_id in self.index["image_id"].to_pylist()]
         return np.flatnonzero(np.isin(of_each, sides)).astype(np.int64)
 
-    def views(self, size: int, fit: str) -> Views:
+    def views(self, size: int, fit: str, crop: float = 0.0) -> Views:
         """All images as a model of this size sees them; made from the masters where the store has none yet."""
-        spec = {"size": size, "fit": fit, "algorithm": VIEW_ALGORITHM}
+        spec = {"size": size, "fit": fit, "algorithm": VIEW_ALGORITHM} | ({"crop": crop} if crop else {})
         with ThreadPoolExecutor(4) as pool:
             arrays = list(pool.map(lambda shard: _view_of(self.store, shard["digest"], spec), self.about["shards"]))
         return Views(arrays, self.column("shard"), self.column("row"))
@@ -231,7 +231,7 @@ def _view_of(store: Store, shard: str, spec: dict[str, Any]) -> NDArray[np.uint8
     with store.making() as path:
         array = np.lib.format.open_memmap(path, "w+", np.uint8, shape)
         for row, pixels in enumerate(masters):
-            array[row] = view(pixels, spec["size"], spec["fit"])
+            array[row] = view(pixels, *framing(spec))
         array.flush()
         del array
         blob = store.put_file(path)

@@ -14,8 +14,19 @@ VIEW_ALGORITHM = 1
 """Counts the changes of `view` that give other pixels; part of every view's key."""
 
 
-def view(pixels: Pixels, size: int, fit: str) -> NDArray[np.uint8]:
-    """What a model of this size sees: `size`×`size` bytes, gray or of three channels, padded or stretched to it."""
+def framing(preprocess: dict[str, Any]) -> tuple[int, str, float]:
+    """Size, fit and crop, as `view` takes them; models of before there was a crop have none."""
+    return preprocess["size"], preprocess["fit"], preprocess.get("crop", 0.0)
+
+
+def view(pixels: Pixels, size: int, fit: str, crop: float = 0.0) -> NDArray[np.uint8]:
+    """What a model of this size sees: `size`×`size` bytes, gray or of three channels, padded or stretched to it.
+
+    Before that, `crop` is the share of the height and of the width that is cut off on each side.
+    """
+    if crop:
+        top, left = (min(round(side * crop), (side - 1) // 2) for side in pixels.shape[:2])
+        pixels = pixels[top : pixels.shape[0] - top, left : pixels.shape[1] - left]
     height, width, *channels = pixels.shape
     if fit == "stretch":
         return to_bytes(resize(pixels, (size, size)))

@@ -40,6 +40,7 @@ CHANGES = {
     "noise": Change(0.03, 0.5, 0.3, "noise of up to {percent} of white"),
     "blur": Change(1, 4, 0.2, "blurred by up to {:g} px"),
     "erase": Change(0.2, 0.5, 0.5, "rectangles erased of up to {percent} of the area"),
+    "border": Change(0.2, 0.45, 0.6, "a frame hidden, of up to {percent} on each side"),
     "griddrop": Change(0.25, 0.5, 0.3, "a grid of squares erased of up to {percent} of the area"),
     "clahe": Change(0.5, 1, 0.3, "local contrast equalised by up to {percent} (CLAHE)"),
     "elastic": Change(0.02, 0.1, 0.5, "bent by up to {percent} of the side"),
@@ -164,7 +165,8 @@ class Augmentation:
 
     def _cover(self, images: Tensor, generator: torch.Generator) -> None:
         # A grid of specks would hide nothing, so it begins at half of its amount.
-        for name, cover, low in (("erase", changes.erased, 0), ("griddrop", changes.dropped, 0.5)):
+        covers = (("border", changes.framed, 1), ("erase", changes.erased, 0), ("griddrop", changes.dropped, 0.5))
+        for name, cover, low in covers:
             area = self._draw(name, len(images), generator, low)
             if name in self.amounts:
                 _apply(images, area > 0, cover, area, _uniform((len(images), 10), generator))

@@ -123,6 +123,19 @@ def erased(images: Tensor, area: Tensor, draws: Tensor) -> Tensor:
     return _filled(images, cover.clamp_max_(1))
 
 
+def framed(images: Tensor, most: Tensor, draws: Tensor) -> Tensor:
+    """Each image with a frame filled with its mean: on each side of another width, up to its most (in sides).
+
+    `draws` [N, 4 or more] are uniform: the widths above, below, left and right.
+    """
+    above, below, left, right = (draws[:, :4] * most[:, None]).unbind(1)
+    rows, columns = (
+        _between(length, start, 1 - start - end, images.device)
+        for length, start, end in ((images.shape[2], above, below), (images.shape[3], left, right))
+    )
+    return _filled(images, 1 - rows[:, :, None] * columns[:, None, :])
+
+
 def dropped(images: Tensor, area: Tensor, draws: Tensor) -> Tensor:
     """Each image with a grid of squares of together about its area filled with its mean.
 

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from components.shared import contracts
 from components.shared.contracts import Between, In, OneOf, Out
 from components.shared.dataset import Data, Views
+from components.shared.views import framing
 from components.shared.work import Work, event
 from components.train import models
 from components.train import weights as pretrained
@@ -47,6 +48,7 @@ def train(
     weights: str = "",
     channels: Annotated[int, Between(1, 3)] = 1,
     fit: Annotated[str, OneOf(("pad", "stretch"))] = "pad",
+    crop: Annotated[float, Between(0, 0.4)] = 0.0,
     hidden: Annotated[int, Between(1, 4096)] = 512,
     dropout: Annotated[float, Between(0, 0.9)] = 0.2,
     augment: Annotated[float, Between(0, 3)] = 1.0,
@@ -88,6 +90,7 @@ def train(
         weights: the digest of weights in the store to begin with, as resolve gives it; nothing begins at random
         channels: gray images are given to the network this many times; colour images need 3
         fit: how an image becomes square: padded, or stretched
+        crop: share of the height and width cut off on each side before that; marks and shutters lie there
         hidden: width of the layer between features and classes
         dropout: share of the head's inputs that are left out at random
         augment: how strongly training images are varied; 0 is not at all
@@ -124,7 +127,7 @@ def train(
     if data.about["decoding"]["colour"] == "rgb" and channels != 3:
         raise ValueError(f"The data set's images have colours, and channels is {channels}. Set channels to 3.")
     augmentation = Augmentation.parse(augmentations, augment)
-    sides = _sides(data, splits, {"size": image_size, "fit": fit, "channels": channels})
+    sides = _sides(data, splits, {"size": image_size, "fit": fit, "crop": crop, "channels": channels})
     task, classes = data.about["task"], data.classes
     course = Course(
         epochs=epochs,
@@ -158,6 +161,7 @@ def train(
         "image_size": image_size,
         "channels": channels,
         "fit": fit,
+        "crop": crop,
         "weights": weights,
         "hidden": hidden,
         "dropout": dropout,
@@ -205,7 +209,7 @@ def train(
 
 
 def _sides(data: Data, splits: In, preprocess: dict[str, Any]) -> dict[str, Side]:
-    views = data.views(preprocess["size"], preprocess["fit"])
+    views = data.views(*framing(preprocess))
     rows = {side: data.rows(splits, side) for side in ("train", "val")}
     _check_classes(data, rows["train"])
     if not len(rows["val"]):

@@ -80,6 +80,20 @@ def test_values_are_returned(tmp_path: Path) -> None:
     assert scene.metrics["all"]["figures"]["accuracy"]["low"] < 0.9
 
 
+def test_images_are_cropped_as_the_model_was_trained(tmp_path: Path) -> None:
+    scene = scenes.make(tmp_path, wrong=0)
+    scene.run("whole")
+    scenes.change_metadata(
+        tmp_path / "model", preprocess={**runtime.read_bundle(tmp_path / "model")["preprocess"], "crop": 0.2}
+    )
+    scene.run("cropped")
+    whole, cropped = (
+        pq.read_table(tmp_path / name / "predictions.parquet")["p_PNEUMONIA"].to_numpy()
+        for name in ("whole", "cropped")
+    )
+    assert np.abs(whole - cropped).max() > 0.01
+
+
 def test_same_inputs_same_bytes(second: Scene) -> None:
     second.run("again")
     for name in ("metrics.json", "predictions.parquet", "report.html"):

@@ -20,6 +20,7 @@ from components.serve.app import Limits
 from components.shared.pixels import Decoding, decode_image, view
 from components.shared.runtime import Model
 from components.shared.store import Store
+from components.shared.views import framing
 from tests import made
 from tests.components.serve.conftest import deep, dicom, encoded, image, png, running
 
@@ -52,7 +53,7 @@ def test_a_prediction_is_what_the_model_says_of_the_same_view(
     client: httpx.Client, tmp_path: Path, data: bytes
 ) -> None:
     model = Model(made.make_bundle(tmp_path / "bundle"))
-    seen = view(decode_image(data, Decoding()).pixels, model.preprocess["size"], model.preprocess["fit"])
+    seen = view(decode_image(data, Decoding()).pixels, *framing(model.preprocess))
     expected = model(seen[None])
     probabilities = model.probabilities(expected.logits)
 
@@ -79,12 +80,12 @@ def test_an_image_is_decoded_as_the_model_was_trained(store: Store, tmp_path: Pa
         "window_width": 20_000.0,
         "max_side": 64,
     }
-    document["medloop"]["preprocess"]["decoding"] = lung
+    document["medloop"]["preprocess"] |= {"decoding": lung, "crop": 0.1}
     metadata.write_text(json.dumps(document))
     made.release_bundle(store, bundle)
     data = dicom(deep(image(side=200)))
     model = Model(bundle)
-    found, plain = (view(decode_image(data, how).pixels, 16, "pad") for how in (Decoding(**lung), Decoding()))
+    found, plain = (view(decode_image(data, how).pixels, 16, "pad", 0.1) for how in (Decoding(**lung), Decoding()))
     assert np.abs(found.astype(int) - plain).max() > 10
     with running(store) as client:
         reply = ask(client, data).json()

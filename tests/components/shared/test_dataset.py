@@ -57,12 +57,12 @@ def test_equal_masters_give_equal_bytes(tmp_path: Path) -> None:
     assert (tmp_path / "one").read_bytes() == (tmp_path / "two").read_bytes()
 
 
-@pytest.mark.parametrize("fit", ["pad", "stretch"])
-def test_a_view_is_what_a_server_would_make_of_the_image(data: Data, store: Store, fit: str) -> None:
+@pytest.mark.parametrize(("fit", "crop"), [("pad", 0.0), ("stretch", 0.0), ("pad", 0.2)])
+def test_a_view_is_what_a_server_would_make_of_the_image(data: Data, store: Store, fit: str, crop: float) -> None:
     shard = read_shard(store.fetch(data.about["shards"][0]["digest"]))
-    views = data.views(24, fit)
+    views = data.views(24, fit, crop)
     rows = np.array([7, 0, 3, 3], np.int64)
-    np.testing.assert_array_equal(views[rows], np.stack([view(shard[row], 24, fit) for row in rows]))
+    np.testing.assert_array_equal(views[rows], np.stack([view(shard[row], 24, fit, crop) for row in rows]))
 
 
 def test_views_are_made_once_and_for_each_size_and_fit(data: Data, store: Store) -> None:
@@ -76,6 +76,8 @@ def test_views_are_made_once_and_for_each_size_and_fit(data: Data, store: Store)
     assert [path.stat().st_mtime_ns for path in Path(store.uri).rglob("views/*")] == before
     with pytest.raises(FileNotFoundError):
         Data(data.about, data.index, open_store(store.uri)).views(24, "stretch")
+    with pytest.raises(FileNotFoundError):
+        Data(data.about, data.index, open_store(store.uri)).views(24, "pad", 0.1)
 
 
 def test_a_view_that_has_gone_is_made_again(data: Data, store: Store) -> None:

@@ -181,6 +181,18 @@ def test_a_view_of_the_right_size_is_the_picture_itself() -> None:
     np.testing.assert_array_equal(view(pixels, 36, "pad"), pixels)
 
 
+@pytest.mark.parametrize("fit", ["pad", "stretch"])
+def test_a_crop_cuts_the_same_share_off_each_side(fit: str) -> None:
+    pixels = np.zeros((60, 100), np.uint8)
+    pixels[6:54, 10:90] = 100
+    pixels[30, 50] = 255
+    seen = view(pixels, 48, fit, 0.1)
+    np.testing.assert_array_equal(seen, view(np.ascontiguousarray(pixels[6:54, 10:90]), 48, fit))
+    assert (seen > 0).mean() == (1 if fit == "stretch" else pytest.approx(0.6, abs=0.02))
+    for side in (1, 2, 3):
+        assert view(np.full((side, 50), 9, np.uint8), 48, "stretch", 0.4).min() == 9
+
+
 def test_a_very_thin_image_still_has_a_view() -> None:
     assert view(np.full((8, 2000), 200, np.uint8), 48, "pad").max() == 200
 

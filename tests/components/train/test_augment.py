@@ -223,6 +223,22 @@ def test_covering_leaves_the_rest_untouched(name: str) -> None:
     assert torch.equal(filled, means)
 
 
+def test_a_hidden_frame_leaves_the_middle_untouched() -> None:
+    images = scans(200)
+    after = Augmentation.parse("border=0.25")(images, chance())
+    changed = (after != images)[:, 0]
+    assert not changed[:, 16:48, 16:48].any()
+    assert 0.5 < changed.flatten(1).any(1).float().mean() < 0.7
+    widths = changed[:, 32].float().sum(1)
+    assert len(widths.unique(sorted=False)) > 10  # type: ignore[no-untyped-call]
+    for edge in (changed[:, 0, :], changed[:, -1, :], changed[:, :, 0], changed[:, :, -1]):
+        assert 0.4 < edge.all(1).float().mean() < 0.7  # a little less often than a frame: some are too thin
+    above, rest = changes.framed(images[:2].clone(), torch.tensor([0.5, 0.0]), torch.tensor([[1.0, 0, 0, 0]] * 2))
+    torch.testing.assert_close(above[:, :32], images[0].mean().expand(1, 32, 64))
+    assert torch.equal(above[:, 32:], images[0, :, 32:])
+    assert torch.equal(rest, images[1])
+
+
 def test_an_erased_patch_is_a_rectangle() -> None:
     draws = torch.zeros(1, 10)
     draws[0, 1], draws[0, 4], draws[0, 7] = 0.5, 0.5, 0.25  # one, as long as wide, half-way down, at a quarter
