@@ -1,10 +1,12 @@
 """Measures how far networks lean on how an image was made, and what lists of random changes do about it.
 
-`python -m bench.shortcuts [--size 96] [--epochs 10] [--lists none radiograph radiograph,scanners]`
+`python -m bench.shortcuts [--size 96] [--epochs 8] [--lists radiograph radiograph,scanners radiograph,border@0.1]`
 
-No image of the official test is read: both hard sides are made of training patients. `early` are those with the lowest
-numbers of each kind, `contrary` those whose sharpness and gray values alone look like the other class's. Networks learn
-from the rest, and a tenth of the rest, drawn at random as a split draws it, is validation.
+A list may end with @ and a crop. No image of the official test is read: all sides are made of training patients.
+`early` are those with the lowest numbers of each kind, `contrary` those whose sharpness and gray values alone look like
+the other class's. Networks learn from the rest, and a tenth of the rest, drawn at random as a split draws it, is
+validation. `borders` are validation and early again, each image with its outer sixth taken from one of the other class:
+a network that sees lungs gives the same answer, one that reads marks and shutters the opposite one.
 """
 
 from __future__ import annotations
@@ -34,8 +36,11 @@ from components.train.feed import Side
 from components.train.judge import judge
 from components.train.learn import Course, Training, said
 
+HELD_OUT = ("val", "early", "contrary", "borders")
 EARLY, CONTRARY = 0.12, {False: 0.12, True: 0.06}
 """Which share of each kind, and of each class (by whether it is pneumonia), the hard sides take."""
+RING, SOFT = 0.16, 0.06
+"""How wide the borders are that are exchanged, in sides, and over which width one image fades into the other."""
 SHARES = (1, 5, 10, 25, 50, 75, 90, 95, 99)
 
 
@@ -60,7 +65,7 @@ def contrariness(images: list[NDArray[np.uint8]], ill: NDArray[np.bool_], group:
         learner = make_pipeline(StandardScaler(), LogisticRegression(max_iter=2000, class_weight="balanced"))
         folds = GroupKFold(5)
         score = cross_val_predict(learner, found[:, columns], ill, groups=group, cv=folds, method="decision_function")
-        print(f"| {name} alone, no network, out of fold | {roc_auc_score(ill, score):.3f} | | |", flush=True)
+        print(f"| {name} alone, no network, out of fold | {roc_auc_score(ill, score):.3f} | | | |", flush=True)
     contrary: NDArray[np.float64] = np.where(ill, -score, score)
     return contrary
 
@@ -90,6 +95,16 @@ def hard_sides(rows: list[dict[str, str]], contrary: NDArray[np.float64]) -> NDA
     return np.char.strip(side)
 
 
+def exchanged(images: list[NDArray[np.uint8]], ill: NDArray[np.bool_]) -> list[NDArray[np.uint8]]:
+    """Each image with the border of one of the other class; all are of one size."""
+    chance, (height, width) = np.random.default_rng(3), images[0].shape
+    depth = [np.minimum(at, 1 - at) for at in ((np.arange(side) + 0.5) / side for side in (height, width))]
+    inside = np.clip((np.minimum(depth[0][:, None], depth[1]) - RING + SOFT / 2) / SOFT, 0, 1)
+    others = [chance.choice(np.flatnonzero(ill != each)) for each in ill]
+    pairs = zip(images, others, strict=True)
+    return [(own * inside + images[other] * (1 - inside)).round().astype(np.uint8) for own, other in pairs]
+
+
 class Nothing(Never):
     """Begins anew and keeps nothing."""
 
@@ -108,35 +123,44 @@ def auc(sides: dict[str, Side], changes: str, size: int, epochs: int) -> dict[st
     course = Course(batch_size=32, precision="bf16", **asked)
     training = Training(network, models.stages(network), sides, "classification", course, Augmentation.parse(changes))
     network.load_state_dict(training.go(Nothing(), Silent()).weights)  # type: ignore[arg-type]  # nothing is kept
-    held_out = {name: sides[name] for name in ("val", "early", "contrary")}
+    held_out = {name: sides[name] for name in HELD_OUT}
     return {
         name: judge(said(network, side, 64), side.targets, "classification")["val_auc"]
         for name, side in held_out.items()
     }
 
 
+def learnable(
+    images: list[NDArray[np.uint8]], ill: NDArray[np.bool_], where: NDArray[np.str_], size: int, crop: float
+) -> dict[str, Side]:
+    """The sides as a network takes them."""
+    held_out = np.flatnonzero(np.isin(where, ("val", "early")))
+    mixed = exchanged([images[place] for place in held_out], ill[held_out])
+    pixels = np.stack([view(image, size, "stretch", crop) for image in (*images, *mixed)])
+    own = pixels[: len(images)]
+    about = {"size": size, "fit": "stretch", "crop": crop, "channels": 1}
+    about |= {"mean": float(own.mean() / 255), "std": float(own.std() / 255)}
+    views = Views([pixels], np.zeros(len(pixels), np.int32), np.arange(len(pixels), dtype=np.int32))
+    targets = np.eye(2, dtype=np.float32)[np.concatenate([ill, ill[held_out]]).astype(int)]
+    rows = {name: np.flatnonzero(where == name) for name in np.unique(where)}
+    rows["borders"] = np.arange(len(images), len(pixels))
+    return {name: Side(views, of_it, targets[of_it], about) for name, of_it in rows.items()}
+
+
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--size", type=int, default=96)
-    parser.add_argument("--epochs", type=int, default=10)
-    parser.add_argument("--lists", nargs="+", default=["none", "radiograph", "radiograph,scanners"])
+    parser.add_argument("--epochs", type=int, default=8)
+    parser.add_argument("--lists", nargs="+", default=["radiograph", "radiograph,scanners", "radiograph,border@0.1"])
     asked = parser.parse_args()
     rows = [row for row in csv.DictReader((KERMANY / "manifest.csv").open()) if row["split"] == "train"]
     images = [np.asarray(Image.open(KERMANY / row["image"]).convert("L")) for row in rows]
     ill = np.array([row["label"] == "PNEUMONIA" for row in rows])
-    print("| what tells | AUC, validation at random | AUC, early numbers | AUC, contrary cues |\n|---|---|---|---|")
+    print(f"| what tells | AUC {' | AUC '.join(HELD_OUT)} |\n|{'---|' * (1 + len(HELD_OUT))}")
     where = hard_sides(rows, contrariness(images, ill, np.array([row["group"] for row in rows])))
-    pixels = np.stack([view(image, asked.size, "stretch") for image in images])
-    every = np.arange(len(rows), dtype=np.int32)
-    views = Views([pixels], np.zeros(len(rows), np.int32), every)
-    about = {"size": asked.size, "fit": "stretch", "channels": 1}
-    about |= {"mean": float(pixels.mean() / 255), "std": float(pixels.std() / 255)}
-    targets = np.eye(2, dtype=np.float32)[ill.astype(int)]
-    sides = {
-        name: Side(views, np.flatnonzero(where == name), targets[where == name], about) for name in np.unique(where)
-    }
-    for changes in asked.lists:
-        found = auc(sides, changes, asked.size, asked.epochs)
-        told = " | ".join(f"{found[name]:.4f}" for name in ("val", "early", "contrary"))
-        print(f"| ResNet-18 at {asked.size}², {asked.epochs} epochs, `{changes}` | {told} |", flush=True)
-    print({name: len(side) for name, side in sides.items()})
+    for entry in asked.lists:
+        changes, _, crop = entry.partition("@")
+        found = auc(learnable(images, ill, where, asked.size, float(crop or 0)), changes, asked.size, asked.epochs)
+        told = " | ".join(f"{found[name]:.4f}" for name in HELD_OUT)
+        print(f"| ResNet-18 at {asked.size}², {asked.epochs} epochs, `{entry}` | {told} |", flush=True)
+    print({str(name): int((where == name).sum()) for name in np.unique(where)})
