@@ -51,7 +51,7 @@ RECIPE: dict[str, Any] = {
     "keep": "last",
     "threads": 1,
 }
-"""Found without the official test: bench.shortcuts has what spoke for it."""
+"""What spoke for it is in bench.shortcuts; the ledger has what was tried on the official test before it."""
 
 
 def score(store: Store, inputs: dict[str, Path], model: Path) -> dict[str, float]:

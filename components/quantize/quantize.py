@@ -6,6 +6,7 @@ import json
 import logging
 import shutil
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Annotated, Any
@@ -52,10 +53,7 @@ def quantize(
 
 
 def _to_int8(source: Path, target: Path, images: NDArray[np.float32]) -> None:
-    root = logging.getLogger()  # through which the quantizer recommends what is done here
-    level = root.level
-    root.setLevel(logging.ERROR)
-    with TemporaryDirectory(prefix="medloop-quantize-") as scratch:
+    with _quiet(), TemporaryDirectory(prefix="medloop-quantize-") as scratch:
         prepared = Path(scratch) / "prepared.onnx"
         quant_pre_process(str(source.resolve()), str(prepared), skip_symbolic_shape=True)
         quantize_static(
@@ -67,7 +65,18 @@ def _to_int8(source: Path, target: Path, images: NDArray[np.float32]) -> None:
             activation_type=QuantType.QUInt8,  # with signed weights: fast in ONNX Runtime and in OpenVINO
             weight_type=QuantType.QInt8,
         )
-    root.setLevel(level)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keeps the quantizer from recommending, through the root logger, what is done here."""
+    root = logging.getLogger()
+    level = root.level
+    root.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        root.setLevel(level)
 
 
 class Batches(CalibrationDataReader):  # type: ignore[misc]  # onnxruntime ships no types
