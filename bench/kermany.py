@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import csv
 import datetime
+import fcntl
 import json
 import math
 import os
@@ -77,13 +78,22 @@ def commit() -> str:
     return git("rev-parse", "--short=12", "HEAD") + ("+" if changed else "")
 
 
-def write_down(line: dict[str, Any], again: bool = False) -> None:
-    """Add a line to the ledger; or fill in its last one."""
-    lines = list(csv.DictReader(LEDGER.open(newline="", encoding="utf-8"))) if LEDGER.exists() else []
-    with LEDGER.open("w", newline="", encoding="utf-8") as file:
+def write_down(line: dict[str, Any], found: dict[str, str] | None = None) -> None:
+    """Add a line to the ledger; or what was found to the line that stands there already."""
+    with LEDGER.open("r+", newline="", encoding="utf-8") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)  # another scoring may be at work
+        lines = list(csv.DictReader(file))
+        if found:
+            plain = {name: str(value) for name, value in line.items()}
+            place = max(at for at, other in enumerate(lines) if plain.items() <= other.items() and not other["auc"])
+            lines[place] |= found
+        else:
+            lines.append(line)
+        file.seek(0)
         writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
         writer.writeheader()
-        writer.writerows([*(lines[:-1] if again else lines), line])
+        writer.writerows(lines)
+        file.truncate()
 
 
 def main() -> None:
@@ -123,10 +133,10 @@ def main() -> None:
             }
             write_down(line)  # before the look, so that none goes without
             found = score(store, inputs, store.fetch(model.digest))
-            line |= {name: f"{found.get(name, math.nan):.4f}" for name in FIGURES}
-            write_down(line, again=True)
-            lines.append(line)
-            print({name: line[name] for name in COLUMNS[5:]}, flush=True)
+            shown = {name: f"{found.get(name, math.nan):.4f}" for name in FIGURES}
+            write_down(line, shown)
+            lines.append(line | shown)
+            print({name: lines[-1][name] for name in COLUMNS[5:]}, flush=True)
         for name in ("accuracy", "auc") if lines else ():
             values = [float(line[name]) for line in lines]
             print(f"{name}: mean {statistics.mean(values):.4f}, {min(values):.4f} to {max(values):.4f}", flush=True)

@@ -16,13 +16,20 @@ from components.shared.contracts import Manifest
 from components.shared.interface import read
 from components.shared.store import open_store
 
+SHELL = "_KFP_RUNTIME=true python3 -m kfp.dsl.executor_main"
+EXEC = SHELL.replace("python3", "exec python3")
+
 
 def stage(function: Callable[..., Any]) -> Any:
     """Make a KFP component of a typed interface; its folder's name is the task's, the image's and the group's name."""
     from kfp import dsl
 
     name = function.__module__.split(".")[-2]
-    return Placed(dsl.component(function, base_image=image(name), install_kfp_package=False))
+    component = dsl.component(function, base_image=image(name), install_kfp_package=False)
+    container = component.component_spec.implementation.container
+    # The shell that KFP begins with gives its place to Python, so that Python hears when the container is to end.
+    container.command = [part.replace(SHELL, EXEC) for part in container.command]
+    return Placed(component)
 
 
 class Placed:

@@ -55,6 +55,8 @@ SETS = {
 """Lists with a name. `radiograph` is safe for chest images: heart, stomach and side marks tell left from right, so
 nothing is mirrored; what bends anatomy or hides a regular part of it is left out too. `scanners` changes what differs
 between devices and what is done to their images afterwards, so that a network does not learn to know those by it."""
+STILL = 0.15
+"""The share of images that are not moved at all: moving makes a little softer, and a network is to know sharp ones."""
 SIZES = 6
 """To how many smaller sizes images are brought to lose resolution: a batch goes through each at once."""
 
@@ -130,6 +132,7 @@ class Augmentation:
         scale = torch.exp(zoom.sign() * torch.log1p(zoom.abs()))  # 1.15 is as likely as 1 / 1.15
         matrix = changes.affine(turn * (math.pi / 180), torch.stack([right, down], 1), scale, shear * (math.pi / 180))
         which = torch.stack([turn, right, down, shear, zoom, bend]).ne(0).any(0)
+        which &= _uniform((count,), generator) >= STILL
         if "elastic" not in self.amounts:
             return _apply(images, which, changes.moved, matrix)
         field = _uniform((count, 2, 5, 5), generator) * 2 - 1

@@ -47,4 +47,4 @@ def _threshold(probability: NDArray[np.float64], positive: NDArray[np.bool_]) ->
     )
     balanced = 1 - missed + passed
     good = candidates[np.isclose(balanced, balanced.max())]
-    return round(float(good[np.abs(good - 0.5).argmin()]), 6)
+    return round(float(good[np.abs(good - 0.5).argmin()]), 12)

@@ -33,14 +33,15 @@ def affine(turn: Tensor, shift: Tensor, zoom: Tensor, shear: Tensor) -> Tensor:
 def moved(images: Tensor, matrix: Tensor, bend: Tensor | None = None) -> Tensor:
     """The images through their matrices and, if given, displaced by a coarse field [N, 2, h, w] (in sides).
 
-    What comes from outside is black, like the padding of a view and like film that no ray has reached.
+    What comes from outside is like the pixel at the edge. Black corners would be seen in all of training and nowhere
+    in service; where film is black at the edge, or a view is padded, they come out black this way, too.
     """
     grid = _grid(matrix, *images.shape[2:])
     if bend is not None:
         smooth = F.interpolate(bend, size=images.shape[2:], mode="bicubic", align_corners=True)
         limit = bend.abs().amax((1, 2, 3), keepdim=True)  # between its points the smooth field may swing further
         grid = grid + 2 * torch.minimum(torch.maximum(smooth, -limit), limit).permute(0, 2, 3, 1)
-    return F.grid_sample(images, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
+    return F.grid_sample(images, grid, mode="bilinear", padding_mode="border", align_corners=False)
 
 
 def _grid(matrix: Tensor, height: int, width: int) -> Tensor:

@@ -54,8 +54,8 @@ class Checkpoints:
             self._work.keep(f"{PREFIX}{step:09}", buffer.getvalue())
             for name in self._work.names(PREFIX)[:-2]:
                 self._work.drop(name)
+            self._cost = time.monotonic() - begun
         except OSError as error:  # the next one may be kept again; until then the one before it stands
             why = f"{sentence(error)} The training goes on, and would begin again from the checkpoint before."
             log.warning("checkpoint not kept", extra={"fields": {"stage": "train", "why": why}})
         self._last = time.monotonic()
-        self._cost = self._last - begun

@@ -25,8 +25,9 @@ from components.train.optimise import Average, optimizer, release, set_rate, sha
 
 LOOK = 20
 """On a GPU the loss is looked at every so many steps, since each look makes it wait."""
-APART = 2**40
-"""Between the seeds of what is drawn for the images and for the network, which are not to be the same numbers."""
+APART = 0x9E3779B9
+"""Between the seeds of what is drawn for the images and for the network, which are not to be the same numbers. torch's
+generator for the processor takes no more than the lower 32 bits of a seed."""
 LEAST_SCALE = 1e-4
 """Below this scale fp16 leaves out every step."""
 TYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
@@ -231,17 +232,23 @@ class Training:
         now = self._now
         if not bool(self._sound) or (self._scaler.is_enabled() and self._scaler.get_scale() < LEAST_SCALE):
             steps = "" if self._device.type == "cpu" else f" or up to {LOOK - 1} before"
-            # On a processor it is so each time; another GPU, or its other arithmetic, may do better with the same work.
-            kind = ValueError if self._device.type == "cpu" else RuntimeError
-            raise kind(
-                f"The loss is no number any more, in step {now.step:,}{steps} (epoch {now.epoch}), with a learning "
-                f"rate of {self._course.learning_rate:g}. The last good checkpoint is kept. Lower "
-                "learning_rate, lengthen warmup, or set precision to float32."
-            )
+            raise self._astray(f"The loss is no number any more, in step {now.step:,}{steps} (epoch {now.epoch})")
         now.lost = float(self._lost)
+
+    def _astray(self, what: str) -> Exception:
+        # On a processor it is so each time; another GPU, or its other arithmetic, may do better with the same work.
+        kind = ValueError if self._device.type == "cpu" else RuntimeError
+        return kind(
+            f"{what}, with a learning rate of {self._course.learning_rate:g}. The last good checkpoint is kept. Lower "
+            "learning_rate, lengthen warmup, or set precision to float32."
+        )
 
     def _judged(self) -> tuple[dict[str, float], NDArray[np.float64]]:
         logits = said(self._average.network, self._held_out, 2 * self._course.batch_size, self._precision())
+        bad = int((~np.isfinite(logits)).any(axis=1).sum())
+        if bad:
+            whom = f"{bad:,} of {len(logits):,} validation images"
+            raise self._astray(f"The network gives no number for {whom} after epoch {self._now.epoch}")
         return judge(logits, self._held_out.targets, self._task), logits
 
     def _close_epoch(self, figures: dict[str, float]) -> None:
@@ -258,7 +265,8 @@ class Training:
         now.epoch, now.at, now.lost = now.epoch + 1, 0, 0.0
 
     def _stale(self) -> bool:
-        return 0 < self._course.patience <= self._now.epoch - 1 - self._now.best_epoch
+        since = max(self._now.best_epoch, self._course.frozen_epochs)  # a frozen body is not at its end
+        return 0 < self._course.patience <= self._now.epoch - 1 - since
 
     def _end_if(self, interruption: Interruption) -> None:
         if interruption.asked:

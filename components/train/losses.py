@@ -47,13 +47,20 @@ class Loss:
         """The mean over the batch."""
         logits = logits.float()
         if self.task == "multilabel":
-            targets = targets * (1 - self.smoothing) + self.smoothing / 2
             there, gone = F.logsigmoid(logits), F.logsigmoid(-logits)
-            parts = self.weights * targets * there * self._left(there) + (1 - targets) * gone * self._left(gone)
-            return -parts.mean(dim=1).mean()
-        targets = targets * (1 - self.smoothing) + self.smoothing / targets.shape[1]
+            wanted = self._smoothed(torch.stack([self.weights * targets, 1 - targets], dim=2))
+            logs = torch.stack([there, gone], dim=2)
+            return -(wanted * logs * self._left(logs)).sum(dim=2).mean(dim=1).mean()
         logs = F.log_softmax(logits, dim=1)
-        return -(self.weights * targets * logs * self._left(logs)).sum(dim=1).mean()
+        return -(self._smoothed(self.weights * targets) * logs * self._left(logs)).sum(dim=1).mean()
+
+    def _smoothed(self, weighed: Tensor) -> Tensor:
+        """Targets with some of each image's weight spread over all answers.
+
+        The weight is the image's own: what is spread to a rare class is not made heavier by that class's weight, or a
+        certain answer for a common class would be drawn towards the rare one, up to the wrong side.
+        """
+        return weighed * (1 - self.smoothing) + weighed.sum(-1, keepdim=True) * self.smoothing / weighed.shape[-1]
 
     def _left(self, logs: Tensor) -> Tensor | float:
         """What is left to learn of each, to the power of gamma."""

@@ -22,9 +22,7 @@ def careful(device: torch.device, architecture: str, size: int, batch: int, accu
         where = "this machine's memory"
         if device.type == "cuda":
             where = f"the GPU's {torch.cuda.get_device_properties(device).total_memory / 2**30:.0f} GiB"
-        halved = (
-            f"Set batch_size to {batch // 2} and train_options.accumulate to {accumulate * 2} (which learns alike), "
-        )
+        halved = f"Set batch_size to {batch // 2} and train_options.accumulate to {accumulate * 2} (almost the same), "
         raise RuntimeError(
             f"{batch} images of {size} pixels a side at once are too much for {where} with {architecture}. "
             f"{halved + 'l' if batch >= 4 else 'L'}ower image_size, or set train_options.precision to bf16."

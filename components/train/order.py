@@ -23,8 +23,8 @@ def weights_of(targets: NDArray[np.float32]) -> NDArray[np.float64]:
 
 
 def batches(places: NDArray[np.int64], size: int) -> list[NDArray[np.int64]]:
-    """The epoch's batches; a last one of a single image, which batch norm cannot take, joins the one before it."""
-    starts = list(range(0, len(places), size))
-    if len(starts) > 1 and len(places) - starts[-1] == 1:
-        starts.pop()
-    return [places[start:end] for start, end in zip(starts, [*starts[1:], len(places)], strict=True)]
+    """The epoch's batches of this size or a little less, so that none is a small rest, which would weigh too much.
+
+    None is a single image, which batch norm cannot take, unless there is no other.
+    """
+    return np.array_split(places, min(-(-len(places) // size), max(1, len(places) // 2)))

@@ -15,10 +15,12 @@ from pathlib import Path
 
 import docker
 import pytest
+from docker.models.containers import Container
 
 from components.shared.interface import stages
 from tests.components.shared.servers import moto
-from tests.e2e.loop import QUICK, ROOT, Place
+from tests.e2e.loop import QUICK, ROOT, Place, end
+from tests.e2e.test_interruptions import checkpoints
 from tests.e2e.test_s3 import over
 from tests.images.built import WHERE, image, require
 from workflows.containers import LABEL, network
@@ -57,6 +59,13 @@ def containers(place: Place) -> list[str]:
         return [str(container.attrs["Config"]["Image"]) for container in found]
 
 
+def trainers(place: Place) -> list[Container]:
+    """The containers that train for this place."""
+    with contextlib.closing(docker.from_env()) as client:
+        ours = {"label": f"{LABEL}={place.home / 'store'}"}
+        return [one for one in client.containers.list(filters=ours) if one.attrs["Config"]["Image"] == image("train")]
+
+
 def soon(holds: Callable[[], bool]) -> None:
     deadline = time.monotonic() + 120
     while not holds():
@@ -73,6 +82,22 @@ def test_no_container_works_on_when_its_run_has_ended(number: signal.Signals, pl
     os.kill(begun.pid, number)
     begun.communicate(timeout=60)
     soon(lambda: not containers(place))
+
+
+def test_a_training_whose_container_is_asked_to_end_keeps_what_it_learned(place: Place) -> None:
+    for stage in stages():
+        require(stage)
+    command = ("--runner", "docker", "--set", "epochs=300", *(["--images", WHERE] if WHERE else []))
+    begun = place.begin(*command)
+    soon(lambda: bool(checkpoints(place)))
+    trainers(place)[0].stop(timeout=60)  # SIGTERM, as to a pod of a node that goes away, and time to end
+    printed, _ = begun.communicate(timeout=60)
+    assert begun.returncode == 1
+    assert "asked to end; what was learned by step" in printed
+    again = place.begin(*command)
+    assert again.stdout is not None
+    assert any("epochs found in the checkpoint" in line for line in again.stdout)
+    end(again)
 
 
 def test_the_network_of_this_machine_is_used_where_storage_is_on_it() -> None:

@@ -67,7 +67,7 @@ def test_a_stage_that_is_killed_is_named_and_leaves_service_alone(place: Place) 
 
 
 def trains(pid: int) -> bool:
-    """Whether this is the process that trains: Python, handed the function train (the shell above it is, too)."""
+    """Whether this is the process that trains: Python, handed the function train."""
     command = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
     return b"python" in command[0] and b"--function_to_execute" in command and b"train" in command
 

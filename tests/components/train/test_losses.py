@@ -33,6 +33,23 @@ def test_balanced_cross_entropy_is_the_mean_over_classes() -> None:
     torch.testing.assert_close(ours, torch.stack([each[label == LABELS].mean() for label in range(3)]).mean())
 
 
+def test_smoothing_leaves_an_image_its_own_weight() -> None:
+    balanced = loss("classification", ONE_HOT, "balanced", smoothing=0.1)
+    each = F.cross_entropy(LOGITS, LABELS, reduction="none", label_smoothing=0.1)
+    torch.testing.assert_close(balanced(LOGITS, ONE_HOT), (balanced.weights[LABELS] * each).mean())
+
+
+@pytest.mark.parametrize("task", ["classification", "multilabel"])
+def test_a_certain_answer_is_wanted_alike_for_rare_and_common(task: str) -> None:
+    rare = torch.eye(2)[torch.tensor([1] + [0] * 19)]
+    smooth = loss(task, rare, "balanced", smoothing=0.1)
+    for image in torch.eye(2):
+        best = (image * 0.9 + 0.05).logit() if task == "multilabel" else (image * 0.9 + 0.05).log()
+        answer = best[None].requires_grad_()
+        torch.autograd.backward(smooth(answer, image[None]))
+        torch.testing.assert_close(answer.grad, torch.zeros(1, 2), atol=1e-6, rtol=0)  # nothing else would be better
+
+
 def test_no_class_weighs_without_limit() -> None:
     rare = torch.zeros(10_000, 2)
     rare[:, 0] = 1
@@ -83,6 +100,11 @@ def test_drawing_by_weights_gives_each_class_as_often() -> None:
     assert list(order(50, 1, 1)) != list(order(50, 1, 2))
 
 
-@pytest.mark.parametrize(("count", "sizes"), [(8, [4, 4]), (9, [4, 5]), (10, [4, 4, 2]), (1, [1]), (3, [3])])
-def test_no_batch_but_the_only_one_is_a_single_image(count: int, sizes: list[int]) -> None:
+@pytest.mark.parametrize(("count", "sizes"), [(8, [4, 4]), (9, [3, 3, 3]), (10, [4, 3, 3]), (1, [1]), (3, [3])])
+def test_batches_are_alike_in_size(count: int, sizes: list[int]) -> None:
     assert [len(batch) for batch in batches(np.arange(count), 4)] == sizes
+
+
+def test_no_batch_but_the_only_one_is_a_single_image() -> None:
+    assert [len(batch) for batch in batches(np.arange(5), 2)] == [3, 2]
+    assert [len(batch) for batch in batches(np.arange(1), 2)] == [1]
