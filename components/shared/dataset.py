@@ -195,9 +195,10 @@ class Data:
         of_each = [side_of.get(image_id, "") for image_id in self.index["image_id"].to_pylist()]
         return np.flatnonzero(np.isin(of_each, sides)).astype(np.int64)
 
-    def views(self, size: int, fit: str, crop: float = 0.0) -> Views:
+    def views(self, size: int, fit: str, crop: float = 0.0, shades: str = "given") -> Views:
         """All images as a model of this size sees them; made from the masters where the store has none yet."""
         spec = {"size": size, "fit": fit, "algorithm": VIEW_ALGORITHM} | ({"crop": crop} if crop else {})
+        spec |= {"shades": shades} if shades != "given" else {}  # what is usual is left out, as it was before
         with ThreadPoolExecutor(4) as pool:
             arrays = list(pool.map(lambda shard: _view_of(self.store, shard["digest"], spec), self.about["shards"]))
         return Views(arrays, self.column("shard"), self.column("row"))

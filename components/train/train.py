@@ -49,6 +49,7 @@ def train(
     channels: Annotated[int, Between(1, 3)] = 1,
     fit: Annotated[str, OneOf(("pad", "stretch"))] = "pad",
     crop: Annotated[float, Between(0, 0.4)] = 0.0,
+    shades: Annotated[str, OneOf(("given", "local"))] = "given",
     hidden: Annotated[int, Between(1, 4096)] = 512,
     dropout: Annotated[float, Between(0, 0.9)] = 0.2,
     augment: Annotated[float, Between(0, 3)] = 1.0,
@@ -91,6 +92,7 @@ def train(
         channels: gray images are given to the network this many times; colour images need 3
         fit: how an image becomes square: padded, or stretched
         crop: share of the height and width cut off on each side before that; marks and shutters lie there
+        shades: gray values as they are given, or local: each against those around it, so that exposure tells nothing
         hidden: width of the layer between features and classes
         dropout: share of the head's inputs that are left out at random
         augment: how strongly training images are varied; 0 is not at all
@@ -127,7 +129,7 @@ def train(
     if data.about["decoding"]["colour"] == "rgb" and channels != 3:
         raise ValueError(f"The data set's images have colours, and channels is {channels}. Set channels to 3.")
     augmentation = Augmentation.parse(augmentations, augment)
-    sides = _sides(data, splits, {"size": image_size, "fit": fit, "crop": crop, "channels": channels})
+    sides = _sides(data, splits, {"size": image_size, "fit": fit, "crop": crop, "shades": shades, "channels": channels})
     task, classes = data.about["task"], data.classes
     course = Course(
         epochs=epochs,
@@ -162,6 +164,7 @@ def train(
         "channels": channels,
         "fit": fit,
         "crop": crop,
+        "shades": shades,
         "weights": weights,
         "hidden": hidden,
         "dropout": dropout,

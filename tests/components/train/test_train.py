@@ -243,10 +243,10 @@ def test_a_training_that_is_ended_at_random_moments_gives_the_same_bytes(
 
 def test_three_classes_have_no_threshold(tmp_path: Path) -> None:
     room = Room.make(tmp_path, ["A", "B", "C"])
-    done = room.train(epochs=1, channels=3, fit="stretch", crop=0.2, augment=0)
+    done = room.train(epochs=1, channels=3, fit="stretch", crop=0.2, shades="local", augment=0)
     about = json.loads(contents(room.store.uri, done.outputs["model"])["configs/metadata.json"])["medloop"]
     assert about["threshold"] is None
-    assert [about["preprocess"][name] for name in ("channels", "fit", "crop")] == [3, "stretch", 0.2]
+    assert [about["preprocess"][name] for name in ("channels", "fit", "crop", "shades")] == [3, "stretch", 0.2, "local"]
 
 
 def test_colour_images_are_learned_from_in_three_channels(tmp_path: Path) -> None:
