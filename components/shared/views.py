@@ -56,7 +56,7 @@ def evened(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
     squares = _sums_around(gray * gray, reach) / (values.shape[2] * count)
     spread = np.sqrt(np.maximum(squares - mean * mean, 0) + FLAT * FLAT)
     steps = (values - mean[..., None]) / spread[..., None]
-    return np.rint((128 + STEP * steps).clip(0, 255)).astype(np.uint8).reshape(pixels.shape)
+    return np.asarray(np.rint((128 + STEP * steps).clip(0, 255)).reshape(pixels.shape), dtype=np.uint8)
 
 
 def _sums_around(values: NDArray[np.int64], reach: int) -> NDArray[np.int64]:
