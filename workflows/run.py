@@ -35,6 +35,7 @@ TOLD = {
     "finished": ("seconds", "values"),
     "reused": ("seconds", "values"),
     "failed": ("why",),
+    "interrupted": ("why",),
 }
 """What the events of a stage tell besides which stage it is."""
 

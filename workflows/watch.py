@@ -108,6 +108,8 @@ def ending(event: dict[str, Any]) -> str:
         return f"✗ {stage:9} failed: {event['why']}"
     if kind == "reused":
         return f"= {stage:9} done before ({event['seconds']:.1f} s then){gist(event['values'])}{_unseen(event)}"
+    if kind == "interrupted":
+        return f"! {stage:9} {event['why']}"
     if event.get("level") == "WARNING":
         return f"! {stage:9} {kind}: {event.get('why', '')}"
     if kind == "finished":

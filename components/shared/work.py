@@ -100,6 +100,9 @@ def step(stage: str, store_uri: str, inputs: Mapping[str, Path], parameters: Map
     except Exception as error:
         page.fail(sentence(error))
         raise
+    except SystemExit:
+        page.fail("It was asked to end before it was done.")
+        raise
     told = {
         "key": done.key,
         "seconds": round(done.seconds, 2),
