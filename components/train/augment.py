@@ -31,6 +31,7 @@ CHANGES = {
     "shift": Change(0.1, 0.5, 0.8, "moved by up to {percent} of the side"),
     "zoom": Change(0.15, 1, 0.8, "zoomed by up to {percent}"),
     "shear": Change(5, 45, 0.5, "sheared by up to {:g}°"),
+    "aspect": Change(0.2, 1, 0.8, "made wider or higher by up to {percent}"),
     "brightness": Change(0.1, 0.5, 0.8, "made brighter or darker by up to {percent} of white"),
     "contrast": Change(0.25, 0.9, 0.8, "contrast more or less by up to {percent}"),
     "gamma": Change(0.3, 2, 0.5, "gamma higher or lower by up to {percent}"),
@@ -126,12 +127,12 @@ class Augmentation:
 
     def _move(self, images: Tensor, generator: torch.Generator) -> None:
         count = len(images)
-        turn, right, down, shear, zoom, bend = (
-            self._draw(name, count, generator) for name in ("rotate", "shift", "shift", "shear", "zoom", "elastic")
-        )
-        scale = torch.exp(zoom.sign() * torch.log1p(zoom.abs()))  # 1.15 is as likely as 1 / 1.15
-        matrix = changes.affine(turn * (math.pi / 180), torch.stack([right, down], 1), scale, shear * (math.pi / 180))
-        which = torch.stack([turn, right, down, shear, zoom, bend]).ne(0).any(0)
+        names = ("rotate", "shift", "shift", "shear", "zoom", "aspect", "elastic")
+        drawn = [self._draw(name, count, generator) for name in names]
+        turn, right, down, shear, zoom, aspect, bend = drawn
+        shift, radians = torch.stack([right, down], 1), math.pi / 180
+        matrix = changes.affine(turn * radians, shift, _factor(zoom), shear * radians, _factor(aspect).sqrt())
+        which = torch.stack(drawn).ne(0).any(0)
         which &= _uniform((count,), generator) >= STILL
         if "elastic" not in self.amounts:
             return _apply(images, which, changes.moved, matrix)
@@ -146,7 +147,7 @@ class Augmentation:
         bright, contrast, gamma = (
             self._draw(name, len(images), generator) for name in ("brightness", "contrast", "gamma")
         )
-        power = torch.exp(gamma.sign() * torch.log1p(gamma.abs()))
+        power = _factor(gamma)
         which = torch.stack([bright, contrast, gamma]).ne(0).any(0)
         _apply(images, which, changes.toned, power, 1 + contrast, bright)
 
@@ -180,6 +181,11 @@ class Augmentation:
             return torch.zeros(count)
         chance, extent = _uniform((2, count), generator)
         return torch.where(chance < CHANGES[name].chance, (low + (1 - low) * extent) * self.amounts[name], 0.0)
+
+
+def _factor(more: Tensor) -> Tensor:
+    """1 more or less by these shares: 1.15 is as likely as 1 / 1.15."""
+    return torch.exp(more.sign() * torch.log1p(more.abs()))
 
 
 def _uniform(shape: tuple[int, ...], generator: torch.Generator) -> Tensor:

@@ -21,12 +21,16 @@ STEPS = 6
 """Of how many straight pieces a curve of gray values is made."""
 
 
-def affine(turn: Tensor, shift: Tensor, zoom: Tensor, shear: Tensor) -> Tensor:
-    """The matrices [N, 2, 3] for `moved`: shear, turn (clockwise, both in radians), zoom, shift (in sides)."""
+def affine(turn: Tensor, shift: Tensor, zoom: Tensor, shear: Tensor, aspect: Tensor) -> Tensor:
+    """The matrices [N, 2, 3] for `moved`: wider by the aspect and less high, shear, turn, zoom, shift, in this order.
+
+    Angles are in radians, clockwise; shifts in sides.
+    """
     cosine, sine, slant = torch.cos(turn), torch.sin(turn), torch.tan(shear)
     # grid_sample asks where each new pixel comes from: the inverse, over a square from -1 to 1.
     rows = [torch.stack([cosine + slant * sine, sine - slant * cosine], 1), torch.stack([-sine, cosine], 1)]
     inverse = torch.stack(rows, 1) / zoom[:, None, None]
+    inverse = inverse * torch.stack([1 / aspect, aspect], 1)[:, :, None]
     return torch.cat([inverse, inverse @ (-2 * shift[:, :, None])], 2)
 
 

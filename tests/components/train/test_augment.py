@@ -50,11 +50,17 @@ def centre(images: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def one(
-    image: Tensor, turn: float = 0, right: float = 0, down: float = 0, zoom: float = 1, shear: float = 0
+    image: Tensor,
+    turn: float = 0,
+    right: float = 0,
+    down: float = 0,
+    zoom: float = 1,
+    shear: float = 0,
+    aspect: float = 1,
 ) -> tuple[float, float]:
     """Where the spot of an image goes."""
-    turns, across, zooms, shears = (torch.tensor([each]).float() for each in (turn, (right, down), zoom, shear))
-    x, y = centre(changes.moved(image, changes.affine(turns, across, zooms, shears)))
+    drawn = (torch.tensor([each]).float() for each in (turn, (right, down), zoom, shear, aspect))
+    x, y = centre(changes.moved(image, changes.affine(*drawn)))
     return float(x), float(y)
 
 
@@ -69,6 +75,7 @@ def test_shift_zoom_and_shear_take_a_mark_where_they_say() -> None:
     assert one(spot(0.0, 0.2), shear=math.radians(20)) == pytest.approx(
         (0.2 * math.tan(math.radians(20)), 0.2), abs=2e-3
     )
+    assert one(spot(0.2, 0.2), aspect=1.25) == pytest.approx((0.25, 0.16), abs=2e-3)
     # First sheared, then turned, then enlarged, then shifted.
     x, y = 0.1 * 1.2, 0.0
     assert one(spot(0.1, 0), turn=math.pi / 2, zoom=1.2, right=0.1) == pytest.approx((0.1 - y, x), abs=2e-3)
@@ -76,9 +83,10 @@ def test_shift_zoom_and_shear_take_a_mark_where_they_say() -> None:
 
 def test_no_move_leaves_the_image_and_what_comes_from_outside_is_like_the_edge() -> None:
     images = scans(2)
-    still = changes.affine(torch.zeros(2), torch.zeros(2, 2), torch.ones(2), torch.zeros(2))
+    still = changes.affine(torch.zeros(2), torch.zeros(2, 2), torch.ones(2), torch.zeros(2), torch.ones(2))
     torch.testing.assert_close(changes.moved(images, still), images, atol=1e-4, rtol=0)
-    aside = changes.affine(torch.zeros(2), torch.tensor([[0.25, 0.0]] * 2), torch.ones(2), torch.zeros(2))
+    right = torch.tensor([[0.25, 0.0]] * 2)
+    aside = changes.affine(torch.zeros(2), right, torch.ones(2), torch.zeros(2), torch.ones(2))
     after = changes.moved(images, aside)
     torch.testing.assert_close(after[..., :15], images[..., :1].expand(-1, -1, -1, 15), atol=1e-4, rtol=0)
     torch.testing.assert_close(after[..., 16:], images[..., :-16], atol=1e-4, rtol=0)
@@ -111,6 +119,10 @@ def test_drawn_moves_keep_their_limits(strength: float) -> None:
     assert 1 / (1 + 0.2 * strength) - 0.01 <= zooms.min() < 0.95
     assert 1.05 < zooms.max() <= 1 + 0.2 * strength + 0.01
     leaning = spot(0, 0.3).repeat(count, 1, 1, 1)
+    x, y = centre(Augmentation.parse("aspect=0.3", strength)(spot(0.2, 0.2).repeat(count, 1, 1, 1), chance()))
+    torch.testing.assert_close(x * y, torch.full_like(x, 0.04), atol=1e-3, rtol=0)
+    assert (x / y).max() <= 1 + 0.3 * strength + 0.01
+    assert (x / y).min() >= 1 / (1 + 0.3 * strength) - 0.01
     x, y = centre(Augmentation.parse("shear=10", strength)(leaning, chance()))
     assert torch.rad2deg(torch.atan(x / y)).abs().max() <= 10 * strength + 0.3
     assert x.min() < -0.005
