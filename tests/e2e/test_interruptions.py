@@ -11,7 +11,7 @@ from components.shared import releases
 from components.shared.store import open_store
 from tests.e2e.loop import Place, end, states, wait_for
 
-LONG = ("--set", "epochs=20")
+LONG = ("--set", "epochs=10")
 
 
 def checkpoints(place: Place) -> list[Path]:
@@ -19,7 +19,7 @@ def checkpoints(place: Place) -> list[Path]:
 
 
 def epochs_shown(printed: str) -> list[float]:
-    return [float(number) for number in re.findall(r"train\s+([\d.]+)/20 epochs,", printed)]
+    return [float(number) for number in re.findall(r"train\s+([\d.]+)/10 epochs,", printed)]
 
 
 def test_ctrl_c_ends_all_children_and_the_run_goes_on(place: Place) -> None:
