@@ -16,7 +16,7 @@ from components.train import models
 from components.train.augment import Augmentation
 from components.train.checkpoint import Checkpoints
 from components.train.feed import Side
-from components.train.learn import Course, Learned, Standing, Training
+from components.train.learn import APART, Course, Learned, Standing, Training
 from components.train.optimise import optimizer, share_of_rate
 
 COURSE = Course(
@@ -265,6 +265,16 @@ def test_patience_ends_a_training_that_gets_no_better() -> None:
 def test_patience_counts_from_the_best_epoch_also_where_the_last_is_kept() -> None:
     learned, _ = go(Kept(), epochs=30, patience=2, learning_rate=1e-7, keep="last")
     assert len(learned.history) == learned.epoch < 30
+
+
+def test_patience_does_not_count_epochs_in_which_the_body_is_frozen() -> None:
+    learned, _ = go(Kept(), epochs=6, patience=1, frozen_epochs=4, learning_rate=1e-7)
+    assert len(learned.history) > 4
+
+
+def test_changes_and_network_do_not_draw_the_same_numbers() -> None:
+    torch.manual_seed(5)
+    assert not torch.equal(torch.rand(4), torch.rand(4, generator=torch.Generator().manual_seed(APART + 5)))
 
 
 def test_images_that_are_drawn_alike_often_do_not_weigh_more_as_well() -> None:
