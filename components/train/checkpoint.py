@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import time
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -20,10 +21,10 @@ DIGEST = hashlib.sha256().digest_size
 class Checkpoints:
     """Keeps the state of a training as often as is asked, or as is cheap."""
 
-    def __init__(self, work: Work, every: float) -> None:
+    def __init__(self, work: Work, every: float, clock: Callable[[], float] = time.monotonic) -> None:
         """`every` is in seconds; 0 is as often as takes a fiftieth of the time."""
-        self._work, self._every = work, every
-        self._last, self._cost = time.monotonic(), 0.0
+        self._work, self._every, self._clock = work, every, clock
+        self._last, self._cost = clock(), 0.0
 
     def load(self) -> dict[str, Any] | None:
         """The newest state that is whole, or None; a damaged one is told, and the one before it serves."""
@@ -40,11 +41,11 @@ class Checkpoints:
 
     def due(self) -> bool:
         """Whether it is time for the next one."""
-        return time.monotonic() - self._last >= (self._every or max(1.0, self._cost / SHARE))
+        return self._clock() - self._last >= (self._every or max(1.0, self._cost / SHARE))
 
     def save(self, step: int, state: dict[str, Any]) -> None:
         """Keep the state after so many steps; of the earlier ones the last stays."""
-        begun = time.monotonic()
+        begun = self._clock()
         buffer = io.BytesIO(bytes(DIGEST))
         buffer.seek(DIGEST)
         torch.save(state, buffer)
@@ -54,8 +55,8 @@ class Checkpoints:
             self._work.keep(f"{PREFIX}{step:09}", buffer.getvalue())
             for name in self._work.names(PREFIX)[:-2]:
                 self._work.drop(name)
-            self._cost = time.monotonic() - begun
+            self._cost = self._clock() - begun
         except OSError as error:  # the next one may be kept again; until then the one before it stands
             why = f"{sentence(error)} The training goes on, and would begin again from the checkpoint before."
             log.warning("checkpoint not kept", extra={"fields": {"stage": "train", "why": why}})
-        self._last = time.monotonic()
+        self._last = self._clock()

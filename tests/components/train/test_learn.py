@@ -142,6 +142,37 @@ def same(one: Learned, two: Learned) -> bool:
     return one.history == two.history and all(torch.equal(one.weights[name], two.weights[name]) for name in one.weights)
 
 
+def test_checkpoints_take_a_fiftieth_of_the_time_and_one_that_failed_costs_none(
+    told: pytest.LogCaptureFixture,
+) -> None:
+    now = [0.0]
+
+    class Slow(Kept):
+        seconds, full = 3.0, False
+
+        def keep(self, name: str, data: bytes) -> None:
+            now[0] += self.seconds
+            if self.full:
+                raise OSError("No space left on device")
+            super().keep(name, data)
+
+    def waits() -> float:
+        begun = now[0]
+        while not checkpoints.due():
+            now[0] += 0.5
+        return now[0] - begun
+
+    kept = Slow()
+    checkpoints = Checkpoints(kept, 0, lambda: now[0])  # type: ignore[arg-type]
+    assert waits() == 1, "the first comes soon"
+    checkpoints.save(1, {})
+    assert waits() == 150, "fifty times what the last one took"
+    kept.seconds, kept.full = 600.0, True
+    checkpoints.save(2, {})
+    assert "checkpoint not kept" in told.messages
+    assert waits() == 150, "ten minutes of waiting for a store that is full are no reason to wait for hours"
+
+
 @pytest.mark.parametrize("course", [{}, EVERYTHING], ids=["plain", "everything"])
 @pytest.mark.parametrize("stop", [1, 3, 4, 6, 7])
 def test_a_training_that_was_cut_off_ends_as_one_that_was_not(course: dict[str, Any], stop: int) -> None:
@@ -305,6 +336,16 @@ def test_a_loss_that_is_no_number_ends_the_training_and_leaves_the_last_good_che
         state = Checkpoints(kept, 0).load()  # type: ignore[arg-type]
         assert state is not None
         assert all(part.isfinite().all() for part in state["network"].values() if part.is_floating_point()), name
+
+
+def test_validation_without_numbers_ends_the_training_and_leaves_the_last_good_checkpoint() -> None:
+    kept = Kept()
+    astray = training()
+    norms = [part for part in astray._network.modules() if isinstance(part, torch.nn.BatchNorm2d)]
+    norms[0].running_var.fill_(np.nan)  # type: ignore[union-attr]  # learning never looks at it; its loss is sound
+    with pytest.raises(ValueError, match="gives no number for 30 of 30 validation images after epoch 1, with a lear"):
+        astray.go(Checkpoints(kept, 1e9), Watching())  # type: ignore[arg-type]
+    assert not kept.held, "what was learned last is not good"
 
 
 def test_the_rate_rises_in_a_line_and_falls_in_half_a_wave() -> None:
