@@ -109,7 +109,8 @@ def _show(shown: Mapping[str, Any], report: Manifest, store_uri: str) -> None:
             for name, figure in metrics["all"]["figures"].items():
                 artifact.log_metric(name, figure["value"])
         elif kind == "ClassificationMetrics":
-            artifact.log_confusion_matrix(metrics["classes"], metrics["all"]["confusion"])
+            if table := metrics["all"]["confusion"]:
+                artifact.log_confusion_matrix(metrics["classes"], table)
             if curve := metrics["all"].get("roc"):
                 artifact.log_roc_curve(curve["fpr"], curve["tpr"], curve["threshold"])
         elif kind == "HTML":

@@ -141,7 +141,12 @@ def make_split(folder: Path, dataset_folder: Path, core: bool = True, untrained:
 
 
 def make_bundle(
-    folder: Path, classes: list[str] = CLASSES, gain: float = 12.0, size: int = 16, split_version: int = 1
+    folder: Path,
+    classes: list[str] = CLASSES,
+    gain: float = 12.0,
+    size: int = 16,
+    split_version: int = 1,
+    task: str = "classification",
 ) -> Path:
     """A model bundle that keeps the export contract; with a positive gain it calls bright-centred images positive."""
     (folder / "configs").mkdir(parents=True)
@@ -179,7 +184,7 @@ def make_bundle(
     about = {
         "kind": "bundle",
         "schema": contracts.SCHEMAS["bundle"],
-        "task": "classification",
+        "task": task,
         "architecture": "made",
         "classes": classes,
         "preprocess": {
@@ -191,7 +196,7 @@ def make_bundle(
             "decoding": decoding("gray"),
         },
         "temperature": 1.0,
-        "threshold": 0.5 if len(classes) == 2 else None,
+        "threshold": [0.5] * len(classes) if task == "multilabel" else 0.5 if len(classes) == 2 else None,
         "precisions": {"float32": {"bytes": (folder / "models" / "model.onnx").stat().st_size}},
         "fingerprints": {"dataset": "made", "split": "made", "split_version": split_version},
         "parameters": {"epochs": 1},

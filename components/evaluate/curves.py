@@ -16,7 +16,7 @@ POINTS = 200
 
 def curves(scored: Scored, k: int, confidence: float) -> dict[str, Any]:
     """All curves of class k: `roc` and `pr` are null where one side is missing."""
-    truth, probability = scored.labels == k, scored.probabilities[:, k]
+    truth, probability = scored.truth[:, k], scored.probabilities[:, k]
     both = bool(truth.any() and not truth.all())
     return {
         "roc": _roc(truth, probability) if both else None,
@@ -25,7 +25,7 @@ def curves(scored: Scored, k: int, confidence: float) -> dict[str, Any]:
     }
 
 
-def _counts(truth: NDArray[np.bool_], probability: Floats) -> tuple[Floats, Ints, Ints]:
+def steps(truth: NDArray[np.bool_], probability: Floats) -> tuple[Floats, Ints, Ints]:
     """From the highest threshold down: how many images with and without the class reach it."""
     order = np.argsort(-probability, kind="stable")
     ranked, found = probability[order], np.cumsum(truth[order], dtype=np.int64)
@@ -34,7 +34,7 @@ def _counts(truth: NDArray[np.bool_], probability: Floats) -> tuple[Floats, Ints
 
 
 def _roc(truth: NDArray[np.bool_], probability: Floats) -> dict[str, list[float]]:
-    threshold, found, wrong = _counts(truth, probability)
+    threshold, found, wrong = steps(truth, probability)
     # The first point calls nothing positive. Its threshold would be infinite; 1 is the nearest number with a meaning.
     tpr = np.append(0.0, found / found[-1])
     fpr = np.append(0.0, wrong / wrong[-1])
@@ -50,7 +50,7 @@ def _roc(truth: NDArray[np.bool_], probability: Floats) -> dict[str, list[float]
 
 
 def _precision_recall(truth: NDArray[np.bool_], probability: Floats) -> dict[str, list[float]]:
-    threshold, found, wrong = _counts(truth, probability)
+    threshold, found, wrong = steps(truth, probability)
     last = int(np.argmax(found == found[-1]))  # lower thresholds find nothing more
     kept = _thinned(np.arange(last + 1))
     precision = found / (found + wrong)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import os
+import time
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -15,17 +17,17 @@ from numpy.typing import NDArray
 
 from components.evaluate.curves import curves
 from components.evaluate.metrics import Scored
+from components.evaluate.operating import operating_points
 from components.evaluate.page import page
 from components.evaluate.population import (
     Settings,
-    age_band,
     comparison,
     population,
     probability_difference,
     rounded,
     sorted_into,
-    subgroups,
 )
+from components.evaluate.subgroups import UNKNOWN, age_band, divided, gaps
 from components.shared.contracts import Between, In, OneOf, Out, read_record, write_record
 from components.shared.dataset import SPLIT, Data, write_table
 from components.shared.runtime import PRECISIONS, Model
@@ -33,6 +35,8 @@ from components.shared.views import framing
 from components.shared.work import Work, progress
 
 Rows = NDArray[np.int64]
+TIMED, WARMED = 40, 4
+"""How many images are timed one by one, and how many before them are not counted."""
 DECIDED = ("colour", "window_center", "window_width")
 """What of a data set's decoding changes how an image looks; its size and the number of frames do not."""
 
@@ -49,21 +53,29 @@ def evaluate(
     resamples: Annotated[int, Between(200, 100000)] = 2000,
     confidence: Annotated[float, Between(0.5, 0.999)] = 0.95,
     seed: Annotated[int, Between(0, 2147483647)] = 7,
+    ordered: bool = False,
 ) -> dict[str, Any]:
     """Score a model on the locked test images, beside the model in service, with an interval for each figure.
 
-    Intervals come from a bootstrap over patients. Accuracy, AUC and other scores between 0 and 1 get Wilson's interval
-    on the effective number of patients, which stays honest near 1; see intervals.py.
+    All intervals are by patients. Accuracy, AUC and other scores between 0 and 1 get intervals from what each patient
+    adds to them, which stay honest near 1; kappa, Brier score and calibration error are drawn anew. See intervals.py.
 
       precision: the model's graph to score: float32 as it was trained, or int8 as it may be shipped
       resamples: how many times the patients are drawn anew for the intervals; more gives steadier limits
       confidence: how often such an interval holds the true value
       seed: of the draws
+      ordered: whether the classes are ordered, from the least to the most: then there is a kappa in which an error
+          weighs the more the further it is off (quadratic)
     """
     data = Data.open(dataset, work.store)
     rows = locked_rows(data, splits)
+    if ordered and data.about["task"] == "multilabel":
+        raise ValueError(
+            f"ordered is true, and the {len(data.classes)} findings of this data set are not classes that could be "
+            "ordered. Set ordered to false."
+        )
     candidate = Model(model, precision)
-    same_classes(candidate, data.classes, "model")
+    same_classes(candidate, data, "model")
     same_decoding(candidate, data, "model")
     rival = in_service(champion, data)
     original = Model(model, "float32") if precision != "float32" else None
@@ -72,15 +84,17 @@ def evaluate(
     theirs = judge.scored(rival, "model in service") if rival else None
     trained = judge.scored(original, "model as trained") if original else None
 
-    settings = Settings(resamples, confidence, seed)
+    settings = Settings(resamples, confidence, seed, ordered)
     since = joined(splits, data, rows)
     core = since <= rival.about["fingerprints"]["split_version"] if rival else None
     groups: dict[str, Any] = {"all": np.ones(len(rows), bool), "core": core, "new": None if core is None else ~core}
     groups = {name: group for name, group in groups.items() if group is not None and group.any()}
     about = described(data, rows)
+    divisions = divided(ours, about)
     metrics = {
+        "task": data.about["task"],
         "classes": data.classes,
-        "positive": data.classes[1] if len(data.classes) == 2 else None,
+        "positive": data.classes[1] if ours.ranked == [1] else None,
         "subject": subject(work.inputs, rival is not None, precision, model),
         "confidence": confidence,
         "resamples": resamples,
@@ -88,8 +102,12 @@ def evaluate(
         "core": None,
         "new": None,
         **{name: population(ours.only(group), data.classes, settings) for name, group in groups.items()},
+        "operating_points": operating_points(ours, data.classes, thresholds(candidate), confidence),
         "comparison": None,
-        "subgroups": subgroups(ours, about, settings),
+        "subgroups": [group.record(confidence) for group in divisions],
+        "gaps": gaps(divisions, confidence, ours.number_of_patients),
+        "latency": latency(candidate, data, rows),
+        "data": condition(data, splits),
         "as_trained": as_trained(ours, trained, model, precision) if trained else None,
     }
     if rival and theirs:
@@ -119,6 +137,15 @@ def locked_rows(data: Data, splits: Path) -> Rows:
             "The split has 0 test images, and at least 1 of each of two classes is needed. Give the test a share, or "
             "hand in the split that was made of this dataset."
         )
+    if data.about["task"] == "multilabel":
+        found = data.targets[rows].sum(axis=0)
+        if not ((found > 0) & (found < len(rows))).any():
+            raise ValueError(
+                f"None of the {len(data.classes)} findings is there on some of the {len(rows)} test images and not on "
+                "others, and at least one has to be, to tell how well it is found. Add patients with findings and "
+                "without, and split again."
+            )
+        return rows
     present = np.unique(data.labels[rows])
     if len(present) < 2:
         raise ValueError(
@@ -128,8 +155,14 @@ def locked_rows(data: Data, splits: Path) -> Rows:
     return rows
 
 
-def same_classes(model: Model, classes: list[str], which: str) -> None:
-    """Refuse a model of other classes than the dataset's."""
+def same_classes(model: Model, data: Data, which: str) -> None:
+    """Refuse a model of another task or other classes than the dataset's."""
+    classes, task = data.classes, data.about["task"]
+    if model.about["task"] != task:
+        raise ValueError(
+            f"The task of the {which} is {model.about['task']}; that of the dataset is {task}. Train on this dataset, "
+            "or ingest with the task that the model has (ingest_options.task)."
+        )
     if model.classes == classes:
         return
     missing = [name for name in classes if name not in model.classes]
@@ -167,7 +200,7 @@ def in_service(champion: Path, data: Data) -> Model | None:
     if not any(champion.iterdir()):
         return None
     model = Model(champion)
-    same_classes(model, data.classes, "model in service")
+    same_classes(model, data, "model in service")
     same_decoding(model, data, "model in service")
     return Model(champion, "int8") if "int8" in model.about["precisions"] else model
 
@@ -200,7 +233,8 @@ class Judge:
             )
         probabilities = model.probabilities(logits)
         patients = np.unique(self.data.column("patient_id")[self.rows], return_inverse=True)[1]
-        labels = self.data.labels[self.rows]
+        several = self.data.about["task"] == "multilabel"
+        labels = self.data.targets[self.rows].astype(np.int64) if several else self.data.labels[self.rows]
         return Scored(labels, model.decide(probabilities), probabilities, patients)
 
 
@@ -212,10 +246,50 @@ def joined(splits: Path, data: Data, rows: Rows) -> Rows:
 
 
 def described(data: Data, rows: Rows) -> dict[str, list[str]]:
-    """What is known of each test image, for the subgroups: sex, age band, site, view."""
-    texts = {name: [value or "unknown" for value in data.column(name)[rows]] for name in ("sex", "site", "view")}
+    """What is known of each test image, for the subgroups: sex, age band, site, view, and who labelled it."""
     ages = [age_band(int(age)) for age in data.column("age")[rows]]
-    return {"sex": texts["sex"], "age": ages, "site": texts["site"], "view": texts["view"]}
+    fields = [name for name in ("sex", "age", "site", "view", "label_source") if name in data.index.column_names]
+    return {name: ages if name == "age" else [value or UNKNOWN for value in data.column(name)[rows]] for name in fields}
+
+
+def thresholds(model: Model) -> Sequence[float] | None:
+    """The thresholds found on validation: of the positive class, or of each finding; None where there is none."""
+    found = model.about["threshold"]
+    return found if found is None or isinstance(found, list) else [found]
+
+
+def latency(model: Model, data: Data, rows: Rows) -> dict[str, Any]:
+    """How long the graph that was judged takes for one image, alone, on this machine; milliseconds."""
+    views = data.views(*framing(model.preprocess))
+    chosen = np.resize(rows, WARMED + min(TIMED, len(rows)))
+    spent = []
+    for row in chosen:
+        image = views[np.array([row])]
+        begun = time.perf_counter()
+        model(image)
+        spent.append(1000 * (time.perf_counter() - begun))
+    counted = np.array(spent[WARMED:])
+    return {
+        "milliseconds": round(float(np.median(counted)), 3),
+        "p95": round(float(np.quantile(counted, 0.95)), 3),
+        "threads": len(os.sched_getaffinity(0)),
+        "images": len(counted),
+    }
+
+
+def condition(data: Data, splits: Path) -> dict[str, Any]:
+    """What the records of data set and split say of their soundness, each null where they do not say it.
+
+    A split in which anything leaks is never written; so where there is one, the number of its leaks is 0.
+    """
+    counts = data.about["counts"]
+    about = read_record("split", splits / "split.json")
+    return {
+        "images": counts.get("images"),
+        "quarantined": counts.get("quarantined"),
+        "warnings": counts.get("warnings", {}),
+        "leakage": about.get("leakage", 0),
+    }
 
 
 def subject(inputs: Mapping[str, str], rival: bool, precision: str, model: Path) -> dict[str, Any]:
@@ -250,13 +324,20 @@ def predictions(
     columns: dict[str, Any] = {
         "image_id": data.column("image_id")[rows].tolist(),
         "patient_id": data.column("patient_id")[rows].tolist(),
-        "label": ours.labels.astype(np.int32),
-        "predicted": ours.predicted.astype(np.int32),
+        **named("label", ours.labels, data.classes),
+        **named("predicted", ours.predicted, data.classes),
         **{f"p_{name}": ours.probabilities[:, k] for k, name in enumerate(data.classes)},
         "since": since.astype(np.int32),
         "population": sorted_into(core, len(rows)),
     }
     if theirs:
-        columns["champion_predicted"] = theirs.predicted.astype(np.int32)
+        columns |= named("champion_predicted", theirs.predicted, data.classes)
         columns |= {f"champion_p_{name}": theirs.probabilities[:, k] for k, name in enumerate(data.classes)}
     return pa.table(columns)
+
+
+def named(name: str, values: Rows, classes: Sequence[str]) -> dict[str, Any]:
+    """A column of classes, or one for each finding."""
+    if values.ndim == 1:
+        return {name: values.astype(np.int32)}
+    return {f"{name}_{each}": values[:, k].astype(np.int32) for k, each in enumerate(classes)}

@@ -1,21 +1,29 @@
-"""How sure a figure is: bootstrap over patients, and Wilson's interval on the number of patients it is worth.
+"""How sure a figure is: intervals from what each patient adds to it, and from a bootstrap over patients.
 
-Images of one patient resemble each other, so it is patients that are drawn with replacement, each with all its images.
+Images of one patient resemble each other, so the patient counts, with all its images. Three kinds of figures:
 
-A *score* lies between 0 and 1 and would be 1 for a flawless model (accuracy, AUC, sensitivity, …). The plain bootstrap
-interval of a score collapses near 1: a model without errors on ten patients would seem certain to make none. So the
-bootstrap gives a score's variance v only; the effective number of patients is n = p(1-p)/v, the number of independent
-patients for which a proportion would vary as much, and Wilson's interval for p on n is taken. Besides, no lower bound
-is higher than what a flawless result on all the patients behind that figure would show (and no upper bound lower than
-a result without any success would show); that alone holds where p is 0 or 1.
+A *share* (accuracy, sensitivity, precision, F1, …) lies between 0 and 1. What each patient adds to its deviation gives
+its variance v, without any draw. The interval is symmetric on the scale of log odds, which holds near 1 where a plain
+one collapses, with a quantile between the normal one (one image a patient: v follows from the share itself) and
+Student's (several: v is estimated from so many patients). Where v is 0, Wilson's interval on the patients is taken.
 
-Other figures (kappa, Brier score, calibration error, differences) get the middle part of the bootstrap's distribution,
-moved by its bias: few images in a bin make any model look less calibrated, and each draw makes it look so once more.
+An *area* (AUC) has DeLong's variance by patients, as Obuchowski gave it. It rests on the few patients whom the model
+misplaces: with e of them the variance is a mean of what was seen (e parts) and of what two normal distributions with
+that area would give, if images of one patient had a correlation of 0.3 (1 part; only where that is larger).
+
+Of both, no lower bound is higher than what a flawless result on the same patients would show.
+
+Other figures (kappa, Brier score, calibration error) get the middle part of the bootstrap's distribution, moved by its
+bias: few images in a bin make any model look less calibrated, and each draw makes it look so once more.
+
+`docs/benchmarks.md` says how often these intervals hold the truth, and where they cannot.
 """
 
 from __future__ import annotations
 
+import math
 from statistics import NormalDist
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,6 +33,45 @@ Figure = dict[str, float | None]
 
 UNKNOWN: Figure = {"value": None, "low": None, "high": None}
 """A figure that these images cannot give."""
+ALIKE = 0.3
+"""The correlation of a patient's images that is assumed where too few errors were seen to tell."""
+LOST = 0.5
+"""What of a figure a patient costs of whom the model knows nothing, so that its answer is chance."""
+
+_NODES, _WEIGHTS = np.polynomial.legendre.leggauss(48)
+_normal = NormalDist()
+_inverse_normal = np.vectorize(_normal.inv_cdf, otypes=[float])
+_below_normal = np.vectorize(_normal.cdf, otypes=[float])
+_log_gamma = np.vectorize(math.lgamma, otypes=[float])
+
+
+class Share(NamedTuple):
+    """A share as seen: its variance by patients, how many patients it rests on, and the images beside an image.
+
+    `images` is the mean number of images of an image's own patient, 1 where each patient has one. Each field may be an
+    array, with an entry for each of many shares.
+    """
+
+    value: Any
+    variance: Any
+    patients: Any
+    images: Any
+
+
+class Area(NamedTuple):
+    """An AUC as seen: its variance in three parts (images with, without, both of one patient), and what it rests on.
+
+    Each field may be an array, with an entry for each of many areas. `assumed` is the variance that two normal
+    distributions with this area would give.
+    """
+
+    value: Any
+    variance_with: Any
+    variance_without: Any
+    covariance: Any
+    patients_with: Any
+    patients_without: Any
+    assumed: Any
 
 
 def draw(patients: int, resamples: int, seed: int) -> NDArray[np.uint16]:
@@ -36,39 +83,161 @@ def draw(patients: int, resamples: int, seed: int) -> NDArray[np.uint16]:
     return counts
 
 
-def wilson(share: float, number: float, confidence: float) -> tuple[float, float]:
+def student(chance: Any, freedom: Any) -> Floats:
+    """What Student's t with these degrees of freedom (any number from 1) stays below with this chance, from one half.
+
+    Newton's method on the angle whose tangent is t / √freedom: there the distribution is a power of the cosine.
+    """
+    chance, freedom = np.broadcast_arrays(np.asarray(chance, float), np.clip(np.asarray(freedom, float), 1, 1e6))
+    scale = _scale(freedom)
+    angle = np.arctan(_inverse_normal(chance) / np.sqrt(freedom))  # below the root, so that each step stays below
+    for _ in range(60):
+        step = (chance - 0.5 - scale * _inside(angle, freedom)) / (scale * np.cos(angle) ** (freedom - 1))
+        angle = angle + np.maximum(step, 0)
+        if (step < 1e-13).all():
+            break
+    return np.asarray(np.sqrt(freedom) * np.tan(angle))
+
+
+def beyond(value: Any, freedom: Any) -> Floats:
+    """The chance that Student's t with these degrees of freedom is further from 0 than this value, to either side."""
+    freedom = np.clip(np.asarray(freedom, float), 1, 1e6)
+    angle = np.arctan(np.abs(value) / np.sqrt(freedom))
+    return np.asarray(np.clip(1 - 2 * _scale(freedom) * _inside(angle, freedom), 0, 1))
+
+
+def quantile(error: Any, patients: Any, images: Any) -> Floats:
+    """How many standard errors a bound lies away that may be wrong with this chance.
+
+    The normal quantile where every patient has one image, nearer to Student's the more images share a patient.
+    """
+    normal = -_inverse_normal(error)
+    exact = student(1 - np.asarray(error), np.asarray(patients) - 1)
+    return np.asarray(normal + (exact - normal) * (1 - 1 / np.maximum(images, 1)))
+
+
+def wilson(share: Any, number: Any, confidence: float, z: Any = None) -> tuple[Any, Any]:
     """Wilson's interval for a share seen in so many independent cases."""
-    z = NormalDist().inv_cdf((1 + confidence) / 2)
+    z = _normal.inv_cdf((1 + confidence) / 2) if z is None else z
     weight = z * z / number
     centre = (share + weight / 2) / (1 + weight)
     half = z * (share * (1 - share) / number + weight / number / 4) ** 0.5 / (1 + weight)
-    return max(0.0, centre - half), min(1.0, centre + half)
+    return np.maximum(0.0, centre - half), np.minimum(1.0, centre + half)
 
 
-def of_score(value: float, draws: Floats, patients: float, confidence: float) -> Figure:
-    """A score with its interval; `patients` is how many patients a flawless result would rest on."""
-    sample = _defined(value, draws)
-    if sample is None or patients < 1:
-        return UNKNOWN if np.isnan(value) else {"value": value, "low": None, "high": None}
-    best, worst = wilson(1.0, patients, confidence)[0], wilson(0.0, patients, confidence)[1]
-    variance = float(sample.var()) * patients / max(patients - 1, 1)
-    number = value * (1 - value) / variance if variance > 1e-15 else patients
-    low, high = wilson(value, max(number, 1e-9), confidence)
-    return {"value": value, "low": min(low, best), "high": max(high, worst)}
+def share_interval(share: Share, confidence: float) -> tuple[Floats, Floats]:
+    """The interval of a share, or of many; NaN where no patient or only one is behind it."""
+    p, v, patients, images = (np.asarray(field, float) for field in share)
+    enough = (patients >= 2) & ~np.isnan(p)
+    patients = np.where(enough, patients, 2)
+    z = quantile((1 - confidence) / 2, patients, images)
+    p = np.where(enough, p, 0.5)
+    flat = (v < 1e-15) | (p <= 0) | (p >= 1)
+    low, high = _log_odds(np.where(flat, 0.5, p), np.where(flat, 0.0, v), z)
+    best, worst = wilson(1.0, patients, confidence, z)[0], wilson(0.0, patients, confidence, z)[1]
+    plain = wilson(p, patients, confidence, z)
+    low, high = np.where(flat, plain[0], low), np.where(flat, plain[1], high)
+    unknown = np.where(enough, 0.0, np.nan)
+    return np.asarray(np.minimum(low, best) + unknown), np.asarray(np.maximum(high, worst) + unknown)
+
+
+def area_interval(area: Area, confidence: float) -> tuple[Floats, Floats]:
+    """The interval of an area, or of many; NaN where only one patient has, or lacks, what is sought."""
+    value, few = np.asarray(area.value, float), np.minimum(area.patients_with, area.patients_without)
+    enough = (few >= 2) & ~np.isnan(value)
+    few, value = np.where(enough, few, 2), np.where(enough, value, 0.5)
+    error = (1 - confidence) / 2
+    seen = area_variance(area)
+    misplaced = few * (1 - np.maximum(value, 1 - value))
+    weight = misplaced / (misplaced + 1)
+    variance = weight * seen + (1 - weight) * np.maximum(seen, area.assumed)
+    normal = -_normal.inv_cdf(error)
+    z = normal + weight * (student(1 - error, area_freedom(area)) - normal)
+    flat = (value <= 0) | (value >= 1)
+    low, high = _log_odds(np.where(flat, 0.5, value), np.where(flat, 0.0, np.where(enough, variance, 0.0)), z)
+    missed = unseen(error, few)
+    low, high = np.where(flat, value, low), np.where(flat, value, high)
+    unknown = np.where(enough, 0.0, np.nan)
+    return np.clip(np.minimum(low, 1 - missed), 0, 1) + unknown, np.clip(np.maximum(high, missed), 0, 1) + unknown
+
+
+def area_variance(area: Area) -> Floats:
+    """DeLong's variance by patients."""
+    total = np.asarray(area.variance_with + area.variance_without + area.covariance, np.float64)
+    return np.asarray(np.maximum(total, 0))
+
+
+def area_freedom(area: Area) -> Floats:
+    """The degrees of freedom of a variance in two parts (Satterthwaite)."""
+    parts = [np.asarray(part, float) for part in (area.variance_with, area.variance_without)]
+    free = [np.maximum(np.asarray(n, float) - 1, 1) for n in (area.patients_with, area.patients_without)]
+    below = parts[0] ** 2 / free[0] + parts[1] ** 2 / free[1]
+    total = (parts[0] + parts[1]) ** 2
+    return np.asarray(np.where(below > 0, total / np.where(below > 0, below, 1), np.minimum(*free)))
+
+
+def binormal_variance(value: Any, positives: Any, negatives: Any) -> Floats:
+    """The variance of an AUC of independent images whose scores are normal, with one spread, in both groups."""
+    value = np.clip(np.maximum(value, 1 - np.asarray(value, float)), 0.5, 1 - 1e-9)
+    x, slope = _inverse_normal(value), 3**-0.5
+    places = (_NODES + 1) / 2 * slope
+    inside = np.exp(-(x[..., None] ** 2) * (1 + places**2) / 2) / (1 + places**2) * _WEIGHTS
+    both = _below_normal(x) - 2 * inside.sum(axis=-1) * slope / 2 / (2 * np.pi)  # of two pairs that share an image
+    alone = value * (1 - value) + (positives + negatives - 2) * (both - value**2)
+    return np.asarray(np.maximum(alone, 0) / (positives * negatives))
+
+
+def unseen(error: Any, patients: Any) -> Floats:
+    """What a figure may lose by patients of a kind that none of so many was, but with this chance.
+
+    If a share s of all patients is of that kind, none of n is with the chance (1-s)^n.
+    """
+    return np.asarray(LOST * (1 - np.asarray(error, float) ** (1 / np.maximum(patients, 1))))
+
+
+def of_share(share: Share, confidence: float) -> Figure:
+    """A share with its interval, as it is written down."""
+    return _figure(float(share.value), *share_interval(share, confidence))
+
+
+def of_area(area: Area, confidence: float) -> Figure:
+    """An area with its interval, as it is written down."""
+    return _figure(float(area.value), *area_interval(area, confidence))
 
 
 def of_figure(value: float, draws: Floats, confidence: float, lowest: float, highest: float) -> Figure:
     """Any other figure with its interval, within the range that such a figure can have."""
-    sample = _defined(value, draws)
-    if sample is None:
-        return UNKNOWN if np.isnan(value) else {"value": value, "low": None, "high": None}
+    sample = draws[~np.isnan(draws)]
+    if np.isnan(value):
+        return UNKNOWN
+    if 2 * len(sample) < len(draws) or not len(sample):  # what hardly any draw can give has no interval
+        return {"value": value, "low": None, "high": None}
     tail = (1 - confidence) / 2
     low, high = np.quantile(sample, [tail, 1 - tail])
     bias = sample.mean() - value
     return {"value": value, "low": float(max(low - bias, lowest)), "high": float(min(high - bias, highest))}
 
 
-def _defined(value: float, draws: Floats) -> Floats | None:
-    """The resamples in which the figure exists, if they are enough to say something."""
-    sample = draws[~np.isnan(draws)]
-    return None if np.isnan(value) or 2 * len(sample) < len(draws) else sample
+def _figure(value: float, low: Any, high: Any) -> Figure:
+    if np.isnan(value):
+        return UNKNOWN
+    if np.isnan(low) or np.isnan(high):
+        return {"value": value, "low": None, "high": None}
+    return {"value": value, "low": float(low), "high": float(high)}
+
+
+def _log_odds(p: Any, variance: Any, z: Any) -> tuple[Floats, Floats]:
+    """The interval of so many standard errors to each side on the scale of log odds."""
+    centre, half = np.log(p / (1 - p)), z * np.sqrt(variance) / (p * (1 - p))
+    with np.errstate(over="ignore"):
+        return 1 / (1 + np.exp(half - centre)), 1 / (1 + np.exp(-half - centre))
+
+
+def _scale(freedom: Floats) -> Floats:
+    return np.asarray(np.exp(_log_gamma((freedom + 1) / 2) - _log_gamma(freedom / 2)) / np.sqrt(np.pi))
+
+
+def _inside(angle: Floats, freedom: Floats) -> Floats:
+    """The integral of the cosine's power from 0 to the angle."""
+    places = angle[..., None] * (_NODES + 1) / 2
+    return np.asarray((np.cos(places) ** (freedom[..., None] - 1) * _WEIGHTS).sum(axis=-1) * angle / 2)

@@ -11,7 +11,7 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from components.evaluate import plots
-from components.evaluate.population import SMALL
+from components.evaluate.subgroups import SMALL
 from components.evaluate.wording import NAMES, NONE, count, difference, meaning, number, size, written
 from components.shared.tables import AGES
 
@@ -19,7 +19,7 @@ HEADLINE = ("accuracy", "auc", "sensitivity", "specificity")
 FURTHER = ("balanced_accuracy", "precision", "f1", "pr_auc", "kappa", "brier", "calibration_error")
 PER_CLASS = ("sensitivity", "specificity", "precision", "f1", "auc")
 POPULATIONS = {"core": "locked core", "new": "new patients", "all": "all test images"}
-FIELDS = {"sex": "Sex", "age": "Age", "site": "Site", "view": "View"}
+FIELDS = {"sex": "Sex", "age": "Age", "site": "Site", "view": "View", "label_source": "Label from"}
 WORDS = {"F": "female", "M": "male"}
 
 Metrics = Mapping[str, Any]
@@ -49,14 +49,14 @@ def page(
         all=everything,
         dataset=sources["dataset"]["name"],
         architecture=sources["model"]["architecture"],
-        task=" or ".join(metrics["classes"]) if len(metrics["classes"]) == 2 else ", ".join(metrics["classes"]),
+        task=" or ".join(metrics["classes"]) if metrics["positive"] else ", ".join(metrics["classes"]),
         percent=f"{100 * metrics['confidence']:g}",
         tested=f"{count(everything['images'], 'image')} of {count(everything['patients'], 'patient')}",
         headline=[_explained(name, metrics) for name in HEADLINE],
         further=[_explained(name, metrics) for name in FURTHER],
         whom=_whom(everything, described),
         drawings=_drawings(metrics, rival_curves),
-        confusion=_confusion(everything["confusion"], metrics["classes"]),
+        confusion=_confusions(everything, metrics["classes"]),
         per_class=_per_class(metrics),
         figure_names=[NAMES[name] for name in PER_CLASS],
         subgroups=_subgroups(metrics["subgroups"]),
@@ -109,6 +109,17 @@ def _drawings(metrics: Metrics, rival_curves: Mapping[str, Any]) -> dict[str, st
     }
 
 
+def _confusions(everything: Metrics, classes: Sequence[str]) -> list[dict[str, Any]]:
+    """A table for all classes, or one for each finding."""
+    if everything["confusion"]:
+        return [{"title": "", "classes": classes, "rows": _confusion(everything["confusion"], classes)}]
+    names = ("not there", "there")
+    return [
+        {"title": name, "classes": names, "rows": _confusion(everything["confusion_by_class"][name], names)}
+        for name in classes
+    ]
+
+
 def _confusion(table: Sequence[Sequence[int]], classes: Sequence[str]) -> list[dict[str, Any]]:
     rows = []
     for place, (name, row) in enumerate(zip(classes, table, strict=True)):
@@ -141,8 +152,8 @@ def _subgroups(rows: Sequence[Metrics]) -> list[dict[str, Any]]:
             "value": WORDS.get(row["value"], row["value"]),
             "images": row["images"],
             "patients": row["patients"],
-            "accuracy": written("accuracy", row["accuracy"]),
-            "auc": written("auc", row["auc"]),
+            "accuracy": written("accuracy", row["figures"]["accuracy"]),
+            "auc": written("auc", row["figures"]["auc"]),
             "too_small": row["too_small"],
         }
         for place, row in enumerate(rows)
@@ -229,10 +240,19 @@ def _lineage(metrics: Metrics, sources: Mapping[str, Any]) -> list[tuple[str, st
         ("Split", subject["split"]),
         ("Split’s version", str(sources["split"]["version"])),
         ("Trained on split version", str(model["fingerprints"]["split_version"])),
-        ("Decision threshold", NONE if model["threshold"] is None else f"{model['threshold']:.4g}"),
+        ("Decision threshold", _threshold(model["threshold"], metrics["classes"])),
         ("Temperature", f"{model['temperature']:.4g}"),
         ("Intervals", f"{metrics['resamples']:,} resamples of patients, seed {metrics['seed']}"),
     ]
+
+
+def _threshold(found: float | Sequence[float] | None, classes: Sequence[str]) -> str:
+    """The threshold of the positive class, or those of all findings."""
+    if found is None:
+        return NONE
+    if isinstance(found, Sequence):
+        return ", ".join(f"{name} {value:.4g}" for name, value in zip(classes, found, strict=True))
+    return f"{found:.4g}"
 
 
 def _flat(values: Mapping[str, Any], before: str = "") -> list[tuple[str, str]]:

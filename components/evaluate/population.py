@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,37 +10,43 @@ import numpy as np
 from numpy.typing import NDArray
 
 from components.evaluate.curves import curves
-from components.evaluate.intervals import Figure, Floats, draw, of_figure, of_score, wilson
-from components.evaluate.metrics import BY_CLASS, OTHERS, PLAIN, SCORES, Measure, Scored, once, resample
-from components.shared.tables import AGES
+from components.evaluate.estimates import MICRO, SCORES, Estimate, estimates
+from components.evaluate.intervals import Figure, Floats, draw, of_figure, unseen, wilson
+from components.evaluate.metrics import OTHERS, Measure, Scored, confusion, once, resample
+from components.evaluate.paired import Paired, compared_areas, compared_draws, compared_shares
 
-SMALL = 20
-"""A subgroup of fewer patients is said to be too small."""
+BY_CLASS = (*SCORES, "kappa", "brier", "calibration_error")
+"""Figures that each class or finding has, against the rest."""
 
 
 @dataclass(frozen=True)
 class Settings:
-    """How intervals are made."""
+    """How intervals are made, and whether the classes are ordered."""
 
     resamples: int
     confidence: float
     seed: int
+    ordered: bool = False
 
 
 def population(scored: Scored, classes: Sequence[str], settings: Settings) -> dict[str, Any]:
     """Everything about one model on one group of images."""
-    measure = Measure(scored)
-    figures = _with_intervals(measure, settings)
+    found = estimates(scored)
+    figures = {name: estimate.figure(settings.confidence) for name, estimate in found.items()}
+    figures |= _drawn(scored, settings)
     lines = {name: curves(scored, k, settings.confidence) for k, name in enumerate(classes)}
-    binary = len(classes) == 2
+    binary = scored.ranked == [1]
+    tables = confusion(scored).tolist()
     return {
         **counts(scored, classes),
-        "figures": {name: figures[name] for name in (*SCORES, *OTHERS)},
+        "figures": {name: figures[name] for name in figures if "/" not in name},
+        "micro": {name: figures[f"micro/{name}"] for name in MICRO} if f"micro/{MICRO[0]}" in figures else None,
         "per_class": {
-            name: {"images": int((scored.labels == k).sum()), **{f: figures[f"{f}/{k}"] for f in BY_CLASS}}
+            name: {"images": int(scored.truth[:, k].sum()), **{f: figures[f"{f}/{k}"] for f in BY_CLASS}}
             for k, name in enumerate(classes)
         },
-        "confusion": measure.confusion(once(scored))[0].astype(int).tolist(),
+        "confusion": None if scored.several else tables,
+        "confusion_by_class": dict(zip(classes, tables, strict=True)) if scored.several else None,
         "roc": lines[classes[1]]["roc"] if binary else None,
         "pr": lines[classes[1]]["pr"] if binary else None,
         "calibration": lines[classes[1]]["calibration"] if binary else None,
@@ -51,118 +57,103 @@ def population(scored: Scored, classes: Sequence[str], settings: Settings) -> di
 
 
 def counts(scored: Scored, classes: Sequence[str]) -> dict[str, Any]:
-    """How many images and patients, and how many images of each class."""
+    """How many images and patients, and how many images of each class, or with each finding."""
     return {
-        "images": len(scored.labels),
+        "images": len(scored.patients),
         "patients": scored.number_of_patients,
-        "by_class": {name: int((scored.labels == k).sum()) for k, name in enumerate(classes)},
+        "by_class": {name: int(scored.truth[:, k].sum()) for k, name in enumerate(classes)},
     }
 
 
-def _with_intervals(measure: Measure, settings: Settings) -> dict[str, Figure]:
-    scored, confidence = measure.scored, settings.confidence
-    weights = draw(scored.number_of_patients, settings.resamples, settings.seed)
-    values = {name: float(value[0]) for name, value in measure.all(once(scored)).items()}
-    draws = resample(measure.all, weights, len(scored.labels))
+def _drawn(scored: Scored, settings: Settings) -> dict[str, Figure]:
+    """The figures whose intervals come from drawing patients."""
+    measure, patients = Measure(scored, settings.ordered), scored.number_of_patients
+    values = {name: float(value[0]) for name, value in measure(once(scored)).items()}
+    draws = resample(measure, draw(patients, settings.resamples, settings.seed))
+    chances = _chances(scored)
+    missed = 1 - float(wilson(1.0, patients, settings.confidence)[0])
     figures = {}
     for name, value in values.items():
-        if name.split("/")[0] in OTHERS:
-            figures[name] = of_figure(value, draws[name], confidence, *OTHERS[name.split("/")[0]])
+        kind, _, k = name.partition("/")
+        figure = of_figure(value, draws[name], settings.confidence, *OTHERS[kind])
+        if figure["low"] is None or figure["high"] is None:
+            figures[name] = figure
+        elif kind in ("kappa", "weighted_kappa"):  # no better than the accuracy that flawless results would show
+            chance = chances[int(k)] if k else chances[-1]
+            best = 1 - missed / (1 - chance) if chance < 1 else 1.0
+            figures[name] = {**figure, "low": min(figure["low"], max(best, -1.0))}
+        elif kind == "brier":  # a patient who gets an answer by chance costs a quarter
+            worst = float(unseen((1 - settings.confidence) / 2, patients)) / 2
+            figures[name] = {**figure, "high": max(figure["high"], worst)}
         else:
-            figures[name] = of_score(value, draws[name], patients_behind(scored, name), confidence)
-    kappa = figures["kappa"]
-    if kappa["low"] is not None:  # no better than the accuracy that flawless results would show
-        chance = float(measure.chance(once(scored))[0])
-        best = wilson(1.0, scored.number_of_patients, confidence)[0]
-        figures["kappa"] = {**kappa, "low": min(kappa["low"], (best - chance) / (1 - chance))}
+            figures[name] = figure
     return figures
 
 
-def patients_behind(scored: Scored, name: str) -> float:
-    """On how many patients a score rests.
-
-    Accuracy rests on all, sensitivity on those with the class, specificity on those without; where several groups
-    come together, the smaller ones decide (their harmonic mean), and a mean of independent parts counts each part.
-    """
-    figure, _, k = name.partition("/")
-    present = [number for number in range(scored.classes) if (scored.labels == number).any()]
-    if figure == "accuracy":
-        return scored.number_of_patients
-    if figure == "balanced_accuracy":
-        return len(present) * _harmonic([scored.patients_of(scored.labels == number) for number in present])
-    if not k:
-        ranked = [1] if scored.classes == 2 else present
-        return _harmonic([patients_behind(scored, f"{figure}/{number}") for number in ranked])
-    with_class = scored.patients_of(scored.labels == int(k))
-    without = scored.patients_of(scored.labels != int(k))
-    return {
-        "specificity": without,
-        "precision": scored.patients_of(scored.predicted == int(k)),
-        "auc": 2 * _harmonic([with_class, without]),
-    }.get(figure, with_class)
-
-
-def _harmonic(numbers: list[float]) -> float:
-    return len(numbers) / sum(1 / number for number in numbers) if min(numbers) > 0 else 0.0
+def _chances(scored: Scored) -> list[float]:
+    """The accuracy that chance would give with each class called as often as it was; last, that of all together."""
+    actual, called = scored.truth.mean(axis=0), scored.called.mean(axis=0)
+    each = actual * called + (1 - actual) * (1 - called)
+    return [*each.tolist(), float(each.mean() if scored.several else (actual * called).sum())]
 
 
 def comparison(ours: Scored, theirs: Scored, settings: Settings) -> dict[str, Any]:
     """Two models on the same images: each figure of both, and their difference, paired by patient."""
-    models = [Measure(ours), Measure(theirs)]
+    found = [estimates(ours), estimates(theirs)]
+    right = [np.asarray(model.predicted == model.labels) for model in (ours, theirs)]
+    pairs: dict[str, Paired] = {
+        "accuracy": compared_shares(right[0], right[1], ours, settings.confidence),
+        "auc": compared_areas(found[0]["auc"], found[1]["auc"], settings.confidence),
+    }
     weights = draw(ours.number_of_patients, settings.resamples, settings.seed)
-    values = [model.plain(once(ours)) for model in models]
-    draws = [resample(model.plain, weights, len(ours.labels)) for model in models]
-    result: dict[str, Any] = {}
-    for name in PLAIN:
-        our, their = (float(value[name][0]) for value in values)
-        paired = of_figure(our - their, draws[0][name] - draws[1][name], settings.confidence, -2.0, 2.0)
-        result[name] = {
-            "ours": our,
-            "theirs": their,
-            "difference": paired["value"],
-            "low": paired["low"],
-            "high": paired["high"],
-        }
-    disagree = int((ours.predicted != theirs.predicted).sum())
-    return {**result, "images": len(ours.labels), "patients": ours.number_of_patients, "disagree": disagree}
+    shares = [name for name in SCORES if name not in pairs]
+    if ours.ranked == [1]:  # of two classes these are right answers among the same images, too
+        for name, k in (("sensitivity", 1), ("specificity", 0)):
+            there = ours.labels == k
+            if there.any():
+                pairs[name] = compared_shares(right[0][there], right[1][there], ours.only(there), settings.confidence)
+                shares.remove(name)
+    pairs |= _by_draws(found, shares, weights, settings)
+    pairs |= _by_resampling(ours, theirs, weights, settings)
+    differing = ours.predicted != theirs.predicted
+    disagree = int((differing.any(axis=1) if ours.several else differing).sum())
+    return {**pairs, "images": len(ours.patients), "patients": ours.number_of_patients, "disagree": disagree}
 
 
-def subgroups(scored: Scored, fields: Mapping[str, Sequence[str]], settings: Settings) -> list[dict[str, Any]]:
-    """Accuracy and AUC of every value of every field."""
-    return [
-        {"field": field, "value": value, **_subgroup(scored.only(np.asarray(values) == value), settings)}
-        for field, values in fields.items()
-        for value in sorted(set(values), key=_rank)
-    ]
-
-
-def _rank(value: str) -> tuple[bool, int, str]:
-    """Age bands from young to old, other values by name, what is unknown last."""
-    return value == "unknown", list(AGES).index(value) if value in AGES else 0, value
-
-
-def _subgroup(scored: Scored, settings: Settings) -> dict[str, Any]:
-    measure = Measure(scored)
-    weights = draw(scored.number_of_patients, settings.resamples, settings.seed)
-    values = measure.plain(once(scored))
-    draws = resample(measure.plain, weights, len(scored.labels))
-    figures = {
-        name: of_score(float(values[name][0]), draws[name], patients_behind(scored, name), settings.confidence)
-        for name in ("accuracy", "auc")
-    }
-    one_class = len(np.unique(scored.labels)) < 2
+def _by_draws(
+    found: Sequence[dict[str, Estimate]], names: Sequence[str], weights: NDArray[np.uint16], settings: Settings
+) -> dict[str, Paired]:
+    """The differences of smooth figures: each drawn patient comes with what it adds to the difference."""
+    if not names:
+        return {}
+    added = np.stack([found[0][name].by_patient - found[1][name].by_patient for name in names], axis=1)
+    draws = resample(lambda piece: {"all": piece @ added}, weights)["all"]
     return {
-        "images": len(scored.labels),
-        "patients": scored.number_of_patients,
-        "accuracy": figures["accuracy"],
-        "auc": None if figures["auc"]["value"] is None else figures["auc"],
-        "too_small": scored.number_of_patients < SMALL or one_class,
+        name: compared_draws(
+            ours.value, theirs.value, draws[:, place], min(ours.fewest, theirs.fewest), settings.confidence
+        )
+        for place, name in enumerate(names)
+        for ours, theirs in [(found[0][name], found[1][name])]
     }
 
 
-def age_band(age: int) -> str:
-    """The band of an age in years; "unknown" where it is not known."""
-    return next((name for name, (low, high) in AGES.items() if low <= age <= high), "unknown")
+def _by_resampling(ours: Scored, theirs: Scored, weights: NDArray[np.uint16], settings: Settings) -> dict[str, Paired]:
+    """The differences of all other figures: both are computed anew for each draw of patients."""
+    measures = [Measure(model, settings.ordered) for model in (ours, theirs)]
+    values = [measure(once(ours)) for measure in measures]
+    draws = [resample(measure, weights) for measure in measures]
+    return {
+        name: compared_draws(
+            float(values[0][name][0]),
+            float(values[1][name][0]),
+            draws[0][name] - draws[1][name],
+            ours.number_of_patients,
+            settings.confidence,
+            less_is_better=name in ("brier", "calibration_error"),
+        )
+        for name in OTHERS
+        if name in values[0]
+    }
 
 
 def rounded(value: Any) -> Any:
@@ -172,7 +163,7 @@ def rounded(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [rounded(item) for item in value]
     if isinstance(value, float):
-        return round(value, 10) + 0.0 if np.isfinite(value) else None
+        return round(float(value), 10) + 0.0 if np.isfinite(value) else None
     return value
 
 

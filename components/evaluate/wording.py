@@ -17,6 +17,7 @@ NAMES = {
     "precision": "Precision",
     "f1": "F1",
     "kappa": "Cohen’s kappa",
+    "weighted_kappa": "Weighted kappa",
     "brier": "Brier score",
     "calibration_error": "Calibration error",
 }

@@ -42,7 +42,7 @@ SCHEMAS = {
     "dataset": 1,
     "split": 2,
     "bundle": 1,
-    "metrics": 1,
+    "metrics": 2,
     "decision": 1,
     "release": 1,
     "lease": 1,

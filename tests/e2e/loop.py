@@ -16,6 +16,9 @@ from typing import Any
 
 import pytest
 
+from components.shared.store import Store
+from workflows.story import artifact_file
+
 ROOT = Path(__file__).resolve().parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 QUICK = ("--params", str(ROOT / "workflows" / "params" / "smoke.yaml"))
@@ -97,6 +100,21 @@ def states(run: dict[str, Any]) -> dict[str, str]:
 def outputs(run: dict[str, Any], stage: str) -> dict[str, str]:
     """The digests of what a stage of a run gave, in its first place."""
     return dict(next(step["outputs"] for step in run["stages"] if step["stage"] == stage))
+
+
+def same_but_for_time(stage: str, ours: tuple[Store, dict[str, str]], theirs: tuple[Store, dict[str, str]]) -> bool:
+    """Whether a stage gave the same twice, but for what it measured: evaluate times the model, and gate reads that."""
+    if stage not in ("evaluate", "gate"):
+        return ours[1] == theirs[1]
+    name, kind, changing = {
+        "evaluate": ("report", "metrics", {"latency"}),
+        "gate": ("decision", "decision", {"report", "checks"}),
+    }[stage]
+    records = []
+    for store, digests in (ours, theirs):
+        record = json.loads(artifact_file(store, digests[name], f"{kind}.json"))
+        records.append({field: value for field, value in record.items() if field not in changing})
+    return records[0] == records[1]
 
 
 def wait_for(what: Callable[[], bool], seconds: float = 120) -> None:

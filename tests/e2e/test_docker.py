@@ -18,8 +18,9 @@ import pytest
 from docker.models.containers import Container
 
 from components.shared.interface import stages
+from components.shared.store import open_store
 from tests.components.shared.servers import moto
-from tests.e2e.loop import QUICK, ROOT, Place, end
+from tests.e2e.loop import QUICK, ROOT, Place, end, same_but_for_time
 from tests.e2e.test_interruptions import checkpoints
 from tests.e2e.test_s3 import over
 from tests.images.built import WHERE, image, require
@@ -35,8 +36,11 @@ def test_a_run_in_containers_equals_a_run_in_processes(place: Place) -> None:
     outside = json.loads(other.medloop(*command).stdout)
     assert inside["outcome"] == outside["outcome"] == "released"
     for one, two in zip(inside["stages"][1:-1], outside["stages"][1:-1], strict=True):
-        assert one["key"] == two["key"], one["stage"]
-        assert one["outputs"] == two["outputs"], one["stage"]
+        assert one["key"] == two["key"] or one["stage"] == "gate", one["stage"]  # its report says how long things took
+        ours, theirs = (
+            (open_store(str(at.home / "store")), step["outputs"]) for at, step in ((place, one), (other, two))
+        )
+        assert same_but_for_time(one["stage"], ours, theirs), one["stage"]
 
 
 def test_containers_reach_storage_on_this_machine_with_keys_in_a_file(place: Place, tmp_path: Path) -> None:

@@ -56,16 +56,17 @@ def make(
     champion: bool = False,
     core: bool = True,
     wrong: int = 7,
+    task: str = "classification",
 ) -> Scene:
     """A scene in which every `wrong`-th patient has another label than the images show."""
     scene = Scene(root, open_store(str(root / "store")))
-    folder = made.make_dataset(root / "dataset", scene.store, patients, classes=classes)
+    folder = made.make_dataset(root / "dataset", scene.store, patients, classes=classes, task=task)
     if wrong:
         change(folder, "labels", lambda row, old: [(old[0] + 1) % len(classes)] if row // 2 % wrong == 0 else old)
     made.make_split(root / "splits", folder, core)
-    made.make_bundle(root / "model", classes, gain=4)
+    made.make_bundle(root / "model", classes, gain=4, task=task)
     if champion:
-        made.make_bundle(root / "champion", classes, gain=3, size=8)
+        made.make_bundle(root / "champion", classes, gain=3, size=8, task=task)
     else:
         (root / "champion").mkdir()
     return scene

@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from sklearn.metrics import cohen_kappa_score, roc_auc_score
 
-from components.evaluate.population import age_band
-from components.shared import contracts, runtime
+from components.evaluate.evaluate import described
+from components.evaluate.subgroups import age_band
+from components.gate.gate import gate
+from components.shared import contracts, dataset, runtime
 from components.shared.interface import read
+from components.shared.work import Work
 from tests import made
 from tests.components.evaluate import scenes
 from tests.components.evaluate.scenes import DIGESTS, Scene
@@ -96,8 +102,11 @@ def test_images_are_cropped_as_the_model_was_trained(tmp_path: Path) -> None:
 
 def test_same_inputs_same_bytes(second: Scene) -> None:
     second.run("again")
-    for name in ("metrics.json", "predictions.parquet", "report.html"):
+    for name in ("predictions.parquet", "report.html"):
         assert (second.root / "again" / name).read_bytes() == (second.report / name).read_bytes(), name
+    again = contracts.read_record("metrics", second.root / "again" / "metrics.json")
+    assert again.pop("latency")["images"] == 40
+    assert again == {name: value for name, value in second.metrics.items() if name != "latency"}  # that is measured
     other = {"seed": 8}
     second.run("other", **other)
     assert (second.root / "other" / "metrics.json").read_bytes() != (second.report / "metrics.json").read_bytes()
@@ -189,8 +198,8 @@ def test_subgroups(tmp_path: Path) -> None:
     assert all(row["too_small"] == (row["patients"] < 20) for row in rows)
     assert {row["too_small"] for row in rows} == {True, False}
     view = next(row for row in rows if row["field"] == "view")
-    assert view["accuracy"] == scene.metrics["all"]["figures"]["accuracy"]
-    assert view["auc"] == scene.metrics["all"]["figures"]["auc"]
+    for name in ("accuracy", "auc", "sensitivity", "specificity"):
+        assert view["figures"][name] == scene.metrics["all"]["figures"][name]
 
 
 def test_a_subgroup_of_one_class_is_too_small(tmp_path: Path) -> None:
@@ -198,7 +207,8 @@ def test_a_subgroup_of_one_class_is_too_small(tmp_path: Path) -> None:
     scenes.change(tmp_path / "dataset", "sex", lambda row, _: "FM"[row // 2 % 2])
     scene.run()
     sexes = [row for row in scene.metrics["subgroups"] if row["field"] == "sex"]
-    assert [(row["patients"], row["auc"], row["too_small"]) for row in sexes] == [(24, None, True)] * 2
+    assert [(row["patients"], row["figures"]["auc"], row["too_small"]) for row in sexes] == [(24, None, True)] * 2
+    assert {row["why"] for row in sexes} == {"All its images are of one class."}
 
 
 def test_age_bands() -> None:
@@ -215,6 +225,123 @@ def test_metrics_are_plain_json(first: Scene) -> None:
     text = (first.report / "metrics.json").read_text(encoding="utf-8")
     found = numbers(json.loads(text, parse_constant=pytest.fail))
     assert all(round(number, 10) == number for number in found)
+
+
+def test_the_record_says_task_latency_and_the_state_of_the_data(first: Scene) -> None:
+    metrics = first.metrics
+    assert metrics["schema"] == 2
+    assert metrics["task"] == "classification"
+    latency = metrics["latency"]
+    assert 0 < latency["milliseconds"] <= latency["p95"] < 1000
+    assert (latency["images"], latency["threads"] >= 1) == (40, True)
+    assert metrics["data"] == {"images": 240, "quarantined": 0, "warnings": {}, "leakage": 0}
+    assert [point["at"] for point in metrics["operating_points"]] == [
+        "threshold from validation", "specificity 0.90", "specificity 0.95",
+    ]  # fmt: skip
+    at_threshold = metrics["operating_points"][0]
+    assert at_threshold["threshold"] == 0.5
+    for name in ("sensitivity", "specificity"):
+        assert at_threshold[name] == metrics["all"]["figures"][name]
+    assert metrics["all"]["micro"] is None
+
+
+def test_warnings_of_the_data_set_are_told(tmp_path: Path) -> None:
+    scene = scenes.make(tmp_path)
+    about = contracts.read_record("dataset", tmp_path / "dataset" / "dataset.json")
+    about["counts"] |= {"quarantined": 7, "warnings": {"alike": 2}}
+    contracts.write_record("dataset", tmp_path / "dataset" / "dataset.json", about)
+    scene.run()
+    assert scene.metrics["data"] == {"images": 240, "quarantined": 7, "warnings": {"alike": 2}, "leakage": 0}
+
+
+def test_labels_sources_are_subgroups_where_the_index_names_them(tmp_path: Path) -> None:
+    scene = scenes.make(tmp_path, patients=4)
+    data = dataset.Data.open(tmp_path / "dataset", scene.store)
+    assert "label_source" not in described(data, np.arange(3))
+    index = data.index.append_column("label_source", pa.array(["expert", ""] * 4))
+    assert described(dataclasses.replace(data, index=index), np.arange(3))["label_source"] == [
+        "expert", "unknown", "expert",
+    ]  # fmt: skip
+
+
+def test_ordered_classes_have_a_weighted_kappa(tmp_path: Path) -> None:
+    scene = scenes.make(tmp_path, classes=THREE, champion=True)
+    scene.run()
+    assert "weighted_kappa" not in scene.metrics["all"]["figures"]
+    assert set(scene.metrics["all"]["micro"]) == {"precision", "sensitivity", "f1", "auc", "pr_auc"}
+    scene.run("ordered", ordered=True)
+    metrics = contracts.read_record("metrics", tmp_path / "ordered" / "metrics.json")
+    table = pq.read_table(tmp_path / "ordered" / "predictions.parquet")
+    expected = cohen_kappa_score(table["label"].to_numpy(), table["predicted"].to_numpy(), weights="quadratic")
+    assert metrics["all"]["figures"]["weighted_kappa"]["value"] == pytest.approx(expected, abs=1e-9)
+    assert metrics["comparison"]["populations"]["all"]["weighted_kappa"]["test"] == "bootstrap"
+
+
+FINDINGS = ["mass", "edema", "effusion"]
+
+
+@pytest.fixture(scope="module")
+def several(tmp_path_factory: pytest.TempPathFactory) -> Scene:
+    """Any number of findings an image, a model in service, half of the test patients new."""
+    scene = scenes.make(
+        tmp_path_factory.mktemp("several"), 160, FINDINGS, champion=True, core=False, wrong=0, task="multilabel"
+    )
+    kinds = [[], [0], [2], [0, 2], [1, 2]]
+    scenes.change(scene.root / "dataset", "labels", lambda row, _: kinds[(row // 20 + row) % 5])
+    scene.run()
+    return scene
+
+
+def test_findings(several: Scene) -> None:
+    metrics, table = several.metrics, pq.read_table(several.report / "predictions.parquet")
+    everything = metrics["all"]
+    assert (metrics["task"], metrics["positive"], everything["confusion"], everything["roc"]) == (
+        "multilabel", None, None, None,
+    )  # fmt: skip
+    truth, called, p = (
+        np.stack([table[f"{what}_{name}"].to_numpy() for name in FINDINGS], axis=1)
+        for what in ("label", "predicted", "p")
+    )
+    assert truth.sum(axis=1).max() == 2
+    assert truth.sum(axis=1).min() == 0
+    assert np.array_equal(called, p >= 0.5)
+    for k, name in enumerate(FINDINGS):
+        entry = everything["per_class"][name]
+        assert entry["images"] == everything["by_class"][name] == truth[:, k].sum() > 0
+        assert entry["auc"]["value"] == pytest.approx(roc_auc_score(truth[:, k], p[:, k]))
+        assert np.sum(everything["confusion_by_class"][name]) == len(table)
+    assert everything["figures"]["auc"]["value"] == pytest.approx(roc_auc_score(truth, p, average="macro"))
+    assert everything["micro"]["auc"]["value"] == pytest.approx(roc_auc_score(truth, p, average="micro"))
+    assert everything["figures"]["accuracy"]["value"] == pytest.approx((truth == called).mean())
+    assert everything["figures"]["exact_match"]["value"] == pytest.approx((truth == called).all(axis=1).mean())
+    assert {point["class"] for point in metrics["operating_points"]} == set(FINDINGS)
+    sexes = [row for row in metrics["subgroups"] if row["field"] == "sex"]
+    assert sum(row["images"] for row in sexes) == len(table)
+
+
+def test_findings_are_compared_on_three_populations(several: Scene) -> None:
+    populations = several.metrics["comparison"]["populations"]
+    assert set(populations) == {"core", "new", "all"}
+    assert populations["core"]["images"] + populations["new"]["images"] == populations["all"]["images"]
+    for group in populations.values():
+        assert (group["accuracy"]["test"], group["auc"]["test"]) == ("mcnemar", "delong")
+        assert group["accuracy"]["low"] <= group["accuracy"]["difference"] <= group["accuracy"]["high"]
+        assert len(group["auc"]["lower"]) == len(group["f1"]["lower"]) == 10
+
+
+def test_findings_have_a_page(several: Scene) -> None:
+    for words in ("mass, edema, effusion", "called not there", "By class", "Compared with the model in service"):
+        assert words in several.page, words
+
+
+def test_findings_pass_the_gate(several: Scene, tmp_path: Path) -> None:
+    """The gate's checks find their numbers in the record of findings."""
+    (tmp_path / "decision").mkdir()
+    work = Work("key", several.store, {"report": "e" * 64})
+    gate(several.report, tmp_path / "decision", work)
+    decision = contracts.read_record("decision", tmp_path / "decision" / "decision.json")
+    assert [check["name"] for check in decision["checks"] if check["value"] is None] == []
+    assert "accuracy_difference" in [check["name"] for check in decision["checks"]]
 
 
 # Bad input.
@@ -238,6 +365,40 @@ def test_one_class_in_test(tmp_path: Path) -> None:
     scene = scenes.make(tmp_path)
     scenes.change(tmp_path / "dataset", "labels", lambda *_: [1])
     refused(scene, "All 48 test images are of one class, 'PNEUMONIA'", "at least two", "split again")
+
+
+def test_no_finding_tells_the_test_apart(tmp_path: Path) -> None:
+    scene = scenes.make(tmp_path, classes=FINDINGS, wrong=0, task="multilabel")
+    scenes.change(tmp_path / "dataset", "labels", lambda *_: [])
+    refused(scene, "None of the 3 findings is there on some of the 48 test images", "split again")
+
+
+def test_findings_are_not_ordered(tmp_path: Path) -> None:
+    scene = scenes.make(tmp_path, classes=FINDINGS, wrong=0, task="multilabel")
+    refused(scene, "ordered is true", "the 3 findings", "Set ordered to false", ordered=True)
+
+
+@pytest.mark.parametrize("which", ["model", "champion"])
+def test_another_task(tmp_path: Path, which: str) -> None:
+    scene = scenes.make(tmp_path, champion=True)
+    scenes.change_metadata(tmp_path / which, task="multilabel")
+    name = "model in service" if which == "champion" else "model"
+    refused(
+        scene, f"The task of the {name} is multilabel; that of the dataset is classification", "ingest_options.task"
+    )
+
+
+def test_fewer_patients_than_make_an_interval(tmp_path: Path) -> None:
+    scene = scenes.make(tmp_path, patients=10, champion=True, wrong=0)
+    scene.run()
+    metrics = scene.metrics
+    assert metrics["all"]["patients"] == 2
+    sensitivity = metrics["all"]["figures"]["sensitivity"]
+    assert sensitivity == {"value": sensitivity["value"], "low": None, "high": None}
+    assert sensitivity["value"] is not None
+    difference = metrics["comparison"]["populations"]["core"]["auc"]
+    assert (difference["low"], difference["p"], difference["lower"][0]) == (None, None, [0.05, None])
+    assert "no interval" in scene.page
 
 
 @pytest.mark.parametrize("which", ["model", "champion"])
