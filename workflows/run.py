@@ -74,15 +74,18 @@ def start(
     images: Mapping[str, str],
     watcher: Watcher,
     take_over: bool = False,
+    pipeline: str = "retrain",
+    by: str = "",
 ) -> Run:
     """Do a run from beginning to end; gives its record. A broken stage is a record that says so, not an exception."""
     read_price()  # a wrong one is told now, and not when it is asked for at the end
     store = open_store(settings.store)
     run = Run(datetime.now(UTC).strftime("%Y%m%d-%H%M%S-") + secrets.token_hex(2))
     with lease(store, run.id, take_over) as held:
-        by = getpass.getuser()
+        by = by or getpass.getuser()
         run.record = {
             "run": run.id,
+            "pipeline": pipeline,
             "arguments": arguments,
             "runner": runner,
             "by": by,
@@ -133,13 +136,16 @@ def _run_engine(
     watcher: Watcher,
     folder: Path,
 ) -> None:
-    environment = {**stage_environment(settings, run.record["arguments"]["source"]), "TMPDIR": str(folder / "tmp")}
+    source, pipeline = run.record["arguments"].get("source", ""), run.record["pipeline"]
+    # Only what reads scans needs a key; one that was made here for anything else would later be taken for the loop's.
+    environment = {**stage_environment(settings, source, pipeline == "retrain"), "TMPDIR": str(folder / "tmp")}
     environment[diary.VARIABLE] = run.id
     asked: dict[str, Any] = {
+        "pipeline": pipeline,
         "arguments": {**run.record["arguments"], "store": store.uri, "by": run.record["by"]},
         "runner": runner,
         "images": dict(images),
-        "gpus": run.record["arguments"]["device"] == "cuda",
+        "gpus": run.record["arguments"].get("device") == "cuda",
         "root": str(folder / "root"),
     }
     if runner == "docker":
