@@ -95,6 +95,8 @@ def as_json(store: Store, run: Run) -> str:
     """The run as one JSON object: record, figures, decision."""
     figures = metrics(store, run)
     shown = {"figures": figures["all"]["figures"] if figures else None, "decision": decision(store, run)}
+    if shown["decision"] and shown["decision"]["outcome"] == AWAITING:
+        shown["approval"] = newest(store, decided(run))
     return json.dumps({**run.record, **shown}, indent=1, sort_keys=True, ensure_ascii=False)
 
 

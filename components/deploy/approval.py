@@ -39,7 +39,11 @@ def newest(store: Store, decision: str) -> dict[str, Any] | None:
     """The last approval of this decision, or None; one that is damaged is an error."""
     names = sorted(store.names(f"{FOLDER}/{decision}"))
     data = store.read(names[-1]) if names else None
-    return decode("approval", data, names[-1]) if data is not None else None
+    if data is None:
+        return None
+    return {
+        name: value for name, value in decode("approval", data, names[-1]).items() if name not in ("kind", "schema")
+    }
 
 
 def expired(approval: Mapping[str, Any]) -> bool:
