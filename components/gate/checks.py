@@ -181,6 +181,10 @@ def _difference(metrics: Metrics, figure: str, allowed: float, at: tuple[float, 
     """Whether the model in service is not lost against by more than allowed, on the locked core."""
     error, value = at
     title = _title(figure)
+    if metrics["subject"]["model"] == metrics["subject"]["champion"]:
+        label = f"{_capital(title)} against the model in service"
+        same = "this very model is in service already, and cannot be worse than itself"
+        return Check(f"non_inferiority.{figure}", label, None, -allowed, ">=", same, excused=True)
     below, above = ("above", "below") if figure in FALLING else ("below", "above")
     lost = value is not None and value < 0
     some = f"is at least {VALUE} {above}" if value is not None and value >= 0.0005 else f"is not {below}"
@@ -195,7 +199,22 @@ def _difference(metrics: Metrics, figure: str, allowed: float, at: tuple[float, 
             "approved"
         )
         return Check(f"non_inferiority.{figure}", name, None, -allowed, ">=", phrase)
-    return Check(f"non_inferiority.{figure}", name, value, -allowed, ">=", _of_loss(value, -allowed, said, below))
+    phrase = _of_loss(value, -allowed, said, below)
+    if value < -allowed:
+        phrase += _too_few(metrics, figure)
+    return Check(f"non_inferiority.{figure}", name, value, -allowed, ">=", phrase)
+
+
+def _too_few(metrics: Metrics, figure: str) -> str:
+    """A word for a model that was not seen to be worse: what is lacking then are patients."""
+    core = metrics["comparison"]["populations"]["core"]
+    seen, patients = found(core, figure, "difference"), found(core, "patients")
+    if seen is None or patients is None or (-seen if figure in FALLING else seen) < 0:
+        return ""
+    better = f"better by {abs(seen):.3f}" if seen else "equal"
+    return (
+        f" (on the core’s {patients:.0f} patients it was {better}; it takes more of them to show that it is no worse)"
+    )
 
 
 def _subgroups(metrics: Metrics, asked: Policy) -> Iterator[Check]:
@@ -216,16 +235,17 @@ def _subgroups(metrics: Metrics, asked: Policy) -> Iterator[Check]:
         else:
             yield Check(name, label, None, limit, ">=", f"no subgroup could be judged{rest or ': there is none'}", True)
     for figure, limit in asked["max_gap"].items():
-        yield _gap(metrics, asked, figure, limit, len(judged), rest)
+        yield _gap(metrics, asked, figure, limit, judged, rest)
 
 
-def _gap(metrics: Metrics, asked: Policy, figure: str, limit: float, judged: int, rest: str) -> Check:
+def _gap(metrics: Metrics, asked: Policy, figure: str, limit: float, judged: list[Any], rest: str) -> Check:
     title = _title(figure)
     name, label = f"subgroups.max_gap.{figure}", f"Widest gap in {title} between subgroups"
     listed = metrics.get("gaps")
     every = listed if isinstance(listed, list) else []
     gaps = [gap for gap in every if _in(gap, asked) and gap.get("figure") == figure]
-    if isinstance(listed, list) and not gaps and judged < 2:
+    fields = [group["field"] for group in judged if group.get("value") != "unknown"]
+    if isinstance(listed, list) and not gaps and len(set(fields)) == len(fields):  # no field has two of them
         return Check(name, label, None, limit, "<=", f"no two subgroups could be compared{rest}", True)
     widest: Mapping[str, Any] = max(gaps, key=_width, default={})
     value, low, high = (found(widest, name) for name in ("gap", "low", "high"))

@@ -330,6 +330,51 @@ def test_a_model_in_service_that_cannot_be_loaded(judge: Callable[..., Metrics])
     assert failed(silent) == ["non_inferiority.accuracy", "non_inferiority.auc"]
 
 
+@pytest.mark.parametrize(
+    ("figure", "difference", "said"),
+    [
+        ("accuracy", 0.01, "patients it was better by 0.010; it takes more of them to show that it is no worse)"),
+        ("accuracy", 0.0, "patients it was equal; it takes more of them"),
+        ("accuracy", -0.01, ""),
+        ("brier", -0.01, "patients it was better by 0.010"),
+        ("brier", 0.01, ""),
+    ],
+)
+def test_what_lacks_only_patients_is_told_so(
+    judge: Callable[..., Metrics], figure: str, difference: float, said: str
+) -> None:
+    def change(metrics: Metrics) -> None:
+        put(-0.6, *CORE, figure, *AT_0_002)(metrics)
+        put(difference, *CORE, figure, "difference")(metrics)
+
+    decision = judge(change, non_inferiority={figure: 0.5})
+    assert failed(decision) == [f"non_inferiority.{figure}"]
+    assert ("it takes more of them" in decision["sentence"]) is bool(said)
+    assert said in decision["sentence"]
+
+
+def test_the_model_in_service_is_not_worse_than_itself(judge: Callable[..., Metrics]) -> None:
+    def same(metrics: Metrics) -> None:
+        metrics["subject"]["model"] = metrics["subject"]["champion"]
+        put(-0.6, *CORE, "accuracy", *AT_0_002)(metrics)
+
+    decision = judge(same)
+    assert decision["outcome"] == "approved"
+    assert "This very model is in service already" in named(decision, "non_inferiority.accuracy")["sentence"]
+
+
+def test_a_gap_is_asked_for_only_where_two_subgroups_of_a_field_are_large_enough(judge: Callable[..., Metrics]) -> None:
+    def one_of_each(metrics: Metrics) -> None:
+        kept = {group["field"]: group for group in metrics["subgroups"]}
+        metrics["subgroups"] = [{**group, "too_small": False} for group in kept.values()]
+        metrics["gaps"] = []
+
+    asked = {"max_gap": {"accuracy": 0.1}}
+    assert named(judge(one_of_each, subgroups=asked), "subgroups.max_gap.accuracy")["passed"]
+    assert failed(judge(put([], "gaps"), subgroups=asked)) == ["subgroups.max_gap.accuracy"]
+    assert failed(judge(put(None, "gaps"), subgroups=asked)) == ["subgroups.max_gap.accuracy"]
+
+
 # The budget of the test set.
 
 
