@@ -52,7 +52,8 @@ State lies in `.medloop/`: the store (data, models, the release log), runs' logs
 the hash key. Set MEDLOOP_HOME to keep it elsewhere, MEDLOOP_STORE for another store (a directory or
 s3://bucket/prefix), MLFLOW_TRACKING_URI for a tracking server, MEDLOOP_HASH_KEY for the key.
 
-Exit status: 0 done (a refused model is a result, not an error), 1 failed, 2 asked wrongly, 130 interrupted.
+Exit status: 0 done (a model that is refused or awaits approval is a result, not an error), 1 failed, 2 asked wrongly,
+130 interrupted.
 """,
 )
 
@@ -253,13 +254,18 @@ def approve(
     """
     from rich.console import Console
 
+    from components.shared.store import open_store
     from workflows import approve as approvals
     from workflows import story
+    from workflows.run import only
+    from workflows.settings import read_settings
     from workflows.watch import watcher
 
     _check_runner(runner)
-    settings, store, found = _found(name)
+    settings = read_settings()
+    store = open_store(settings.store)
     try:
+        found = only(store, name)
         written = approvals.write(store, found, by, reason, days)
     except ValueError as error:
         refuse(str(error))

@@ -338,6 +338,16 @@ def find(store: Store, name: str = "") -> Run:
     return _open(store, matching[-1])
 
 
+def only(store: Store, name: str) -> Run:
+    """The one run whose id begins so; ValueError where several do: what a person answers for must be named."""
+    matching = [run_id for run_id in _ids(store) if run_id.startswith(name)]
+    if len(matching) > 1 and name not in matching:
+        raise ValueError(
+            f"{len(matching)} runs begin with {name!r}: {', '.join(matching[-5:])}. Name one by more of its id."
+        )
+    return find(store, name)
+
+
 def recent(store: Store, count: int = 5) -> list[Run]:
     """The latest runs, the newest first."""
     found = []

@@ -17,7 +17,7 @@ from workflows.approve import write
 from workflows.run import find
 from workflows.story import decided, decision
 
-WAITING, REFUSED = "11111111-waiting", "22222222-refused"
+WAITING, REFUSED = "11111111-waiting", "11112222-refused"
 ALWAYS = over(LENIENT, {"approval": {"needed": "always", "valid_days": 14}})
 
 
@@ -57,6 +57,8 @@ def test_a_run_that_waits_is_a_result_that_says_how_to_approve_it(loop: ByHand) 
         ((WAITING, "--by", "Dr. B", "--reason", ""), "needs a name and a reason"),
         ((WAITING, "--by", "Dr. B", "--reason", "x", "--days", "15"), "--days is 15, and must be from 1 to 14"),
         ((REFUSED, "--by", "Dr. B", "--reason", "x"), "What was refused cannot be approved"),
+        (("1111", "--by", "Dr. B", "--reason", "x"), "2 runs begin with '1111'"),
+        (("9", "--by", "Dr. B", "--reason", "x"), "There is no run '9'"),
     ],
 )
 def test_what_is_no_approval_is_refused_and_nothing_is_written(
@@ -107,7 +109,7 @@ def test_an_approval_that_still_holds_is_taken_up_again(loop: ByHand) -> None:
 
 def test_a_person_approves_and_deploy_alone_releases(loop: ByHand) -> None:
     """Last: it changes what is in service."""
-    done = medloop(loop.home, "approve", WAITING[:4], "--by", "Dr. B", "--reason", "Read them.", "--json")
+    done = medloop(loop.home, "approve", WAITING[:6], "--by", "Dr. B", "--reason", "Read them.", "--json")
     told = json.loads(done.stdout)
     assert (told["outcome"], told["in_service"], told["pipeline"]) == ("released", "v1", "release")
     assert [step["stage"] for step in told["stages"]] == ["deploy"]

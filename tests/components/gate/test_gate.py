@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import html
 import json
 import shutil
 from collections.abc import Callable
@@ -10,6 +11,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
+import yaml
 
 from components.gate.gate import MARKER, gate
 from components.gate.policy import over, settle
@@ -541,3 +543,12 @@ def test_same_report_same_bytes(judge: Callable[..., Metrics], tmp_path: Path) -
     before = [(tmp_path / "decision" / name).read_bytes() for name in ("decision.json", "page.html")]
     judge()
     assert before == [(tmp_path / "decision" / name).read_bytes() for name in ("decision.json", "page.html")]
+
+
+def test_the_page_holds_the_policy_as_it_can_be_written_into_a_file(
+    judge: Callable[..., Metrics], tmp_path: Path
+) -> None:
+    decision = judge(require=["accuracy > 0.1"])
+    page = (tmp_path / "decision" / "page.html").read_text(encoding="utf-8")
+    shown = page.partition('<div class="policy">')[2].partition("</div>")[0]
+    assert settle(yaml.safe_load(html.unescape(shown))) == decision["policy"]
