@@ -86,7 +86,9 @@ def call(name: str, arguments: Mapping[str, Any]) -> Any:
 
 
 def _manifest(name: str, artifact: Any, store_uri: str, folder: str) -> Path:
-    """The manifest file of an input; of a list of artifacts, that of all together."""
+    """The manifest file of an input, which may be named by its digest; of a list of artifacts, that of all together."""
+    if isinstance(artifact, str):
+        return open_store(store_uri).fetch(artifact)
     if not isinstance(artifact, list):
         return Path(artifact.path)
     several = [Manifest.decode(Path(each.path).read_bytes(), name) for each in artifact]

@@ -213,7 +213,7 @@ def _loop(settings: Settings, ending: str) -> Run:
 
     scans = settings.home / "scans"
     synth(scans, patients=24)
-    asked = settle(str(scans), QUICK, [] if ending == "deploy" else ["min_accuracy=0.999"], {})
+    asked = settle(str(scans), QUICK, [] if ending == "deploy" else ["policy.floors.accuracy=0.999"], {})
     run = start(settings, asked, "subprocess", {}, lambda _event: None)
     if not run.last(ending):
         why = run.record.get("why") or run.record.get("sentence")

@@ -19,6 +19,7 @@ from workflows.options import (
     Brought,
     ImagesAt,
     Params,
+    Policy,
     Reason,
     RunName,
     Runner,
@@ -51,7 +52,8 @@ State lies in `.medloop/`: the store (data, models, the release log), runs' logs
 the hash key. Set MEDLOOP_HOME to keep it elsewhere, MEDLOOP_STORE for another store (a directory or
 s3://bucket/prefix), MLFLOW_TRACKING_URI for a tracking server, MEDLOOP_HASH_KEY for the key.
 
-Exit status: 0 done (a refused model is a result, not an error), 1 failed, 2 asked wrongly, 130 interrupted.
+Exit status: 0 done (a model that is refused or awaits approval is a result, not an error), 1 failed, 2 asked wrongly,
+130 interrupted.
 """,
 )
 
@@ -109,6 +111,7 @@ def run(
     source: Source = "",
     params: Params = None,
     assignments: Assign = None,
+    policy: Policy = "",
     runner: Runner = "subprocess",
     where: ImagesAt = "",
     brought: Brought = None,
@@ -123,7 +126,8 @@ def run(
 
     \b
         medloop run --source scans
-        medloop run --source scans --set epochs=5 --set min_accuracy=0.9
+        medloop run --source scans --set epochs=5 --set policy.floors.accuracy=0.9
+        medloop run --source scans --policy old-threshold
         medloop run --source scans --params workflows/params/smoke.yaml --json
     """
     from rich.console import Console
@@ -138,7 +142,7 @@ def run(
     if runner == "subprocess" and (where or brought):
         refuse("--images and --image name containers. Add --runner docker, or leave them out.")
     settings = read_settings()
-    asked = arguments(source, params, assignments)
+    asked = arguments(source, params, assignments, policy)
     console = Console(stderr=as_json)
     try:
         with watcher(console) as shown:
@@ -178,7 +182,13 @@ def params(
 
 
 @app.command(cls=WithParameters, short_help="Say what a run would do, and what is done already.")
-def plan(source: Source = "", params: Params = None, assignments: Assign = None, as_json: AsJson = False) -> None:
+def plan(
+    source: Source = "",
+    params: Params = None,
+    assignments: Assign = None,
+    policy: Policy = "",
+    as_json: AsJson = False,
+) -> None:
     """Say what a run would do: what is reused, what is done and why, and how long it took the last time.
 
     It starts no stage, and leaves what is in service and the log as they are.
@@ -194,7 +204,7 @@ def plan(source: Source = "", params: Params = None, assignments: Assign = None,
     from workflows.plan import plan as make
     from workflows.settings import read_settings
 
-    steps = make(read_settings(), arguments(source, params, assignments))
+    steps = make(read_settings(), arguments(source, params, assignments, policy))
     if as_json:
         typer.echo(json.dumps([asdict(step) for step in steps], indent=1))
         return
@@ -223,6 +233,89 @@ def explain(name: RunName = "", as_json: AsJson = False) -> None:
 
     _, store, found = _found(name)
     typer.echo(story.as_json(store, found) if as_json else story.explain(store, found))
+
+
+@app.command(short_help="Approve what a run left waiting, and release it.")
+def approve(
+    name: Annotated[str, typer.Argument(metavar="RUN", help="The run's id or its beginning.")],
+    by: Annotated[str, typer.Option("--by", help="Who approves; it is written into the release log.")],
+    reason: Reason,
+    days: Annotated[int, typer.Option(min=0, help="Days for which it holds; 0: as many as the policy says.")] = 0,
+    runner: Runner = "subprocess",
+    where: ImagesAt = "",
+    as_json: AsJson = False,
+) -> None:
+    """Approve, as a named person, what a run left waiting, and release it by deploy alone.
+
+    The approval is written once, with name, reason and its end. If the release fails, the same command tries it again.
+
+    \b
+        medloop approve 20261121 --by "Dr. Weber" --reason "read 40 of its cases"
+    """
+    from rich.console import Console
+
+    from components.shared.store import open_store
+    from workflows import approve as approvals
+    from workflows import story
+    from workflows.run import only
+    from workflows.settings import read_settings
+    from workflows.watch import watcher
+
+    _check_runner(runner)
+    settings = read_settings()
+    store = open_store(settings.store)
+    try:
+        found = only(store, name)
+        written = approvals.write(store, found, by, reason, days)
+    except ValueError as error:
+        refuse(str(error))
+    console = Console(stderr=as_json)
+    console.print(f"Approved by {written['by']} until {written['until']}.", highlight=False, markup=False)
+    with watcher(console) as shown:
+        done = approvals.release(settings, store, found, written["by"], runner, images(where, None), shown)
+    story.summarise(console, settings, store, done)
+    if as_json:
+        typer.echo(story.as_json(store, done))
+    if done.record["outcome"] == "failed":
+        raise typer.Exit(1)
+
+
+@app.command(short_help="Apply a policy to past runs, without training.")
+def gate(
+    replay: Annotated[str, typer.Option("--replay", metavar="POLICY", help="A YAML file, or a shipped policy's name.")],
+    limit: Annotated[int, typer.Option(min=1, max=1000, help="At most so many runs, the newest first.")] = 20,
+    as_json: AsJson = False,
+) -> None:
+    """Apply a policy to past runs of this store, without training: what would have been released?
+
+    \b
+        medloop gate --replay workflows/policies/screening.yaml
+        medloop gate --replay old-threshold --json
+    """
+    from dataclasses import asdict
+
+    from components.shared.store import open_store
+    from workflows.parameters import read_policy
+    from workflows.rejudge import judged_again, told
+    from workflows.run import recent
+    from workflows.settings import read_settings
+
+    store = open_store(read_settings().store)
+    try:
+        verdicts = judged_again(store, recent(store, limit), read_policy(replay))
+    except ValueError as error:
+        refuse(str(error))
+    if as_json:
+        typer.echo(json.dumps([asdict(verdict) for verdict in verdicts], indent=1, ensure_ascii=False))
+        return
+    if not verdicts:
+        typer.echo("No run has come to a decision yet.")
+        return
+    typer.echo(told(verdicts))
+    typer.echo(
+        "\nEach run is held against the model that was in service then. After the first line that differs another one "
+        "might have been."
+    )
 
 
 @app.command(short_help="Do a step of an earlier run again, here.")

@@ -45,7 +45,7 @@ def for_containers(
     if "://" not in arguments["store"]:
         Path(arguments["store"]).mkdir(parents=True, exist_ok=True)
         mounts[arguments["store"]] = "rw"
-    for address in (arguments["source"], arguments.get("weights", "")):
+    for address in (arguments.get("source", ""), arguments.get("weights", "")):
         if address and "://" not in address and Path(address).exists():
             mounts[address] = "ro"
     return {

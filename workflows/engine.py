@@ -24,7 +24,7 @@ def main() -> int:
 
     from workflows.package import build
 
-    pipeline = build("retrain", asked["images"] if asked["runner"] == "docker" else None)
+    pipeline = build(asked["pipeline"], asked["images"] if asked["runner"] == "docker" else None)
     local.init(_runner(local, asked), pipeline_root=asked["root"], raise_on_error=True)
     try:
         pipeline(**asked["arguments"])

@@ -15,6 +15,7 @@ Source = Annotated[
 ]
 Params = Annotated[Path | None, typer.Option("--params", "-p", help="YAML file of parameters; holds overrides only.")]
 Assign = Annotated[list[str] | None, typer.Option("--set", help="One parameter, as name=value. Repeat for more.")]
+Policy = Annotated[str, typer.Option("--policy", help="The gate's policy: a YAML file, or a shipped one's name.")]
 RunName = Annotated[str, typer.Argument(metavar="[RUN]", help="A run's id or its beginning; the latest by default.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON on standard output, and nothing else there.")]
 Reason = Annotated[str, typer.Option("--reason", help="Why; it is written into the release log.")]
@@ -36,13 +37,17 @@ class WithParameters(TyperCommand):
 
 
 def arguments(
-    source: str, params: Path | None, assignments: list[str] | None, defaults: dict[str, Any] | None = None
+    source: str,
+    params: Path | None,
+    assignments: list[str] | None,
+    policy: str = "",
+    defaults: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
     """All parameters of a run; ends with a sentence where they make no sense."""
     from workflows.parameters import settle
 
     try:
-        return settle(source or None, params, assignments or [], defaults or {})
+        return settle(source or None, params, assignments or [], defaults or {}, policy)
     except ValueError as error:
         refuse(str(error))
 

@@ -13,7 +13,7 @@ from components.shared.interface import nearest
 from components.stage import Placed
 from workflows.kubeflow.placement import Placement
 
-PIPELINES = ("retrain",)
+PIPELINES = ("retrain", "release")
 """The pipelines there are; each is a function in the module of its name."""
 
 
@@ -92,10 +92,16 @@ def check(pipeline: str, output: Path) -> None:
         raise ValueError(f"There is no directory {output.parent} for the package. Make it, or name another.")
 
 
-def compile_package(pipeline: str, images: Mapping[str, str], cluster: Mapping[str, Placement], output: Path) -> None:
-    """Write the pipeline to a YAML file that a Kubeflow Pipelines server takes."""
+def compile_package(
+    pipeline: str,
+    images: Mapping[str, str],
+    cluster: Mapping[str, Placement],
+    output: Path,
+    defaults: Mapping[str, Any] | None = None,
+) -> None:
+    """Write the pipeline to a YAML file that a Kubeflow Pipelines server takes; `defaults` replace its own."""
     check(pipeline, output)
     from kfp import compiler
 
-    built = build(pipeline, images, cluster, defaults_on(cluster))
+    built = build(pipeline, images, cluster, {**defaults_on(cluster), **(defaults or {})})
     compiler.Compiler().compile(built, str(output))

@@ -20,6 +20,7 @@ HANDED_ON = ("ingest.source", "ingest.revision", "ingest.key_id", "ingest.part",
 """Parameters of stages that the pipeline hands them itself."""
 
 SUFFIX = "_options"
+POLICY = "policy"
 
 
 @cache
@@ -59,15 +60,17 @@ def option_parameters() -> dict[str, Parameter]:
 
 
 def settle(
-    source: str | None, file: Path | None, assignments: Iterable[str], defaults: Mapping[str, Any]
+    source: str | None, file: Path | None, assignments: Iterable[str], defaults: Mapping[str, Any], policy: str = ""
 ) -> dict[str, Any]:
-    """All parameters of a run: the file's, then the assignments' (`name=value`), then --source; checked.
+    """All parameters of a run: the file's, then --policy, the assignments' (`name=value`), then --source; checked.
 
     `defaults` go before those that the stages state.
     """
     asked: dict[str, Any] = {}
     for name, value in (_read_file(file) if file else {}).items():
         _assign(asked, str(name), value)
+    if policy:
+        _assign(asked, POLICY, policy)
     for assignment in assignments:
         name, equals, text = assignment.partition("=")
         if not equals:
@@ -82,6 +85,7 @@ def settle(
                 "No source was given. Name the directory of images with --source DIR, or s3://bucket/prefix."
             )
         settled[name] = parameter.check(asked.get(name, defaults.get(name, parameter.default)))
+    settled[POLICY] = check_policy(settled[POLICY], settled["ingest_options"].get("classes", []))
     settled["parts"] = [f"{number}/{settled['parts']}" for number in range(1, settled["parts"] + 1)]
     settled["source"] = _absolute(settled["source"])
     settled["weights"] = settled["weights"].removeprefix("file://")
@@ -130,9 +134,69 @@ def _read_file(path: Path) -> dict[str, Any]:
     return content
 
 
+def read_policy(named: Any) -> dict[str, Any]:
+    """What a policy changes of the shipped one: named as a mapping, by the name of one that comes along, or a path."""
+    if isinstance(named, Mapping):
+        return dict(named)
+    if not isinstance(named, str) or not named:
+        raise ValueError(f"policy is {named!r}, and must be a policy's name, a file, or a mapping of its sections.")
+    shipped = {path.stem: path for path in sorted((Path(__file__).parent / "policies").glob("*.yaml"))}
+    if named == "default":
+        return {}
+    try:
+        content = read_yaml(shipped.get(named, Path(named)))
+    except (FileNotFoundError, IsADirectoryError):
+        known = ["default", *shipped]
+        raise ValueError(
+            f"There is no policy {named!r}.{nearest(named, known)} Name a YAML file, or one of those that come along: "
+            f"{', '.join(known)}."
+        ) from None
+    if content is not None and not isinstance(content, dict):
+        raise ValueError(f"{named} holds a {type(content).__name__}; write the sections of a policy: docs/gate.md.")
+    return content or {}
+
+
+def check_policy(changes: Mapping[str, Any], classes: Sequence[str]) -> dict[str, Any]:
+    """The changes that a policy makes, in the form in which a pipeline hands them on; refused where they are wrong.
+
+    Names of classes are held against those that are asked for, if any are; the gate knows the data's own.
+    """
+    from components.gate import policy
+
+    whole = policy.settle(changes)
+    if classes:
+        policy.same_classes(whole, [str(name) for name in classes])
+    return {name: _handed_on(value) for name, value in policy.only_changes(changes).items()}
+
+
+def _handed_on(value: Any) -> Any:
+    """What a pipeline makes of a value inside a mapping: so that the work that was done is found again."""
+    from components.gate.policy import NONE
+
+    if isinstance(value, Mapping):
+        return {name: _handed_on(inner) for name, inner in value.items()}
+    return NONE if value is None else float(value) if isinstance(value, int) else value
+
+
+def _assign_policy(asked: dict[str, Any], name: str, value: Any) -> None:
+    """Take a policy in place of the one before, or lay one entry (policy.floors.accuracy) over it."""
+    from components.gate.policy import over
+
+    _, _, place = name.partition(".")
+    if not place:
+        asked[POLICY] = read_policy(value)
+        return
+    deep = 2 if place.startswith(("first.", "subgroups.")) else 1
+    for part in reversed(place.split(".", deep)):  # what is left may be the name of a class, with whatever it holds
+        value = {part: value}
+    asked[POLICY] = over(asked.get(POLICY, {}), value)
+
+
 def _assign(asked: dict[str, Any], name: str, value: Any) -> None:
     direct, options = pipeline_parameters(), option_parameters()
-    if name.endswith(SUFFIX) and name in direct:
+    if name == POLICY or name.startswith(f"{POLICY}."):
+        _assign_policy(asked, name, value)
+    elif name.endswith(SUFFIX) and name in direct:
         direct[name].check(value)
         for part, inner in value.items():
             _assign(asked, f"{name}.{part}", inner)
@@ -149,6 +213,10 @@ def _assign(asked: dict[str, Any], name: str, value: Any) -> None:
 
 
 def _value(name: str, text: str) -> Any:
+    if name == POLICY and not text.lstrip().startswith("{"):
+        return text  # a name or a path
+    if name.startswith(f"{POLICY}.") and not text.strip():
+        raise ValueError(f"--set {name}= gives no value. Give one, or null to take that limit away.")
     parameter = pipeline_parameters().get(name) or option_parameters().get(name)
     if parameter and parameter.type is str:
         return text

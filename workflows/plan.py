@@ -134,12 +134,12 @@ def _filled(value: Any, given: dict[str, Any]) -> Any:
 
 def _holds(condition: str, given: dict[str, Any]) -> bool | None:
     """Whether a task's condition holds; None while its value is unknown."""
-    parts = re.findall(r"(!?)\(?\s*inputs\.parameter_values\['([^']+)'\] == '([^']*)'\)?", condition)
+    parts = re.findall(r"(!?)\(?\s*inputs\.parameter_values\['([^']+)'\] ([=!])= '([^']*)'\)?", condition)
     answers = []
-    for negated, name, value in parts:
+    for negated, name, sign, value in parts:
         if given.get(name, UNKNOWN) is UNKNOWN:
             return None
-        answers.append((given[name] == value) is not bool(negated))
+        answers.append(((given[name] == value) is (sign == "=")) is not bool(negated))
     return all(answers)
 
 

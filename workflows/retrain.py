@@ -51,14 +51,12 @@ def retrain(  # noqa: PLR0917 - these are the pipeline's parameters, given by na
     device: str = default("train", "device"),
     seed: int = default("train", "seed"),
     weights: str = default("resolve", "weights"),
-    min_accuracy: float = default("gate", "min_accuracy"),
-    min_auc: float = default("gate", "min_auc"),
+    policy: dict = default("gate", "policy"),
     ingest_options: dict = {},
     merge_options: dict = {},
     split_options: dict = {},
     train_options: dict = {},
     evaluate_options: dict = {},
-    gate_options: dict = {},
     quantize_options: dict = {},
 ):
     asked = {
@@ -69,8 +67,6 @@ def retrain(  # noqa: PLR0917 - these are the pipeline's parameters, given by na
         "learning_rate": learning_rate,
         "device": device,
         "seed": seed,
-        "min_accuracy": min_accuracy,
-        "min_auc": min_auc,
     }
     now = resolve(
         store=store,
@@ -82,7 +78,7 @@ def retrain(  # noqa: PLR0917 - these are the pipeline's parameters, given by na
         split_options=split_options,
         train_options=train_options,
         evaluate_options=evaluate_options,
-        gate_options=gate_options,
+        policy=policy,
         quantize_options=quantize_options,
     )
     data = side_by_side(
@@ -121,10 +117,11 @@ def retrain(  # noqa: PLR0917 - these are the pipeline's parameters, given by na
         precision="float32",
         options=evaluate_options,
     )
-    policy = {"store": store, "min_accuracy": min_accuracy, "min_auc": min_auc, "options": gate_options}
-    verdict = gate(**policy, report=report.outputs["report"])
+    limits = {"store": store, "policy": policy, "looks": now.outputs["looks"]}
+    verdict = gate(**limits, report=report.outputs["report"])
     ending = {"state": now.outputs["state"], "store": store, "by": by}
-    with dsl.If(verdict.outputs["outcome"] == "approved", "approved as trained"):
+    # A person's approval is asked for what is shipped: it is not waited for before there is something to ship.
+    with dsl.If(verdict.outputs["outcome"] != "refused", "passed as trained"):
         small = quantize(**rows, model=trained.outputs["model"], options=quantize_options)
         shipped = evaluate(
             **rows,
@@ -133,10 +130,10 @@ def retrain(  # noqa: PLR0917 - these are the pipeline's parameters, given by na
             precision="int8",
             options=evaluate_options,
         )
-        final = gate(**policy, report=shipped.outputs["report"])
+        final = gate(**limits, report=shipped.outputs["report"])
         with dsl.If(final.outputs["outcome"] == "approved", "approved as shipped"):
             deploy(**ending, decision=final.outputs["decision"], model=small.outputs["quantized"])
-        with dsl.Else("refused as shipped"):
+        with dsl.Else("refused or awaiting approval as shipped"):
             reject(**ending, decision=final.outputs["decision"])
     with dsl.Else("refused as trained"):
         reject(**ending, decision=verdict.outputs["decision"])

@@ -74,15 +74,18 @@ def start(
     images: Mapping[str, str],
     watcher: Watcher,
     take_over: bool = False,
+    pipeline: str = "retrain",
+    by: str = "",
 ) -> Run:
     """Do a run from beginning to end; gives its record. A broken stage is a record that says so, not an exception."""
     read_price()  # a wrong one is told now, and not when it is asked for at the end
     store = open_store(settings.store)
     run = Run(datetime.now(UTC).strftime("%Y%m%d-%H%M%S-") + secrets.token_hex(2))
     with lease(store, run.id, take_over) as held:
-        by = getpass.getuser()
+        by = by or getpass.getuser()
         run.record = {
             "run": run.id,
+            "pipeline": pipeline,
             "arguments": arguments,
             "runner": runner,
             "by": by,
@@ -133,13 +136,16 @@ def _run_engine(
     watcher: Watcher,
     folder: Path,
 ) -> None:
-    environment = {**stage_environment(settings, run.record["arguments"]["source"]), "TMPDIR": str(folder / "tmp")}
+    source, pipeline = run.record["arguments"].get("source", ""), run.record["pipeline"]
+    # Only what reads scans needs a key; one that was made here for anything else would later be taken for the loop's.
+    environment = {**stage_environment(settings, source, pipeline == "retrain"), "TMPDIR": str(folder / "tmp")}
     environment[diary.VARIABLE] = run.id
     asked: dict[str, Any] = {
+        "pipeline": pipeline,
         "arguments": {**run.record["arguments"], "store": store.uri, "by": run.record["by"]},
         "runner": runner,
         "images": dict(images),
-        "gpus": run.record["arguments"]["device"] == "cuda",
+        "gpus": run.record["arguments"].get("device") == "cuda",
         "root": str(folder / "root"),
     }
     if runner == "docker":
@@ -330,6 +336,16 @@ def find(store: Store, name: str = "") -> Run:
     if not matching:
         raise ValueError(f"There is no run {name!r}. The latest ones: {', '.join(ids[-5:])}.")
     return _open(store, matching[-1])
+
+
+def only(store: Store, name: str) -> Run:
+    """The one run whose id begins so; ValueError where several do: what a person answers for must be named."""
+    matching = [run_id for run_id in _ids(store) if run_id.startswith(name)]
+    if len(matching) > 1 and name not in matching:
+        raise ValueError(
+            f"{len(matching)} runs begin with {name!r}: {', '.join(matching[-5:])}. Name one by more of its id."
+        )
+    return find(store, name)
 
 
 def recent(store: Store, count: int = 5) -> list[Run]:

@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from components.deploy.approval import AWAITING, expired, newest
 from components.shared import work
 from components.shared.contracts import Manifest, decode
 from components.shared.price import read_price
@@ -31,12 +32,21 @@ def artifact_file(store: Store, digest: str, name: str) -> bytes:
     return store.get(manifest.files[name].digest)
 
 
+def decided(run: Run) -> str:
+    """The digest of the last decision of a run, or of the one by which it released; nothing when it came to none."""
+    step = run.last("gate")
+    if step and "outputs" in step:
+        return str(step["outputs"]["decision"])
+    step = run.last("deploy")
+    return str(step["inputs"]["decision"]) if step and "inputs" in step else ""
+
+
 def decision(store: Store, run: Run) -> dict[str, Any] | None:
     """The last decision of a run, or None when it came to none."""
-    step = run.last("gate")
-    if not step or "outputs" not in step:
+    digest = decided(run)
+    if not digest:
         return None
-    return decode("decision", artifact_file(store, step["outputs"]["decision"], "decision.json"), "decision.json")
+    return decode("decision", artifact_file(store, digest, "decision.json"), "decision.json")
 
 
 def metrics(store: Store, run: Run) -> dict[str, Any] | None:
@@ -44,7 +54,12 @@ def metrics(store: Store, run: Run) -> dict[str, Any] | None:
     step = run.last("evaluate")
     if not step or "outputs" not in step:
         return None
-    return decode("metrics", artifact_file(store, step["outputs"]["report"], "metrics.json"), "metrics.json")
+    return report_metrics(store, step["outputs"]["report"])
+
+
+def report_metrics(store: Store, report: str) -> dict[str, Any]:
+    """The figures of a report that is named by its digest."""
+    return decode("metrics", artifact_file(store, report, "metrics.json"), "metrics.json")
 
 
 def dataset(store: Store, run: Run) -> dict[str, Any] | None:
@@ -68,12 +83,11 @@ def _data_sentence(about: dict[str, Any]) -> str:
 
 def write_page(settings: Settings, store: Store, run: Run) -> Path:
     """Write the run's report where a browser finds it; gives its path."""
-    step = run.last("gate")
-    if not step or "outputs" not in step:
+    if not (digest := decided(run)):
         raise ValueError(f"The run {run.id} {run.record['outcome']} before a decision, so it has no report.")
     path = settings.runs / run.id / "report.html"
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(artifact_file(store, step["outputs"]["decision"], "page.html"))
+    path.write_bytes(artifact_file(store, digest, "page.html"))
     return path
 
 
@@ -81,6 +95,8 @@ def as_json(store: Store, run: Run) -> str:
     """The run as one JSON object: record, figures, decision."""
     figures = metrics(store, run)
     shown = {"figures": figures["all"]["figures"] if figures else None, "decision": decision(store, run)}
+    if shown["decision"] and shown["decision"]["outcome"] == AWAITING:
+        shown["approval"] = newest(store, decided(run))
     return json.dumps({**run.record, **shown}, indent=1, sort_keys=True, ensure_ascii=False)
 
 
@@ -103,6 +119,8 @@ def summarise(console: Console, settings: Settings, store: Store, run: Run) -> N
     page = write_page(settings, store, run)
     console.print()
     further = [("the report", str(page)), ("why, in words", f"{_command('medloop')} explain {run.id}")]
+    if run.record["outcome"] == AWAITING:
+        further.append(("approve it", f"{_command('medloop')} {how_to_approve(run)}"))
     further.append(("what was released", f"{_command('medloop')} models"))
     if run.record["in_service"]:
         further.append(("try the model", f"{_command('medloop')} serve"))
@@ -110,6 +128,11 @@ def summarise(console: Console, settings: Settings, store: Store, run: Run) -> N
     further.append(("the tracking page", f"{_command('mlflow')} ui --backend-store-uri {settings.tracking_shown}"))
     for what, how in further:
         console.print(f"  {what:21} {how}", highlight=False, markup=False, soft_wrap=True)
+
+
+def how_to_approve(run: Run) -> str:
+    """How a person approves what this run left waiting."""
+    return f"approve {run.id} --by NAME --reason TEXT"
 
 
 def _command(name: str) -> str:
@@ -187,10 +210,11 @@ def _place(record: dict[str, Any]) -> str:
 def explain(store: Store, run: Run) -> str:
     """Why a run ended as it did, in plain sentences."""
     record = run.record
-    lines = [
-        f"The run {run.id} of {record['started']}, started by {record['by']}.",
-        f"It learned from {record['arguments']['source']}.",
-    ]
+    lines = [f"The run {run.id} of {record['started']}, started by {record['by']}."]
+    if "decision" in record["arguments"]:
+        lines.append(f"It was to release what the run {record['arguments'].get('run')} left waiting for approval.")
+    else:
+        lines.append(f"It learned from {record['arguments']['source']}.")
     if record["outcome"] == "failed":
         return "\n".join([*lines, f"It failed in {_place(record)}: {record['why']}"])
     verdict = decision(store, run)
@@ -210,9 +234,21 @@ def explain(store: Store, run: Run) -> str:
         "",
         *(f"  {'✓' if check['passed'] else '✗'} {check['sentence']}" for check in verdict["checks"]),
         "",
-        record.get("sentence", ""),
+        f"Policy: {verdict['policy']['name']} ({verdict['policy_digest'][:12]}). {verdict['budget']['sentence']}",
     ]
+    if verdict["outcome"] == AWAITING:
+        lines.append(_approval(store, run))
+    lines += ["", record.get("sentence", "")]
     return "\n".join(lines)
+
+
+def _approval(store: Store, run: Run) -> str:
+    """Whether a person has approved what this run left waiting."""
+    given = newest(store, decided(run))
+    if given is None:
+        return f"It awaits a person’s approval: medloop {how_to_approve(run)}"
+    ended = "ended" if expired(given) else "lasts until"
+    return f"Approved by {given['by']} at {given['at']}: {given['reason']} The approval {ended} {given['until']}."
 
 
 def compared(again: Replay, status: int, equal: dict[str, bool | None]) -> str:

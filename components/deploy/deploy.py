@@ -6,6 +6,7 @@ from typing import Annotated, Any
 
 import numpy as np
 
+from components.deploy.approval import AWAITING, granted
 from components.deploy.registry import project
 from components.shared import contracts, releases
 from components.shared.contracts import In, OneOf
@@ -27,6 +28,8 @@ def deploy(
 ) -> dict[str, Any]:
     """Release an approved model. Refuses a decision that is not an approval of this very model, in these conditions.
 
+    A decision that awaits a person's approval counts with that approval, while it lasts.
+
     run: the run that asks; the one that the step belongs to by default
     by: who started it
     runtime: what runs the model in service
@@ -35,6 +38,8 @@ def deploy(
     verdict = contracts.read_record("decision", decision / "decision.json")
     resolved = contracts.read_record("resolved", state / "resolved.json")
     _verify(verdict, resolved, work.inputs["model"])
+    awaited = verdict["outcome"] == AWAITING
+    approval = granted(work.store, work.inputs["decision"], verdict) if awaited else None
     log = releases.read_log(work.store)
     service = releases.in_service(log)
     if service and service.record["model"] == work.inputs["model"]:
@@ -53,7 +58,7 @@ def deploy(
             "sentence": f"Not released: this very model was taken out of service by {rollback.record['by']} "
             f"({rollback.record['reason']}). Only a person can put it back, with `medloop promote`.",
         }
-    if releases.head(log) != resolved["head"]:
+    if _moved_on(log, resolved["head"], awaited):
         raise RuntimeError(
             f"The release log has moved on since this run began: entry {len(log)} was written by somebody else. "
             "Nothing was released; run again to be judged against what is in service now."
@@ -73,6 +78,9 @@ def deploy(
     _try_out(Model(model, precision))
     version = f"v{len(releases.versions(log)) + 1}"
     sentence = f"{version}: {verdict['sentence']}"
+    if approval:
+        shown = verdict["sentence"].partition(": ")[2] or verdict["sentence"]
+        sentence = f"{version}: Approved by {approval['by']} ({approval['reason'].rstrip('.')}): {shown}"
     entry = releases.append(
         work.store,
         log,
@@ -89,6 +97,7 @@ def deploy(
         run=run,
         by=by,
         sentence=sentence,
+        **({"approval": approval} if approval else {}),
     )
     project(releases.read_log(work.store), work.store.uri)
     notify({"outcome": "released", "version": version, "run": run, "sentence": sentence, "entry": entry.number})
@@ -96,7 +105,7 @@ def deploy(
 
 
 def _verify(verdict: dict[str, Any], resolved: dict[str, Any], model: str) -> None:
-    if verdict["outcome"] != "approved":
+    if verdict["outcome"] not in ("approved", AWAITING):
         raise RuntimeError(
             f"The decision is {verdict['outcome']!r}, not 'approved'. Only approved models are released."
         )
@@ -110,6 +119,18 @@ def _verify(verdict: dict[str, Any], resolved: dict[str, Any], model: str) -> No
             "The decision compares with another model in service than the one this run found. Run again to be judged "
             "against what is in service now."
         )
+
+
+def _moved_on(log: list[releases.Entry], head: str, awaited: bool) -> bool:
+    """Whether the log has other entries than those that were there when the run began.
+
+    While a model waits for a person, others may be refused or begin to wait: that changes nothing for this one.
+    """
+    hashes = ["", *(entry.hash for entry in log)]
+    if head not in hashes:
+        return True
+    since = log[hashes.index(head) :]
+    return any(not (awaited and entry.kind in ("refusal", "awaiting")) for entry in since)
 
 
 def _try_out(model: Model) -> None:

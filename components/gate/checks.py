@@ -1,14 +1,27 @@
-"""The checks a model must pass. What is missing or is no number fails: the gate is closed unless shown otherwise."""
+"""The checks a model must pass. What is missing or is no number fails: the gate is closed unless shown otherwise.
+
+Each check bears the name of the place in the policy that asks for it.
+"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from components.gate.policy import line
+
 Metrics = Mapping[str, Any]
-Policy = Mapping[str, float]
+Policy = Mapping[str, Any]
+
+BOUNDS = {">=": "at least", ">": "more than", "<=": "at most", "<": "less than"}
+VALUE, LOSS = "\0", "\1"
+"""Where the numbers go in a sentence: by marks that no name of a class or a site holds."""
+TITLES = {"auc": "AUC", "pr_auc": "PR-AUC", "f1": "F1", "brier": "Brier score", "micro_auc": "micro AUC"}
+TITLES |= {"micro_pr_auc": "micro PR-AUC", "micro_f1": "micro F1"}
+FALLING = ("brier",)
+"""Compared figures of which less is better; the report bounds the gain in each, so that more is always better."""
 
 
 @dataclass(frozen=True)
@@ -19,20 +32,24 @@ class Check:
     title: str
     value: float | None
     limit: float
-    at_least: bool
+    sign: str
     phrase: str
+    excused: bool = False
+    """There is nothing to judge, and the policy does not ask for it then."""
 
     @property
     def margin(self) -> float | None:
         """By how much the limit is kept; negative where it is not, None where nothing was found."""
         if self.value is None:
             return None
-        return self.value - self.limit if self.at_least else self.limit - self.value
+        return self.value - self.limit if self.sign in (">", ">=") else self.limit - self.value
 
     @property
     def passed(self) -> bool:
         """Whether the limit is kept."""
-        return self.margin is not None and self.margin >= 0
+        if self.margin is None:
+            return self.excused
+        return self.margin > 0 or (self.margin == 0 and self.sign in (">=", "<="))
 
     def record(self) -> dict[str, Any]:
         """As it stands in decision.json."""
@@ -41,10 +58,10 @@ class Check:
             "title": self.title,
             "value": self.value,
             "limit": self.limit,
-            "bound": "at least" if self.at_least else "at most",
+            "bound": BOUNDS[self.sign],
             "margin": None if self.margin is None else round(self.margin, 10),
             "passed": self.passed,
-            "sentence": f"{self.phrase[0].upper()}{self.phrase[1:]}.",
+            "sentence": f"{_capital(self.phrase)}.",
         }
 
 
@@ -56,97 +73,293 @@ def found(metrics: Any, *path: str) -> float | None:
     return metrics if usable else None
 
 
-def judge(metrics: Metrics, policy: Policy) -> list[Check]:
-    """All checks of a policy on the metrics of one model."""
-    checks = [_patients(metrics, policy), _class_images(metrics, policy)]
-    checks += [_score(metrics, name, title, policy[f"min_{name}"]) for name, title in _SCORES.items()]
-    checks.append(_calibration(metrics, policy))
+def judge(metrics: Metrics, policy: Policy, look: int) -> list[Check]:
+    """All checks of a whole policy on the metrics of one model, at this look at the locked test."""
     subject = metrics["subject"]
-    if subject["champion"] or metrics.get("comparison"):
-        checks += [_loss(metrics, name, title, policy[f"max_{name}_loss"]) for name, title in _SCORES.items()]
+    lost = unloadable(metrics)
+    checks = [_budget(policy, look), _patients(metrics, policy), _class_images(metrics, policy)]
+    checks += _limits(metrics, policy, "")
+    if not subject["champion"] or (lost and policy["without_service"] == "allow"):
+        checks += _limits(metrics, policy["first"], "first.")
+    checks += [_line(metrics, number, text) for number, text in enumerate(policy["require"])]
+    if lost:
+        checks.append(_without_service(policy, lost))
+    elif subject["champion"] or metrics.get("comparison"):
+        allowed = policy["non_inferiority"].items()
+        checks += [_difference(metrics, figure, margin, level(metrics, figure, policy)) for figure, margin in allowed]
+    checks += _subgroups(metrics, policy["subgroups"])
+    checks += _machine(metrics, policy)
+    checks += _data(metrics, policy["data"])
     if subject["precision"] != "float32":
         checks.append(_agreement(metrics, policy))
     return checks
 
 
-_SCORES = {"accuracy": "accuracy", "auc": "AUC"}
+def unloadable(metrics: Metrics) -> str:
+    """Why the model in service could not be loaded, or nothing: then it was, or there is none."""
+    why = metrics.get("service_error")
+    return why if isinstance(why, str) and metrics["subject"]["champion"] and not metrics.get("comparison") else ""
+
+
+def error_at_this_look(policy: Policy) -> float:
+    """The chance of a wrong release that one look may take: the same for each."""
+    return float(policy["budget"]["error"] / policy["budget"]["looks"])
+
+
+def level(metrics: Metrics, figure: str, policy: Policy) -> tuple[float, float | None]:
+    """The largest error rate within what this look may take for which the report bounds a difference, and the bound."""
+    allowed = error_at_this_look(policy)
+    groups = (metrics.get("comparison") or {}).get("populations") or {}
+    lower = ((groups.get("core") or {}).get(figure) or {}).get("lower")
+    pairs = [pair for pair in lower if _is_pair(pair)] if isinstance(lower, list) else []
+    within = [pair for pair in pairs if pair[0] <= allowed * (1 + 1e-9)]
+    if not within:
+        return allowed, None
+    error, bound = max(within, key=lambda pair: float(pair[0]))
+    return float(error), found({"bound": bound}, "bound")
+
+
+def _is_pair(pair: Any) -> bool:
+    return isinstance(pair, list) and len(pair) == 2 and found({"error": pair[0]}, "error") is not None
+
+
+def _budget(policy: Policy, look: int) -> Check:
+    planned = policy["budget"]["looks"]
+    if look <= planned:
+        phrase = f"this is look {look} of {planned} planned at this locked test"
+    else:
+        phrase = (
+            f"this is look {look} at this locked test, and {planned} were planned: nothing more is approved on it "
+            "until there is a new locked test set, or a person raises budget.looks in the policy"
+        )
+    return Check("budget.looks", "Looks at the locked test", look, planned, "<=", phrase)
 
 
 def _patients(metrics: Metrics, policy: Policy) -> Check:
-    value = found(metrics, "all", "patients")
-    return _check(
-        "test_patients", "Patients in the test", value, policy["min_test_patients"], "{value} patients were tested"
-    )
+    value, limit = found(metrics, "all", "patients"), policy["counts"]["patients"]
+    return _check("counts.patients", "Patients in the test", value, limit, f"{VALUE} patients were tested")
 
 
 def _class_images(metrics: Metrics, policy: Policy) -> Check:
     images = {name: found(metrics, "all", "by_class", name) for name in metrics["classes"]}
     fewest = min(images, key=lambda name: images[name] or 0)
-    said = "{value} test images are of " + fewest + (", the rarest class" if len(images) > 1 else "")
-    return _check("class_images", "Images of the rarest class", images[fewest], policy["min_class_images"], said)
+    said = f"{VALUE} test images are of " + fewest + (", the rarest class" if len(images) > 1 else "")
+    limit = policy["counts"]["class_images"]
+    return _check("counts.class_images", "Images of the rarest class", images[fewest], limit, said)
 
 
-def _score(metrics: Metrics, name: str, title: str, limit: float) -> Check:
-    value = found(metrics, "all", "figures", name, "low")
-    said = f"{title} is at least {{value}} with {_confidence(metrics)} confidence"
-    return _check(name, f"{title[0].upper()}{title[1:]}, lower bound", value, limit, said)
+def _limits(metrics: Metrics, table: Policy, prefix: str) -> Iterator[Check]:
+    """Floors on lower bounds, and ceilings on upper ones."""
+    confidence = _confidence(metrics)
+    for figure, limit in table["floors"].items():
+        value, title = found(metrics, *_place(figure), "low"), _title(figure)
+        said = f"{title} is at least {VALUE} with {confidence} confidence"
+        yield _check(f"{prefix}floors.{figure}", f"{_capital(title)}, lower bound", value, limit, said)
+    for figure, limit in table["ceilings"].items():
+        value, title = found(metrics, *_place(figure), "high"), _title(figure)
+        said = f"{title} is at most {VALUE} with {confidence} confidence"
+        yield _check(f"{prefix}ceilings.{figure}", f"{_capital(title)}, upper bound", value, limit, said, "<=")
 
 
-def _calibration(metrics: Metrics, policy: Policy) -> Check:
-    value = found(metrics, "all", "figures", "calibration_error", "value")
-    said = "the calibration error is {value}"
-    return _check(
-        "calibration_error", "Calibration error", value, policy["max_calibration_error"], said, at_least=False
+def _line(metrics: Metrics, number: int, text: str) -> Check:
+    figure, sign, limit = line(text)
+    value, title = found(metrics, *_place(figure), "value"), _title(figure)
+    return _check(f"require.{number}", f"{_capital(title)}", value, limit, f"{title} is {VALUE}", sign)
+
+
+def _without_service(policy: Policy, why: str) -> Check:
+    said = f"the model in service could not be loaded, so nothing is compared with it ({why.rstrip('.')})"
+    if policy["without_service"] == "allow":
+        phrase = f"{said}; the policy allows that, and the limits for a first model hold instead"
+    else:
+        phrase = f"{said}; put it in order, or let the policy say `without_service: allow`"
+    allowed = policy["without_service"] == "allow"
+    return Check("without_service", "The model in service can be loaded", None, 1, ">=", phrase, allowed)
+
+
+def _difference(metrics: Metrics, figure: str, allowed: float, at: tuple[float, float | None]) -> Check:
+    """Whether the model in service is not lost against by more than allowed, on the locked core."""
+    error, value = at
+    title = _title(figure)
+    if metrics["subject"]["model"] == metrics["subject"]["champion"]:
+        label = f"{_capital(title)} against the model in service"
+        same = "this very model is in service already, and cannot be worse than itself"
+        return Check(f"non_inferiority.{figure}", label, None, -allowed, ">=", same, excused=True)
+    below, above = ("above", "below") if figure in FALLING else ("below", "above")
+    lost = value is not None and value < 0
+    some = f"is at least {VALUE} {above}" if value is not None and value >= 0.0005 else f"is not {below}"
+    side = f"may be up to {LOSS} {below}" if lost else some
+    said = f"{title} on the locked core {side} the model in service’s with {100 * (1 - error):.10g} % confidence"
+    name = f"{_capital(title)} against the model in service, lower bound"
+    if value is None:
+        groups = (metrics.get("comparison") or {}).get("populations") or {}
+        where = "on the locked core" if groups.get("core") else "on a locked core, of which no image is left"
+        phrase = (
+            f"the report has no number for “{name}” {where} at an error rate of {error:.2g}, and without it nothing is "
+            "approved"
+        )
+        return Check(f"non_inferiority.{figure}", name, None, -allowed, ">=", phrase)
+    phrase = _of_loss(value, -allowed, said, below)
+    if value < -allowed:
+        phrase += _too_few(metrics, figure)
+    return Check(f"non_inferiority.{figure}", name, value, -allowed, ">=", phrase)
+
+
+def _too_few(metrics: Metrics, figure: str) -> str:
+    """A word for a model that was not seen to be worse: what is lacking then are patients."""
+    core = metrics["comparison"]["populations"]["core"]
+    seen, patients = found(core, figure, "difference"), found(core, "patients")
+    if seen is None or patients is None or (-seen if figure in FALLING else seen) < 0:
+        return ""
+    better = f"better by {abs(seen):.3f}" if seen else "equal"
+    return (
+        f" (on the core’s {patients:.0f} patients it was {better}; it takes more of them to show that it is no worse)"
     )
 
 
-def _loss(metrics: Metrics, name: str, title: str, allowed: float) -> Check:
-    """Whether the model in service is not lost against by more than allowed, on the locked core where there is one."""
-    groups = (metrics.get("comparison") or {}).get("populations", {})
-    # A core that has shrunk until it lacks a class cannot be compared on; then all test images are what there is.
-    lacking = 0 in ((metrics.get("core") or {}).get("by_class") or {}).values()
-    group, where = ("core", "the locked core") if groups.get("core") and not lacking else ("all", "all test images")
-    value = found(groups, group, name, "low")
-    lost = value is not None and value < 0
-    some = "is at least {value} above" if value is not None and value >= 0.0005 else "is not below"
-    side = "may be up to {loss} below" if lost else some
-    said = f"{title} on {where} {side} the model in service’s with {_confidence(metrics)} confidence"
-    title = f"{title[0].upper()}{title[1:]} against the model in service, lower bound"
-    return _check(f"{name}_difference", title, value, -allowed, said, loss=True)
+def _subgroups(metrics: Metrics, asked: Policy) -> Iterator[Check]:
+    listed = metrics.get("subgroups")
+    groups = [group for group in listed if _in(group, asked)] if isinstance(listed, list) else []
+    judged = [group for group in groups if group.get("too_small") is False]
+    small = len(groups) - len(judged)
+    rest = f"; {_small(small)}" if small else ""
+    confidence = _confidence(metrics)
+    for figure, limit in asked["floors"].items():
+        title = _title(figure)
+        name, label = f"subgroups.floors.{figure}", f"{_capital(title)} of the weakest subgroup, lower bound"
+        if not isinstance(listed, list) or judged:
+            lows = [(found(group, "figures", figure, "low"), _called(group)) for group in judged]
+            value, which = min(lows, key=lambda low: -math.inf if low[0] is None else low[0], default=(None, ""))
+            said = f"{title} in the weakest subgroup, {which}, is at least {VALUE} with {confidence} confidence"
+            yield _check(name, label, value, limit, said, rest=rest)
+        else:
+            yield Check(name, label, None, limit, ">=", f"no subgroup could be judged{rest or ': there is none'}", True)
+    for figure, limit in asked["max_gap"].items():
+        yield _gap(metrics, asked, figure, limit, judged, rest)
+
+
+def _gap(metrics: Metrics, asked: Policy, figure: str, limit: float, judged: list[Any], rest: str) -> Check:
+    title = _title(figure)
+    name, label = f"subgroups.max_gap.{figure}", f"Widest gap in {title} between subgroups"
+    listed = metrics.get("gaps")
+    every = listed if isinstance(listed, list) else []
+    gaps = [gap for gap in every if _in(gap, asked) and gap.get("figure") == figure]
+    fields = [group["field"] for group in judged if group.get("value") != "unknown"]
+    if isinstance(listed, list) and not gaps and len(set(fields)) == len(fields):  # no field has two of them
+        return Check(name, label, None, limit, "<=", f"no two subgroups could be compared{rest}", True)
+    widest: Mapping[str, Any] = max(gaps, key=_width, default={})
+    value, low, high = (found(widest, name) for name in ("gap", "low", "high"))
+    interval = "" if low is None or high is None else f" ({_number(low, 3)} to {_number(high, 3)})"
+    between = f"{widest.get('field')} {widest.get('best')} and {widest.get('worst')}"
+    said = f"{title} differs by {VALUE}{interval} between {between}"
+    return _check(name, label, value, limit, said, "<=", rest)
+
+
+def _width(gap: Mapping[str, Any]) -> float:
+    """How wide a gap is; one without a number is the widest, so that it is not passed over."""
+    width = found(gap, "gap")
+    return math.inf if width is None else width
+
+
+def _in(group: Any, asked: Policy) -> bool:
+    return isinstance(group, Mapping) and group.get("field") in asked["fields"]
+
+
+def _called(group: Mapping[str, Any]) -> str:
+    return f"{group['field']} {group.get('value')}"
+
+
+def _small(number: int) -> str:
+    return "1 subgroup is too small to be judged" if number == 1 else f"{number} subgroups are too small to be judged"
+
+
+def _machine(metrics: Metrics, policy: Policy) -> Iterator[Check]:
+    if policy["latency_ms"] is not None:
+        value = found(metrics, "latency", "milliseconds")
+        said = f"one image takes {VALUE} ms"
+        yield _check("latency_ms", "Milliseconds for one image", value, policy["latency_ms"], said, "<=")
+    if policy["model_mb"] is not None:
+        size = found(metrics, "subject", "model_bytes")
+        value = None if size is None else size / 1e6
+        yield _check("model_mb", "Megabytes of the graph", value, policy["model_mb"], f"the graph has {VALUE} MB", "<=")
+
+
+def _data(metrics: Metrics, asked: Policy) -> Iterator[Check]:
+    if "max_quarantined_share" in asked:
+        images, aside = (found(metrics, "data", name) for name in ("images", "quarantined"))
+        value = None if images is None or aside is None or images + aside <= 0 else aside / (images + aside)
+        said, limit = f"the share of images that were set aside is {VALUE}", asked["max_quarantined_share"]
+        yield _check("data.max_quarantined_share", "Share of images set aside", value, limit, said, "<=")
+    if "max_leakage" in asked:
+        value = found(metrics, "data", "leakage")
+        said = f"{VALUE} leaks between the sides were found"
+        yield _check("data.max_leakage", "Leaks between the sides", value, asked["max_leakage"], said, "<=")
 
 
 def _agreement(metrics: Metrics, policy: Policy) -> Check:
     value = found(metrics, "as_trained", "agreement")
     graph = metrics["subject"]["precision"]
-    said = f"the share of images that the {graph} graph classes as the trained one does is {{value}}"
-    return _check("agreement", "Agreement of shipped and trained graph", value, policy["min_agreement"], said)
+    said = f"the share of images that the {graph} graph classes as the trained one does is {VALUE}"
+    return _check("agreement", "Agreement of shipped and trained graph", value, policy["agreement"], said)
+
+
+def _place(figure: str) -> tuple[str, ...]:
+    """Where the metrics have a figure."""
+    name, at, of = figure.partition("@")
+    if at:
+        return "all", "per_class", of, name
+    if name.startswith("micro_"):
+        return "all", "micro", name.removeprefix("micro_")
+    return "all", "figures", name
+
+
+def _title(figure: str) -> str:
+    """A figure in words, as it stands within a sentence."""
+    name, at, of = figure.partition("@")
+    return f"{TITLES.get(name, name.replace('_', ' '))}{f' for {of}' if at else ''}"
+
+
+def _capital(text: str) -> str:
+    return f"{text[0].upper()}{text[1:]}"
 
 
 def _check(
-    name: str, title: str, value: float | None, limit: float, said: str, at_least: bool = True, loss: bool = False
+    name: str, title: str, value: float | None, limit: float, said: str, sign: str = ">=", rest: str = ""
 ) -> Check:
     if value is None:
         phrase = f"the report has no number for “{title}”, and without it nothing is approved"
     else:
-        phrase = _phrase(value, limit, said, at_least, loss)
-    return Check(name, title, value, limit, at_least, phrase)
+        phrase = _phrase(value, limit, said, sign) + rest
+    return Check(name, title, value, limit, sign, phrase)
 
 
-def _phrase(value: float, limit: float, said: str, at_least: bool, loss: bool) -> str:
+def _phrase(value: float, limit: float, said: str, sign: str) -> str:
     gap = abs(value - limit)
     digits = _digits(gap)
     shown, shown_gap = _number(value, digits), _number(gap, digits)
-    kept = value >= limit if at_least else value <= limit
-    if loss and kept:
-        rest = f"; up to {_number(-limit, 3)} below is allowed"
-    elif loss:
-        rest = f", {shown_gap} more than the allowed {_number(-limit, 3)}"
-    elif at_least:
+    if sign in (">", ">="):
         less, more = ("fewer than", "more than") if isinstance(limit, int) else ("short of", "above")
-        rest = f", {shown_gap} {more if kept else less} the required {_number(limit, 3)}"
+        kept, side, word = value > limit, more if value >= limit else less, "required"
     else:
-        rest = f", {shown_gap} {'below' if kept else 'above'} the allowed {_number(limit, 3)}"
-    return said.format(value=shown, loss=_number(-value, digits)) + rest
+        kept, side, word = value < limit, "below" if value <= limit else "above", "allowed"
+    if not kept and gap == 0:
+        rest = f", and must be {BOUNDS[sign]} {_number(limit, 3)}"
+    else:
+        rest = f", {shown_gap} {side} the {word} {_number(limit, 3)}"
+    return _said(said, value=shown) + rest
+
+
+def _of_loss(value: float, limit: float, said: str, below: str) -> str:
+    gap = abs(value - limit)
+    digits = _digits(gap)
+    shown = _said(said, value=_number(value, digits), loss=_number(-value, digits))
+    if value >= limit:
+        return f"{shown}; up to {_number(-limit, 3)} {below} is allowed"
+    return f"{shown}, {_number(gap, digits)} more than the allowed {_number(-limit, 3)}"
+
+
+def _said(said: str, value: str, loss: str = "") -> str:
+    return said.replace(VALUE, value).replace(LOSS, loss)
 
 
 def _digits(gap: float) -> int:

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from components.gate.checks import Check, found, judge
-from components.shared.contracts import Between, In, Out, read_record, write_record
+from components.gate.checks import Check, error_at_this_look, found, judge
+from components.gate.policy import Policy, same_classes, settle
+from components.shared.contracts import Between, In, Out, fingerprint, read_record, write_record
 from components.shared.work import Work
 
 MARKER = "<!-- decision -->"
 """Where the report leaves room for the decision."""
 SUBJECT = ("model", "champion", "dataset", "split", "precision", "runtime")
+LATE = 0.75
+"""The share of the planned looks from which on it is time to plan a new locked test set."""
 
 
 def gate(
@@ -21,55 +25,43 @@ def gate(
     decision: Out,
     work: Work,
     *,
-    min_accuracy: Annotated[float, Between(0, 1)] = 0.8,
-    min_auc: Annotated[float, Between(0, 1)] = 0.85,
-    max_accuracy_loss: Annotated[float, Between(0, 1)] = 0.05,
-    max_auc_loss: Annotated[float, Between(0, 1)] = 0.03,
-    min_test_patients: Annotated[int, Between(1, 1000000)] = 20,
-    min_class_images: Annotated[int, Between(1, 1000000)] = 10,
-    max_calibration_error: Annotated[float, Between(0, 1)] = 0.15,
-    min_agreement: Annotated[float, Between(0, 1)] = 0.97,
+    policy: dict[str, Any] = {},  # noqa: B006 - the signature states the default; nobody changes it
+    looks: Annotated[int, Between(1, 1000000)] = 1,
 ) -> dict[str, Any]:
-    """Approve or refuse a model by what its report shows, and say why in one sentence.
+    """Approve or refuse a model by what its report shows, or let it wait for a person; say why in one sentence.
 
     A figure that is missing or is no number fails its check.
 
-      min_accuracy: what the lower bound of the accuracy must reach
-      min_auc: what the lower bound of the AUC must reach
-      max_accuracy_loss: how far below the model in service the accuracy may lie, by the lower bound of the paired
-          difference on the locked core
-      max_auc_loss: the same for the AUC
-      min_test_patients: how many patients the test must have
-      min_class_images: how many test images each class must have
-      max_calibration_error: how far the stated probabilities may be off on average
-      min_agreement: for how many images the shipped graph must name the same class as the trained one (as a share)
+      policy: what the model must show, as far as it differs from the shipped policy; see docs/gate.md
+      looks: the how-manieth look at this locked test set this is
     """
-    policy = {
-        "min_accuracy": min_accuracy,
-        "min_auc": min_auc,
-        "max_accuracy_loss": max_accuracy_loss,
-        "max_auc_loss": max_auc_loss,
-        "min_test_patients": min_test_patients,
-        "min_class_images": min_class_images,
-        "max_calibration_error": max_calibration_error,
-        "min_agreement": min_agreement,
-    }
+    asked = settle(policy)
     metrics = read_record("metrics", report / "metrics.json")
-    subject = identified(metrics)
-    checks = judge(metrics, policy)
-    outcome = "approved" if all(check.passed for check in checks) else "refused"
-    sentence = summed_up(checks, metrics)
-    record = {
-        "outcome": outcome,
-        "sentence": sentence,
-        "checks": [check.record() for check in checks],
-        "subject": subject,
-        "report": work.inputs["report"],
-        "policy": policy,
-    }
+    record = decide(metrics, asked, looks, work.inputs["report"])
     write_record("decision", decision / "decision.json", record)
     (decision / "page.html").write_text(page(report / "report.html", record), encoding="utf-8")
-    return {"outcome": outcome, "sentence": sentence}
+    return {"outcome": record["outcome"], "sentence": record["sentence"]}
+
+
+def decide(metrics: dict[str, Any], policy: Policy, look: int, report: str) -> dict[str, Any]:
+    """The decision that a whole policy comes to on these metrics, as decision.json says it."""
+    subject = identified(metrics)
+    same_classes(policy, metrics["classes"])
+    checks = judge(metrics, policy, look)
+    outcome = "refused"
+    if all(check.passed for check in checks):
+        outcome = "awaiting approval" if policy["approval"]["needed"] == "always" else "approved"
+    return {
+        "outcome": outcome,
+        "sentence": summed_up(checks, metrics, outcome),
+        "checks": [check.record() for check in checks],
+        "subject": subject,
+        "report": report,
+        "policy": dict(policy),
+        "policy_digest": fingerprint(policy),
+        "budget": budget(policy, look),
+        "signer": "",
+    }
 
 
 def identified(metrics: dict[str, Any]) -> dict[str, str]:
@@ -88,17 +80,50 @@ def identified(metrics: dict[str, Any]) -> dict[str, str]:
     return {name: subject[name] for name in SUBJECT}
 
 
-def summed_up(checks: list[Check], metrics: dict[str, Any]) -> str:
+def summed_up(checks: list[Check], metrics: Mapping[str, Any], outcome: str) -> str:
     """The decision in one sentence: each failed check, or what was shown."""
     failed = [check.phrase for check in checks if not check.passed]
     if failed:
         return f"Refused: {'; '.join(failed)}."
-    accuracy, auc = (next(check.value for check in checks if check.name == name) for name in ("accuracy", "auc"))
+    lows = {title: found(metrics, "all", "figures", name, "low") for name, title in _NAMED.items()}
+    shown = [f"{title} is at least {low:.3f}" for title, low in lows.items() if low is not None]
     confidence = 100 * (found(metrics, "confidence") or 0)
-    return (
-        f"Approved: accuracy is at least {accuracy:.3f} and AUC at least {auc:.3f} with {confidence:g} % confidence; "
-        f"all {len(checks)} checks passed."
+    known = f"{' and '.join(shown)} with {confidence:g} % confidence; " if shown else ""
+    waits = ", and the policy wants a person’s approval" if outcome == "awaiting approval" else ""
+    return f"{outcome[0].upper()}{outcome[1:]}: {known}all {len(checks)} checks passed{waits}."
+
+
+_NAMED = {"accuracy": "accuracy", "auc": "AUC"}
+
+
+def budget(policy: Policy, look: int) -> dict[str, Any]:
+    """What this look costs of the chance of error that the policy grants, and what is left of it."""
+    planned, error, each = policy["budget"]["looks"], policy["budget"]["error"], error_at_this_look(policy)
+    left = max(planned - look, 0)
+    said = (
+        f"This is look {look} of {planned} at this locked test. Each may release a model that is worse than allowed "
+        f"with a chance of at most {each:.2g}: {error:g} in all, spread evenly."
     )
+    if look > planned:
+        said = (
+            f"This is look {look} at this locked test, and {planned} were planned: its chance of error, {error:g} in "
+            "all, is spent. A new locked test set is needed."
+        )
+    elif left == 0:
+        said += " It is the last one. Nothing more is approved on this test: it is time for a new locked test set."
+    elif look >= LATE * planned:
+        said += f" {left} {'is' if left == 1 else 'are'} left: it is time to plan a new locked test set."
+    else:
+        said += f" {left} are left."
+    return {
+        "look": look,
+        "looks": planned,
+        "error": error,
+        "error_at_this_look": each if look <= planned else 0.0,
+        "spent": min(look, planned) * each,
+        "left": left,
+        "sentence": said,
+    }
 
 
 def page(report: Path, record: dict[str, Any]) -> str:
@@ -123,12 +148,15 @@ def page(report: Path, record: dict[str, Any]) -> str:
         }
         for check in record["checks"]
     ]
-    section = environment.get_template("decision.html.j2").render(record=record, checks=rows)
+    failed = [row for row in rows if not row["passed"]]
+    section = environment.get_template("decision.html.j2").render(
+        record=record, checks=failed + [row for row in rows if row["passed"]], failed=len(failed)
+    )
     return f"{before}{section}{after}"
 
 
 def _shown(value: float | None, check: dict[str, Any], sign: str = "") -> str:
     if value is None:
-        return "missing"
+        return "–" if check["passed"] else "missing"
     whole = isinstance(check["limit"], int)
     return (f"{value:{sign},.0f}" if whole else f"{value:{sign}.3f}").replace("-", "−")

@@ -9,7 +9,7 @@ from components.stage import stage
 
 @stage
 def reject(decision: Input[Artifact], state: Input[Artifact], store: str, by: str) -> NamedTuple(
-    "Values", [("version", str), ("sentence", str)]
+    "Values", [("outcome", str), ("version", str), ("sentence", str)]
 ):
     from components.stage import call
 

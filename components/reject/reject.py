@@ -1,4 +1,4 @@
-"""Ends a run whose model was refused: an entry in the log that says why, and a word to those who wait."""
+"""Ends a run whose model does not go into service now: an entry in the log that says why, and a notification."""
 
 from __future__ import annotations
 
@@ -9,9 +9,14 @@ from components.shared.contracts import In
 from components.shared.notify import notify
 from components.shared.work import Work, event
 
+ENTRIES = {"refused": "refusal", "awaiting approval": "awaiting"}
+"""What the log calls the outcomes that end a run here."""
+
 
 def reject(decision: In, state: In, work: Work, *, run: str = "", by: str = "") -> dict[str, Any]:
-    """Write down that a model was refused, and why. What is in service stays as it is.
+    """Write down that a model was refused, or that it waits for a person's approval, and why.
+
+    What is in service stays as it is.
 
     run: the run that asked; the one that the step belongs to by default
     by: who started it
@@ -19,8 +24,11 @@ def reject(decision: In, state: In, work: Work, *, run: str = "", by: str = "") 
     run = run or work.run
     verdict = contracts.read_record("decision", decision / "decision.json")
     resolved = contracts.read_record("resolved", state / "resolved.json")
-    if verdict["outcome"] == "approved":
-        raise RuntimeError("The decision is an approval; it is for deploy, not for reject.")
+    outcome = verdict["outcome"]
+    if outcome not in ENTRIES:
+        raise RuntimeError(
+            f"The decision is {outcome!r}, and only what is {' or '.join(ENTRIES)} ends here. The rest is for deploy."
+        )
     log = releases.read_log(work.store)
     if releases.key_id(log) not in ("", resolved["key_id"]):
         raise RuntimeError(
@@ -28,13 +36,19 @@ def reject(decision: In, state: In, work: Work, *, run: str = "", by: str = "") 
             "run again."
         )
     service = releases.in_service(log)
+    subject = verdict["subject"]
+    if outcome != "refused" and service and service.record["model"] == subject["model"]:  # approved, and asked again
+        return {
+            "outcome": "unchanged",
+            "version": service.version,
+            "sentence": f"This very model is in service already, as {service.version}.",
+        }
     stays = f"{service.version} stays in service." if service else "Nothing is in service."
-    if not (log and log[-1].record.get("request") == resolved["request"]):  # a repetition is not a second refusal
-        subject = verdict["subject"]
+    if not (log and log[-1].record.get("request") == resolved["request"]):  # a repetition is not a second decision
         releases.append(
             work.store,
             log,
-            "refusal",
+            ENTRIES[outcome],
             model=subject["model"],
             decision=work.inputs["decision"],
             report=verdict["report"],
@@ -45,6 +59,10 @@ def reject(decision: In, state: In, work: Work, *, run: str = "", by: str = "") 
             by=by,
             sentence=verdict["sentence"],
         )
-    event("refused", "reject", sentence=verdict["sentence"])
-    notify({"outcome": "refused", "run": run, "sentence": verdict["sentence"]})
-    return {"version": service.version if service else "", "sentence": f"{verdict['sentence']} {stays}"}
+    event(outcome, "reject", sentence=verdict["sentence"])
+    notify({"outcome": outcome, "run": run, "sentence": verdict["sentence"]})
+    return {
+        "outcome": outcome,
+        "version": service.version if service else "",
+        "sentence": f"{verdict['sentence']} {stays}",
+    }

@@ -21,9 +21,9 @@ def resolve(  # noqa: PLR0917 - the pipeline gives them by name
     split_options: dict,
     train_options: dict,
     evaluate_options: dict,
-    gate_options: dict,
+    policy: dict,
     quantize_options: dict,
-) -> NamedTuple("Values", [("revision", str), ("key_id", str), ("weights_digest", str)]):
+) -> NamedTuple("Values", [("revision", str), ("key_id", str), ("weights_digest", str), ("looks", int)]):
     from components.stage import call
 
     return call("resolve", locals())

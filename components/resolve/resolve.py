@@ -27,13 +27,13 @@ def resolve(
     split_options: dict[str, Any] = {},
     train_options: dict[str, Any] = {},
     evaluate_options: dict[str, Any] = {},
-    gate_options: dict[str, Any] = {},
+    policy: dict[str, Any] = {},
     quantize_options: dict[str, Any] = {},
 ) -> dict[str, Any]:
     """Read what can change from outside: the source's listing, the release log, the model in service, the hash key.
 
     Later stages read none of it again. A run that asks for what the newest decision already answered is handed what
-    that run was handed, so that all of its work is found done.
+    that run was handed, so that all of its work is found done. The looks at the locked test are counted in the log.
 
         source: the directory of images to learn from, or s3://bucket/prefix
         weights: where the weights lie that training is to begin with: a path, an s3:// or https:// address; or nowhere
@@ -43,7 +43,7 @@ def resolve(
         split_options: what split was asked beyond them
         train_options: what train was asked beyond them
         evaluate_options: what evaluate was asked beyond them
-        gate_options: what gate was asked beyond them
+        policy: what gate was asked
         quantize_options: what quantize was asked beyond them
     """
     listing = _listing(source)
@@ -53,7 +53,7 @@ def resolve(
     revision = sources.revision(listing)
     begins_with = kept_weights.keep(weights, work.store) if weights else ""
     options = [ingest_options, merge_options, split_options, train_options]
-    options += [evaluate_options, gate_options, quantize_options]
+    options += [evaluate_options, policy, quantize_options]
     request = contracts.fingerprint([_plain([asked, options]), revision, key_id, begins_with, _code()])
     service = releases.in_service(log)
     seen = {
@@ -67,6 +67,7 @@ def resolve(
     for folder, digest in ((previous, seen["previous"]), (champion, seen["champion"])):
         if digest:
             _fill(work, folder, digest)
+    looks = _look(log, request, seen["champion"])
     record = {
         "revision": revision,
         "files": len(listing),
@@ -75,9 +76,10 @@ def resolve(
         "request": request,
         "repeats": log[-1].record.get("run", "") if repeats else "",
         "seen": seen,
+        "looks": looks,
     }
     contracts.write_record("resolved", state / "resolved.json", record)
-    return {"revision": revision, "key_id": key_id, "weights_digest": begins_with}
+    return {"revision": revision, "key_id": key_id, "weights_digest": begins_with, "looks": looks}
 
 
 def _listing(address: str) -> list[sources.Entry]:
@@ -97,6 +99,20 @@ def _repeats(work_: Work, log: list[releases.Entry], request: str) -> bool:
     if not log or log[-1].record.get("request") != request:
         return False
     return work.whole(work_.store, log[-1].record["decision"])
+
+
+def _look(log: list[releases.Entry], request: str, champion: str) -> int:
+    """The number that this run's look at the locked test has, from 1; a run that asks the same again has its own.
+
+    Every decision is a look, whatever it came to: who tries often enough passes any test once. A release that a person
+    approved belongs to the look that waited for it.
+    """
+    looks: dict[tuple[str, str], int] = {}
+    for entry in log:
+        if entry.kind in releases.DECISIONS:
+            asked = (str(entry.record.get("request")), str(entry.record.get("seen", {}).get("champion", "")))
+            looks.setdefault(asked, len(looks) + 1)
+    return looks.get((request, champion), len(looks) + 1)
 
 
 def _same_key(log: list[releases.Entry], key_id: str) -> None:

@@ -10,11 +10,16 @@ from components.shared.contracts import SCHEMAS, decode, digest, encode
 from components.shared.store import Store
 
 FOLDER = "releases"
+DECISIONS = ("release", "refusal", "awaiting")
+"""Kinds of entries that write down what the gate decided of a model: each was a look at the locked test."""
 
 
 @dataclass(frozen=True)
 class Entry:
-    """One record of the log. Its kind: release, refusal, promotion, rollback or rotation (of the hash key)."""
+    """One record of the log.
+
+    Its kind: release, refusal, awaiting (an approval), promotion, rollback or rotation (of the hash key).
+    """
 
     number: int
     hash: str

@@ -288,7 +288,7 @@ def code_version(stage: str) -> str:
     code = {
         path.relative_to(COMPONENTS).as_posix(): contracts.file_digest(path)
         for path in files
-        if path.name != "component.py" and "__pycache__" not in path.parts
+        if not path.name.startswith("component") and "__pycache__" not in path.parts
     }
     return contracts.fingerprint([code, package_versions(stage)])
 

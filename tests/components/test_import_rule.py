@@ -16,7 +16,8 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-INTERFACE = "component.py"
+INTERFACES = "component*.py"
+"""Files that hold a typed interface for the pipeline, and nothing else."""
 INTERFACE_IMPORTS = ("kfp.dsl", "components.stage")
 
 
@@ -68,7 +69,7 @@ def module_file(module: str, root: Path) -> Path | None:
 
 def reached(root: Path, stage: str) -> list[Path]:
     """The files that a stage may come to: its own but for the interface, and what they import of components.shared."""
-    waiting = [path for path in sorted((root / "components" / stage).rglob("*.py")) if path.name != INTERFACE]
+    waiting = [path for path in sorted((root / "components" / stage).rglob("*.py")) if not path.match(INTERFACES)]
     seen = {*waiting}
     while waiting:
         for module in imports(waiting.pop(), root):
@@ -93,8 +94,7 @@ def violations(root: Path, stage: str) -> list[str]:
             ours = top in ("components", "workflows")
             if not _is_own(module, stage) and (ours or not (top in sys.stdlib_module_names or top in packages)):
                 found.append(f"{path.relative_to(root)} imports {module}")
-    interface = root / "components" / stage / INTERFACE
-    if interface.exists():
+    for interface in (root / "components" / stage).glob(INTERFACES):
         for module in imports(interface, root):
             top = module.split(".")[0]
             if module not in INTERFACE_IMPORTS and top not in sys.stdlib_module_names:

@@ -104,10 +104,10 @@ def test_plan_says_what_is_reused_and_what_a_change_would_redo(released: tuple[P
 
 def test_a_refused_model_is_a_result_that_leaves_service_alone(released: tuple[Place, dict[str, Any]]) -> None:
     place, _ = released
-    refused = place.run("--set", "min_accuracy=0.999")
+    refused = place.run("--set", "policy.floors.accuracy=0.999")
     assert refused["outcome"] == "refused"
     failed = [check for check in refused["decision"]["checks"] if not check["passed"]]
-    assert [check["name"] for check in failed] == ["accuracy"]
+    assert [check["name"] for check in failed] == ["floors.accuracy"]
     assert failed[0]["limit"] == 0.999
     assert f"{0.999 - failed[0]['value']:.3f}".rstrip("0") + " short" in failed[0]["sentence"]
     assert refused["in_service"] == place.models()["in_service"] == "v1"

@@ -53,7 +53,7 @@ def test_every_command_of_the_readme_works(copy: Path) -> None:
         if "predict" in script:
             assert '"prediction"' in done.stdout
             assert '"model_version"' in done.stdout
-        if "min_accuracy=0.999" in script:
+        if "policy.floors.accuracy=0.999" in script:
             assert "short of the required 0.999" in " ".join(done.stdout.split())
 
 

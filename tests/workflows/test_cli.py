@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -19,7 +20,7 @@ from workflows.parameters import option_parameters, pipeline_parameters
 
 COMMANDS = [
     *("synth", "run", "plan", "report", "explain", "replay", "models", "promote", "rollback", "serve", "doctor"),
-    "params",
+    *("params", "approve", "gate"),
     *("compile", "submit", "schedule", "runs"),
 ]
 HEAVY = {"torch", "kfp", "mlflow", "onnxruntime", "numpy", "pyarrow", "PIL", "pydicom", "matplotlib", "fastapi"}
@@ -91,6 +92,41 @@ def test_the_package_runs_each_stage_in_its_own_image_with_caching_left_to_work_
     assert images["train"] == "registry.example/team/ml/medloop-train:1.2.3"
     assert images["evaluate-2"] == "registry.example/team/ml/medloop-evaluate:1.2.3"
     assert set(spec["root"]["inputDefinitions"]["parameters"]) >= set(pipeline_parameters())
+
+
+def compiled(tmp_path: Path, *arguments: str) -> dict[str, Any]:
+    """The pipeline that `medloop compile` writes."""
+    output = tmp_path / "package.yaml"
+    medloop(tmp_path, "compile", *arguments, "--output", str(output), "--no-pin")
+    return dict(next(iter(yaml.safe_load_all(output.read_text()))))
+
+
+def test_a_package_has_the_policy_that_it_was_given_as_its_default(tmp_path: Path) -> None:
+    def policy(*arguments: str) -> Any:
+        return compiled(tmp_path, *arguments)["root"]["inputDefinitions"]["parameters"]["policy"]["defaultValue"]
+
+    assert policy() == {}
+    assert policy("--policy", "old-threshold") == {"name": "old-threshold", "require": ["accuracy > 0.9"]}
+    (tmp_path / "mine.yaml").write_text("floors: {auc: null}\n")
+    assert policy("--policy", str(tmp_path / "mine.yaml")) == {"floors": {"auc": "none"}}
+    wrong = tmp_path / "wrong.yaml"
+    wrong.write_text("flors: {}\n")
+    assert "Did you mean 'floors'" in refused("compile", "--policy", str(wrong))
+
+
+def test_the_release_of_what_was_approved_is_deploy_alone(tmp_path: Path) -> None:
+    spec = compiled(tmp_path, "release", "--images", "registry.example/ml:1")
+    (executor,) = spec["deploymentSpec"]["executors"].values()
+    assert executor["container"]["image"] == "registry.example/ml/medloop-deploy:1"
+    assert set(spec["root"]["inputDefinitions"]["parameters"]) == {"store", "decision", "model", "state", "run", "by"}
+
+
+@pytest.mark.parametrize("command", ["run", "plan", "submit"])
+def test_a_wrong_policy_is_refused_before_anything_is_done(command: str, tmp_path: Path) -> None:
+    wrong = tmp_path / "wrong.yaml"
+    wrong.write_text("floors: {acuracy: 0.9}\n")
+    assert "Did you mean 'accuracy'" in refused(command, "--source", "/scans", "--policy", str(wrong))
+    assert "Did you mean 'screening'" in refused(command, "--source", "/scans", "--policy", "screning")
 
 
 def test_a_package_of_another_kind_is_refused(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from components.shared import keys, releases
-from components.shared.contracts import Manifest
+from components.shared.contracts import SCHEMAS, Manifest
 from components.shared.store import open_store
 from tests.e2e.loop import ROOT
 from tests.workflows.by_hand import ByHand
@@ -324,7 +324,7 @@ def test_a_run_that_began_before_a_rotation_does_not_undo_it(loop: ByHand) -> No
 
     now, _ = loop.data()
     verdict = {
-        "kind": "decision", "schema": 1, "outcome": "refused", "sentence": "Refused.", "report": "r",
+        "kind": "decision", "schema": SCHEMAS["decision"], "outcome": "refused", "sentence": "Refused.", "report": "r",
         "subject": {"model": "m", "dataset": "d", "split": "old"},
     }  # fmt: skip
     folder = loop.home / "decision"

@@ -23,9 +23,9 @@ def file(tmp_path: Path) -> Path:
 def test_without_wishes_the_defaults_are_those_of_the_stages() -> None:
     found = settled()
     assert found["source"] == "/scans"
-    for stage, names in {"train": ["epochs", "seed", "learning_rate", "architecture"], "gate": ["min_auc"]}.items():
+    for stage, names in {"train": ["epochs", "seed", "learning_rate", "architecture"], "gate": ["policy"]}.items():
         assert {name: found[name] for name in names} == {name: read(stage).parameters[name].default for name in names}
-    assert found["train_options"] == {}
+    assert found["train_options"] == found["policy"] == {}
     assert set(found) == set(pipeline_parameters())
 
 
@@ -82,7 +82,14 @@ def test_an_assignment_is_read_in_its_parameters_type(assignment: str, name: str
         ("epochs=[1", "epochs is '[1', and must be a whole number"),
         ("learning_rate=nan", "learning_rate is nan, and must be a number"),
         ("learning_rate=.inf", "learning_rate is inf, and must be from"),
-        ("min_accuracy=1.01", "min_accuracy is 1.01, and must be from 0 to 1"),
+        ("policy.floors.accuracy=1.01", "The policy's floors.accuracy is 1.01, and must be from -1 to 1"),
+        ("policy.floors.acuracy=0.9", "The policy's floors knows no figure 'acuracy'. Did you mean 'accuracy'?"),
+        ("policy.flors.accuracy=0.9", "The policy has no section 'flors'. Did you mean 'floors'?"),
+        ("policy.floors.accuracy=", "--set policy.floors.accuracy= gives no value"),
+        ("policy=screning", "There is no policy 'screning'. Did you mean 'screening'? Name a YAML file, or one of"),
+        ("policy=[1]", "There is no policy '[1]'"),
+        ("policy={floors: 3}", "The policy's floors is 3, and must be a mapping"),
+        ("policy.budget.looks=501", "Plan at most 500 looks"),
         ("train_options.fit=crop", "fit is 'crop', and must be one of pad, stretch"),
         ("train_options.augment=4", "augment is 4.0, and must be from 0 to 3"),
         ("train_options=3", "train_options is 3, and must be a mapping"),
@@ -177,3 +184,38 @@ def test_words_narrow_the_list() -> None:
         describe(["epohcs"])
     with pytest.raises(ValueError, match=r"holds 'quantize' and 'epochs'\. Did you mean 'epochs'\?"):
         describe(["quantize", "epochs"])
+
+
+def test_a_policy_is_a_name_a_file_or_a_mapping_and_entries_are_laid_over_it(file: Path) -> None:
+    file.write_text("policy:\n  floors:\n    auc: 0.9\n    accuracy: 0.7\n")
+    mine = file.with_name("mine.yaml")
+    mine.write_text("floors:\n  accuracy: 0.6\nbudget:\n  looks: 12\n")
+    assert settled(file=file)["policy"] == {"floors": {"auc": 0.9, "accuracy": 0.7}}
+    both = settle("/scans", file, ["policy.floors.sensitivity@A.B=0.5"], {}, str(mine))["policy"]
+    assert both == {"floors": {"accuracy": 0.6, "sensitivity@A.B": 0.5}, "budget": {"looks": 12.0}}
+    assert settle("/scans", None, [], {}, "default")["policy"] == {}
+    assert settled("policy=old-threshold")["policy"]["require"] == ["accuracy > 0.9"]
+    file.write_text("policy: old-threshold\n")
+    assert settled(file=file)["policy"]["name"] == "old-threshold"
+    assert settled("policy.subgroups.floors.accuracy=0.6")["policy"] == {"subgroups": {"floors": {"accuracy": 0.6}}}
+
+
+def test_a_policy_has_the_form_in_which_a_pipeline_hands_it_on() -> None:
+    found = settled("policy={counts: {patients: 30}, floors: {auc: null}}")["policy"]
+    assert found == {"counts": {"patients": 30.0}, "floors": {"auc": "none"}}
+    assert type(found["counts"]["patients"]) is float
+
+
+def test_a_policys_classes_are_held_against_those_asked_for() -> None:
+    with pytest.raises(ValueError, match=r"no class 'PNEUMONA'\. Did you mean 'PNEUMONIA'"):
+        settled("policy.floors.auc@PNEUMONA=0.9", "ingest_options.classes=[NORMAL, PNEUMONIA]")
+    assert settled("policy.floors.auc@PNEUMONA=0.9")["policy"] == {"floors": {"auc@PNEUMONA": 0.9}}
+
+
+def test_a_policy_that_is_no_mapping_is_refused(file: Path) -> None:
+    file.write_text("- accuracy > 0.9\n")
+    with pytest.raises(ValueError, match="holds a list; write the sections of a policy"):
+        settle("/scans", None, [], {}, str(file))
+    file.write_text("floors: {auc: 0.9}\nfloors: {auc: 0.8}\n")
+    with pytest.raises(ValueError, match="'floors' stands there twice"):
+        settle("/scans", None, [], {}, str(file))

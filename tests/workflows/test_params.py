@@ -17,7 +17,10 @@ def test_a_shipped_file_is_settled(file: Path) -> None:
     given = read_yaml(file)
     settled = settle("/scans", file, [], {})
     assert given
-    assert {name: settled[name] for name in given} == given
+    assert {name: settled[name] for name in given if name != "policy"} == {
+        name: value for name, value in given.items() if name != "policy"
+    }
+    assert settled["policy"] == settle("/scans", None, [], {}, given.get("policy", "default"))["policy"]
     asked = given.get("ingest_options", {})
     assert Asked(**{name: value for name, value in asked.items() if name in Asked.__annotations__})
 

@@ -16,6 +16,7 @@ from workflows.options import (
     Brought,
     ImagesAt,
     Params,
+    Policy,
     Source,
     WithParameters,
     arguments,
@@ -31,14 +32,17 @@ NoPin = Annotated[bool, typer.Option("--no-pin", help="Leave images at their tag
 
 @app.command(name="compile", short_help="Write the pipeline as a Kubeflow package.")
 def compile_(
-    pipeline: Annotated[str, typer.Argument(metavar="[PIPELINE]", help="Which one: retrain.")] = "retrain",
+    pipeline: Annotated[str, typer.Argument(metavar="[PIPELINE]", help="Which one: retrain, or release.")] = "retrain",
     output: Annotated[Path | None, typer.Option("--output", "-o", help="The file; PIPELINE.yaml by default.")] = None,
     where: ImagesAt = "",
     brought: Brought = None,
     cluster: Cluster = None,
     no_pin: NoPin = False,
+    policy: Policy = "",
 ) -> None:
     """Write a pipeline as a package for a Kubeflow Pipelines server, its images pinned by digest.
+
+    A policy given here becomes the package's default.
 
     \b
         medloop compile --images registry.example/medloop:0.1.0
@@ -46,14 +50,16 @@ def compile_(
         medloop compile --image train=registry.example/ours/train:2
     """
     from workflows.package import check, compile_package
+    from workflows.parameters import check_policy, read_policy
 
     path = output or Path(f"{pipeline}.yaml")
     try:
         check(pipeline, path)
+        defaults = {"policy": check_policy(read_policy(policy), [])} if policy else {}
     except ValueError as error:
         refuse(str(error))
     places = _cluster(cluster)
-    compile_package(pipeline, _pinned(where, brought, no_pin), places, path)
+    compile_package(pipeline, _pinned(where, brought, no_pin), places, path, defaults)
     typer.echo(f"{path}: {path.stat().st_size:,} bytes")
 
 
@@ -67,6 +73,7 @@ def submit(
     source: Source = "",
     params: Params = None,
     assignments: Assign = None,
+    policy: Policy = "",
     store: Store = "",
     where: ImagesAt = "",
     brought: Brought = None,
@@ -100,7 +107,8 @@ def submit(
         refuse(f"--timeout: {error}")
     if timeout and not wait:
         refuse(f"--timeout is {timeout!r}, and limits how long --wait watches. Add --wait, or leave it out.")
-    order = _order(source, params, assignments, store, where, brought, cluster, no_pin, name, experiment, account)
+    asked = (source, params, assignments, policy)
+    order = _order(asked, store, where, brought, cluster, no_pin, name, experiment, account)
     server = _server()
     run_id = start(server, order)
     link = server.link(f"runs/details/{run_id}")
@@ -158,6 +166,7 @@ def schedule(
     source: Source = "",
     params: Params = None,
     assignments: Assign = None,
+    policy: Policy = "",
     store: Store = "",
     where: ImagesAt = "",
     brought: Brought = None,
@@ -202,7 +211,8 @@ def schedule(
         spans = times.spans(due, here, there, datetime.now(UTC))
     except ValueError as error:
         refuse(str(error))
-    order = _order(source, params, assignments, store, where, brought, cluster, no_pin, name, experiment, account)
+    asked = (source, params, assignments, policy)
+    order = _order(asked, store, where, brought, cluster, no_pin, name, experiment, account)
     server = _server()
     made = begin(server, order, spans)
     _tell_schedule(server, made, due, here, as_json)
@@ -271,9 +281,7 @@ def runs(
 
 
 def _order(
-    source: str,
-    params: Path | None,
-    assignments: list[str] | None,
+    wanted: tuple[str, Path | None, list[str] | None, str],
     store: str,
     where: str,
     brought: list[str] | None,
@@ -294,7 +302,7 @@ def _order(
         if not 0 < len(text.strip()) <= 128:
             refuse(f"{option} is {text!r}, and must have 1 to 128 characters. Give it such a name.")
     places = _cluster(cluster)
-    asked = arguments(source, params, assignments, defaults_on(places))
+    asked = arguments(*wanted, defaults_on(places))
     kept = store or read_settings().store
     if not store and "://" not in kept:
         refuse(

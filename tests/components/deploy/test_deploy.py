@@ -9,8 +9,9 @@ import onnx
 import pytest
 from onnx import numpy_helper
 
+from components.deploy.approval import FOLDER, approve
 from components.deploy.registry import project
-from components.shared import releases
+from components.shared import contracts, releases
 from components.shared.notify import VARIABLE
 from components.shared.store import Store, open_store
 from components.shared.work import Done, gather
@@ -100,7 +101,7 @@ def test_a_try_that_died_after_its_entry_finds_it_done(candidate: Candidate, sto
     ("verdict", "seen", "sentence"),
     [
         ({"outcome": "refused"}, {}, "The decision is 'refused', not 'approved'"),
-        ({"outcome": "awaiting approval"}, {}, "The decision is 'awaiting approval', not 'approved'"),
+        ({"outcome": "awaiting approval"}, {}, "awaits a person's approval, and there is none"),
         ({"outcome": ""}, {}, "not 'approved'"),
         ({"model": "f" * 64}, {}, "The decision approves the model ffffffffffff, and this one is"),
         ({"champion": "f" * 64}, {}, "compares with another model in service"),
@@ -163,7 +164,7 @@ def test_a_model_that_a_person_took_back_is_not_released_again_by_a_run(
     assert service.version == "v1"
 
 
-@pytest.mark.parametrize("damage", [b"", b"{}", b'{"kind": "decision", "schema": 2}'])
+@pytest.mark.parametrize("damage", [b"", b"{}", b'{"kind": "decision", "schema": 99}'])
 def test_a_damaged_decision_stops_it(damage: bytes, candidate: Candidate, store: Store, tmp_path: Path) -> None:
     (tmp_path / "decision").mkdir()
     (tmp_path / "decision" / "decision.json").write_bytes(damage)
@@ -261,3 +262,97 @@ def test_the_registry_is_a_picture_of_the_log_and_can_be_drawn_again(
 
 def test_without_a_tracking_address_nothing_is_projected(store: Store) -> None:
     assert not project([], store.uri)
+
+
+WAITS = {"outcome": "awaiting approval"}
+
+
+def approved(candidate: Candidate, days: int = 30, **changes: Any) -> str:
+    """Approve what this candidate's next decision will be, with the record changed; gives the decision's digest."""
+    service = releases.in_service(releases.read_log(candidate.store))
+    champion = service.record["model"] if service else ""
+    folder = decision(candidate.root / f"given{len(changes)}{days}", candidate.digest, champion=champion, **WAITS)
+    digest = gather(candidate.store, folder).digest
+    record = approve(candidate.store, digest, {"subject": {"model": candidate.digest}}, "Dr. B", "Read them.", days)
+    if changes:
+        (name,) = candidate.store.names(f"{FOLDER}/{digest}")
+        candidate.store.delete(name)
+        candidate.store.create(name, contracts.encode("approval", {**record, **changes}))
+    return digest
+
+
+def test_what_waited_goes_into_service_with_a_persons_approval(candidate: Candidate, store: Store) -> None:
+    digest = approved(candidate)
+    done = candidate.deploy(WAITS)
+    assert done.values["outcome"] == "released"
+    entry = releases.read_log(store)[0].record
+    assert entry["decision"] == digest
+    assert (entry["approval"]["by"], entry["approval"]["reason"]) == ("Dr. B", "Read them.")
+    assert entry["approval"]["decision"] == digest
+    assert done.values["sentence"].startswith("v1: Approved by Dr. B (Read them): ")
+    again = candidate.deploy({**WAITS, "champion": ""}, seen={"champion": "", "head": ""})
+    assert again.values["outcome"] == "unchanged"
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"until": "2020-01-01T00:00:00+00:00"}, r"The approval by Dr\. B ended at 2020-01-01"),
+        ({"decision": "f" * 64}, r"The approval by Dr\. B is of the decision ffffffffffff"),
+        ({"model": "f" * 64}, "on the model ffffffffffff, and this is"),
+        ({"by": " "}, "lacks by"),
+        ({"reason": ""}, "lacks reason"),
+        ({"until": ""}, "lacks until"),
+        ({"schema": 99}, "schema 99"),
+    ],
+)
+def test_an_approval_that_ended_or_is_another_ones_is_none(
+    changes: dict[str, Any], sentence: str, candidate: Candidate, store: Store
+) -> None:
+    approved(candidate, **changes)
+    with pytest.raises((RuntimeError, ValueError), match=sentence):
+        candidate.deploy(WAITS)
+    assert releases.read_log(store) == []
+
+
+def test_a_refused_decision_is_not_helped_by_an_approval(candidate: Candidate, store: Store) -> None:
+    digest = approved(candidate)
+    record = store.read(f"{FOLDER}/{digest}/0001.json") or b""
+    refused = gather(store, decision(candidate.root / "refused", candidate.digest, "refused")).digest
+    store.create(f"{FOLDER}/{refused}/0001.json", record)
+    with pytest.raises(RuntimeError, match="The decision is 'refused', not 'approved'"):
+        candidate.deploy({"outcome": "refused"})
+
+
+def test_after_an_approval_ended_another_can_be_given(candidate: Candidate, store: Store) -> None:
+    digest = approved(candidate, until="2020-01-01T00:00:00+00:00")
+    approve(store, digest, {"subject": {"model": candidate.digest}}, "Dr. C", "Again.", 3)
+    assert candidate.deploy(WAITS).values["outcome"] == "released"
+    assert len(store.names(f"{FOLDER}/{digest}")) == 2
+
+
+@pytest.mark.parametrize("what", ["refusal", "awaiting", "rotation", "promotion"])
+def test_while_one_waits_others_may_be_refused_or_wait_and_nothing_else(
+    what: str, candidate: Candidate, store: Store, tmp_path: Path
+) -> None:
+    service = made.release_bundle(store, made.make_bundle(tmp_path / "service", gain=9))
+    approved(candidate)
+    before = releases.head(releases.read_log(store))
+    kept = {name: service.record[name] for name in ("version", "model", "runtime", "precision")}
+    fields = {"promotion": kept, "rotation": {"key_id": "key"}}.get(what, {"model": "m"})
+    releases.append(store, releases.read_log(store), what, **fields)
+    if what in ("refusal", "awaiting"):
+        assert candidate.deploy(WAITS, seen={"head": before}).values["outcome"] == "released"
+        return
+    with pytest.raises(RuntimeError, match="The release log has moved on"):
+        candidate.deploy(WAITS, seen={"head": before})
+
+
+def test_an_approval_from_before_another_model_came_into_service_is_none(
+    candidate: Candidate, store: Store, tmp_path: Path
+) -> None:
+    approved(candidate)
+    Candidate(tmp_path / "other", store, gain=9).deploy()
+    with pytest.raises(RuntimeError, match=r"moved on|in service"):
+        candidate.deploy({**WAITS, "champion": ""}, seen={"champion": "", "head": ""})
+    assert len(releases.read_log(store)) == 1

@@ -341,7 +341,7 @@ def test_findings_pass_the_gate(several: Scene, tmp_path: Path) -> None:
     gate(several.report, tmp_path / "decision", work)
     decision = contracts.read_record("decision", tmp_path / "decision" / "decision.json")
     assert [check["name"] for check in decision["checks"] if check["value"] is None] == []
-    assert "accuracy_difference" in [check["name"] for check in decision["checks"]]
+    assert "non_inferiority.accuracy" in [check["name"] for check in decision["checks"]]
 
 
 # Bad input.

@@ -34,7 +34,7 @@ def reject(store: Store, folder: Path, outcome: str = "refused", request: str = 
 def test_a_refusal_is_written_down_with_its_reason(store: Store, tmp_path: Path) -> None:
     done = reject(store, tmp_path)
     log = releases.read_log(store)
-    assert done.values == {"version": "", "sentence": "It is refused. Nothing is in service."}
+    assert done.values == {"outcome": "refused", "version": "", "sentence": "It is refused. Nothing is in service."}
     assert [entry.kind for entry in log] == ["refusal"]
     entry = log[0].record
     assert (entry["model"], entry["split"], entry["sentence"]) == (MODEL, SPLIT, "It is refused.")
@@ -44,7 +44,7 @@ def test_a_refusal_is_written_down_with_its_reason(store: Store, tmp_path: Path)
 def test_what_is_in_service_stays(store: Store, tmp_path: Path) -> None:
     made.release_bundle(store, made.make_bundle(tmp_path / "bundle"))
     done = reject(store, tmp_path)
-    assert done.values == {"version": "v1", "sentence": "It is refused. v1 stays in service."}
+    assert done.values == {"outcome": "refused", "version": "v1", "sentence": "It is refused. v1 stays in service."}
     service = releases.in_service(releases.read_log(store))
     assert service
     assert service.version == "v1"
@@ -59,7 +59,7 @@ def test_a_repetition_is_not_a_second_refusal(store: Store, tmp_path: Path) -> N
 
 
 def test_an_approval_is_not_for_reject(store: Store, tmp_path: Path) -> None:
-    with pytest.raises(RuntimeError, match="The decision is an approval; it is for deploy"):
+    with pytest.raises(RuntimeError, match="The decision is 'approved', and only what is refused or awaiting approval"):
         reject(store, tmp_path, outcome="approved")
     assert releases.read_log(store) == []
 
@@ -69,3 +69,32 @@ def test_those_who_wait_are_told(store: Store, tmp_path: Path, monkeypatch: pyte
         monkeypatch.setenv(VARIABLE, url)
         reject(store, tmp_path)
     assert heard == [{"outcome": "refused", "run": "run-1", "sentence": "It is refused."}]
+
+
+def test_a_model_that_waits_for_a_person_is_found_in_the_log_and_told(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with listening() as (url, heard):
+        monkeypatch.setenv(VARIABLE, url)
+        done = reject(store, tmp_path / "1", outcome="awaiting approval")
+    assert done.values["outcome"] == "awaiting approval"
+    assert done.values["sentence"] == "It is awaiting approval. Nothing is in service."
+    log = releases.read_log(store)
+    assert [(entry.kind, entry.record["model"]) for entry in log] == [("awaiting", MODEL)]
+    assert heard == [{"outcome": "awaiting approval", "run": "run-1", "sentence": "It is awaiting approval."}]
+    assert releases.in_service(log) is None
+    assert reject(store, tmp_path / "2", outcome="awaiting approval").values == done.values
+    assert len(releases.read_log(store)) == 1
+
+
+@pytest.mark.parametrize(("outcome", "then"), [("awaiting approval", "unchanged"), ("refused", "refused")])
+def test_what_was_approved_meanwhile_does_not_wait_again(store: Store, tmp_path: Path, outcome: str, then: str) -> None:
+    """A model in service that a stricter policy refuses is refused: that is worth an entry."""
+    entry = made.release_bundle(store, made.make_bundle(tmp_path / "bundle"))
+    inputs = {
+        "decision": decision(tmp_path / "decision", entry.record["model"], outcome),
+        "state": state(tmp_path / "state", store),
+    }
+    done = step("reject", store, inputs, run="run-1", by="someone")
+    assert (done.values["outcome"], done.values["version"]) == (then, "v1")
+    assert len(releases.read_log(store)) == (1 if then == "unchanged" else 2)

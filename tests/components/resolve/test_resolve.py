@@ -16,7 +16,7 @@ from tests.components.shared.images import encoded, gray
 from tests.components.shared.steps import remove, step
 
 KEY = keys.parse(keys.SYNTHETIC)
-OPTIONS = ("ingest", "split", "train", "evaluate", "gate", "quantize")
+OPTIONS = ("ingest", "split", "train", "evaluate", "quantize")
 
 
 @pytest.fixture
@@ -76,7 +76,7 @@ def test_a_new_loop_has_no_past(store: Store, scans: Path) -> None:
     done = resolve(store, scans)
     found = state(store, done)
     revision = source.revision(source.entries(str(scans)))
-    assert done.values == {"revision": revision, "key_id": KEY.id, "weights_digest": ""}
+    assert done.values == {"revision": revision, "key_id": KEY.id, "weights_digest": "", "looks": 1}
     assert (found["head"], found["repeats"], found["files"]) == ("", "", 2)
     assert found["seen"] == {"previous": "", "champion": "", "champion_version": ""}
     assert done.outputs["previous"].files == done.outputs["champion"].files == {}
@@ -134,7 +134,7 @@ def test_whatever_changes_makes_it_another_request(what: str, store: Store, scan
     if what == "source":
         (scans / "A" / "new.png").write_bytes(b"x")
     asked = {"epochs": 4 if what == "parameter" else 3}
-    options = {"gate_options": {"min_recall": 0.5}} if what == "option" else {}
+    options = {"policy": {"floors": {"auc": 0.5}}} if what == "option" else {}
     assert state(store, resolve(store, scans, asked, **options))["request"] != first
 
 
@@ -197,3 +197,46 @@ def test_other_weights_at_the_same_place_are_another_request(store: Store, scans
         assert store.get(done.values["weights_digest"]) == content
         requests.add(state(store, done)["request"])
     assert len(requests) == 2
+
+
+def look(store: Store, scans: Path, epochs: int) -> int:
+    """The number of the look at the locked test that a run would have."""
+    done = resolve(store, scans, {"epochs": epochs})
+    assert state(store, done)["looks"] == done.values["looks"]
+    return int(done.values["looks"])
+
+
+def test_each_decision_is_a_look_at_the_locked_test(store: Store, scans: Path, tmp_path: Path) -> None:
+    assert look(store, scans, 1) == 1
+    for epochs, what in ((1, "refusal"), (2, "release"), (3, "awaiting")):
+        fields = {"version": "v1"} if what == "release" else {}
+        release(store, resolve(store, scans, {"epochs": epochs}), what, tmp_path, **fields)
+        assert look(store, scans, 9) == epochs + 1
+    releases.append(store, releases.read_log(store), "rotation", key_id=KEY.id)
+    assert look(store, scans, 9) == 4
+
+
+def test_a_repeated_run_has_the_look_that_it_had(store: Store, scans: Path, tmp_path: Path) -> None:
+    for epochs in (1, 2, 3):
+        release(store, resolve(store, scans, {"epochs": epochs}), "refusal", tmp_path)
+    assert [look(store, scans, epochs) for epochs in (1, 2, 3, 4)] == [1, 2, 3, 4]
+
+
+def test_a_release_that_a_person_approved_is_the_look_that_waited_for_it(
+    store: Store, scans: Path, tmp_path: Path
+) -> None:
+    asked = resolve(store, scans, {"epochs": 1})
+    release(store, asked, "awaiting", tmp_path)
+    release(store, resolve(store, scans, {"epochs": 2}), "refusal", tmp_path)
+    release(store, asked, "release", tmp_path, version="v1")
+    assert look(store, scans, 3) == 3
+    assert look(store, scans, 1) == 1  # the newest entry answers it: it is handed what it was handed
+    assert look(store, scans, 2) == 3  # compared with another model in service now, which is another question
+
+
+def test_a_policy_in_another_form_is_no_other_request(store: Store, scans: Path) -> None:
+    requests = set()
+    for looks in (12, 12.0, "12"):
+        done = resolve(store, scans, policy={"budget": {"looks": looks}})
+        requests.add(state(store, done)["request"])
+    assert len(requests) == 1

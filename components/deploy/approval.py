@@ -1,0 +1,75 @@
+"""A person's approval of a decision that waits for one: who, why, until when. Each is written once."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from components.shared.contracts import decode, encode
+from components.shared.store import Store
+
+FOLDER = "approvals"
+AWAITING = "awaiting approval"
+
+
+def approve(store: Store, decision: str, verdict: Mapping[str, Any], by: str, reason: str, days: int) -> dict[str, Any]:
+    """Write an approval of this decision, good for so many days; FileExistsError when somebody else was first."""
+    now = datetime.now(UTC)
+    record = {
+        "decision": decision,
+        "model": verdict["subject"]["model"],
+        "by": by,
+        "reason": reason,
+        "at": now.isoformat(timespec="seconds"),
+        "until": (now + timedelta(days=days)).isoformat(timespec="seconds"),
+    }
+    number = len(store.names(f"{FOLDER}/{decision}")) + 1
+    try:
+        store.create(f"{FOLDER}/{decision}/{number:04d}.json", encode("approval", record))
+    except FileExistsError:
+        raise FileExistsError(
+            f"Somebody else approved the decision {decision[:12]} at this moment. Nothing was changed; do it again to "
+            "release it."
+        ) from None
+    return record
+
+
+def newest(store: Store, decision: str) -> dict[str, Any] | None:
+    """The last approval of this decision, or None; one that is damaged is an error."""
+    names = sorted(store.names(f"{FOLDER}/{decision}"))
+    data = store.read(names[-1]) if names else None
+    if data is None:
+        return None
+    return {
+        name: value for name, value in decode("approval", data, names[-1]).items() if name not in ("kind", "schema")
+    }
+
+
+def expired(approval: Mapping[str, Any]) -> bool:
+    """Whether its time is over."""
+    return datetime.now(UTC) > datetime.fromisoformat(approval["until"])
+
+
+def granted(store: Store, decision: str, verdict: Mapping[str, Any]) -> dict[str, Any]:
+    """The approval by which this decision counts, or a RuntimeError that says why there is none."""
+    how = "Approve it with: medloop approve RUN --by NAME --reason TEXT"
+    approval = newest(store, decision)
+    if approval is None:
+        raise RuntimeError(
+            f"The decision {decision[:12]} awaits a person's approval, and there is none. Nothing was released. {how}"
+        )
+    wrong = [name for name in ("by", "reason", "at", "until") if not str(approval.get(name) or "").strip()]
+    if wrong:
+        raise RuntimeError(f"The approval of {decision[:12]} lacks {', '.join(wrong)}. Nothing was released. {how}")
+    if (approval.get("decision"), approval.get("model")) != (decision, verdict["subject"]["model"]):
+        raise RuntimeError(
+            f"The approval by {approval['by']} is of the decision {str(approval.get('decision'))[:12]} on the model "
+            f"{str(approval.get('model'))[:12]}, and this is {decision[:12]} on {verdict['subject']['model'][:12]}. "
+            f"Nothing was released. {how}"
+        )
+    if expired(approval):
+        raise RuntimeError(
+            f"The approval by {approval['by']} ended at {approval['until']}. Nothing was released. {how}"
+        )
+    return approval

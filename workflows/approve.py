@@ -1,0 +1,68 @@
+"""A person's approval of what a run left waiting: written down first, then released by a small pipeline of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from components.deploy.approval import AWAITING, approve, expired, newest
+from components.shared import releases
+from components.shared.store import Store
+from workflows.run import Run, Watcher, start
+from workflows.settings import Settings
+from workflows.story import decided, decision
+
+
+def write(store: Store, run: Run, by: str, reason: str, days: int) -> dict[str, Any]:
+    """Write the approval of what this run left waiting, or take the one that still holds; gives its record.
+
+    It holds for `days` days, or for as many as the policy says with 0.
+    """
+    if not by.strip() or not reason.strip():
+        raise ValueError("An approval needs a name and a reason. Give them with --by NAME and --reason TEXT.")
+    verdict = decision(store, run)
+    if verdict is None:
+        raise ValueError(f"The run {run.id} {run.record['outcome']} before a decision, so there is nothing to approve.")
+    if verdict["outcome"] != AWAITING:
+        raise ValueError(
+            f"The run {run.id} awaits no approval. {verdict['sentence']} What was refused cannot be approved: mend "
+            "what failed, or change the policy, and run again."
+        )
+    limit = int(verdict["policy"]["approval"]["valid_days"])
+    if not 0 <= days <= limit:
+        raise ValueError(f"--days is {days}, and must be from 1 to {limit}, which the policy allows.")
+    _still_fits(releases.read_log(store), verdict)
+    digest = decided(run)
+    before = newest(store, digest)
+    if before and not expired(before):
+        return before
+    return approve(store, digest, verdict, by.strip(), reason.strip(), days or limit)
+
+
+def _still_fits(log: list[releases.Entry], verdict: Mapping[str, Any]) -> None:
+    """Refuse where what was judged is in service already, or was compared with another model than the one there."""
+    service = releases.in_service(log)
+    now = service.record["model"] if service else ""
+    if service and now == verdict["subject"]["model"]:
+        raise ValueError(f"This very model is in service already, as {service.version}. Nothing was changed.")
+    if now != verdict["subject"]["champion"]:
+        raise ValueError(
+            f"The decision compares with {verdict['subject']['champion'][:12] or 'no model'}, and in service is now "
+            f"{now[:12] or 'none'}. Nothing was approved; run again to be judged against what is in service."
+        )
+
+
+def release(
+    settings: Settings, store: Store, run: Run, by: str, runner: str, images: Mapping[str, str], watcher: Watcher
+) -> Run:
+    """Release what was approved, by deploy alone; gives that run."""
+    resolved, verdict = run.last("resolve"), decision(store, run)
+    if resolved is None or verdict is None:
+        raise ValueError(f"The run {run.id} does not say what it resolved and decided. Run again.")
+    arguments = {
+        "decision": decided(run),
+        "model": verdict["subject"]["model"],
+        "state": resolved["outputs"]["state"],
+        "run": run.id,
+    }
+    return start(settings, arguments, runner, images, watcher, pipeline="release", by=by)
