@@ -16,7 +16,7 @@ from components.shared.interface import REQUIRED, Parameter, nearest, read, stag
 GIVEN_BY_THE_RUN = ("store", "by")
 """Parameters of the pipeline that the command line fills in itself."""
 
-HANDED_ON = ("ingest.source", "ingest.revision", "ingest.key_id", "ingest.part", "evaluate.precision")
+HANDED_ON = ("ingest.source", "ingest.revision", "ingest.key_id", "ingest.part", "evaluate.precision", "gate.signer")
 """Parameters of stages that the pipeline hands them itself."""
 
 SUFFIX = "_options"

@@ -121,7 +121,14 @@ def retrain(  # noqa: PLR0917 - these are the pipeline's parameters, given by na
         precision="float32",
         options=evaluate_options,
     )
-    policy = {"store": store, "min_accuracy": min_accuracy, "min_auc": min_auc, "options": gate_options}
+    signer = now.outputs["signer"]
+    policy = {
+        "store": store,
+        "signer": signer,
+        "min_accuracy": min_accuracy,
+        "min_auc": min_auc,
+        "options": gate_options,
+    }
     verdict = gate(**policy, report=report.outputs["report"])
     ending = {"state": now.outputs["state"], "store": store, "by": by}
     with dsl.If(verdict.outputs["outcome"] == "approved", "approved as trained"):

@@ -6,8 +6,9 @@ from typing import Annotated, Any
 
 import numpy as np
 
+from components.deploy import proof
 from components.deploy.registry import project
-from components.shared import contracts, releases
+from components.shared import contracts, releases, signing
 from components.shared.contracts import In, OneOf
 from components.shared.notify import notify
 from components.shared.runtime import Model
@@ -27,14 +28,18 @@ def deploy(
 ) -> dict[str, Any]:
     """Release an approved model. Refuses a decision that is not an approval of this very model, in these conditions.
 
+    Where public keys are set, it refuses what is unsigned, signed by somebody else, or changed since.
+
     run: the run that asks; the one that the step belongs to by default
     by: who started it
     runtime: what runs the model in service
     """
     run = run or work.run
+    proof.signed_and_whole(decision, state, work)
     verdict = contracts.read_record("decision", decision / "decision.json")
     resolved = contracts.read_record("resolved", state / "resolved.json")
     _verify(verdict, resolved, work.inputs["model"])
+    proof.same_report(verdict, work, signing.verifier())
     log = releases.read_log(work.store)
     service = releases.in_service(log)
     if service and service.record["model"] == work.inputs["model"]:
@@ -85,6 +90,7 @@ def deploy(
         report=verdict["report"],
         dataset=verdict["subject"]["dataset"],
         split=verdict["subject"]["split"],
+        **({"policy": verdict["policy_digest"]} if verdict.get("policy_digest") else {}),
         **releases.beginning(resolved),
         run=run,
         by=by,

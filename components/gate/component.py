@@ -9,7 +9,13 @@ from components.stage import stage
 
 @stage
 def gate(
-    report: Input[Artifact], decision: Output[Artifact], store: str, min_accuracy: float, min_auc: float, options: dict
+    report: Input[Artifact],
+    decision: Output[Artifact],
+    store: str,
+    min_accuracy: float,
+    min_auc: float,
+    signer: str,
+    options: dict,
 ) -> NamedTuple("Values", [("outcome", str), ("sentence", str)]):
     from components.stage import call
 

@@ -8,7 +8,8 @@ from typing import Annotated, Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from components.gate.checks import Check, found, judge
-from components.shared.contracts import Between, In, Out, read_record, write_record
+from components.shared import signing
+from components.shared.contracts import Between, In, Out, digest, read_record, write_record
 from components.shared.work import Work
 
 MARKER = "<!-- decision -->"
@@ -29,6 +30,7 @@ def gate(
     min_class_images: Annotated[int, Between(1, 1000000)] = 10,
     max_calibration_error: Annotated[float, Between(0, 1)] = 0.15,
     min_agreement: Annotated[float, Between(0, 1)] = 0.97,
+    signer: str = "",
 ) -> dict[str, Any]:
     """Approve or refuse a model by what its report shows, and say why in one sentence.
 
@@ -43,6 +45,7 @@ def gate(
       min_class_images: how many test images each class must have
       max_calibration_error: how far the stated probabilities may be off on average
       min_agreement: for how many images the shipped graph must name the same class as the trained one (as a share)
+      signer: the id of the key that signs the decision, as resolve found it; nothing where none does
     """
     policy = {
         "min_accuracy": min_accuracy,
@@ -66,10 +69,27 @@ def gate(
         "subject": subject,
         "report": work.inputs["report"],
         "policy": policy,
+        "signer": signer,
     }
-    write_record("decision", decision / "decision.json", record)
-    (decision / "page.html").write_text(page(report / "report.html", record), encoding="utf-8")
+    shown = page(report / "report.html", record).encode()
+    (decision / "page.html").write_bytes(shown)
+    write_record("decision", decision / "decision.json", {**record, "page": digest(shown)})
+    sign(decision / "decision.json", signer)
     return {"outcome": outcome, "sentence": sentence}
+
+
+def sign(decision: Path, signer: str) -> None:
+    """Write the decision's signature beside it, by the key that the run began with; nothing where it had none."""
+    if not signer:
+        return
+    ours = signing.signer()
+    if ours is None or ours.id != signer:
+        there = f"holds the key {ours.id}" if ours else "is not set"
+        raise RuntimeError(
+            f"The run began with the signing key {signer}, and {signing.VARIABLE} {there} in this step. Give all steps "
+            "the same key, and run again."
+        )
+    signing.sign_file(decision, "decision")
 
 
 def identified(metrics: dict[str, Any]) -> dict[str, str]:

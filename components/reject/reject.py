@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from components.shared import contracts, releases
+from components.shared import contracts, releases, signing
 from components.shared.contracts import In
 from components.shared.notify import notify
 from components.shared.work import Work, event
@@ -21,6 +21,9 @@ def reject(decision: In, state: In, work: Work, *, run: str = "", by: str = "") 
     resolved = contracts.read_record("resolved", state / "resolved.json")
     if verdict["outcome"] == "approved":
         raise RuntimeError("The decision is an approval; it is for deploy, not for reject.")
+    if trusted := signing.verifier():
+        signing.check_file(trusted, decision / "decision.json", "decision", "The decision")
+        signing.check_file(trusted, state / "resolved.json", "resolved", "What resolve found")
     log = releases.read_log(work.store)
     if releases.key_id(log) not in ("", resolved["key_id"]):
         raise RuntimeError(

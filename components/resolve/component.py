@@ -23,7 +23,7 @@ def resolve(  # noqa: PLR0917 - the pipeline gives them by name
     evaluate_options: dict,
     gate_options: dict,
     quantize_options: dict,
-) -> NamedTuple("Values", [("revision", str), ("key_id", str), ("weights_digest", str)]):
+) -> NamedTuple("Values", [("revision", str), ("key_id", str), ("weights_digest", str), ("signer", str)]):
     from components.stage import call
 
     return call("resolve", locals())

@@ -15,7 +15,7 @@ from components.shared.notify import VARIABLE
 from components.shared.store import Store, open_store
 from components.shared.work import Done, gather
 from tests import made
-from tests.components.shared.decisions import DATASET, REPORT, SPLIT, decision, state
+from tests.components.shared.decisions import DATASET, SPLIT, decision, state
 from tests.components.shared.servers import BUCKET, free_port, listening, rclone
 from tests.components.shared.steps import step
 
@@ -35,16 +35,21 @@ class Candidate:
 
     def deploy(self, verdict: dict[str, Any] | None = None, seen: dict[str, Any] | None = None) -> Done:
         """Deploy it; `verdict` and `seen` say where decision and state differ from what is right."""
+        return self.hand_in(*self.inputs(verdict, seen))
+
+    def inputs(self, verdict: dict[str, Any] | None = None, seen: dict[str, Any] | None = None) -> tuple[Path, Path]:
+        """The directories of decision and state."""
         self.tries += 1
         service = releases.in_service(releases.read_log(self.store))
         champion = service.record["model"] if service else ""
-        inputs = {
-            "decision": decision(
-                self.root / f"decision{self.tries}", **{"model": self.digest, "champion": champion, **(verdict or {})}
-            ),
-            "state": state(self.root / f"state{self.tries}", self.store, **{"champion": champion, **(seen or {})}),
-            "model": self.bundle,
-        }
+        folders = self.root / f"decision{self.tries}", self.root / f"state{self.tries}"
+        decision(folders[0], self.store, **{"model": self.digest, "champion": champion, **(verdict or {})})
+        state(folders[1], self.store, **{"champion": champion, **(seen or {})})
+        return folders
+
+    def hand_in(self, decision: Path, state: Path) -> Done:
+        """Deploy it with these."""
+        inputs = {"decision": decision, "state": state, "model": self.bundle}
         return step("deploy", self.store, inputs, run="run-1", by="someone")
 
 
@@ -59,12 +64,9 @@ def test_an_approved_model_goes_into_service(candidate: Candidate, store: Store)
     entry = log[0].record
     assert done.values == {"outcome": "released", "version": "v1", "sentence": "v1: It is approved."}
     assert [e.kind for e in log] == ["release"]
-    assert (entry["model"], entry["report"], entry["dataset"], entry["split"]) == (
-        candidate.digest,
-        REPORT,
-        DATASET,
-        SPLIT,
-    )
+    assert (entry["model"], entry["dataset"], entry["split"]) == (candidate.digest, DATASET, SPLIT)
+    assert (entry["policy"], entry["code"]) == ("9" * 64, "c" * 64)
+    assert store.has(entry["report"])
     assert (entry["run"], entry["by"], entry["precision"], entry["runtime"]) == (
         "run-1",
         "someone",
@@ -123,7 +125,11 @@ def test_an_entry_written_by_someone_else_meanwhile_stops_it(
     seen = state(tmp_path / "seen", store)
     other = Candidate(tmp_path / "other", store, gain=9)
     other.deploy()
-    inputs = {"decision": decision(tmp_path / "decision", candidate.digest), "state": seen, "model": candidate.bundle}
+    inputs = {
+        "decision": decision(tmp_path / "decision", store, candidate.digest),
+        "state": seen,
+        "model": candidate.bundle,
+    }
     with pytest.raises(RuntimeError, match="moved on since this run began: entry 1 was written"):
         step("deploy", store, inputs, run="run-2")
     assert [entry.record["model"] for entry in releases.read_log(store)] == [other.digest]
@@ -137,7 +143,7 @@ def test_a_model_that_was_not_compared_with_the_one_in_service_is_not_released(
     log = releases.read_log(store)
     seen = state(tmp_path / "seen", store, head=releases.head(log), champion="")
     inputs = {
-        "decision": decision(tmp_path / "decision", candidate.digest, champion=""),
+        "decision": decision(tmp_path / "decision", store, candidate.digest, champion=""),
         "state": seen,
         "model": candidate.bundle,
     }

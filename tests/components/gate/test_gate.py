@@ -12,11 +12,12 @@ from typing import Any, NamedTuple
 import pytest
 
 from components.gate.gate import MARKER, gate
-from components.shared import contracts
+from components.shared import contracts, signing
 from components.shared.interface import read
 from components.shared.store import open_store
 from components.shared.work import Work
 from tests.components.evaluate import scenes
+from tests.components.shared.signers import Pair, use
 
 EASY = {
     "min_accuracy": 0.5,
@@ -284,3 +285,26 @@ def test_same_report_same_bytes(judge: Callable[..., Metrics], tmp_path: Path) -
     before = [(tmp_path / "decision" / name).read_bytes() for name in ("decision.json", "page.html")]
     judge()
     assert before == [(tmp_path / "decision" / name).read_bytes() for name in ("decision.json", "page.html")]
+
+
+def test_the_decision_is_signed_by_the_key_that_the_run_began_with(
+    judge: Callable[..., Metrics], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ours, other = Pair(), Pair()
+    use(monkeypatch, ours, ours)
+    decision = judge(signer=ours.id)
+    assert decision["signer"] == ours.id
+    path = tmp_path / "decision" / "decision.json"
+    trusted = signing.verifier()
+    assert trusted
+    signing.check_file(trusted, path, "decision", "The decision")
+    assert decision["page"] == contracts.file_digest(path.with_name("page.html"))
+    for key, words in ((other, f"holds the key {other.id}"), (None, "is not set")):
+        use(monkeypatch, key)
+        with pytest.raises(RuntimeError, match=f"began with the signing key {ours.id}, and .* {words}"):
+            judge(signer=ours.id)
+
+
+def test_without_a_signer_there_is_no_signature(judge: Callable[..., Metrics], tmp_path: Path) -> None:
+    assert judge()["signer"] == ""
+    assert not (tmp_path / "decision" / "decision.sig").exists()

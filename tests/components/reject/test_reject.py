@@ -13,6 +13,7 @@ from components.shared.work import Done
 from tests import made
 from tests.components.shared.decisions import SPLIT, decision, state
 from tests.components.shared.servers import listening
+from tests.components.shared.signers import Pair, use
 from tests.components.shared.steps import step
 
 MODEL = "e" * 64
@@ -25,7 +26,7 @@ def store(tmp_path: Path) -> Store:
 
 def reject(store: Store, folder: Path, outcome: str = "refused", request: str = "request-1") -> Done:
     inputs = {
-        "decision": decision(folder / "decision", MODEL, outcome),
+        "decision": decision(folder / "decision", store, MODEL, outcome),
         "state": state(folder / "state", store, request=request),
     }
     return step("reject", store, inputs, run="run-1", by="someone")
@@ -69,3 +70,15 @@ def test_those_who_wait_are_told(store: Store, tmp_path: Path, monkeypatch: pyte
         monkeypatch.setenv(VARIABLE, url)
         reject(store, tmp_path)
     assert heard == [{"outcome": "refused", "run": "run-1", "sentence": "It is refused."}]
+
+
+def test_a_refusal_is_signed_and_rests_on_a_signed_decision(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ours = Pair()
+    inputs = {"decision": decision(tmp_path / "d", store, MODEL, "refused"), "state": state(tmp_path / "s", store)}
+    use(monkeypatch, ours, ours)
+    with pytest.raises(PermissionError, match="The decision is not signed"):
+        step("reject", store, inputs, run="run-1", by="someone")
+    reject(store, tmp_path)
+    assert releases.read_log(store)[0].record["signer"] == ours.id
