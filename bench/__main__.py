@@ -5,7 +5,18 @@ from __future__ import annotations
 import subprocess
 import sys
 
-BENCHMARKS = ("loop", "synth_difficulty", "ingest", "batches", "training", "near", "writing", "images", "cluster")
+BENCHMARKS = (
+    "loop",
+    "synth_difficulty",
+    "ingest",
+    "batches",
+    "training",
+    "near",
+    "writing",
+    "tamper",
+    "images",
+    "cluster",
+)
 
 for name in BENCHMARKS:
     print(f"\n## bench.{name}\n", flush=True)

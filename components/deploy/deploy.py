@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import numpy as np
 
-from components.deploy import proof
+from components.deploy import card, proof
 from components.deploy.registry import project
 from components.shared import contracts, releases, signing
 from components.shared.contracts import In, OneOf
@@ -78,24 +78,23 @@ def deploy(
     _try_out(Model(model, precision))
     version = f"v{len(releases.versions(log)) + 1}"
     sentence = f"{version}: {verdict['sentence']}"
-    entry = releases.append(
-        work.store,
-        log,
-        "release",
-        version=version,
-        model=work.inputs["model"],
-        runtime=runtime,
-        precision=precision,
-        decision=work.inputs["decision"],
-        report=verdict["report"],
-        dataset=verdict["subject"]["dataset"],
-        split=verdict["subject"]["split"],
+    record = {
+        "version": version,
+        "model": work.inputs["model"],
+        "runtime": runtime,
+        "precision": precision,
+        "decision": work.inputs["decision"],
+        "report": verdict["report"],
+        "dataset": verdict["subject"]["dataset"],
+        "split": verdict["subject"]["split"],
         **({"policy": verdict["policy_digest"]} if verdict.get("policy_digest") else {}),
         **releases.beginning(resolved),
-        run=run,
-        by=by,
-        sentence=sentence,
-    )
+        "run": run,
+        "by": by,
+        "sentence": sentence,
+    }
+    kept = card.keep(work.store, version, record, verdict, service)
+    entry = releases.append(work.store, log, "release", **record, card=kept)
     project(releases.read_log(work.store), work.store.uri)
     notify({"outcome": "released", "version": version, "run": run, "sentence": sentence, "entry": entry.number})
     return {"outcome": "released", "version": version, "sentence": sentence}

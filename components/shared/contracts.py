@@ -49,6 +49,7 @@ SCHEMAS = {
     "run": 1,
     "step": 1,
     "signature": 1,
+    "heads": 1,
     "view": 1,
 }
 """Every kind of JSON record and the one version of it that this code reads and writes."""

@@ -186,6 +186,15 @@ def versions(log: list[Entry]) -> dict[str, Entry]:
 
 
 def waiting(log: list[Entry]) -> Entry | None:
-    """The entry of the model that waits for a person's approval, or None: any later decision takes its place."""
-    newest = next((entry for entry in reversed(log) if entry.kind in ("release", "refusal", "awaiting")), None)
-    return newest if newest and newest.kind == "awaiting" else None
+    """The entry of the model that waits for a person's approval, or None.
+
+    It waits until it is refused, another one waits, or something comes into service that it was not compared with.
+    """
+    found = None
+    for entry in log:
+        same = found is not None and entry.record.get("model") == found.record.get("model")
+        if entry.kind == "awaiting":
+            found = entry
+        elif entry.kind in ("release", "promotion", "rollback") or (entry.kind == "refusal" and same):
+            found = None
+    return found

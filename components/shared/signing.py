@@ -104,6 +104,11 @@ def verifier() -> Verifier | None:
     return Verifier({key_id(_raw(key)): key for key in keys})
 
 
+def trusting(signer: Signer) -> Verifier:
+    """The one who trusts this signer alone."""
+    return Verifier({signer.id: _public(signer.public)})
+
+
 def make() -> tuple[Signer, str]:
     """A new key: who signs with it, and the private key as PEM, which is a secret."""
     from cryptography.hazmat.primitives import serialization

@@ -233,37 +233,5 @@ def test_a_tracking_server_that_is_not_there_stops_no_release(
     assert len(releases.read_log(store)) == 1
 
 
-def registry() -> dict[str, Any]:
-    """What MLflow's registry says: the medloop versions that there are, and which the aliases name."""
-    from mlflow import MlflowClient
-
-    client = MlflowClient()
-    versions = {str(v.version): v for v in client.search_model_versions("name='medloop'")}
-    aliases = client.get_registered_model("medloop").aliases
-    return {
-        "versions": {v.tags["medloop.version"]: v.tags["medloop.model"] for v in versions.values()},
-        "aliases": {alias: versions[str(number)].tags["medloop.version"] for alias, number in aliases.items()},
-    }
-
-
-def test_the_registry_is_a_picture_of_the_log_and_can_be_drawn_again(
-    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")
-    one, two = (Candidate(tmp_path / name, store, gain) for name, gain in (("one", 12), ("two", 9)))
-    one.deploy()
-    assert registry() == {"versions": {"v1": one.digest}, "aliases": {"champion": "v1"}}
-    two.deploy()
-    both = {"versions": {"v1": one.digest, "v2": two.digest}, "aliases": {"champion": "v2", "previous": "v1"}}
-    assert registry() == both
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/again.db")
-    assert project(releases.read_log(store), store.uri)
-    assert registry() == both
-    # After a rollback there is nothing before the model in service.
-    releases.append(store, releases.read_log(store), "rollback", version="v1")
-    assert project(releases.read_log(store), store.uri)
-    assert registry() == {"versions": both["versions"], "aliases": {"champion": "v1"}}
-
-
 def test_without_a_tracking_address_nothing_is_projected(store: Store) -> None:
     assert not project([], store.uri)
