@@ -118,15 +118,26 @@ def cases(scene: Scene) -> Iterator[tuple[str, Change]]:
         yield f"{name}, in the store", partial(in_place, scene, Path(store.uri) / name)
 
 
-def measure(signed: bool, flips: int, seed: int) -> dict[str, int]:
-    """How many of so many changes deploy accepts, for each file and way."""
+@contextlib.contextmanager
+def keys_set(signed: bool) -> Iterator[None]:
+    """Inside, one new key signs and is trusted, or none; and nothing else of medloop's is set."""
+    before = dict(os.environ)
     for variable in (signing.VARIABLE, signing.VERIFY, "MLFLOW_TRACKING_URI", "MEDLOOP_NOTIFY_URL"):
         os.environ.pop(variable, None)
     if signed:
         signer, private = signing.make()
         os.environ |= {signing.VARIABLE: private, signing.VERIFY: signer.public}
+    try:
+        yield
+    finally:
+        os.environ.clear()
+        os.environ |= before
+
+
+def measure(signed: bool, flips: int, seed: int) -> dict[str, int]:
+    """How many of so many changes deploy accepts, for each file and way."""
     found = {}
-    with tempfile.TemporaryDirectory(prefix="medloop-tamper-") as root:
+    with keys_set(signed), tempfile.TemporaryDirectory(prefix="medloop-tamper-") as root:
         scene = Scene(Path(root))
         assert scene.accepted(scene.as_made()), "what nobody changed must be accepted, or nothing is measured"
         draw = random.Random(seed)  # a draw, not a secret

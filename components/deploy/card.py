@@ -341,7 +341,7 @@ def _interval(value: Any, around: Record, form: str = ".3f") -> str:
 
 
 def _number(value: Any) -> str:
-    return f"{value:g}" if isinstance(value, int | float) and not isinstance(value, bool) else "–"
+    return f"{value:.4g}" if isinstance(value, int | float) and not isinstance(value, bool) else "–"
 
 
 def _value(value: Any) -> str:
