@@ -13,6 +13,7 @@ BENCHMARKS = (
     "training",
     "near",
     "writing",
+    "tamper",
     "images",
     "cluster",
     "intervals",

@@ -31,7 +31,9 @@ def write(store: Store, run: Run, by: str, reason: str, days: int) -> dict[str, 
     limit = int(verdict["policy"]["approval"]["valid_days"])
     if not 0 <= days <= limit:
         raise ValueError(f"--days is {days}, and must be from 1 to {limit}, which the policy allows.")
-    _still_fits(releases.read_log(store), verdict)
+    log = releases.read_log(store)
+    _still_fits(log, verdict)
+    releases.check_writable(log)
     digest = decided(run)
     before = newest(store, digest)
     if before and not expired(before):

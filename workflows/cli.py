@@ -10,6 +10,7 @@ from typing import Annotated
 
 import typer
 
+from workflows.audit import app as audit
 from workflows.data.commands import app as data
 from workflows.keys import app as keys
 from workflows.kubeflow.commands import app as cluster_app
@@ -50,14 +51,15 @@ New scans go in; a model comes into service, or is refused with a reason.
 
 State lies in `.medloop/`: the store (data, models, the release log), runs' logs and reports, the tracking database,
 the hash key. Set MEDLOOP_HOME to keep it elsewhere, MEDLOOP_STORE for another store (a directory or
-s3://bucket/prefix), MLFLOW_TRACKING_URI for a tracking server, MEDLOOP_HASH_KEY for the key.
+s3://bucket/prefix), MLFLOW_TRACKING_URI for a tracking server, MEDLOOP_HASH_KEY for the key, MEDLOOP_SIGNING_KEY and
+MEDLOOP_VERIFY_KEYS to sign decisions and releases and to verify them.
 
 Exit status: 0 done (a model that is refused or awaits approval is a result, not an error), 1 failed, 2 asked wrongly,
 130 interrupted.
 """,
 )
 
-for group in (data, keys, storage):
+for group in (data, keys, audit, storage):
     app.add_typer(group)
 
 
@@ -152,6 +154,7 @@ def run(
         raise typer.Exit(130) from None
     store = open_store(settings.store)
     story.summarise(console, settings, store, done)
+    _remember(settings, store)
     if as_json:
         typer.echo(story.as_json(store, done))
     if done.record["outcome"] == "failed":
@@ -362,28 +365,46 @@ def replay(
 
 
 @app.command(short_help="List what was released, and what is in service.")
-def models(as_json: AsJson = False) -> None:
-    """List what was released, refused, promoted and rolled back, when the key was rotated, and what is in service."""
+def models(
+    card: Annotated[str, typer.Option(metavar="VERSION", help="Print the card of this version instead.")] = "",
+    rebuild: Annotated[bool, typer.Option("--rebuild", help="Draw MLflow's registry anew from the log.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """List what was released, refused, promoted and rolled back, when the key was rotated, and what is in service; with
+    each version's figures. Where MEDLOOP_VERIFY_KEYS is set, a log whose signatures do not hold is refused.
+
+    \b
+        medloop models --card v2             what v2 is for, its figures, its limits, what changed
+        medloop models --rebuild             MLflow's versions and aliases as the log says they are
+    """
     from components.shared import releases
     from components.shared.store import open_store
+    from workflows import versions
     from workflows.settings import read_settings
 
-    log = releases.read_log(open_store(read_settings().store))
+    settings = read_settings()
+    store = open_store(settings.store)
+    if card:
+        typer.echo(versions.card(store, card))
+        return
+    if rebuild:
+        typer.echo(versions.rebuild(settings, store))
+        return
+    log = releases.read_log(store)
     service = releases.in_service(log)
     if as_json:
         entries = [entry.record for entry in log]
-        typer.echo(json.dumps({"in_service": service.version if service else None, "log": entries}, indent=1))
+        figures = {name: versions.figures(store, entry) for name, entry in releases.versions(log).items()}
+        about = {"in_service": service.version if service else None, "versions": figures, "log": entries}
+        typer.echo(json.dumps(about, indent=1))
         return
     if not log:
         typer.echo("Nothing was released yet. Start with: medloop run --source DIR")
         return
     for entry in log:
-        record = entry.record
-        mark = "●" if service and entry.number == service.number else " "
-        when = record["at"].replace("T", " ")[:16]
-        about = f"model {record['model'][:12]}" if "model" in record else f"key {record['key_id']}"
-        typer.echo(f"{mark} {entry.version or '–':5} {entry.kind:10} {when}  {about}  by {record['by']}")
-        typer.echo(f"        {record.get('reason') or record['sentence']}")
+        typer.echo(versions.line(entry, service))
+        if entry.kind in ("release", "awaiting") and (said := versions.told(versions.figures(store, entry))):
+            typer.echo(f"        {said}")
     typer.echo(f"\nIn service: {service.version if service else 'nothing'}")
 
 
@@ -401,7 +422,9 @@ def promote(
     from workflows.versions import promote as put
 
     settings = read_settings()
-    typer.echo(put(settings, open_store(settings.store), version, reason))
+    store = open_store(settings.store)
+    typer.echo(put(settings, store, version, reason))
+    _remember(settings, store)
 
 
 @app.command(short_help="Go back to what was in service before.")
@@ -416,7 +439,9 @@ def rollback(reason: Reason) -> None:
     from workflows.versions import rollback as back
 
     settings = read_settings()
-    typer.echo(back(settings, open_store(settings.store), reason))
+    store = open_store(settings.store)
+    typer.echo(back(settings, store, reason))
+    _remember(settings, store)
 
 
 @app.command(short_help="Answer HTTP requests with the model in service.")
@@ -498,6 +523,19 @@ def doctor(as_json: AsJson = False) -> None:
 def _check_runner(runner: str) -> None:
     if runner not in ("subprocess", "docker"):
         refuse(f"--runner is {runner!r}, and must be subprocess or docker.")
+
+
+def _remember(settings, store) -> None:  # type: ignore[no-untyped-def]  # likewise
+    """Write down the head of the release log where the log is not; say so where it has lost the one of before."""
+    from components.shared import releases
+    from workflows.audit import remember
+
+    try:
+        lost = remember(settings, store, releases.read_chain(store))
+    except (OSError, ValueError) as error:
+        lost = f"The head of the release log was not written down: {error}"
+    if lost:
+        sys.stderr.write(f"medloop: {lost}\n")
 
 
 def _found(name: str):  # type: ignore[no-untyped-def]  # its types would have to be imported at start-up

@@ -119,6 +119,16 @@ def _key(settings: Settings) -> Iterator[Finding]:
         )
 
 
+def _signatures(_settings: Settings) -> Iterator[Finding]:
+    from components.shared import signing
+
+    ours, trusted = signing.signer(), signing.verifier()
+    signs = f"signs with the key {ours.id}" if ours else "signs nothing"
+    verifies = f"trusts {', '.join(trusted.keys)}" if trusted else "verifies nothing"
+    remedy = "" if ours and trusted else "docs/audit.md says how decisions and releases are signed and verified."
+    yield Finding("signatures", "ok" if ours or trusted else "note", f"{signs}, {verifies}", remedy)
+
+
 def _tracking(settings: Settings) -> Iterator[Finding]:
     if settings.tracking.startswith("sqlite:///"):
         exists = Path(settings.tracking.removeprefix("sqlite:///")).exists()
@@ -166,6 +176,7 @@ _LOOKS: dict[str, Callable[[Settings], Iterator[Finding]]] = {
     "disk": _disk,
     "store": _store,
     "hash key": _key,
+    "signatures": _signatures,
     "tracking": _tracking,
     "Docker": _docker,
     "GPU": _gpu,

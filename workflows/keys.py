@@ -1,4 +1,4 @@
-"""The hash key's commands: show it without telling it, keep a copy, put the copy back, rotate it."""
+"""The commands of keys: show the hash key without telling it, keep a copy, put it back, rotate it; make a pair."""
 
 from __future__ import annotations
 
@@ -16,7 +16,12 @@ if TYPE_CHECKING:
     from components.shared.keys import HashKey
     from workflows.settings import Settings
 
-app = typer.Typer(name="keys", no_args_is_help=True, rich_markup_mode=None, help="Keep and rotate the hash key.")
+app = typer.Typer(
+    name="keys",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    help="Keep and rotate the hash key; make one to sign with.",
+)
 
 RUNS = 20
 """Of so many runs a copy of the key must not be in the source."""
@@ -104,6 +109,59 @@ def rotate(
     from workflows.settings import read_settings
 
     typer.echo(turn(read_settings(), reason, to, take_over))
+
+
+@app.command(short_help="Make a pair of keys for signatures.")
+def pair(
+    file: Annotated[
+        Path | None, typer.Argument(metavar="[FILE]", help="Where the private key is to lie; in the home by default.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Make a private key that signs decisions and releases, in a new file that only you may read, and print its public
+    key, which those need who verify. The private key itself is not shown.
+
+    \b
+        medloop keys pair /media/safe/signing.key
+        export MEDLOOP_SIGNING_KEY="$(cat /media/safe/signing.key)"
+    """
+    from workflows.settings import read_settings
+
+    settings = read_settings()
+    made = make_pair(settings, file or settings.signing_key_file)
+    if as_json:
+        typer.echo(json.dumps(asdict(made), indent=1))
+        return
+    typer.echo(
+        f"The private key {made.id} is in {made.file}, readable for you alone. It is not encrypted: keep it where you "
+        f'keep passwords, apart from the store.\n\nWho signs:     export MEDLOOP_SIGNING_KEY="$(cat {made.file})"\n'
+        f"Who verifies:  export MEDLOOP_VERIFY_KEYS={made.public}"
+    )
+
+
+@dataclass(frozen=True)
+class Made:
+    """What may be told of a new pair of keys."""
+
+    id: str
+    public: str
+    file: str
+
+
+def make_pair(settings: Settings, file: Path) -> Made:
+    """A new private key in a file that only its owner may read."""
+    from components.shared import signing
+
+    if file == settings.signing_key_file:
+        settings.home.mkdir(parents=True, exist_ok=True)
+    if not file.absolute().parent.is_dir():
+        raise FileNotFoundError(
+            f"There is no directory {file.absolute().parent} for the key. Make it, or name another."
+        )
+    _refuse_among_scans(settings, file)
+    signer, private = signing.make()
+    write_secret(file, private)
+    return Made(signer.id, signer.public, str(file))
 
 
 def state(settings: Settings) -> State:
@@ -210,12 +268,17 @@ def place_key(path: Path, key: HashKey) -> None:
 
 def write_key(path: Path, key: HashKey) -> None:
     """Write a key to a new file that only its owner may read."""
+    write_secret(path, key.text + "\n")
+
+
+def write_secret(path: Path, text: str) -> None:
+    """Write a secret to a new file that only its owner may read."""
     try:
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     except FileExistsError:
         raise FileExistsError(f"{path} is there already. It was left as it is; name a new file.") from None
     with os.fdopen(descriptor, "w") as file:
-        file.write(key.text + "\n")
+        file.write(text)
         file.flush()
         os.fsync(file.fileno())
 

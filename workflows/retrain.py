@@ -117,7 +117,8 @@ def retrain(  # noqa: PLR0917 - these are the pipeline's parameters, given by na
         precision="float32",
         options=evaluate_options,
     )
-    limits = {"store": store, "policy": policy, "looks": now.outputs["looks"]}
+    signer = now.outputs["signer"]
+    limits = {"store": store, "policy": policy, "looks": now.outputs["looks"], "signer": signer}
     verdict = gate(**limits, report=report.outputs["report"])
     ending = {"state": now.outputs["state"], "store": store, "by": by}
     # A person's approval is asked for what is shipped: it is not waited for before there is something to ship.

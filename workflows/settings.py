@@ -65,6 +65,16 @@ class Settings:
         return self.home / "hash.key"
 
     @property
+    def heads_file(self) -> Path:
+        """The heads of release logs as they were seen last: kept where the logs are not."""
+        return self.home / "heads.json"
+
+    @property
+    def signing_key_file(self) -> Path:
+        """Where a new private key for signatures comes to lie. It counts once MEDLOOP_SIGNING_KEY holds it."""
+        return self.home / "signing.key"
+
+    @property
     def next_key_file(self) -> Path:
         """The key that a rotation on its way will put in the place of the hash key."""
         return self.home / "hash.key.next"

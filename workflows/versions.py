@@ -3,12 +3,94 @@
 from __future__ import annotations
 
 import getpass
+import json
 import os
+from typing import Any
 
 from components.shared import releases
+from components.shared.contracts import Manifest
 from components.shared.interface import nearest
+from components.shared.releases import Entry
 from components.shared.store import Store
 from workflows.settings import Settings
+
+HEADLINES = {"accuracy": "accuracy", "auc": "AUC", "sensitivity": "sensitivity", "specificity": "specificity"}
+
+
+def figures(store: Store, entry: Entry) -> dict[str, Any]:
+    """What the report of an entry shows: its figures with their intervals, on how many; nothing where it is gone."""
+    try:
+        manifest = Manifest.decode(store.get(entry.record["report"]), "the report")
+        metrics = json.loads(store.get(manifest.files["metrics.json"].digest))
+        whole = metrics["all"]
+        about = {name: whole.get(name) for name in ("images", "patients")}
+        shown = {name: whole["figures"][name] for name in HEADLINES if whole["figures"].get(name)}
+    except (OSError, ValueError, KeyError, TypeError):
+        return {}
+    return {**about, "confidence": metrics.get("confidence"), "figures": shown}
+
+
+def told(found: dict[str, Any]) -> str:
+    """Figures in one line; nothing where there are none."""
+    if not found:
+        return ""
+    words = []
+    for name, figure in found["figures"].items():
+        low, high = figure.get("low"), figure.get("high")
+        interval = f" ({low:.3f} – {high:.3f})" if low is not None and high is not None else ""
+        words.append(f"{HEADLINES[name]} {figure['value']:.3f}{interval}")
+    return f"{', '.join(words)}; {found['images']} test images of {found['patients']} patients"
+
+
+def line(entry: Entry, service: Entry | None) -> str:
+    """An entry of the log as a list shows it: what happened when, to what, by whom, and why."""
+    record = entry.record
+    mark = "●" if service and entry.number == service.number else " "
+    when = record["at"].replace("T", " ")[:16]
+    about = f"model {record['model'][:12]}  " if "model" in record else ""
+    about += f"key {record['key_id']}  " if entry.kind == "rotation" else ""
+    signed = f"  signed {record['signer']}" if "signer" in record else ""
+    first = f"{mark} {entry.version or '–':5} {entry.kind:10} {when}  {about}by {record.get('by', '–')}{signed}"
+    return f"{first}\n        {record.get('reason') or record.get('sentence', '')}"
+
+
+def known(store: Store, version: str) -> Entry:
+    """The entry that released a version, or a ValueError that names the nearest."""
+    released = releases.versions(releases.read_log(store))
+    if version not in released:
+        raise ValueError(
+            f"There is no released version {version!r}.{nearest(version, released)} "
+            f"Released ones: {', '.join(released) or 'none yet'}."
+        )
+    return released[version]
+
+
+def card(store: Store, version: str) -> str:
+    """The card of a released version."""
+    from components.deploy.registry import card as read
+
+    words = read(known(store, version), store.uri)
+    if not words:
+        raise FileNotFoundError(f"{version} has no card: it was released before there were any, or it was removed.")
+    return words
+
+
+def rebuild(settings: Settings, store: Store) -> str:
+    """Draw MLflow's registry anew from the release log; gives the sentence that says so."""
+    log = releases.read_log(store)
+    os.environ.setdefault("MLFLOW_TRACKING_URI", settings.tracking)
+    from components.deploy.registry import NAME, project
+
+    if not project(log, store.uri, rebuild=True):
+        raise ConnectionError(
+            f"The registry at {settings.tracking_shown} was not drawn: it does not answer, or refuses. The release log "
+            "is complete without it; try again when it answers."
+        )
+    service, count = releases.in_service(log), len(releases.versions(log))
+    return (
+        f"The model {NAME!r} at {settings.tracking_shown} has the {count} version{'s' * (count != 1)} of the release "
+        f"log; champion: {service.version if service else 'none'}."
+    )
 
 
 def promote(settings: Settings, store: Store, version: str, reason: str) -> str:

@@ -1,4 +1,6 @@
-"""A person's approval of a decision that waits for one: who, why, until when. Each is written once."""
+"""A person's approval of a decision that waits for one: who, why, until when. Each is written once, signed where a key
+is set, and believed only with a trusted signature where public keys are set.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +8,7 @@ from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+from components.shared import signing
 from components.shared.contracts import decode, encode
 from components.shared.store import Store
 
@@ -26,7 +29,7 @@ def approve(store: Store, decision: str, verdict: Mapping[str, Any], by: str, re
     }
     number = len(store.names(f"{FOLDER}/{decision}")) + 1
     try:
-        store.create(f"{FOLDER}/{decision}/{number:04d}.json", encode("approval", record))
+        store.create(f"{FOLDER}/{decision}/{number:04d}.json", encode("approval", signing.signed("approval", record)))
     except FileExistsError:
         raise FileExistsError(
             f"Somebody else approved the decision {decision[:12]} at this moment. Nothing was changed; do it again to "
@@ -41,6 +44,8 @@ def newest(store: Store, decision: str) -> dict[str, Any] | None:
     data = store.read(names[-1]) if names else None
     if data is None:
         return None
+    if trusted := signing.verifier():
+        signing.check_record(trusted, "approval", data, f"The approval {names[-1]}")
     return {
         name: value for name, value in decode("approval", data, names[-1]).items() if name not in ("kind", "schema")
     }

@@ -6,9 +6,10 @@ from typing import Annotated, Any
 
 import numpy as np
 
+from components.deploy import card, proof
 from components.deploy.approval import AWAITING, granted
 from components.deploy.registry import project
-from components.shared import contracts, releases
+from components.shared import contracts, releases, signing
 from components.shared.contracts import In, OneOf
 from components.shared.notify import notify
 from components.shared.runtime import Model
@@ -28,16 +29,19 @@ def deploy(
 ) -> dict[str, Any]:
     """Release an approved model. Refuses a decision that is not an approval of this very model, in these conditions.
 
-    A decision that awaits a person's approval counts with that approval, while it lasts.
+    A decision that awaits a person's approval counts with that approval, while it lasts. Where public keys are set, it
+    refuses what is unsigned, signed by somebody else, or changed since.
 
     run: the run that asks; the one that the step belongs to by default
     by: who started it
     runtime: what runs the model in service
     """
     run = run or work.run
+    proof.signed_and_whole(decision, state, work)
     verdict = contracts.read_record("decision", decision / "decision.json")
     resolved = contracts.read_record("resolved", state / "resolved.json")
     _verify(verdict, resolved, work.inputs["model"])
+    proof.same_report(verdict, work, signing.verifier())
     awaited = verdict["outcome"] == AWAITING
     approval = granted(work.store, work.inputs["decision"], verdict) if awaited else None
     log = releases.read_log(work.store)
@@ -81,24 +85,24 @@ def deploy(
     if approval:
         shown = verdict["sentence"].partition(": ")[2] or verdict["sentence"]
         sentence = f"{version}: Approved by {approval['by']} ({approval['reason'].rstrip('.')}): {shown}"
-    entry = releases.append(
-        work.store,
-        log,
-        "release",
-        version=version,
-        model=work.inputs["model"],
-        runtime=runtime,
-        precision=precision,
-        decision=work.inputs["decision"],
-        report=verdict["report"],
-        dataset=verdict["subject"]["dataset"],
-        split=verdict["subject"]["split"],
-        **releases.beginning(resolved),
-        run=run,
-        by=by,
-        sentence=sentence,
+    record = {
+        "version": version,
+        "model": work.inputs["model"],
+        "runtime": runtime,
+        "precision": precision,
+        "decision": work.inputs["decision"],
+        "report": verdict["report"],
+        "dataset": verdict["subject"]["dataset"],
+        "split": verdict["subject"]["split"],
+        "policy": verdict["policy_digest"],
         **({"approval": approval} if approval else {}),
-    )
+        **releases.beginning(resolved),
+        "run": run,
+        "by": by,
+        "sentence": sentence,
+    }
+    kept = card.keep(work.store, version, record, verdict, service)
+    entry = releases.append(work.store, log, "release", **record, card=kept)
     project(releases.read_log(work.store), work.store.uri)
     notify({"outcome": "released", "version": version, "run": run, "sentence": sentence, "entry": entry.number})
     return {"outcome": "released", "version": version, "sentence": sentence}

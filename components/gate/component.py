@@ -8,9 +8,9 @@ from components.stage import stage
 
 
 @stage
-def gate(report: Input[Artifact], decision: Output[Artifact], store: str, policy: dict, looks: int) -> NamedTuple(
-    "Values", [("outcome", str), ("sentence", str)]
-):
+def gate(
+    report: Input[Artifact], decision: Output[Artifact], store: str, policy: dict, looks: int, signer: str
+) -> NamedTuple("Values", [("outcome", str), ("sentence", str)]):
     from components.stage import call
 
     return call("gate", locals())

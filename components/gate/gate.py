@@ -10,7 +10,8 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from components.gate.checks import Check, error_at_this_look, found, judge
 from components.gate.policy import Policy, same_classes, settle
-from components.shared.contracts import Between, In, Out, fingerprint, read_record, write_record
+from components.shared import signing
+from components.shared.contracts import Between, In, Out, digest, fingerprint, read_record, write_record
 from components.shared.work import Work
 
 MARKER = "<!-- decision -->"
@@ -27,6 +28,7 @@ def gate(
     *,
     policy: dict[str, Any] = {},  # noqa: B006 - the signature states the default; nobody changes it
     looks: Annotated[int, Between(1, 1000000)] = 1,
+    signer: str = "",
 ) -> dict[str, Any]:
     """Approve or refuse a model by what its report shows, or let it wait for a person; say why in one sentence.
 
@@ -34,12 +36,15 @@ def gate(
 
       policy: what the model must show, as far as it differs from the shipped policy; see docs/gate.md
       looks: the how-manieth look at this locked test set this is
+      signer: the id of the key that signs the decision, as resolve found it; nothing where none does
     """
     asked = settle(policy)
     metrics = read_record("metrics", report / "metrics.json")
-    record = decide(metrics, asked, looks, work.inputs["report"])
-    write_record("decision", decision / "decision.json", record)
-    (decision / "page.html").write_text(page(report / "report.html", record), encoding="utf-8")
+    record = {**decide(metrics, asked, looks, work.inputs["report"]), "signer": signer}
+    shown = page(report / "report.html", record).encode()
+    (decision / "page.html").write_bytes(shown)
+    write_record("decision", decision / "decision.json", {**record, "page": digest(shown)})
+    sign(decision / "decision.json", signer)
     return {"outcome": record["outcome"], "sentence": record["sentence"]}
 
 
@@ -60,8 +65,21 @@ def decide(metrics: dict[str, Any], policy: Policy, look: int, report: str) -> d
         "policy": dict(policy),
         "policy_digest": fingerprint(policy),
         "budget": budget(policy, look),
-        "signer": "",
     }
+
+
+def sign(decision: Path, signer: str) -> None:
+    """Write the decision's signature beside it, by the key that the run began with; nothing where it had none."""
+    if not signer:
+        return
+    ours = signing.signer()
+    if ours is None or ours.id != signer:
+        there = f"holds the key {ours.id}" if ours else "is not set"
+        raise RuntimeError(
+            f"The run began with the signing key {signer}, and {signing.VARIABLE} {there} in this step. Give all steps "
+            "the same key, and run again."
+        )
+    signing.sign_file(decision, "decision")
 
 
 def identified(metrics: dict[str, Any]) -> dict[str, str]:

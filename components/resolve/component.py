@@ -23,7 +23,9 @@ def resolve(  # noqa: PLR0917 - the pipeline gives them by name
     evaluate_options: dict,
     policy: dict,
     quantize_options: dict,
-) -> NamedTuple("Values", [("revision", str), ("key_id", str), ("weights_digest", str), ("looks", int)]):
+) -> NamedTuple(
+    "Values", [("revision", str), ("key_id", str), ("weights_digest", str), ("looks", int), ("signer", str)]
+):
     from components.stage import call
 
     return call("resolve", locals())

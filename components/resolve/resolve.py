@@ -6,7 +6,7 @@ import math
 from typing import Any
 
 from components.resolve import weights as kept_weights
-from components.shared import contracts, keys, releases, work
+from components.shared import contracts, keys, releases, signing, work
 from components.shared import source as sources
 from components.shared.contracts import Manifest, Out
 from components.shared.interface import COMPONENTS
@@ -48,13 +48,15 @@ def resolve(
     """
     listing = _listing(source)
     log = releases.read_log(work.store)
+    releases.check_writable(log)  # now, and not at the end of a day's training
     key_id = keys.from_environment().id
     _same_key(log, key_id)
     revision = sources.revision(listing)
     begins_with = kept_weights.keep(weights, work.store) if weights else ""
+    code = _code()
     options = [ingest_options, merge_options, split_options, train_options]
     options += [evaluate_options, policy, quantize_options]
-    request = contracts.fingerprint([_plain([asked, options]), revision, key_id, begins_with, _code()])
+    request = contracts.fingerprint([_plain([asked, options]), revision, key_id, begins_with, code])
     service = releases.in_service(log)
     seen = {
         "previous": releases.newest_split(log),
@@ -74,12 +76,17 @@ def resolve(
         "key_id": key_id,
         "head": releases.head(log),
         "request": request,
+        "code": contracts.fingerprint(code),
         "repeats": log[-1].record.get("run", "") if repeats else "",
         "seen": seen,
         "looks": looks,
     }
     contracts.write_record("resolved", state / "resolved.json", record)
-    return {"revision": revision, "key_id": key_id, "weights_digest": begins_with, "looks": looks}
+    signing.sign_file(state / "resolved.json", "resolved")
+    ours = signing.signer()
+    signer = ours.id if ours else ""
+    handed = {"revision": revision, "key_id": key_id, "weights_digest": begins_with}
+    return {**handed, "looks": looks, "signer": signer}
 
 
 def _listing(address: str) -> list[sources.Entry]:

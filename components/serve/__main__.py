@@ -24,6 +24,7 @@ and GET /health says so in "warning".
 
 ENDING = """\
 SIGTERM or Ctrl-C end it with status 0 once requests in flight are answered; status 1 means that it could not start.
+With MEDLOOP_VERIFY_KEYS (public keys) it takes up only what the log says under their signatures.
 Keys for S3-compatible storage come from the environment: AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_ENDPOINT_URL.
 Uploads over 1 MB pass through the directory for temporary files, so that one must be writable (TMPDIR).
 """

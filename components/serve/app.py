@@ -76,7 +76,8 @@ class Service:
     async def health(self) -> JSONResponse:
         """Whether there is a model to ask: 200 with one, 503 without.
 
-        Gives status, model_loaded, device, model_version; "detail" says why there is none. "warning" says what is wrong
+        Gives status, model_loaded, device, model_version, and signatures (of the release log: verified, refused, or not
+        checked where no public key is set); "detail" says why there is none. "warning" says what is wrong
         while an earlier model goes on answering (a damaged new model, a broken release log): the service is healthy
         then, since restarting it would not mend the store and would lose the model that it has.
         """
@@ -87,6 +88,7 @@ class Service:
             "model_loaded": loaded,
             "device": "cpu",
             "model_version": state.serving.version if state.serving else None,
+            "signatures": state.signatures,
         }
         if state.problem:
             body["warning" if loaded else "detail"] = state.problem

@@ -12,7 +12,7 @@ from types import TracebackType
 from typing import Any
 
 from components.serve import prediction
-from components.shared import releases, work
+from components.shared import releases, signing, work
 from components.shared.contracts import Manifest
 from components.shared.releases import Entry
 from components.shared.runtime import Model
@@ -23,6 +23,7 @@ log = logging.getLogger("medloop.serve")
 STARTING = "The release log has not been read yet. Ask again in some seconds."
 NOTHING = "Nothing is released yet, so there is no model to ask. Run `medloop run`."
 TAKEN_BACK = "The last model in service was taken back, so there is none to ask. Release or promote one."
+VERIFIED, REFUSED, NOT_CHECKED = "verified", "refused", "not checked"
 LONGEST_PAUSE = 60.0
 FIRST_LOOK = 20.0
 
@@ -62,19 +63,24 @@ class Serving:
 
 @dataclass(frozen=True)
 class State:
-    """What answers requests now (or None), and a sentence about what is wrong ("" when nothing is)."""
+    """What answers requests now (or None), and a sentence about what is wrong ("" when nothing is).
+
+    `signatures` of the release log, as it was last read: verified, refused, or not checked, where no public key is set.
+    """
 
     serving: Serving | None
     problem: str
+    signatures: str = NOT_CHECKED
 
 
 class Deployment:
     """Follows the release log of a store and keeps the model that it names loaded.
 
-    Where the newest state cannot be taken up (the log is broken or cannot be read, a model is damaged or needs another
-    runtime), the model that is loaded stays: it was released by a log that was whole, and an answer from it is better
-    than none. `state.problem` then says what is wrong; it is tried again with growing pauses, and at once when the log
-    grows. Without a model there is nothing to keep, and requests are refused with that sentence.
+    Where the newest state cannot be taken up (the log is broken, cannot be read, or is not signed by a trusted key
+    where keys are set; a model is damaged or needs another runtime), the model that is loaded stays: it was released
+    by a log that was whole, and an answer from it is better than none. `state.problem` then says what is wrong; it is
+    tried again with growing pauses, and at once when the log grows. Without a model there is nothing to keep, and
+    requests are refused with that sentence.
     """
 
     def __init__(self, store: Store, poll: float = 2.0) -> None:
@@ -82,6 +88,7 @@ class Deployment:
         self._store, self._poll = store, poll
         self._head: Entry | None = None
         self._seen: str | None = None
+        self._signatures = NOT_CHECKED
         self._failures, self._again = 0, 0.0
         self._looked, self._stopped, self._hurried = threading.Event(), threading.Event(), False
         self._thread = threading.Thread(target=self._watch, name="release log", daemon=True)
@@ -116,12 +123,20 @@ class Deployment:
             if newest == self._seen and time.monotonic() < self._again:
                 return
             self._seen = newest
-            self._follow(releases.read_log(self._store))
+            self._follow(self._read())
             self._failures, self._again = 0, float("inf")
         except Exception as error:  # whatever it is: this thread must live, since no other would take up the next model
             self._failures += 1
             self._again = time.monotonic() + min(LONGEST_PAUSE, self._poll * 2 ** min(self._failures, 16))
-            self._enter(State(self.state.serving, self._words(error)))
+            self._enter(State(self.state.serving, self._words(error), self._signatures))
+
+    def _read(self) -> list[Entry]:
+        entries = releases.read_chain(self._store)
+        if trusted := signing.verifier():
+            self._signatures = REFUSED  # until they have all held
+            releases.verify(entries, trusted)
+            self._signatures = VERIFIED
+        return entries
 
     def _follow(self, entries: list[Entry]) -> None:
         seen = self._head
@@ -133,9 +148,9 @@ class Deployment:
         self._head = entries[-1] if entries else None
         entry = releases.in_service(entries)
         if entry:
-            self._enter(State(self._load(entry), ""))
+            self._enter(State(self._load(entry), "", self._signatures))
         else:
-            self._enter(State(None, TAKEN_BACK if entries else NOTHING))
+            self._enter(State(None, TAKEN_BACK if entries else NOTHING, self._signatures))
 
     def _load(self, entry: Entry) -> Serving:
         now = self.state.serving

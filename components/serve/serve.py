@@ -15,7 +15,7 @@ import uvicorn
 
 from components.serve.app import Limits, create_app
 from components.serve.deployment import Deployment
-from components.shared import work
+from components.shared import signing, work
 from components.shared.store import open_store
 
 log = logging.getLogger("medloop.serve")
@@ -32,6 +32,7 @@ def serve(store_uri: str, host: str = "127.0.0.1", port: int = 8080, poll: float
     try:
         if not 0.05 <= poll <= 3600:
             raise ValueError(f"poll is {poll:g} seconds, and must be from 0.05 to 3600. Set it within that range.")
+        signing.verifier()  # a key that is none is told now, and not as a log that cannot be read
         listener = bind(host, port)  # before all else: a port in use must not cost the loading of a model
         with listener:
             _answer(listener, Deployment(open_store(store_uri), poll))

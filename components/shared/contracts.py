@@ -49,6 +49,8 @@ SCHEMAS = {
     "lease": 1,
     "run": 1,
     "step": 1,
+    "signature": 1,
+    "heads": 1,
     "view": 1,
 }
 """Every kind of JSON record and the one version of it that this code reads and writes."""
@@ -141,8 +143,15 @@ class Manifest:
     def decode(data: bytes, where: str) -> Manifest:
         """The manifest in `data`, or a ValueError that names `where`."""
         record = decode("manifest", data, where)
-        files = {name: Blob(entry["digest"], entry["size"]) for name, entry in record["files"].items()}
-        return Manifest(files, tuple(record.get("parts", ())))
+        try:
+            files = {name: Blob(entry["digest"], entry["size"]) for name, entry in record["files"].items()}
+            manifest = Manifest(files, tuple(record.get("parts", ())))
+            same = manifest.encode() == data  # else files that differ would go by the same digest
+        except (KeyError, TypeError, AttributeError):
+            same = False
+        if not same:
+            raise ValueError(f"{where} is no manifest as medloop writes it. It was changed; make it again.")
+        return manifest
 
     @property
     def digest(self) -> str:

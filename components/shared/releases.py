@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
-from components.shared.contracts import SCHEMAS, decode, digest, encode
+from components.shared import signing
+from components.shared.contracts import decode, digest, encode
+from components.shared.signing import Verifier
 from components.shared.store import Store
 
 FOLDER = "releases"
@@ -18,12 +20,15 @@ DECISIONS = ("release", "refusal", "awaiting")
 class Entry:
     """One record of the log.
 
-    Its kind: release, refusal, awaiting (an approval), promotion, rollback or rotation (of the hash key).
+    Its kind: release, refusal, awaiting (an approval), promotion, rollback, rotation (of the hash key) or seal.
+    A seal is a person's word that the log up to there is as it should be. Its signature covers, by the chain, entries
+    that have none, or that of a key which is trusted no more.
     """
 
     number: int
     hash: str
     record: dict[str, Any]
+    data: bytes = field(default=b"", repr=False, compare=False)
 
     @property
     def kind(self) -> str:
@@ -37,7 +42,15 @@ class Entry:
 
 
 def read_log(store: Store) -> list[Entry]:
-    """The whole log, oldest first; refuses one that is broken."""
+    """The whole log, oldest first; refuses one that is broken, or whose signatures do not hold where keys are set."""
+    log = read_chain(store)
+    if trusted := signing.verifier():
+        verify(log, trusted)
+    return log
+
+
+def read_chain(store: Store) -> list[Entry]:
+    """The whole log, oldest first, whoever wrote it; refuses one whose entries do not follow one another."""
     entries: list[Entry] = []
     for name in store.names(FOLDER):
         data = store.read(name)
@@ -52,8 +65,47 @@ def read_log(store: Store) -> list[Entry]:
                 f"The release log is broken at {name}: it does not follow the entry before it. An entry was changed, "
                 "removed or put in; restore the log from a copy. Until then nothing is released."
             )
-        entries.append(Entry(record["number"], digest(data), record))
+        entries.append(Entry(record["number"], digest(data), record, data))
     return entries
+
+
+def verify(log: list[Entry], trusted: Verifier) -> None:
+    """A PermissionError unless each entry is signed by a trusted key, or stands before a seal that is.
+
+    An entry whose own signature by a trusted key does not hold is refused wherever it stands.
+    """
+    sealed = 0
+    for entry in reversed(log):
+        by = str(entry.record.get("signer", ""))
+        covered = entry.number < sealed
+        if by in trusted.keys or not covered:
+            signing.check_record(trusted, "release", entry.data, f"Entry {entry.number} of the release log")
+        if entry.kind == "seal" and not covered:
+            sealed = entry.number
+
+
+def check_writable(log: list[Entry]) -> None:
+    """A RuntimeError that says what to do, where the next entry could not be written so that it will be believed."""
+    _check_signing(log, signing.signer(), "")
+
+
+def _check_signing(log: list[Entry], ours: signing.Signer | None, what: str) -> None:
+    signed = bool(log) and "signature" in log[-1].record
+    if ours is None and signing.verifier():
+        raise RuntimeError(
+            f"{signing.VERIFY} asks for signatures, and {signing.VARIABLE} is not set: an entry without one would make "
+            "the release log unreadable. Nothing was written; set the key."
+        )
+    if ours is None and signed:
+        raise RuntimeError(
+            f"The release log is signed, up to entry {len(log)}, and {signing.VARIABLE} is not set: after a signed "
+            "entry none goes unsigned. Nothing was written; set the key."
+        )
+    if ours and log and not signed and what != "seal":
+        raise RuntimeError(
+            f"{signing.VARIABLE} is set, and the last of the release log's {len(log)} entries has no signature. "
+            "Look at them, then seal the log: `medloop audit head` and `medloop audit seal`. Nothing was written."
+        )
 
 
 def head(log: list[Entry]) -> str:
@@ -62,7 +114,8 @@ def head(log: list[Entry]) -> str:
 
 
 def append(store: Store, log: list[Entry], what: str, **fields: Any) -> Entry:
-    """Add an entry after the last of `log`; FileExistsError when another writer was first."""
+    """Add an entry after the last of `log`, signed where a key is set; FileExistsError when another was first."""
+    _check_signing(log, signing.signer(), what)
     number = len(log) + 1
     record = {
         "number": number,
@@ -71,7 +124,7 @@ def append(store: Store, log: list[Entry], what: str, **fields: Any) -> Entry:
         "at": datetime.now(UTC).isoformat(timespec="seconds"),
         **fields,
     }
-    data = encode("release", record)
+    data = encode("release", signing.signed("release", record))
     try:
         store.create(f"{FOLDER}/{number:08d}.json", data)
     except FileExistsError:
@@ -79,12 +132,12 @@ def append(store: Store, log: list[Entry], what: str, **fields: Any) -> Entry:
             f"Entry {number} of the release log was written by somebody else at this moment. Nothing was changed; "
             "look at `medloop models`, and do it again if it still holds."
         ) from None
-    return Entry(number, digest(data), {"kind": "release", "schema": SCHEMAS["release"], **record})
+    return Entry(number, digest(data), decode("release", data, "entry"), data)
 
 
 def beginning(resolved: dict[str, Any]) -> dict[str, Any]:
     """What an entry keeps of that which resolve saw when its run began."""
-    return {name: resolved[name] for name in ("revision", "key_id", "request", "seen")}
+    return {name: resolved[name] for name in ("revision", "key_id", "request", "seen", "code") if name in resolved}
 
 
 def key_id(log: list[Entry]) -> str:
@@ -132,3 +185,18 @@ def withdrawn(log: list[Entry]) -> dict[str, Entry]:
 def versions(log: list[Entry]) -> dict[str, Entry]:
     """Every version that was ever released, by name, oldest first."""
     return {entry.version: entry for entry in log if entry.kind == "release"}
+
+
+def waiting(log: list[Entry]) -> Entry | None:
+    """The entry of the model that waits for a person's approval, or None.
+
+    It waits until it is refused, another one waits, or something comes into service that it was not compared with.
+    """
+    found = None
+    for entry in log:
+        same = found is not None and entry.record.get("model") == found.record.get("model")
+        if entry.kind == "awaiting":
+            found = entry
+        elif entry.kind in ("release", "promotion", "rollback") or (entry.kind == "refusal" and same):
+            found = None
+    return found

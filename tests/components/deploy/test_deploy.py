@@ -16,7 +16,7 @@ from components.shared.notify import VARIABLE
 from components.shared.store import Store, open_store
 from components.shared.work import Done, gather
 from tests import made
-from tests.components.shared.decisions import DATASET, REPORT, SPLIT, decision, state
+from tests.components.shared.decisions import DATASET, SPLIT, decision, state
 from tests.components.shared.servers import BUCKET, free_port, listening, rclone
 from tests.components.shared.steps import step
 
@@ -36,16 +36,21 @@ class Candidate:
 
     def deploy(self, verdict: dict[str, Any] | None = None, seen: dict[str, Any] | None = None) -> Done:
         """Deploy it; `verdict` and `seen` say where decision and state differ from what is right."""
+        return self.hand_in(*self.inputs(verdict, seen))
+
+    def inputs(self, verdict: dict[str, Any] | None = None, seen: dict[str, Any] | None = None) -> tuple[Path, Path]:
+        """The directories of decision and state."""
         self.tries += 1
         service = releases.in_service(releases.read_log(self.store))
         champion = service.record["model"] if service else ""
-        inputs = {
-            "decision": decision(
-                self.root / f"decision{self.tries}", **{"model": self.digest, "champion": champion, **(verdict or {})}
-            ),
-            "state": state(self.root / f"state{self.tries}", self.store, **{"champion": champion, **(seen or {})}),
-            "model": self.bundle,
-        }
+        folders = self.root / f"decision{self.tries}", self.root / f"state{self.tries}"
+        decision(folders[0], self.store, **{"model": self.digest, "champion": champion, **(verdict or {})})
+        state(folders[1], self.store, **{"champion": champion, **(seen or {})})
+        return folders
+
+    def hand_in(self, decision: Path, state: Path) -> Done:
+        """Deploy it with these."""
+        inputs = {"decision": decision, "state": state, "model": self.bundle}
         return step("deploy", self.store, inputs, run="run-1", by="someone")
 
 
@@ -60,12 +65,9 @@ def test_an_approved_model_goes_into_service(candidate: Candidate, store: Store)
     entry = log[0].record
     assert done.values == {"outcome": "released", "version": "v1", "sentence": "v1: It is approved."}
     assert [e.kind for e in log] == ["release"]
-    assert (entry["model"], entry["report"], entry["dataset"], entry["split"]) == (
-        candidate.digest,
-        REPORT,
-        DATASET,
-        SPLIT,
-    )
+    assert (entry["model"], entry["dataset"], entry["split"]) == (candidate.digest, DATASET, SPLIT)
+    assert (entry["policy"], entry["code"]) == ("9" * 64, "c" * 64)
+    assert store.has(entry["report"])
     assert (entry["run"], entry["by"], entry["precision"], entry["runtime"]) == (
         "run-1",
         "someone",
@@ -124,7 +126,11 @@ def test_an_entry_written_by_someone_else_meanwhile_stops_it(
     seen = state(tmp_path / "seen", store)
     other = Candidate(tmp_path / "other", store, gain=9)
     other.deploy()
-    inputs = {"decision": decision(tmp_path / "decision", candidate.digest), "state": seen, "model": candidate.bundle}
+    inputs = {
+        "decision": decision(tmp_path / "decision", store, candidate.digest),
+        "state": seen,
+        "model": candidate.bundle,
+    }
     with pytest.raises(RuntimeError, match="moved on since this run began: entry 1 was written"):
         step("deploy", store, inputs, run="run-2")
     assert [entry.record["model"] for entry in releases.read_log(store)] == [other.digest]
@@ -138,7 +144,7 @@ def test_a_model_that_was_not_compared_with_the_one_in_service_is_not_released(
     log = releases.read_log(store)
     seen = state(tmp_path / "seen", store, head=releases.head(log), champion="")
     inputs = {
-        "decision": decision(tmp_path / "decision", candidate.digest, champion=""),
+        "decision": decision(tmp_path / "decision", store, candidate.digest, champion=""),
         "state": seen,
         "model": candidate.bundle,
     }
@@ -228,38 +234,6 @@ def test_a_tracking_server_that_is_not_there_stops_no_release(
     assert len(releases.read_log(store)) == 1
 
 
-def registry() -> dict[str, Any]:
-    """What MLflow's registry says: the medloop versions that there are, and which the aliases name."""
-    from mlflow import MlflowClient
-
-    client = MlflowClient()
-    versions = {str(v.version): v for v in client.search_model_versions("name='medloop'")}
-    aliases = client.get_registered_model("medloop").aliases
-    return {
-        "versions": {v.tags["medloop.version"]: v.tags["medloop.model"] for v in versions.values()},
-        "aliases": {alias: versions[str(number)].tags["medloop.version"] for alias, number in aliases.items()},
-    }
-
-
-def test_the_registry_is_a_picture_of_the_log_and_can_be_drawn_again(
-    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")
-    one, two = (Candidate(tmp_path / name, store, gain) for name, gain in (("one", 12), ("two", 9)))
-    one.deploy()
-    assert registry() == {"versions": {"v1": one.digest}, "aliases": {"champion": "v1"}}
-    two.deploy()
-    both = {"versions": {"v1": one.digest, "v2": two.digest}, "aliases": {"champion": "v2", "previous": "v1"}}
-    assert registry() == both
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/again.db")
-    assert project(releases.read_log(store), store.uri)
-    assert registry() == both
-    # After a rollback there is nothing before the model in service.
-    releases.append(store, releases.read_log(store), "rollback", version="v1")
-    assert project(releases.read_log(store), store.uri)
-    assert registry() == {"versions": both["versions"], "aliases": {"champion": "v1"}}
-
-
 def test_without_a_tracking_address_nothing_is_projected(store: Store) -> None:
     assert not project([], store.uri)
 
@@ -271,7 +245,9 @@ def approved(candidate: Candidate, days: int = 30, **changes: Any) -> str:
     """Approve what this candidate's next decision will be, with the record changed; gives the decision's digest."""
     service = releases.in_service(releases.read_log(candidate.store))
     champion = service.record["model"] if service else ""
-    folder = decision(candidate.root / f"given{len(changes)}{days}", candidate.digest, champion=champion, **WAITS)
+    folder = decision(
+        candidate.root / f"given{len(changes)}{days}", candidate.store, candidate.digest, champion=champion, **WAITS
+    )
     digest = gather(candidate.store, folder).digest
     record = approve(candidate.store, digest, {"subject": {"model": candidate.digest}}, "Dr. B", "Read them.", days)
     if changes:
@@ -318,7 +294,7 @@ def test_an_approval_that_ended_or_is_another_ones_is_none(
 def test_a_refused_decision_is_not_helped_by_an_approval(candidate: Candidate, store: Store) -> None:
     digest = approved(candidate)
     record = store.read(f"{FOLDER}/{digest}/0001.json") or b""
-    refused = gather(store, decision(candidate.root / "refused", candidate.digest, "refused")).digest
+    refused = gather(store, decision(candidate.root / "refused", store, candidate.digest, "refused")).digest
     store.create(f"{FOLDER}/{refused}/0001.json", record)
     with pytest.raises(RuntimeError, match="The decision is 'refused', not 'approved'"):
         candidate.deploy({"outcome": "refused"})

@@ -15,12 +15,13 @@ import yaml
 
 from components.gate.gate import MARKER, gate
 from components.gate.policy import over, settle
-from components.shared import contracts
+from components.shared import contracts, signing
 from components.shared.interface import read
 from components.shared.store import open_store
 from components.shared.work import Work
 from tests.components.evaluate import scenes
 from tests.components.gate.reports import Metrics, promised
+from tests.components.shared.signers import Pair, use
 from workflows.parameters import read_policy
 
 EASY = {
@@ -46,7 +47,7 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def judge(report: Path, tmp_path: Path) -> Callable[..., Metrics]:
     """Runs the gate on the report, with its metrics changed, and gives the decision."""
 
-    def run(change: Callable[[Metrics], object] = bool, looks: int = 1, **policy: Any) -> Metrics:
+    def run(change: Callable[[Metrics], object] = bool, looks: int = 1, signer: str = "", **policy: Any) -> Metrics:
         folder = tmp_path / "report"
         shutil.copytree(report, folder, dirs_exist_ok=True)
         metrics = copy.deepcopy(promised(contracts.read_record("metrics", report / "metrics.json")))
@@ -54,7 +55,7 @@ def judge(report: Path, tmp_path: Path) -> Callable[..., Metrics]:
         (folder / "metrics.json").write_text(json.dumps(metrics))
         (tmp_path / "decision").mkdir(exist_ok=True)
         work = Work("key", open_store(str(tmp_path / "store")), {"report": "e" * 64})
-        values = gate(folder, tmp_path / "decision", work, policy=over(EASY, policy), looks=looks)
+        values = gate(folder, tmp_path / "decision", work, policy=over(EASY, policy), looks=looks, signer=signer)
         record = contracts.read_record("decision", tmp_path / "decision" / "decision.json")
         assert values == {"outcome": record["outcome"], "sentence": record["sentence"]}
         return record
@@ -76,7 +77,7 @@ def test_the_interface_can_be_read() -> None:
     interface = read("gate")
     assert interface.inputs == ("report",)
     assert interface.outputs == ("decision",)
-    assert interface.settle({}) == {"policy": {}, "looks": 1}
+    assert interface.settle({}) == {"policy": {}, "looks": 1, "signer": ""}
     assert all(parameter.help for parameter in interface.parameters.values())
 
 
@@ -552,3 +553,26 @@ def test_the_page_holds_the_policy_as_it_can_be_written_into_a_file(
     page = (tmp_path / "decision" / "page.html").read_text(encoding="utf-8")
     shown = page.partition('<div class="policy">')[2].partition("</div>")[0]
     assert settle(yaml.safe_load(html.unescape(shown))) == decision["policy"]
+
+
+def test_the_decision_is_signed_by_the_key_that_the_run_began_with(
+    judge: Callable[..., Metrics], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ours, other = Pair(), Pair()
+    use(monkeypatch, ours, ours)
+    decision = judge(signer=ours.id)
+    assert decision["signer"] == ours.id
+    path = tmp_path / "decision" / "decision.json"
+    trusted = signing.verifier()
+    assert trusted
+    signing.check_file(trusted, path, "decision", "The decision")
+    assert decision["page"] == contracts.file_digest(path.with_name("page.html"))
+    for key, words in ((other, f"holds the key {other.id}"), (None, "is not set")):
+        use(monkeypatch, key)
+        with pytest.raises(RuntimeError, match=f"began with the signing key {ours.id}, and .* {words}"):
+            judge(signer=ours.id)
+
+
+def test_without_a_signer_there_is_no_signature(judge: Callable[..., Metrics], tmp_path: Path) -> None:
+    assert judge()["signer"] == ""
+    assert not (tmp_path / "decision" / "decision.sig").exists()

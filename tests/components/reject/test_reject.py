@@ -13,6 +13,7 @@ from components.shared.work import Done
 from tests import made
 from tests.components.shared.decisions import SPLIT, decision, state
 from tests.components.shared.servers import listening
+from tests.components.shared.signers import Pair, use
 from tests.components.shared.steps import step
 
 MODEL = "e" * 64
@@ -25,7 +26,7 @@ def store(tmp_path: Path) -> Store:
 
 def reject(store: Store, folder: Path, outcome: str = "refused", request: str = "request-1") -> Done:
     inputs = {
-        "decision": decision(folder / "decision", MODEL, outcome),
+        "decision": decision(folder / "decision", store, MODEL, outcome),
         "state": state(folder / "state", store, request=request),
     }
     return step("reject", store, inputs, run="run-1", by="someone")
@@ -92,9 +93,21 @@ def test_what_was_approved_meanwhile_does_not_wait_again(store: Store, tmp_path:
     """A model in service that a stricter policy refuses is refused: that is worth an entry."""
     entry = made.release_bundle(store, made.make_bundle(tmp_path / "bundle"))
     inputs = {
-        "decision": decision(tmp_path / "decision", entry.record["model"], outcome),
+        "decision": decision(tmp_path / "decision", store, entry.record["model"], outcome),
         "state": state(tmp_path / "state", store),
     }
     done = step("reject", store, inputs, run="run-1", by="someone")
     assert (done.values["outcome"], done.values["version"]) == (then, "v1")
     assert len(releases.read_log(store)) == (1 if then == "unchanged" else 2)
+
+
+def test_a_refusal_is_signed_and_rests_on_a_signed_decision(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ours = Pair()
+    inputs = {"decision": decision(tmp_path / "d", store, MODEL, "refused"), "state": state(tmp_path / "s", store)}
+    use(monkeypatch, ours, ours)
+    with pytest.raises(PermissionError, match="The decision is not signed"):
+        step("reject", store, inputs, run="run-1", by="someone")
+    reject(store, tmp_path)
+    assert releases.read_log(store)[0].record["signer"] == ours.id

@@ -8,12 +8,13 @@ from typing import Any
 
 import pytest
 
-from components.shared import contracts, keys, releases, source
+from components.shared import contracts, keys, releases, signing, source
 from components.shared.store import Store, open_store
 from components.shared.work import Done, gather
 from tests import made
 from tests.components.shared.images import encoded, gray
-from tests.components.shared.steps import remove, step
+from tests.components.shared.signers import Pair, use
+from tests.components.shared.steps import laid_out, remove, step
 
 KEY = keys.parse(keys.SYNTHETIC)
 OPTIONS = ("ingest", "split", "train", "evaluate", "quantize")
@@ -76,7 +77,8 @@ def test_a_new_loop_has_no_past(store: Store, scans: Path) -> None:
     done = resolve(store, scans)
     found = state(store, done)
     revision = source.revision(source.entries(str(scans)))
-    assert done.values == {"revision": revision, "key_id": KEY.id, "weights_digest": "", "looks": 1}
+    values = {"revision": revision, "key_id": KEY.id, "weights_digest": "", "looks": 1, "signer": ""}
+    assert done.values == values
     assert (found["head"], found["repeats"], found["files"]) == ("", "", 2)
     assert found["seen"] == {"previous": "", "champion": "", "champion_version": ""}
     assert done.outputs["previous"].files == done.outputs["champion"].files == {}
@@ -240,3 +242,30 @@ def test_a_policy_in_another_form_is_no_other_request(store: Store, scans: Path)
         done = resolve(store, scans, policy={"budget": {"looks": looks}})
         requests.add(state(store, done)["request"])
     assert len(requests) == 1
+
+
+def test_it_names_who_signs_and_signs_what_it_found(
+    store: Store, scans: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ours = Pair()
+    use(monkeypatch, ours, ours)
+    done = resolve(store, scans)
+    assert done.values["signer"] == ours.id
+    trusted = signing.verifier()
+    assert trusted
+    path = laid_out(store, done, "state", tmp_path / "state") / "resolved.json"
+    signing.check_file(trusted, path, "resolved", "What resolve found")
+    assert ours.private not in path.read_text()
+
+
+def test_a_log_that_its_run_could_not_go_on_with_stops_it_at_once(
+    store: Store, scans: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ours = Pair()
+    release(store, resolve(store, scans), "release", tmp_path, version="v1")
+    use(monkeypatch, ours)
+    with pytest.raises(RuntimeError, match="last of the release log's 1 entries has no signature"):
+        resolve(store, scans)
+    use(monkeypatch, None, ours)
+    with pytest.raises(PermissionError, match="Entry 1 of the release log is not signed"):
+        resolve(store, scans)

@@ -34,7 +34,8 @@ def ask(client: httpx.Client, data: bytes, **form: str) -> httpx.Response:
 def test_health_says_that_a_model_is_loaded(client: httpx.Client) -> None:
     reply = client.get("/health")
     assert reply.status_code == 200
-    assert reply.json() == {"status": "healthy", "model_loaded": True, "device": "cpu", "model_version": "v1"}
+    said = {"status": "healthy", "model_loaded": True, "device": "cpu", "model_version": "v1"}
+    assert reply.json() == {**said, "signatures": "not checked"}
     assert reply.headers["cache-control"] == "no-store"
 
 
@@ -266,6 +267,7 @@ def test_without_a_model(store: Store) -> None:
         "model_loaded": False,
         "device": "cpu",
         "model_version": None,
+        "signatures": "not checked",
         "detail": sentence,
     }
     assert predicted.json() == info.json() == {"detail": sentence}

@@ -19,6 +19,7 @@ from components.shared.runtime import PRECISIONS
 from components.shared.store import Store
 from tests import made
 from tests.components.serve.conftest import POLL, image, png, running, until
+from tests.components.shared.signers import Pair, use
 
 IMAGE = png(image())
 
@@ -241,3 +242,39 @@ def test_start_waits_no_longer_once_hurried(store: Store) -> None:
     deployment.hurry()
     with deployment:
         assert deployment.state.problem in (deployments.STARTING, deployments.NOTHING)
+
+
+def test_a_log_under_trusted_signatures_is_taken_up_and_one_that_is_forged_is_not(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    ours = Pair()
+    use(monkeypatch, ours, ours)
+    first = release(store, tmp_path / "one")
+    with running(store) as client, caplog.at_level(logging.INFO, "medloop"):
+        assert client.get("/health").json()["signatures"] == "verified"
+        forged = {**first.record, "number": 2, "before": first.hash, "version": "v2"}
+        store.create("releases/00000002.json", contracts.encode("release", forged))
+        until(lambda: client.get("/health").json()["signatures"] == "refused")
+        health = client.get("/health")
+        assert health.status_code == 200
+        assert "Entry 2 of the release log is not what was signed" in health.json()["warning"]
+        assert health.json()["warning"].endswith("Version v1 stays in service.")
+        assert predict(client)["model_version"] == "v1"
+        assert len([record for record in caplog.records if record.levelno == logging.WARNING]) == 1
+        store.delete("releases/00000002.json")
+        release(store, tmp_path / "two", gain=3.0)
+        until(lambda: version(client) == "v2")
+        assert client.get("/health").json()["signatures"] == "verified"
+        assert "warning" not in client.get("/health").json()
+
+
+def test_a_service_that_begins_with_a_log_that_nobody_signed_serves_nothing(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    release(store, tmp_path / "one")
+    use(monkeypatch, None, Pair())
+    with running(store) as client:
+        health = client.get("/health")
+        assert health.status_code == 503
+        assert health.json()["signatures"] == "refused"
+        assert "Entry 1 of the release log is not signed" in health.json()["detail"]

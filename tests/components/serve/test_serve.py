@@ -97,6 +97,14 @@ def test_a_port_in_use_is_refused_before_anything_is_loaded(store: Store, tmp_pa
     assert json.loads(line)["event"] == f"Port {port} on 127.0.0.1 {reason}. {remedy}."
 
 
+def test_a_public_key_that_is_none_is_refused_at_once(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MEDLOOP_VERIFY_KEYS", "nonsense")
+    command = [*PROGRAM, "--store", store.uri, "--port", "0"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
+    assert done.returncode == 1
+    assert "MEDLOOP_VERIFY_KEYS holds something of 8 characters that is no public key" in done.stderr
+
+
 def test_what_decoders_say_of_a_header_is_not_in_the_log(store: Store, tmp_path: Path) -> None:
     made.release_bundle(store, made.make_bundle(tmp_path / "bundle"))
     with warnings.catch_warnings():

@@ -1,0 +1,63 @@
+"""What a release rests on, proven before it is done: whose decision it is, on which report, about which model."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from components.shared import contracts, signing
+from components.shared.contracts import Manifest
+from components.shared.signing import Verifier
+from components.shared.work import Work
+
+SIGNED = {"decision": {"decision.json", "decision.sig", "page.html"}, "state": {"resolved.json", "resolved.sig"}}
+"""Of the signed artifacts, all the files that they consist of."""
+
+
+def signed_and_whole(decision: Path, state: Path, work: Work) -> None:
+    """Where public keys are set: an exception unless gate and resolve signed what they handed on, and nothing else is
+    in it. Without them nobody's word is asked for.
+    """
+    trusted = signing.verifier()
+    if trusted is None:
+        return
+    signing.check_file(trusted, decision / "decision.json", "decision", "The decision")
+    signing.check_file(trusted, state / "resolved.json", "resolved", "What resolve found")
+    page = contracts.read_record("decision", decision / "decision.json").get("page")
+    if page != contracts.file_digest(decision / "page.html"):
+        raise PermissionError("The decision's page is not the one that was signed with it. Run again to make it anew.")
+    for name, files in SIGNED.items():
+        _as_kept(work, name, files)
+    _as_kept(work, "model", None)
+
+
+def same_report(verdict: dict[str, Any], work: Work, trusted: Verifier | None) -> None:
+    """An exception unless the report that the decision names is in the store, unchanged, and about the same things."""
+    manifest = Manifest.decode(work.store.get(verdict["report"]), "the report")
+    work.store.fetch_all(blob.digest for blob in manifest.files.values())
+    if "metrics.json" not in manifest.files:
+        raise ValueError("The report that the decision names holds no metrics.json. Evaluate the model again.")
+    judged = json.loads(work.store.get(manifest.files["metrics.json"].digest)).get("subject") or {}
+    differing = [name for name, value in verdict["subject"].items() if judged.get(name) != value]
+    if differing or (trusted and _sizes_differ(work, manifest)):
+        raise RuntimeError(
+            f"The report that the decision names is another one than it was made on: {', '.join(differing) or 'size'} "
+            "differs. Nothing was released; run again."
+        )
+
+
+def _as_kept(work: Work, name: str, files: set[str] | None) -> None:
+    """An exception unless an input is what the store holds under its digest, of these files alone."""
+    manifest = Manifest.decode(work.store.get(work.inputs[name]), name)
+    if (files is not None and set(manifest.files) != files) or _sizes_differ(work, manifest):
+        raise PermissionError(
+            f"The artifact {name} is not as it was written: a file was put in, taken out, or has another size. Run "
+            "again."
+        )
+
+
+def _sizes_differ(work: Work, manifest: Manifest) -> bool:
+    blobs = list(manifest.files.values())
+    paths = work.store.fetch_all(blob.digest for blob in blobs)
+    return any(path.stat().st_size != blob.size for path, blob in zip(paths, blobs, strict=True))
