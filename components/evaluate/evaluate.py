@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from components.evaluate.curves import curves
+from components.evaluate.explain import explanations
 from components.evaluate.metrics import Scored
 from components.evaluate.page import page
 from components.evaluate.population import (
@@ -26,6 +27,7 @@ from components.evaluate.population import (
     sorted_into,
     subgroups,
 )
+from components.evaluate.shortcuts import shortcuts
 from components.shared.contracts import Between, In, OneOf, Out, read_record, write_record
 from components.shared.dataset import SPLIT, Data, write_table
 from components.shared.runtime import PRECISIONS, Model
@@ -49,6 +51,7 @@ def evaluate(
     resamples: Annotated[int, Between(200, 100000)] = 2000,
     confidence: Annotated[float, Between(0.5, 0.999)] = 0.95,
     seed: Annotated[int, Between(0, 2147483647)] = 7,
+    explained: Annotated[int, Between(0, 12)] = 3,
 ) -> dict[str, Any]:
     """Score a model on the locked test images, beside the model in service, with an interval for each figure.
 
@@ -59,6 +62,8 @@ def evaluate(
       resamples: how many times the patients are drawn anew for the intervals; more gives steadier limits
       confidence: how often such an interval holds the true value
       seed: of the draws
+      explained: how many images of a kind (surely right, surely wrong, unsure) the report shows with what the model
+          looked at; 0 keeps pictures of patients out of it
     """
     data = Data.open(dataset, work.store)
     rows = locked_rows(data, splits)
@@ -78,7 +83,7 @@ def evaluate(
     groups: dict[str, Any] = {"all": np.ones(len(rows), bool), "core": core, "new": None if core is None else ~core}
     groups = {name: group for name, group in groups.items() if group is not None and group.any()}
     about = described(data, rows)
-    metrics = {
+    metrics: dict[str, Any] = {
         "classes": data.classes,
         "positive": data.classes[1] if len(data.classes) == 2 else None,
         "subject": subject(work.inputs, rival is not None, precision, model),
@@ -99,14 +104,24 @@ def evaluate(
             "precision": rival.precision,
             "populations": compared,
         }
+    views = data.views(*framing(candidate.preprocess))
+    sizes = np.stack([data.column(name)[rows] for name in ("height", "width")], axis=1).astype(np.int64)
+    metrics["shortcuts"] = shortcuts(candidate, views, rows, ours, sizes, about["site"], metrics["subgroups"], settings)
+    ids = data.column("image_id")[rows].tolist()
+    shown = explanations(candidate, model, ours, ids, views, rows, explained, seed)
+    metrics["explanations"] = [each.record for each in shown]
     metrics = rounded(metrics)
+    for each in shown:
+        (report / each.record["file"]).parent.mkdir(exist_ok=True)
+        (report / each.record["file"]).write_bytes(each.png)
     write_record("metrics", report / "metrics.json", metrics)
     write_table(predictions(data, rows, since, core, ours, theirs), report / "predictions.parquet")
     sources = {"dataset": data.about, "split": read_record("split", splits / "split.json"), "model": candidate.about}
     rival_curves = {name: curves(theirs, k, confidence) for k, name in enumerate(data.classes)} if theirs else {}
     drawn = model / "docs" / "augmentation.png"
     sheet = drawn.read_bytes() if drawn.exists() else None
-    (report / "report.html").write_text(page(metrics, sources, about, rival_curves, sheet), encoding="utf-8")
+    pictures = {each.record["file"]: each.png for each in shown}
+    (report / "report.html").write_text(page(metrics, sources, about, rival_curves, sheet, pictures), encoding="utf-8")
     figures = metrics["all"]["figures"]
     return {"accuracy": figures["accuracy"]["value"], "auc": figures["auc"]["value"]}
 
