@@ -19,7 +19,7 @@ from workflows.parameters import option_parameters, pipeline_parameters
 
 COMMANDS = [
     *("synth", "run", "plan", "report", "explain", "replay", "models", "promote", "rollback", "serve", "doctor"),
-    "params",
+    *("params", "readers"),
     *("compile", "submit", "schedule", "runs"),
 ]
 HEAVY = {"torch", "kfp", "mlflow", "onnxruntime", "numpy", "pyarrow", "PIL", "pydicom", "matplotlib", "fastapi"}
