@@ -60,26 +60,24 @@ def explanations(
     `each` says how many of a kind.
     `views` are those of the data set as this model sees them, `rows` the places of the scored images among them.
     """
-    chosen = [
-        (kind, place)
-        for kind, places in choose(scored, image_ids, model.about["threshold"], each).items()
-        for place in places
-    ]
+    candidates = Candidates.of(scored, model.about["threshold"])
+    chosen = [(kind, at) for kind, several in choose(candidates, image_ids, each).items() for at in several]
     if not chosen:
         return []
-    places = np.array([place for _, place in chosen])
-    shown, targets = views[rows[places]], scored.predicted[places]
+    of_each = np.array([at for _, at in chosen])
+    shown, targets = views[rows[candidates.places[of_each]]], candidates.targets[of_each]
     method, maps, checks = _mapped(model, bundle, shown, targets, seed)
     found = []
-    for number, (kind, place) in enumerate(chosen):
-        label, called = (model.classes[int(classes[place])] for classes in (scored.labels, scored.predicted))
+    for number, (kind, at) in enumerate(chosen):
+        place, target = int(candidates.places[at]), int(candidates.targets[at])
+        label, called, probability = _said(scored, model.classes, place, target)
         record = {
             "file": f"explanations/{number + 1:02}.png",
             "image_id": image_ids[place],
             "kind": kind,
             "label": label,
             "called": called,
-            "probability": float(scored.probabilities[place, scored.predicted[place]]),
+            "probability": probability,
             "method": method,
             "sanity": {name: _mean_likeness(maps[number], others[:, number]) for name, others in checks.items()},
         }
@@ -87,32 +85,68 @@ def explanations(
     return found
 
 
-def choose(scored: Scored, image_ids: Sequence[str], threshold: float | None, each: int) -> dict[str, list[int]]:
-    """The places of the images of each kind: so many of a kind, all of different patients, whatever order they came in.
+def _said(scored: Scored, classes: Sequence[str], place: int, target: int) -> tuple[str, str, float]:
+    """What is true of an image, what it was called, and how likely that was to the model."""
+    if scored.labels.ndim == 1:
+        called = int(scored.predicted[place])
+        return classes[int(scored.labels[place])], classes[called], float(scored.probabilities[place, called])
+    there, found = (bool(each[place, target]) for each in (scored.labels, scored.predicted))
+    name, p = classes[target], float(scored.probabilities[place, target])
+    return name if there else f"no {name}", name if found else f"no {name}", p if found else 1 - p
 
-    The most confident ones are taken in turn from the classes that the model calls, so that each of them is seen.
+
+@dataclass(frozen=True)
+class Candidates:
+    """The answers that could be explained: one an image, or one for each finding that it has or was said to have."""
+
+    places: Ints
+    """Of which image each is."""
+    targets: Ints
+    """Which class or finding it is about."""
+    sure: Floats
+    right: NDArray[np.bool_]
+    patients: Ints
+
+    @staticmethod
+    def of(scored: Scored, threshold: Any) -> Candidates:
+        """All answers to these images; `threshold` is the model's."""
+        if scored.labels.ndim == 1:
+            places = np.arange(len(scored.labels))
+            sure = margins(scored.probabilities, threshold)
+            return Candidates(places, scored.predicted, sure, scored.predicted == scored.labels, scored.patients)
+        # That a finding is absent where none was said to be has nothing to show.
+        places, targets = np.nonzero((scored.labels == 1) | (scored.predicted == 1))
+        limits = np.broadcast_to(np.asarray(threshold, np.float64), scored.labels.shape[1:])
+        sure = beyond(scored.probabilities, limits)[places, targets]
+        right = (scored.labels == scored.predicted)[places, targets]
+        return Candidates(places, targets, sure, right, scored.patients[places])
+
+
+def choose(candidates: Candidates, image_ids: Sequence[str], each: int) -> dict[str, list[int]]:
+    """The candidates of each kind: so many of a kind, all of different patients, whatever order they came in.
+
+    The most confident ones are taken in turn from the classes that they are about, so that each of them is seen.
     """
-    sure = margins(scored.probabilities, threshold)
-    right = scored.predicted == scored.labels
-    order = sorted(range(len(sure)), key=lambda place: (-sure[place], image_ids[place]))
+    sure, targets = candidates.sure, candidates.targets
+    order = sorted(range(len(sure)), key=lambda at: (-sure[at], image_ids[int(candidates.places[at])], targets[at]))
     taken: set[int] = set()
 
-    def pick(candidates: list[int]) -> list[int]:
+    def pick(several: list[int]) -> list[int]:
         picked: list[int] = []
-        for place in candidates:
-            patient = int(scored.patients[place])
+        for at in several:
+            patient = int(candidates.patients[at])
             if len(picked) < each and patient not in taken:
                 taken.add(patient)
-                picked.append(place)
+                picked.append(at)
         return picked
 
     def in_turn(which: NDArray[np.bool_]) -> list[int]:
-        by_class = [[p for p in order if which[p] and scored.predicted[p] == k] for k in range(scored.classes)]
-        return [place for several in zip_longest(*by_class) for place in several if place is not None]
+        by_class = [[at for at in order if which[at] and targets[at] == k] for k in np.unique(targets)]
+        return [at for several in zip_longest(*by_class) for at in several if at is not None]
 
     # The wrong ones choose first: they are few, and say most.
-    wrong = pick(in_turn(~right))
-    return {KINDS[0]: pick(in_turn(right)), KINDS[1]: wrong, KINDS[2]: pick(order[::-1])}
+    wrong = pick(in_turn(~candidates.right))
+    return {KINDS[0]: pick(in_turn(candidates.right)), KINDS[1]: wrong, KINDS[2]: pick(order[::-1])}
 
 
 def margins(probabilities: Floats, threshold: float | None) -> Floats:
@@ -121,10 +155,17 @@ def margins(probabilities: Floats, threshold: float | None) -> Floats:
     With a threshold: how far on its side of it the probability lies; else, how far the likeliest class is ahead.
     """
     if threshold is not None:
-        above = probabilities[:, 1] - threshold
-        return np.asarray(np.where(above >= 0, above / max(1 - threshold, 1e-12), -above / max(threshold, 1e-12)))
+        return beyond(probabilities[:, 1], np.float64(threshold))
     ranked = np.sort(probabilities, axis=1)
     return np.asarray(ranked[:, -1] - ranked[:, -2])
+
+
+def beyond(probabilities: Floats, threshold: Any) -> Floats:
+    """How far on its side of the threshold each probability lies, as a share of the way to 0 or 1."""
+    above = probabilities - threshold
+    return np.asarray(
+        np.where(above >= 0, above / np.maximum(1 - threshold, 1e-12), -above / np.maximum(threshold, 1e-12))
+    )
 
 
 def read_head(bundle: Path) -> list[Layer]:

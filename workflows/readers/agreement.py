@@ -12,7 +12,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from components.evaluate.intervals import Floats, draw, of_figure, wilson
-from workflows.readers.sums import RESAMPLES, SEED, Ints
+from workflows.readers.sums import Ints
+
+RESAMPLES, SEED = 2000, 7
+"""Of the bootstrap: as many as the report's, and the same draws each time."""
 
 
 def agreement(calls: Ints, patients: Ints, classes: int, confidence: float) -> dict[str, Any]:

@@ -1,7 +1,7 @@
-"""Figures of readers for many weightings of the patients at once: the figure itself, resamples and the jackknife.
+"""Figures of readers for many weightings of the patients at once: the figure itself, and the jackknife.
 
 A weighting says how often each patient counts. A reader's figure is a ratio of sums over patients, so one piece of code
-gives its value (each counts once), its bootstrap (as drawn) and its jackknife (all but one).
+gives its value (each counts once) and its jackknife (all but one).
 """
 
 from __future__ import annotations
@@ -11,12 +11,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from components.evaluate.intervals import Figure, Floats, draw, of_score
+from components.evaluate.intervals import UNKNOWN, Figure, Floats, wilson
 
 Ints = NDArray[np.int64]
-
-RESAMPLES, SEED = 2000, 7
-"""Of the bootstrap: as many as the report's, and the same draws each time."""
 
 
 @dataclass(frozen=True)
@@ -94,11 +91,21 @@ def value(sums: Sums) -> float:
 
 
 def with_interval(sums: Sums, confidence: float) -> Figure:
-    """The figure with its interval over patients, as the report makes them."""
-    behind = sums.behind
-    weights = np.zeros((RESAMPLES, len(behind)))
-    weights[:, behind] = draw(int(behind.sum()), RESAMPLES, SEED)
-    return of_score(value(sums), sums(weights), sums.worth, confidence)
+    """The figure with its interval over patients: Wilson's, for the number of independent patients that it is worth.
+
+    No lower bound is higher than what a flawless reader of the same patients would have, and no upper bound lower than
+    what one would have who is never right.
+    """
+    found, patients = value(sums), sums.worth
+    if np.isnan(found):
+        return UNKNOWN
+    variance = float(covariances(jackknife([sums]))[0, 0])
+    if not np.isfinite(variance):  # without one patient there is no such figure
+        return {"value": found, "low": None, "high": None}
+    number = found * (1 - found) / variance if variance > 1e-15 and 0 < found < 1 else patients
+    low, high = wilson(found, number, confidence)
+    best, worst = wilson(1.0, patients, confidence)[0], wilson(0.0, patients, confidence)[1]
+    return {"value": found, "low": float(min(low, best)), "high": float(max(high, worst))}
 
 
 def jackknife(several: list[Sums]) -> Floats:

@@ -17,6 +17,8 @@ from PIL import Image
 
 from components.evaluate.explain import (
     SIMILAR,
+    Candidates,
+    _said,
     choose,
     gradcam,
     likeness,
@@ -63,24 +65,44 @@ def scored(probabilities: list[float], labels: list[int], patients: list[int], t
     return Scored(np.array(labels), (p >= threshold).astype(np.int64), np.stack([1 - p, p], axis=1), np.array(patients))
 
 
+def chosen(which: Scored, threshold: Any, each: int, ids: list[str]) -> dict[str, list[int]]:
+    """The chosen images by kind, by their names as numbers."""
+    candidates = Candidates.of(which, threshold)
+    picked = choose(candidates, ids, each)
+    return {kind: [int(ids[candidates.places[at]]) for at in several] for kind, several in picked.items()}
+
+
 def test_the_surest_right_the_surest_wrong_and_the_least_sure_are_chosen_of_different_patients() -> None:
-    #                  0     1     2     3     4     5     6     7     8     9
     p = scored([0.99, 0.98, 0.03, 0.90, 0.95, 0.20, 0.52, 0.49, 0.60, 0.10],
                [1,    1,    0,    1,    0,    1,    1,    0,    1,    0],
                [0,    0,    1,    2,    3,    1,    4,    5,    6,    7])  # fmt: skip
     ids = [f"{place}" for place in range(10)]
-    chosen = choose(p, ids, 0.5, 2)
     # 5 is wrong, and its patient has shown 2 no more; right ones come from both classes in turn.
-    assert chosen == {"confident right": [0, 9], "confident wrong": [5, 4], "uncertain": [7, 6]}
+    expected = {"confident right": [0, 9], "confident wrong": [5, 4], "uncertain": [7, 6]}
+    assert chosen(p, 0.5, 2, ids) == expected
     order = np.random.default_rng(0).permutation(10)
-    again = choose(
-        Scored(p.labels[order], p.predicted[order], p.probabilities[order], p.patients[order]),
-        [ids[place] for place in order], 0.5, 2,
-    )  # fmt: skip
-    assert {kind: [int(order[place]) for place in places] for kind, places in again.items()} == chosen
-    assert choose(p, ids, 0.5, 0) == {"confident right": [], "confident wrong": [], "uncertain": []}
-    none_wrong = choose(scored([0.9, 0.1], [1, 0], [0, 1]), ["a", "b"], 0.5, 3)
+    again = Scored(p.labels[order], p.predicted[order], p.probabilities[order], p.patients[order])
+    assert chosen(again, 0.5, 2, [ids[place] for place in order]) == expected
+    assert chosen(p, 0.5, 0, ids) == {"confident right": [], "confident wrong": [], "uncertain": []}
+    none_wrong = chosen(scored([0.9, 0.1], [1, 0], [0, 1]), 0.5, 3, ["0", "1"])
     assert none_wrong == {"confident right": [1, 0], "confident wrong": [], "uncertain": []}
+
+
+def test_of_findings_those_that_are_there_or_were_said_to_be_are_explained() -> None:
+    labels = np.array([[1, 0], [0, 0], [0, 1], [1, 1]])
+    probabilities = np.array([[0.9, 0.1], [0.2, 0.7], [0.1, 0.25], [0.4, 0.95]])
+    which = Scored(labels, (probabilities >= [0.5, 0.3]).astype(np.int64), probabilities, np.arange(4))
+    candidates = Candidates.of(which, [0.5, 0.3])
+    pairs = list(zip(candidates.places.tolist(), candidates.targets.tolist(), strict=True))
+    assert pairs == [(0, 0), (1, 1), (2, 1), (3, 0), (3, 1)]
+    assert candidates.right.tolist() == [True, False, False, False, True]
+    np.testing.assert_allclose(candidates.sure, [0.8, 4 / 7, 1 / 6, 0.2, 0.65 / 0.7])
+    picked = choose(candidates, ["a", "b", "c", "d"], 1)
+    assert picked == {"confident right": [0], "confident wrong": [3], "uncertain": [2]}
+    for (place, target), words, p in (((3, 0), ("Mass", "no Mass"), 0.6), ((1, 1), ("no Nodule", "Nodule"), 0.7)):
+        label, called, probability = _said(which, ["Mass", "Nodule"], place, target)
+        assert (label, called) == words
+        assert probability == pytest.approx(p)
 
 
 def test_how_sure_an_answer_is_is_measured_from_the_threshold() -> None:
