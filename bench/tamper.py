@@ -117,8 +117,10 @@ def cases(scene: Scene) -> Iterator[tuple[str, Change]]:
         for what, digest in objects.items():
             yield f"{what}, in the store", partial(in_place, scene, Path(store.uri) / "objects" / digest[:2] / digest)
     approvals = store.names(f"{FOLDER}/{scene.handed['decision'].digest}")
-    for name in [*store.names(releases.FOLDER), *approvals]:
-        yield f"{name}, in the store", partial(in_place, scene, Path(store.uri) / name)
+    entries = store.names(releases.FOLDER)
+    for what, names in (("the release log’s entry", entries), ("the approval", approvals)):
+        for name in names:
+            yield f"{what}, in the store", partial(in_place, scene, Path(store.uri) / name)
 
 
 @contextlib.contextmanager

@@ -321,6 +321,40 @@ def gate(
     )
 
 
+@app.command(short_help="Hold what readers said against a run's test.")
+def readers(
+    table: Annotated[
+        Path, typer.Option("--csv", help="The table: reader, image or image_id, label or score, aided (yes or no).")
+    ],
+    name: RunName = "",
+    positive: Annotated[
+        str, typer.Option("--positive", help="The class whose sensitivity is told; of two the second by default.")
+    ] = "",
+    cut: Annotated[
+        float | None, typer.Option("--cut", help="The score from which on a reader calls it, where labels are missing.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Tell how readers did on a run's test images, alone and with the model's help, and how far they agree.
+
+    It writes a page beside the run's report. What was decided on the model stays as it is.
+
+    \b
+        medloop readers --csv readings.csv
+        medloop readers 20261121 --csv readings.csv --json
+    """
+    from workflows.readers.readers import readers as hold
+
+    if not table.is_file():
+        refuse(f"--csv is {str(table)!r}, which is no file. Name the readers' table.")
+    settings, store, found = _found(name)
+    done = hold(settings, store, found, table, positive, cut)
+    if as_json:
+        typer.echo(json.dumps({**done.figures, "page": str(done.page)}, indent=1, ensure_ascii=False))
+    else:
+        typer.echo(f"{done.figures['effect']['sentence']}\n\n{done.page}")
+
+
 @app.command(short_help="Do a step of an earlier run again, here.")
 def replay(
     name: Annotated[str, typer.Argument(metavar="RUN", help="A run's id or its beginning, on a cluster too.")],

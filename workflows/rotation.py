@@ -96,18 +96,16 @@ def _append(store: Store, log: list[releases.Entry], old: HashKey, new: HashKey,
 
 def rekey(store: Store, split: str, old: HashKey, new: HashKey) -> str:
     """The split with the ids that the new key makes, kept in the store; gives the digest of its manifest."""
-    import pyarrow.parquet as pq
-
-    from components.shared.tables import write_table
+    from components.shared.tables import read_table, write_table
 
     manifest = Manifest.decode(store.get(split), split[:12])
     with TemporaryDirectory(prefix="medloop-rotation-") as scratch:
         folder = Path(scratch)
         work.lay_out(store, manifest, folder, copy=True)
         for path in sorted(folder.rglob("*.parquet")):
-            write_table(_carried(pq.read_table(path), old, new), path)
+            write_table(_carried(read_table(path), old, new), path)
         about = contracts.read_record("split", folder / "split.json")
-        rows = pq.read_table(folder / "splits.parquet", columns=["image_id", "side"])
+        rows = read_table(folder / "splits.parquet", columns=["image_id", "side"])
         about["fingerprint"] = contracts.fingerprint(sorted(map(list, zip(*rows.to_pydict().values(), strict=True))))
         if "key_id" in about:
             about["key_id"] = new.id

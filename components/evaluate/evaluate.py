@@ -12,10 +12,10 @@ from typing import Annotated, Any
 import numpy as np
 import onnxruntime
 import pyarrow as pa
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from components.evaluate.curves import curves
+from components.evaluate.explain import explanations
 from components.evaluate.metrics import Scored
 from components.evaluate.operating import operating_points
 from components.evaluate.page import page
@@ -27,10 +27,12 @@ from components.evaluate.population import (
     rounded,
     sorted_into,
 )
+from components.evaluate.shortcuts import shortcuts
 from components.evaluate.subgroups import UNKNOWN, age_band, divided, gaps
 from components.shared.contracts import Between, In, OneOf, Out, read_record, write_record
-from components.shared.dataset import SPLIT, Data, write_table
+from components.shared.dataset import SPLIT, Data
 from components.shared.runtime import PRECISIONS, Model
+from components.shared.tables import read_table, write_table
 from components.shared.views import framing
 from components.shared.work import Work, progress
 
@@ -54,6 +56,7 @@ def evaluate(
     confidence: Annotated[float, Between(0.5, 0.999)] = 0.95,
     seed: Annotated[int, Between(0, 2147483647)] = 7,
     ordered: bool = False,
+    explained: Annotated[int, Between(0, 12)] = 3,
 ) -> dict[str, Any]:
     """Score a model on the locked test images, beside the model in service, with an interval for each figure.
 
@@ -66,6 +69,8 @@ def evaluate(
       seed: of the draws
       ordered: whether the classes are ordered, from the least to the most: then there is a kappa in which an error
           weighs the more the further it is off (quadratic)
+      explained: how many images of a kind (surely right, surely wrong, unsure) the report shows with what the model
+          looked at; 0 keeps pictures of patients out of it
     """
     data = Data.open(dataset, work.store)
     rows = locked_rows(data, splits)
@@ -91,7 +96,7 @@ def evaluate(
     groups = {name: group for name, group in groups.items() if group is not None and group.any()}
     about = described(data, rows)
     divisions = divided(ours, about)
-    metrics = {
+    metrics: dict[str, Any] = {
         "task": data.about["task"],
         "classes": data.classes,
         "positive": data.classes[1] if ours.ranked == [1] else None,
@@ -117,14 +122,24 @@ def evaluate(
             "precision": rival.precision,
             "populations": compared,
         }
+    views = data.views(*framing(candidate.preprocess))
+    sizes = np.stack([data.column(name)[rows] for name in ("height", "width")], axis=1).astype(np.int64)
+    metrics["shortcuts"] = shortcuts(candidate, views, rows, ours, sizes, about["site"], metrics["subgroups"], settings)
+    ids = data.column("image_id")[rows].tolist()
+    shown = explanations(candidate, model, ours, ids, views, rows, explained, seed)
+    metrics["explanations"] = [each.record for each in shown]
     metrics = rounded(metrics)
+    for each in shown:
+        (report / each.record["file"]).parent.mkdir(exist_ok=True)
+        (report / each.record["file"]).write_bytes(each.png)
     write_record("metrics", report / "metrics.json", metrics)
     write_table(predictions(data, rows, since, core, ours, theirs), report / "predictions.parquet")
     sources = {"dataset": data.about, "split": read_record("split", splits / "split.json"), "model": candidate.about}
     rival_curves = {name: curves(theirs, k, confidence) for k, name in enumerate(data.classes)} if theirs else {}
     drawn = model / "docs" / "augmentation.png"
     sheet = drawn.read_bytes() if drawn.exists() else None
-    (report / "report.html").write_text(page(metrics, sources, about, rival_curves, sheet), encoding="utf-8")
+    pictures = {each.record["file"]: each.png for each in shown}
+    (report / "report.html").write_text(page(metrics, sources, about, rival_curves, sheet, pictures), encoding="utf-8")
     figures = metrics["all"]["figures"]
     return {"accuracy": figures["accuracy"]["value"], "auc": figures["auc"]["value"]}
 
@@ -240,7 +255,7 @@ class Judge:
 
 def joined(splits: Path, data: Data, rows: Rows) -> Rows:
     """In which version of the split each test image came to the test."""
-    table = pq.read_table(splits / "splits.parquet", schema=SPLIT)
+    table = read_table(splits / "splits.parquet", schema=SPLIT)
     since = dict(zip(table["image_id"].to_pylist(), table["since"].to_pylist(), strict=True))
     return np.array([since[name] for name in data.column("image_id")[rows]], np.int64)
 

@@ -11,6 +11,8 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from components.evaluate import plots
+from components.evaluate.explain import KINDS, verdict
+from components.evaluate.shortcuts import COPIES
 from components.evaluate.subgroups import SMALL
 from components.evaluate.wording import NAMES, NONE, count, difference, meaning, number, size, written
 from components.shared.tables import AGES
@@ -31,10 +33,12 @@ def page(
     described: Mapping[str, Sequence[str]],
     rival_curves: Mapping[str, Any],
     sheet: bytes | None = None,
+    pictures: Mapping[str, bytes] | None = None,
 ) -> str:
     """The whole page. `sources` are the records of dataset, split and model; `described` says what each image shows.
 
-    `sheet` is a PNG of training images as the network saw them, where the model has one.
+    `sheet` is a PNG of training images as the network saw them, where the model has one; `pictures` are the PNGs of the
+    explanations, by their file.
     """
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent),
@@ -64,6 +68,8 @@ def page(
         compared=_compared(metrics),
         populations=_populations(metrics),
         shipped=_shipped(metrics["as_trained"], metrics["subject"]["precision"]),
+        shortcuts=_shortcuts(metrics["shortcuts"]),
+        explained=_explained_images(metrics["explanations"], pictures or {}),
         seen=_seen(sources["model"], sheet),
         lineage=_lineage(metrics, sources),
         parameters=_flat(sources["model"].get("parameters", {})),
@@ -212,6 +218,51 @@ def _shipped(facts: Metrics | None, precision: str) -> dict[str, str] | None:
         "size": size(facts["bytes"]),
         "size_trained": size(facts["bytes_float32"]),
         "share": f"{facts['bytes'] / facts['bytes_float32']:.2f}",
+    }
+
+
+def _shortcuts(found: Metrics) -> dict[str, Any]:
+    """The figures on copies of the images and by site, as they are written."""
+    tested = f"{count(found['images'], 'image')} of {count(found['patients'], 'patient')}"
+    drawn = found["images"] < found["of_images"]
+    return {
+        "sentence": found["sentence"],
+        "who": f"{tested}, drawn at random from the {found['of_images']:,} of the test" if drawn else f"all {tested}",
+        "copies": [
+            {"name": words.capitalize(), **{name: written(name, found[copy][name]) for name in ("accuracy", "auc")}}
+            for copy, words in COPIES.items()
+        ],
+        "sites": [
+            {
+                **site,
+                "accuracy": written("accuracy", site["accuracy"]),
+                "auc": written("auc", site["auc"]),
+                "shares": ", ".join(f"{name} {100 * n / site['images']:.0f} %" for name, n in site["by_class"].items()),
+            }
+            for site in found["sites"]
+        ],
+    }
+
+
+def _explained_images(entries: Sequence[Metrics], pictures: Mapping[str, bytes]) -> dict[str, Any] | None:
+    """The explained images by kind, each with its picture and what the model said of it."""
+    if not entries:
+        return None
+    shown = [
+        {
+            **entry,
+            "png": base64.b64encode(pictures[entry["file"]]).decode(),
+            "said": f"{100 * entry['probability']:.1f} %",
+            "checked": ", ".join(f"{value:.2f}" for value in entry["sanity"].values()) or NONE,
+        }
+        for entry in entries
+    ]
+    kinds = [{"name": kind, "images": [entry for entry in shown if entry["kind"] == kind]} for kind in KINDS]
+    return {
+        "kinds": [kind for kind in kinds if kind["images"]],
+        "none_wrong": not any(entry["kind"] == "confident wrong" for entry in shown),
+        "occluded": shown[0]["method"] == "occlusion",
+        "verdict": verdict(entries),
     }
 
 

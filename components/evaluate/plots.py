@@ -45,7 +45,7 @@ Curves = Mapping[str, Any]
 
 def roc(ours: Curves, rival: Any, point: tuple[float, float] | None) -> str:
     """Sensitivity against false alarms, with the point at which the model decides."""
-    figure, axes = _square("share of false alarms (1 − specificity)", "sensitivity")
+    figure, axes = square("share of false alarms (1 − specificity)", "sensitivity")
     axes.plot([0, 1], [0, 1], color=FAINT, linewidth=1, zorder=1)
     axes.text(0.69, 0.62, "chance", color=GREY, fontsize=9, rotation=45, ha="center", va="center")
     for (name, line), look in zip(ours.items(), _looks(len(ours)), strict=True):
@@ -55,24 +55,24 @@ def roc(ours: Curves, rival: Any, point: tuple[float, float] | None) -> str:
     if point:
         axes.plot(*point, "o", color="white", markeredgecolor=INK, markeredgewidth=2, markersize=9, zorder=5)
         axes.plot([], [], "o", color="white", markeredgecolor=INK, markeredgewidth=2, label="threshold in use")
-    return _svg(figure, axes, "roc")
+    return svg(figure, axes, "roc")
 
 
 def precision_recall(ours: Curves, rival: Any, shares: Mapping[str, float]) -> str:
     """How many of the called images are right, against how many are found."""
-    figure, axes = _square("sensitivity (recall)", "precision")
+    figure, axes = square("sensitivity (recall)", "precision")
     for (name, line), look in zip(ours.items(), _looks(len(ours)), strict=True):
         axes.plot(line["recall"], line["precision"], label=name, **look)
         axes.axhline(shares[name], color=look["color"], linewidth=1.3, linestyle=":", zorder=1)
     if rival:
         axes.plot(rival["recall"], rival["precision"], label="model in service", **RIVAL)
     axes.plot([], [], color=GREY, linewidth=1.3, linestyle=":", label="calling every image")
-    return _svg(figure, axes, "pr")
+    return svg(figure, axes, "pr")
 
 
 def calibration(ours: Mapping[str, Sequence[Mapping[str, float]]]) -> str:
     """What the model said against what came true, with intervals."""
-    figure, axes = _square("probability that the model states", "share that is truly of the class")
+    figure, axes = square("probability that the model states", "share that is truly of the class")
     axes.plot([0, 1], [0, 1], color=FAINT, linewidth=1, zorder=1)
     axes.text(0.69, 0.62, "ideal", color=GREY, fontsize=9, rotation=45, ha="center", va="center")
     for (name, points), look, marker in zip(ours.items(), _looks(len(ours)), MARKERS * len(ours), strict=False):
@@ -92,14 +92,15 @@ def calibration(ours: Mapping[str, Sequence[Mapping[str, float]]]) -> str:
         )
         for bar in drawn.lines[2]:
             bar.set_linestyle("-")
-    return _svg(figure, axes, "calibration")
+    return svg(figure, axes, "calibration")
 
 
 def _looks(number: int) -> list[dict[str, Any]]:
     return [dict(LINES[place % len(LINES)]) for place in range(number)]
 
 
-def _square(across: str, up: str) -> tuple[Figure, Axes]:
+def square(across: str, up: str) -> tuple[Figure, Axes]:
+    """An empty plot from 0 to 1 in both directions."""
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=(4.5, 5.0))
         axes = figure.add_axes((0.135, 0.265, 0.845, 0.72))
@@ -112,7 +113,7 @@ def _square(across: str, up: str) -> tuple[Figure, Axes]:
     return figure, axes
 
 
-def _svg(figure: Figure, axes: Axes, name: str) -> str:
+def svg(figure: Figure, axes: Axes, name: str) -> str:
     """The figure as an SVG element to stand in a page: no addresses, and ids that no other plot has."""
     with mpl.rc_context({**STYLE, "svg.hashsalt": f"medloop {name}"}):
         if axes.get_legend_handles_labels()[1]:

@@ -10,12 +10,11 @@ from typing import Annotated, Any, NamedTuple
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from components.merge.crowd import crowds
 from components.merge.repeats import mark_near, mark_repeated, without_contrary
 from components.shared.contracts import Between, Ins, Out, read_record, write_record
-from components.shared.tables import INDEX, QUARANTINE, WARNINGS, read_csv, write_csv, write_table
+from components.shared.tables import INDEX, QUARANTINE, WARNINGS, read_csv, read_table, write_csv, write_table
 from components.shared.work import log
 
 Row = dict[str, Any]
@@ -87,7 +86,7 @@ def _read(folder: Path) -> Portion:
         raise ValueError("What was handed in is no portion: it has no portion.json. Hand in what ingest gave.")
     return Portion(
         read_record("portion", folder / "portion.json"),
-        pq.read_table(folder / "index.parquet", schema=INDEX),
+        read_table(folder / "index.parquet", schema=INDEX),
         [*read_csv(folder / "quarantine.csv")],
         [*read_csv(folder / "warnings.csv")],
     )

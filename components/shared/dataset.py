@@ -11,12 +11,11 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from components.shared.contracts import decode, encode, fingerprint, read_record
 from components.shared.store import Store
-from components.shared.tables import INDEX, SPLIT, write_table
+from components.shared.tables import INDEX, SPLIT, read_table, write_table
 from components.shared.views import VIEW_ALGORITHM, Pixels, framing, view
 
 __all__ = [
@@ -158,7 +157,7 @@ class Data:
     def open(folder: Path, store: Store) -> Data:
         """The dataset in this directory."""
         about = read_record("dataset", folder / "dataset.json")
-        return Data(about, pq.read_table(folder / "index.parquet", schema=INDEX), store)
+        return Data(about, read_table(folder / "index.parquet", schema=INDEX), store)
 
     @property
     def classes(self) -> list[str]:
@@ -190,7 +189,7 @@ class Data:
 
     def rows(self, splits: Path, *sides: str) -> NDArray[np.int64]:
         """The positions, in the index, of the images on these sides of the split in directory `splits`."""
-        table = pq.read_table(splits / "splits.parquet", schema=SPLIT)
+        table = read_table(splits / "splits.parquet", schema=SPLIT)
         side_of = dict(zip(table["image_id"].to_pylist(), table["side"].to_pylist(), strict=True))
         of_each = [side_of.get(image_id, "") for image_id in self.index["image_id"].to_pylist()]
         return np.flatnonzero(np.isin(of_each, sides)).astype(np.int64)

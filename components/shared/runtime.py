@@ -38,9 +38,9 @@ class Answer:
 
 
 class Model:
-    """A bundle's graph in one precision, ready to run."""
+    """A bundle's graph in one precision, ready to run; or another graph of the same form, given as its file's bytes."""
 
-    def __init__(self, bundle: Path, precision: str = "float32", threads: int = 0) -> None:
+    def __init__(self, bundle: Path, precision: str = "float32", threads: int = 0, graph: bytes | None = None) -> None:
         self.about: dict[str, Any] = read_bundle(bundle)
         self.classes: list[str] = self.about["classes"]
         self.preprocess: dict[str, Any] = self.about["preprocess"]
@@ -53,7 +53,7 @@ class Model:
         options.intra_op_num_threads = threads or len(os.sched_getaffinity(0))
         options.log_severity_level = 3
         self._session = onnxruntime.InferenceSession(
-            str((bundle / PRECISIONS[precision]).resolve()), options, providers=["CPUExecutionProvider"]
+            graph or str((bundle / PRECISIONS[precision]).resolve()), options, providers=["CPUExecutionProvider"]
         )
 
     def __call__(self, views: NDArray[np.uint8]) -> Answer:

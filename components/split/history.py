@@ -9,11 +9,10 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from components.shared.contracts import read_record
-from components.shared.tables import SPLIT, write_table
+from components.shared.tables import SPLIT, read_table, write_table
 from components.split.columns import NONE, Codes, distinct, least, named, positions, side_codes
 
 PATIENTS = pa.schema(
@@ -78,10 +77,10 @@ def read_history(folder: Path, key_id: str) -> History:
         )
     return History(
         about["version"],
-        pq.read_table(folder / "patients.parquet", schema=PATIENTS),
-        pq.read_table(folder / "seen.parquet", schema=SEEN),
-        pq.read_table(folder / "owners.parquet", schema=OWNERS),
-        pq.read_table(folder / "splits.parquet", schema=SPLIT),
+        read_table(folder / "patients.parquet", schema=PATIENTS),
+        read_table(folder / "seen.parquet", schema=SEEN),
+        read_table(folder / "owners.parquet", schema=OWNERS),
+        read_table(folder / "splits.parquet", schema=SPLIT),
     )
 
 

@@ -8,9 +8,8 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
-from components.shared.tables import write_table
+from components.shared.tables import read_table, write_table
 
 FILE = "labels.parquet"
 LABELS = pa.schema([("pixel_digest", pa.string()), ("labels", pa.string())])
@@ -26,7 +25,7 @@ def changed_labels(previous: Path, splits: Path, index: pa.Table, about: Mapping
     write_table(now, splits / FILE)
     if not (previous / FILE).exists():
         return ""
-    before = pq.read_table(previous / FILE, schema=LABELS)
+    before = read_table(previous / FILE, schema=LABELS)
     both = now.join(before, "pixel_digest", join_type="inner", right_suffix="_before")
     count = pc.sum(pc.not_equal(both["labels"], both["labels_before"])).as_py() or 0
     if not count:

@@ -30,8 +30,10 @@ class Leak:
 
 def leaks(dataset: Path, splits: Path) -> list[Leak]:
     """Everything that leaks, or is not as it must be, in the split in `splits` of the data set in `dataset`."""
-    index = pq.read_table(dataset / "index.parquet", columns=["image_id", "patient_id", "pixel_digest", "near"])
-    rows = pq.read_table(splits / "splits.parquet", columns=["image_id", "patient_id", "side"])
+    index = pq.read_table(
+        dataset / "index.parquet", columns=["image_id", "patient_id", "pixel_digest", "near"], use_threads=False
+    )
+    rows = pq.read_table(splits / "splits.parquet", columns=["image_id", "patient_id", "side"], use_threads=False)
     joined = index.join(rows, "image_id", join_type="inner", right_suffix=" in the split")
     used = joined.filter(pc.not_equal(joined["side"], ""))
     looks = used.filter(pc.not_equal(used["near"], ""))
@@ -80,9 +82,9 @@ def _tested_before(used: pa.Table, splits: Path) -> list[str]:
     """Images in use outside the test that are, or whose pixels are, of a patient who was ever given to the test."""
     if not (splits / "patients.parquet").exists():
         return []
-    patients = pq.read_table(splits / "patients.parquet", columns=["patient_id", "side"])
+    patients = pq.read_table(splits / "patients.parquet", columns=["patient_id", "side"], use_threads=False)
     tested = patients.filter(pc.equal(patients["side"], "test"))["patient_id"].combine_chunks()
-    owners = pq.read_table(splits / "owners.parquet", columns=["hash", "patient_id"])
+    owners = pq.read_table(splits / "owners.parquet", columns=["hash", "patient_id"], use_threads=False)
     hashes = owners.filter(pc.is_in(owners["patient_id"], value_set=tested))["hash"].combine_chunks()
     outside = used.filter(pc.not_equal(used["side"], "test"))
     columns = (outside["image_id"], hashes), (outside["pixel_digest"], hashes), (outside["patient_id"], tested)

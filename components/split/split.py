@@ -7,11 +7,10 @@ from typing import Annotated, Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from components.shared.contracts import Between, In, Out, fingerprint, read_record, write_record
-from components.shared.tables import SPLIT, write_table
+from components.shared.tables import SPLIT, read_table, write_table
 from components.shared.work import log
 from components.split.columns import NONE, SIDES, Codes, named, once, positions, side_codes
 from components.split.consent import withdrawn_ids, withdrawn_images, withdrawn_patients
@@ -56,7 +55,7 @@ def split(
     """
     check_fold(folds, fold)
     about = read_record("dataset", dataset / "dataset.json")
-    index = pq.read_table(dataset / "index.parquet", columns=COLUMNS).sort_by("image_id")
+    index = read_table(dataset / "index.parquet", columns=COLUMNS).sort_by("image_id")
     before = read_history(previous, about["key_id"])
     people, owners = read_people(index, about), Owners(before.owners, index)
     lot = lots(people.ids, seed)

@@ -20,7 +20,7 @@ from workflows.parameters import option_parameters, pipeline_parameters
 
 COMMANDS = [
     *("synth", "run", "plan", "report", "explain", "replay", "models", "promote", "rollback", "serve", "doctor"),
-    *("params", "approve", "gate"),
+    *("params", "approve", "gate", "readers"),
     *("compile", "submit", "schedule", "runs"),
 ]
 HEAVY = {"torch", "kfp", "mlflow", "onnxruntime", "numpy", "pyarrow", "PIL", "pydicom", "matplotlib", "fastapi"}

@@ -10,11 +10,10 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from components.shared.dataset import Data
-from components.shared.tables import AGES
+from components.shared.tables import AGES, read_table
 from workflows.data.left_out import UNUSED
 
 SIDES = ("train", "val", "test")
@@ -51,7 +50,7 @@ class Rows:
             self._read(splits)
 
     def _read(self, splits: Path) -> None:
-        table = pq.read_table(splits / "splits.parquet", columns=["image_id", "side", "why"])
+        table = read_table(splits / "splits.parquet", columns=["image_id", "side", "why"])
         place = pc.index_in(self.index["image_id"], table["image_id"]).combine_chunks()
         known = np.asarray(place.is_valid())
         rows = np.asarray(place.fill_null(0))

@@ -92,14 +92,14 @@ def _key(settings: Settings, store: Store, address: str) -> HashKey:
 
 
 def _index(store: Store, run: Run, beginning: str) -> _Index:
-    import pyarrow.parquet as pq
+    from components.shared.tables import read_table
 
     digests = [step.get("outputs", {}).get("dataset") for step in run.stages]
     made = next((digest for digest in reversed(digests) if digest and store.has(digest)), None)
     blob = Manifest.decode(store.get(made), made[:12]).files.get("index.parquet") if made else None
     if blob is None:
         return _Index({}, (-1,))
-    rows = pq.read_table(store.fetch(blob.digest), columns=["image_id", "patient_id", "frame"]).to_pylist()
+    rows = read_table(store.fetch(blob.digest), columns=["image_id", "patient_id", "frame"]).to_pylist()
     rows = [row for row in rows if row["image_id"].startswith(beginning) or row["patient_id"].startswith(beginning)]
     patients = defaultdict(set)
     for row in rows:

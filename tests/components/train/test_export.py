@@ -16,11 +16,12 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
+from components.evaluate.explain import gradcam, read_head
 from components.shared.runtime import OUTPUTS, Model, read_bundle
 from components.shared.views import normalise
-from components.train.export import OPSET, _rounded_up, check_parity, export_graph, write_bundle
+from components.train.export import OPSET, _rounded_up, check_parity, export_graph, write_bundle, write_head
 from components.train.models import NETWORKS, build
-from tests.components.train.networks import warmed
+from tests.components.train.networks import by_autograd, warmed
 
 SIZE = 64
 SCHEMA = Path(__file__).with_name("monai_schema.json")
@@ -52,6 +53,14 @@ def test_the_graph_says_what_the_network_says_for_any_number_of_images(name: str
         found = session.run(list(OUTPUTS), {"image": images[:rows].numpy()})
         for ours, theirs in zip(found, expected, strict=True):
             np.testing.assert_allclose(ours, theirs[:rows], rtol=0, atol=2e-4 * np.abs(theirs).max())
+    # Of the graph, and of the head beside it, the class activation maps can be made that autograd gives.
+    (tmp_path / "models").mkdir()
+    write_head(network, tmp_path / "models" / "head")
+    _, features, feature_map = found
+    targets = np.arange(7) % 3
+    maps = by_autograd(network, torch.from_numpy(expected[2]), targets)
+    ours = gradcam(read_head(tmp_path), features, feature_map, targets)
+    np.testing.assert_allclose(ours, maps, rtol=0, atol=1e-4 * np.abs(maps).max())
 
 
 def about(name: str, channels: int = 1) -> dict[str, Any]:
