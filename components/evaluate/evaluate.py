@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -27,6 +26,7 @@ from components.evaluate.population import (
     rounded,
     sorted_into,
 )
+from components.evaluate.scoring import Judge, Rows, beside, in_service, same_classes, same_decoding
 from components.evaluate.shortcuts import shortcuts
 from components.evaluate.subgroups import UNKNOWN, age_band, divided, gaps
 from components.shared.contracts import Between, In, OneOf, Out, read_record, write_record
@@ -34,13 +34,10 @@ from components.shared.dataset import SPLIT, Data
 from components.shared.runtime import PRECISIONS, Model
 from components.shared.tables import read_table, write_table
 from components.shared.views import framing
-from components.shared.work import Work, progress
+from components.shared.work import Work
 
-Rows = NDArray[np.int64]
 TIMED, WARMED = 40, 4
 """How many images are timed one by one, and how many before them are not counted."""
-DECIDED = ("colour", "window_center", "window_width")
-"""What of a data set's decoding changes how an image looks; its size and the number of frames do not."""
 
 
 def evaluate(
@@ -82,11 +79,12 @@ def evaluate(
     candidate = Model(model, precision)
     same_classes(candidate, data, "model")
     same_decoding(candidate, data, "model")
-    rival = in_service(champion, data)
+    service = in_service(champion, work.inputs["champion"], data)
     original = Model(model, "float32") if precision != "float32" else None
-    judge = Judge(data, rows, sum(m is not None for m in (candidate, rival, original)))
+    judge = Judge(data, rows, sum(m is not None for m in (candidate, service.model, original)))
     ours = judge.scored(candidate, "model")
-    theirs = judge.scored(rival, "model in service") if rival else None
+    service, theirs = beside(service, judge)
+    rival = service.model
     trained = judge.scored(original, "model as trained") if original else None
 
     settings = Settings(resamples, confidence, seed, ordered)
@@ -100,7 +98,7 @@ def evaluate(
         "task": data.about["task"],
         "classes": data.classes,
         "positive": data.classes[1] if ours.ranked == [1] else None,
-        "subject": subject(work.inputs, rival is not None, precision, model),
+        "subject": subject(work.inputs, service.digest, precision, model),
         "confidence": confidence,
         "resamples": resamples,
         "seed": seed,
@@ -109,6 +107,7 @@ def evaluate(
         **{name: population(ours.only(group), data.classes, settings) for name, group in groups.items()},
         "operating_points": operating_points(ours, data.classes, thresholds(candidate), confidence),
         "comparison": None,
+        "service_error": service.error or None,
         "subgroups": [group.record(confidence) for group in divisions],
         "gaps": gaps(divisions, confidence, ours.number_of_patients),
         "latency": latency(candidate, data, rows),
@@ -118,7 +117,7 @@ def evaluate(
     if rival and theirs:
         compared = {name: comparison(ours.only(g), theirs.only(g), settings) for name, g in groups.items()}
         metrics["comparison"] = {
-            "champion": work.inputs["champion"],
+            "champion": service.digest,
             "precision": rival.precision,
             "populations": compared,
         }
@@ -168,89 +167,6 @@ def locked_rows(data: Data, splits: Path) -> Rows:
             "needed to tell how well they are told apart. Add patients of the other classes and split again."
         )
     return rows
-
-
-def same_classes(model: Model, data: Data, which: str) -> None:
-    """Refuse a model of another task or other classes than the dataset's."""
-    classes, task = data.classes, data.about["task"]
-    if model.about["task"] != task:
-        raise ValueError(
-            f"The task of the {which} is {model.about['task']}; that of the dataset is {task}. Train on this dataset, "
-            "or ingest with the task that the model has (ingest_options.task)."
-        )
-    if model.classes == classes:
-        return
-    missing = [name for name in classes if name not in model.classes]
-    problem = f"lacks {', '.join(missing)}" if missing else "has others, or has them in another order"
-    remedy = {
-        "model": "Train on this dataset, or map its labels to the model's classes.",
-        "model in service": "The two can't be compared on the same images: release the new classes as a new loop, with "
-        "a store of its own, or map the dataset's labels to the classes in service.",
-    }[which]
-    raise ValueError(
-        f"The classes of the {which} are {', '.join(model.classes)}; those of the dataset are {', '.join(classes)}: "
-        f"the {which} {problem}. {remedy}"
-    )
-
-
-def same_decoding(model: Model, data: Data, which: str) -> None:
-    """Refuse a model that has learned from other colours or another window: its figures here would not hold there."""
-    ours, theirs = model.preprocess["decoding"], data.about["decoding"]
-    differing = next((name for name in DECIDED if ours[name] != theirs[name]), None)
-    if differing is None:
-        return
-    remedy = {
-        "model": "Train on this dataset.",
-        "model in service": "The two can't be compared on the same images: ingest as before, or release the new way "
-        "as a new loop, with a store of its own.",
-    }[which]
-    raise ValueError(
-        f"The {which} was trained on images decoded with {differing} {ours[differing]}; the dataset's are decoded "
-        f"with {theirs[differing]}. {remedy}"
-    )
-
-
-def in_service(champion: Path, data: Data) -> Model | None:
-    """The model in service, in the precision in which it serves, or None when there is none."""
-    if not any(champion.iterdir()):
-        return None
-    model = Model(champion)
-    same_classes(model, data, "model in service")
-    same_decoding(model, data, "model in service")
-    return Model(champion, "int8") if "int8" in model.about["precisions"] else model
-
-
-@dataclass
-class Judge:
-    """Scores models on the test images of a dataset, and tells how far it has come."""
-
-    data: Data
-    rows: Rows
-    models: int
-    done: int = 0
-
-    def scored(self, model: Model, which: str) -> Scored:
-        """What this model says of each image."""
-        views = self.data.views(*framing(model.preprocess))
-        total, batches = self.models * len(self.rows), []
-        for number, answer in enumerate(model.in_batches(views, self.rows)):
-            batches.append(answer.logits)
-            self.done += len(answer.logits)
-            if number % 8 == 7:
-                progress("evaluate", self.done, total, which)
-        progress("evaluate", self.done, total, which)
-        logits = np.concatenate(batches)
-        bad = int((~np.isfinite(logits)).any(axis=1).sum())
-        if bad:
-            raise ValueError(
-                f"The {which} ({model.precision}) gives no number for {bad} of {len(logits)} test images, and 0 are "
-                "allowed. Its weights or its quantization are broken: train or quantize it again."
-            )
-        probabilities = model.probabilities(logits)
-        patients = np.unique(self.data.column("patient_id")[self.rows], return_inverse=True)[1]
-        several = self.data.about["task"] == "multilabel"
-        labels = self.data.targets[self.rows].astype(np.int64) if several else self.data.labels[self.rows]
-        return Scored(labels, model.decide(probabilities), probabilities, patients)
 
 
 def joined(splits: Path, data: Data, rows: Rows) -> Rows:
@@ -307,11 +223,11 @@ def condition(data: Data, splits: Path) -> dict[str, Any]:
     }
 
 
-def subject(inputs: Mapping[str, str], rival: bool, precision: str, model: Path) -> dict[str, Any]:
+def subject(inputs: Mapping[str, str], champion: str, precision: str, model: Path) -> dict[str, Any]:
     """What exactly was judged: digests, precision, runtime, size."""
     return {
         "model": inputs["model"],
-        "champion": inputs["champion"] if rival else "",
+        "champion": champion,
         "dataset": inputs["dataset"],
         "split": inputs["splits"],
         "precision": precision,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import math
 from typing import Any
 
@@ -66,9 +67,10 @@ def resolve(
     repeats = _repeats(work, log, request)
     if repeats:
         seen = log[-1].record["seen"]
-    for folder, digest in ((previous, seen["previous"]), (champion, seen["champion"])):
-        if digest:
-            _fill(work, folder, digest)
+    if seen["previous"]:
+        _fill(work, previous, seen["previous"])
+    if seen["champion"]:
+        _fill_or_tell(work, champion, seen["champion"])
     looks = _look(log, request, seen["champion"])
     record = {
         "revision": revision,
@@ -136,6 +138,16 @@ def _same_key(log: list[releases.Entry], key_id: str) -> None:
 def _fill(work_: Work, folder: Out, digest: str) -> None:
     manifest = Manifest.decode(work_.store.get(digest), digest[:12])
     work.lay_out(work_.store, manifest, folder)
+
+
+def _fill_or_tell(work_: Work, folder: Out, digest: str) -> None:
+    """Lay out the model in service, or say that the store has lost it: the gate decides what that means."""
+    try:
+        _fill(work_, folder, digest)
+    except OSError as error:
+        if not isinstance(error, FileNotFoundError) and error.errno != errno.EIO:
+            raise
+        contracts.write_record("lost", folder / contracts.LOST, {"model": digest, "why": work.sentence(error)})
 
 
 def _plain(value: Any) -> Any:

@@ -44,6 +44,7 @@ SCHEMAS = {
     "bundle": 1,
     "metrics": 2,
     "decision": 2,
+    "lost": 1,
     "release": 1,
     "approval": 1,
     "lease": 1,
@@ -54,6 +55,10 @@ SCHEMAS = {
     "view": 1,
 }
 """Every kind of JSON record and the one version of it that this code reads and writes."""
+
+
+LOST = "lost.json"
+"""What stands in the place of a model in service whose files the store has lost: its digest, and why."""
 
 
 def encode(kind: str, record: dict[str, Any]) -> bytes:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -145,6 +147,63 @@ def test_the_model_in_service_runs_in_the_precision_it_serves(tmp_path: Path) ->
     scenes.add_int8(tmp_path / "champion")
     scene.run()
     assert scene.metrics["comparison"]["precision"] == "int8"
+
+
+def cut_graph(champion: Path) -> None:
+    graph = champion / "models" / "model.onnx"
+    graph.write_bytes(graph.read_bytes()[:-200])
+
+
+def no_metadata(champion: Path) -> None:
+    (champion / "configs" / "metadata.json").unlink()
+
+
+def later_schema(champion: Path) -> None:
+    path = champion / "configs" / "metadata.json"
+    document = json.loads(path.read_bytes())
+    document["medloop"]["schema"] = 99
+    path.write_text(json.dumps(document))
+
+
+def no_numbers(champion: Path) -> None:
+    scenes.change_weights(champion, float("nan"))
+
+
+def lost(champion: Path) -> None:
+    shutil.rmtree(champion)
+    champion.mkdir()
+    contracts.write_record("lost", champion / "lost.json", {"model": "f" * 64, "why": "The object is not there."})
+
+
+@pytest.mark.parametrize(
+    ("damage", "said", "digest"),
+    [
+        (cut_graph, "model.onnx", DIGESTS["champion"]),
+        (no_metadata, "FileNotFoundError", DIGESTS["champion"]),
+        (later_schema, "schema 99", DIGESTS["champion"]),
+        (no_numbers, "gives no number for", DIGESTS["champion"]),
+        (lost, "The object is not there.", "f" * 64),
+    ],
+)
+def test_a_model_in_service_that_cannot_be_had_is_told_and_does_not_stop_the_evaluation(
+    damage: Callable[[Path], None], said: str, digest: str, tmp_path: Path
+) -> None:
+    scene = scenes.make(tmp_path, champion=True)
+    damage(tmp_path / "champion")
+    scene.run()
+    metrics = scene.metrics
+    assert said in metrics["service_error"]
+    assert (metrics["comparison"], metrics["core"], metrics["subject"]["champion"]) == (None, None, digest)
+    assert metrics["all"]["figures"]["accuracy"]["value"] > 0.5
+    (tmp_path / "decision").mkdir()
+    work = Work("key", scene.store, {"report": "e" * 64})
+    for rule, passes in (("refuse", False), ("allow", True)):
+        gate(scene.report, tmp_path / "decision", work, policy={"without_service": rule})
+        decision = contracts.read_record("decision", tmp_path / "decision" / "decision.json")
+        check = next(check for check in decision["checks"] if check["name"] == "without_service")
+        assert check["passed"] is passes
+        assert ("could not be loaded" in decision["sentence"]) is not passes
+        assert ("first.floors.sensitivity" in [check["name"] for check in decision["checks"]]) is passes
 
 
 def test_three_classes(tmp_path: Path) -> None:
@@ -434,10 +493,9 @@ def test_classes_in_another_order(tmp_path: Path) -> None:
     refused(scene, "another order", "Train on this dataset")
 
 
-@pytest.mark.parametrize("which", ["model", "champion"])
-def test_logits_that_are_no_numbers(tmp_path: Path, which: str) -> None:
+def test_logits_that_are_no_numbers(tmp_path: Path) -> None:
     scene = scenes.make(tmp_path, champion=True)
-    scenes.change_weights(tmp_path / which, float("nan"))
+    scenes.change_weights(tmp_path / "model", float("nan"))
     refused(scene, "no number for 48 of 48 test images", "0 are allowed", "again")
 
 
