@@ -59,6 +59,11 @@ class Parameter:
         problem = ValueError(f"{self.name} is {value!r}, and must be {_WORDS[wanted]}. Give a value of that type.")
         if isinstance(value, bool) and wanted is not bool:
             raise problem
+        if wanted is float and isinstance(value, str):  # YAML takes 1e-3 for a text
+            try:
+                value = float(value)
+            except ValueError:
+                raise problem from None
         if wanted is float and isinstance(value, int | float):
             if math.isnan(value):  # it would pass every comparison with a limit
                 raise problem

@@ -118,7 +118,7 @@ def test_a_parameter_without_default_must_be_given() -> None:
         ("epochs", math.nan, "must be a whole number"),
         ("learning_rate", math.nan, "must be a number"),
         ("learning_rate", math.inf, "must be from 1e-07 to 1"),
-        ("learning_rate", "0.1", "must be a number"),
+        ("learning_rate", "fast", "must be a number"),
         ("learning_rate", False, "must be a number"),
         ("fit", "pat", "must be one of pad, stretch. Did you mean 'pad'"),
         ("fit", 1, "must be a text"),
@@ -135,6 +135,11 @@ def test_a_whole_number_that_a_pipeline_made_a_float_is_whole_again() -> None:
     settled = read("train").settle({"epochs": 3.0, "learning_rate": 1})
     assert (settled["epochs"], type(settled["epochs"])) == (3, int)
     assert (settled["learning_rate"], type(settled["learning_rate"])) == (1.0, float)
+
+
+def test_a_number_may_be_written_as_yaml_reads_it_for_a_text() -> None:
+    """YAML takes 1e-3, without a point, for a text."""
+    assert read("train").settle({"learning_rate": "1e-3"})["learning_rate"] == 0.001
 
 
 def test_lists_and_mappings_are_checked_to_be_that() -> None:
