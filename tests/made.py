@@ -74,6 +74,7 @@ def make_dataset(
                     "site": ("north", "south")[patient // 4 % 2],
                     "view": "PA",
                     "modality": "DX",
+                    "label_source": "",
                     "text": "",
                 }
             )

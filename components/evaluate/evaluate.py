@@ -177,10 +177,15 @@ def joined(splits: Path, data: Data, rows: Rows) -> Rows:
 
 
 def described(data: Data, rows: Rows) -> dict[str, list[str]]:
-    """What is known of each test image, for the subgroups: sex, age band, site, view, and who labelled it."""
+    """What is known of each test image, for the subgroups: sex, age band, site, view, and where its label comes from.
+
+    The last is left out where nobody says it of any image, as most sources do.
+    """
+    found = {name: [value or UNKNOWN for value in data.column(name)[rows]] for name in ("sex", "site", "view")}
     ages = [age_band(int(age)) for age in data.column("age")[rows]]
-    fields = [name for name in ("sex", "age", "site", "view", "label_source") if name in data.index.column_names]
-    return {name: ages if name == "age" else [value or UNKNOWN for value in data.column(name)[rows]] for name in fields}
+    labellers = [value or UNKNOWN for value in data.column("label_source")[rows]]
+    told = {"label_source": labellers} if set(labellers) != {UNKNOWN} else {}
+    return {"sex": found["sex"], "age": ages, "site": found["site"], "view": found["view"], **told}
 
 
 def thresholds(model: Model) -> Sequence[float] | None:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from components.shared.interface import nearest
 from components.shared.source import TABLE
 
-ABOUT = ("sex", "age", "site", "view", "modality", "text")
+ABOUT = ("sex", "age", "site", "view", "modality", "label_source", "text")
 """What a table may say of an image besides the names, the label and the side."""
 
 COLUMNS = ("file", "patient_id", "label", "official", *ABOUT)

@@ -22,6 +22,9 @@ Row = dict[str, Any]
 BOTH = ("sex", "age", "site", "view", "modality")
 """What the table may say and the header, too; the table goes first."""
 
+TABLE_ONLY = ("label_source", "text")
+"""What the table alone may say."""
+
 
 def index(
     found: Sequence[Masters], files: Mapping[str, Labelled], key: HashKey, keep_sites: Sequence[str], keep_text: bool
@@ -66,7 +69,8 @@ def _joined(
     for name in BOTH:
         told = pc.cast(pa.array([each.get(name) or None for each in said], pa.string()), INDEX.field(name).type)
         columns[name] = pc.coalesce(told, facts[name])
-    columns["text"] = pa.array([each.get("text", "") for each in said], pa.string())
+    for name in TABLE_ONLY:
+        columns[name] = pa.array([each.get(name, "") for each in said], pa.string())
     # The patient whom the table or a pattern names, else the header's, else the one whom the file's name tells.
     hashed = cache(lambda name: key.hash("patient", name))
     columns["patient_id"] = pa.array(

@@ -67,7 +67,7 @@ def ingest(
         given
     table: the CSV file in the source's root with a line an image
     columns: our name of a column to the table's, for those to read; without it the table must use our names, which are
-        file, patient_id, label, official, sex, age, site, view, modality, text, and have no others
+        file, patient_id, label, official, sex, age, site, view, modality, label_source, text, and have no others
     separator: what stands between the labels of one image, as in Effusion|Mass
     no_finding: the label that means none; in a multilabel task an image that has it has no finding
     label_pattern: a regular expression, searched for in each file's name relative to the source, that holds the label

@@ -39,7 +39,7 @@ SCHEMAS = {
     "error": 1,
     "resolved": 1,
     "portion": 1,
-    "dataset": 1,
+    "dataset": 2,
     "split": 2,
     "bundle": 1,
     "metrics": 2,

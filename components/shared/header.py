@@ -47,6 +47,9 @@ TERMS = {
 }
 """The only words that pass in these fields: DICOM's terms, and what many write for a view from the side."""
 
+LABELLERS = ("expert", "consensus", "pathology", "follow-up", "report", "nlp", "model", "crowd")
+"""What a label may be said to come from in plain words; anything else may be a reader's name."""
+
 _UNITS = {"": 1.0, "Y": 1.0, "M": 12.0, "W": 52.0, "D": 365.0}
 
 
@@ -73,6 +76,7 @@ def pseudonymous(
         "view": _term("view", said.get("view", "")),
         "modality": _term("modality", said.get("modality", "")),
         "burned_in": _term("burned_in", said.get("burned_in", "")),
+        "label_source": labeller_code(said.get("label_source", ""), key),
         "text": text if keep_text else "",
     }
 
@@ -89,6 +93,12 @@ def site_code(name: str, key: HashKey, keep: Collection[str] = ()) -> str:
     if not plain or plain in keep:
         return plain
     return f"site-{key.hash('site', plain.casefold())[:8]}"  # however a hospital's machines spell it
+
+
+def labeller_code(name: str, key: HashKey) -> str:
+    """What stands for where a label comes from: one of the plain words, else a short keyed hash."""
+    plain = " ".join(name.split()).casefold()
+    return plain if not plain or plain in LABELLERS else f"labeller-{key.hash('labeller', plain)[:8]}"
 
 
 def _term(name: str, text: str) -> str:

@@ -32,6 +32,7 @@ INDEX = pa.schema(
         ("site", pa.string()),
         ("view", pa.string()),
         ("modality", pa.string()),
+        ("label_source", pa.string()),
         ("text", pa.string()),
     ]
 )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import shutil
 from collections.abc import Callable
@@ -10,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from sklearn.metrics import cohen_kappa_score, roc_auc_score
@@ -313,14 +311,16 @@ def test_warnings_of_the_data_set_are_told(tmp_path: Path) -> None:
     assert scene.metrics["data"] == {"images": 240, "quarantined": 7, "warnings": {"alike": 2}, "leakage": 0}
 
 
-def test_labels_sources_are_subgroups_where_the_index_names_them(tmp_path: Path) -> None:
-    scene = scenes.make(tmp_path, patients=4)
+def test_where_labels_come_from_makes_subgroups_where_anybody_says_it(tmp_path: Path) -> None:
+    scene = scenes.make(tmp_path, patients=160)
     data = dataset.Data.open(tmp_path / "dataset", scene.store)
     assert "label_source" not in described(data, np.arange(3))
-    index = data.index.append_column("label_source", pa.array(["expert", ""] * 4))
-    assert described(dataclasses.replace(data, index=index), np.arange(3))["label_source"] == [
-        "expert", "unknown", "expert",
-    ]  # fmt: skip
+    scenes.change(tmp_path / "dataset", "label_source", lambda row, _: "expert" if row // 20 % 2 else "")
+    scene.run()
+    rows = [row for row in scene.metrics["subgroups"] if row["field"] == "label_source"]
+    assert [row["value"] for row in rows] == ["expert", "unknown"]
+    assert sum(row["images"] for row in rows) == scene.metrics["all"]["images"]
+    assert "Label from" in scene.page
 
 
 def test_ordered_classes_have_a_weighted_kappa(tmp_path: Path) -> None:

@@ -398,7 +398,12 @@ def test_no_name_of_a_patient_or_a_file_reaches_the_store(store: Store, scans: S
     scans.add("PNEUMONIA/ophelia_1.png")
     scans.add("zebedee.png", b"zebedee")
     names = sorted(path.relative_to(scans.root).as_posix() for path in scans.root.rglob("*_*.*"))
-    scans.table(*({"file": name, "patient_id": f"florian{name[-5]}", "site": "SOUTHERN"} for name in names))
+    scans.table(
+        *(
+            {"file": name, "patient_id": f"florian{name[-5]}", "site": "SOUTHERN", "label_source": "Dr Florian"}
+            for name in names
+        )
+    )
     scans.add("PNEUMONIA/ophelia_2.png")
     done = ingest(store, scans, keep_sites=["SOUTHERN"])
     assert numbers(done) == {"images": 10, "patients": 2, "duplicates": 0, "near_duplicates": 0, "quarantined": 4}
@@ -406,6 +411,7 @@ def test_no_name_of_a_patient_or_a_file_reaches_the_store(store: Store, scans: S
     index = pq.read_table(store.fetch(done.outputs["dataset"].files["index.parquet"].digest))
     found.append(("the index, unpacked", json.dumps(index.to_pylist()).encode()))
     assert any(b"SOUTHERN" in data for _, data in found), "the search finds what is there"
+    assert {row["label_source"][:9] for row in index.to_pylist()} == {"labeller-"}
     leaks = [(name, word) for name, data in found for word in planted if word in data.decode("latin-1").upper()]
     assert leaks == []
 

@@ -8,7 +8,7 @@ import pytest
 from pydicom.dataset import Dataset
 
 from components.shared import keys
-from components.shared.header import FIELDS, passing, pseudonymous, site_code, whole_years
+from components.shared.header import FIELDS, LABELLERS, passing, pseudonymous, site_code, whole_years
 
 KEY = keys.parse("ab" * 32)
 DOCS = Path(__file__).resolve().parents[3] / "docs" / "privacy.md"
@@ -34,7 +34,7 @@ def test_what_may_be_written_down() -> None:
     )  # fmt: skip
     assert pseudonymous(said, KEY) == {
         "patient_hash": KEY.hash("patient", "17"), "sex": "F", "age": "45", "site": site_code("St Mary", KEY),
-        "view": "PA", "modality": "DX", "burned_in": "NO", "text": "",
+        "view": "PA", "modality": "DX", "burned_in": "NO", "label_source": "", "text": "",
     }  # fmt: skip
 
 
@@ -70,6 +70,18 @@ def test_a_site_and_a_text_pass_only_when_asked_for() -> None:
     kept = pseudonymous(row, KEY, keep_sites=["NORTH"], keep_text=True)
     assert (kept["site"], kept["text"]) == ("NORTH", "Mr Zebedee coughs")
     assert pseudonymous({"site": "SOUTH"}, KEY, keep_sites=["NORTH"])["site"].startswith("site-")
+
+
+@pytest.mark.parametrize("name", [*LABELLERS, " NLP ", "Follow-Up"])
+def test_plain_words_for_where_a_label_comes_from_pass(name: str) -> None:
+    assert pseudonymous({"label_source": name}, KEY)["label_source"] == name.strip().lower()
+
+
+def test_who_labelled_is_not_named() -> None:
+    code = pseudonymous({"label_source": "Dr Zebedee"}, KEY)["label_source"]
+    assert code.startswith("labeller-")
+    assert len(code) == 17
+    assert pseudonymous({"label_source": "DR  ZEBEDEE"}, KEY)["label_source"] == code
 
 
 def test_several_values_where_one_is_meant_are_read_as_they_stand() -> None:

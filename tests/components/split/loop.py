@@ -75,7 +75,7 @@ def dataset_of(
     """A data set of these images in this order, its index in so many row groups."""
     folder.mkdir(parents=True)
     unknown: Row = {"shard": 0, "row": 0, "frame": -1, "height": 8, "width": 8, "bits": 8}
-    unknown |= dict.fromkeys(("source_digest", "look", "duplicate_of", "view", "modality", "text"), "")
+    unknown |= dict.fromkeys(("source_digest", "look", "duplicate_of", "view", "modality", "label_source", "text"), "")
     rows = [
         {**unknown, "image_id": i.name, "patient_id": i.patient, "labels": i.labels, "official": i.official,
          "pixel_digest": i.picture, "near": i.near, "sex": i.sex, "age": i.age, "site": i.site}
