@@ -48,7 +48,7 @@ ELSEWHERE = (
 )
 PROTOCOL = (
     "- Trained, tested and judged by the same pipeline as every version. Test patients are locked away, and the "
-    "decision was taken by a policy that was set before (its digest: {policy})."
+    "decision was taken by a policy that was set before{name} (its digest: {policy})."
 )
 
 
@@ -220,9 +220,12 @@ def _limits(verdict: Record, now: Told) -> list[str]:
     budget = _mapping(verdict.get("budget")).get("sentence")
     if budget:
         lines.append(f"- {_plain(str(budget))}")
+    several = now.bundle.get("task") == "multilabel"
     lines += [
         ELSEWHERE,
-        "- An image is always put into one of these classes, also one that shows none of them.",
+        "- It tells of these findings alone: an image without any of them may show another one."
+        if several
+        else "- An image is always put into one of these classes, also one that shows none of them.",
     ]
     return lines
 
@@ -236,8 +239,9 @@ def _changes(record: Record, verdict: Record, now: Told, earlier: Told | None, b
     ]
     lines += [*_modifications(now, earlier)] if earlier else ["- This is the first version: there is none before it."]
     lines += ["", "### Modification protocol", ""]
+    policy = _mapping(verdict.get("policy")).get("name")
     lines += [
-        PROTOCOL.format(policy=record.get("policy") or "not written down"),
+        PROTOCOL.format(name=f", {_plain(str(policy))!r}" if policy else "", policy=record.get("policy") or "unknown"),
         "",
         "| check | found | limit | |",
         "|---|---|---|---|",
@@ -282,21 +286,31 @@ def _modifications(now: Told, earlier: Told) -> Iterator[str]:
 
 def _impact(now: Told, before: str) -> Iterator[str]:
     populations = _mapping(_mapping(now.metrics.get("comparison")).get("populations"))
-    if not populations:
+    found = {name: _mapping(populations.get(name)) for name in GROUPS if _mapping(populations.get(name))}
+    if not found:
+        why = now.metrics.get("service_error")
+        lost = f": that could not be loaded ({_plain(str(why)).rstrip('.')})" if why else ""
         yield (
-            f"- It was not compared with {before} on the same images."
+            f"- It was not compared with {before} on the same images{lost}."
             if before
             else "- Nothing was in service before it."
         )
-    for name, found in populations.items():
-        for figure, values in _mapping(found).items():
-            pair = _mapping(values)
-            if figure in TITLES and isinstance(pair.get("difference"), int | float):
-                shown = _interval(pair["difference"], pair, "+.3f")
-                yield f"- {TITLES[figure]} on {GROUPS.get(name, name)}: {shown} against the version in service."
-        if isinstance(_mapping(found).get("disagree"), int):
-            of = f"{found['disagree']} of {found.get('images')} images"
-            yield f"- On {GROUPS.get(name, name)} the two disagree about {of}."
+        return
+    yield "Differences from the version in service on the same images, this one less that one."
+    yield ""
+    yield f"| figure | {' | '.join(GROUPS[name] for name in found)} |"
+    yield "|---" * (1 + len(found)) + "|"
+    for figure, title in TITLES.items():
+        pairs = [_mapping(group.get(figure)) for group in found.values()]
+        cells = [
+            _interval(pair["difference"], pair, "+.3f") if isinstance(pair.get("difference"), int | float) else ""
+            for pair in pairs
+        ]
+        if any(cells):
+            yield f"| {title} | {' | '.join(cell or '–' for cell in cells)} |"
+    disagree = [f"{group.get('disagree', '–')} of {group.get('images', '–')} images" for group in found.values()]
+    yield f"| the two disagree about | {' | '.join(disagree)} |"
+    yield ""
 
 
 def _origin(record: Record) -> list[str]:

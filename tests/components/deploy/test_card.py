@@ -79,6 +79,7 @@ VERDICT = {
     "sentence": "Approved: all 1 checks passed.",
     "checks": [{"title": "Accuracy, lower bound", "value": 0.87, "limit": 0.8, "bound": "at least", "passed": True}],
     "budget": {"sentence": "This is look 2 of 24 at this locked test."},
+    "policy": {"name": "chest"},
 }
 RECORD = {"precision": "int8", "runtime": "onnxruntime", "model": "e" * 64, "policy": "9" * 64, "by": "someone"}
 
@@ -114,12 +115,29 @@ def test_it_tells_all_in_the_order_in_which_it_is_asked_for(tmp_path: Path) -> N
         "- Images of the data set: 900 before, 1200 now.",
         "- parameters, epochs: 1 before, 3 now.",
         "| Accuracy, lower bound | 0.87 | at least 0.8 | passed |",
-        "- accuracy on the locked core: +0.020 (-0.010 to +0.050) against the version in service.",
-        "- On the locked core the two disagree about 9 of 200 images.",
+        "| figure | the locked core |",
+        "| accuracy | +0.020 (-0.010 to +0.050) |",
+        "| the two disagree about | 9 of 200 images |",
+        "a policy that was set before, 'chest' (its digest: 9999",
         "`medloop rollback --reason WHY` puts v1 back",
         f"- model: {'e' * 64}",
     ):
         assert said in words, said
+
+
+def test_a_predecessor_that_could_not_be_loaded_is_said(tmp_path: Path) -> None:
+    now = told(tmp_path, 12)
+    lost = Told(now.bundle, metrics(comparison=None, service_error="The object 12 is gone."), now.dataset, now.split)
+    words = card.write("v2", RECORD, VERDICT, lost, Told(), "v1")
+    assert (
+        "- It was not compared with v1 on the same images: that could not be loaded (The object 12 is gone)." in words
+    )
+
+
+def test_findings_have_a_limit_of_their_own(tmp_path: Path) -> None:
+    words = card.write("v1", RECORD, VERDICT, told(tmp_path, 12, task="multilabel"), None, "")
+    assert "It tells of these findings alone" in words
+    assert "put into one of these classes" not in words
 
 
 def test_what_is_not_known_is_said_and_stops_nothing() -> None:
