@@ -248,7 +248,8 @@ def _approval(store: Store, run: Run) -> str:
     if given is None:
         return f"It awaits a person’s approval: medloop {how_to_approve(run)}"
     ended = "ended" if expired(given) else "lasts until"
-    return f"Approved by {given['by']} at {given['at']}: {given['reason']} The approval {ended} {given['until']}."
+    why = given["reason"].rstrip(".")
+    return f"Approved by {given['by']} at {given['at']}: {why}. The approval {ended} {given['until']}."
 
 
 def compared(again: Replay, status: int, equal: dict[str, bool | None]) -> str:

@@ -107,8 +107,7 @@ def summed_up(checks: list[Check], metrics: Mapping[str, Any], outcome: str) -> 
     shown = [f"{title} is at least {low:.3f}" for title, low in lows.items() if low is not None]
     confidence = 100 * (found(metrics, "confidence") or 0)
     known = f"{' and '.join(shown)} with {confidence:g} % confidence; " if shown else ""
-    waits = ", and the policy wants a person’s approval" if outcome == "awaiting approval" else ""
-    return f"{outcome[0].upper()}{outcome[1:]}: {known}all {len(checks)} checks passed{waits}."
+    return f"{outcome[0].upper()}{outcome[1:]}: {known}all {len(checks)} checks passed."
 
 
 _NAMED = {"accuracy": "accuracy", "auc": "AUC"}

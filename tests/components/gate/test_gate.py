@@ -439,7 +439,8 @@ def test_beyond_the_plan_nothing_is_approved(judge: Callable[..., Metrics]) -> N
 def test_a_policy_may_let_it_wait_for_a_person(judge: Callable[..., Metrics], tmp_path: Path) -> None:
     decision = judge(approval={"needed": "always"})
     assert decision["outcome"] == "awaiting approval"
-    assert decision["sentence"].endswith("all 12 checks passed, and the policy wants a person’s approval.")
+    assert decision["sentence"].startswith("Awaiting approval: ")
+    assert decision["sentence"].endswith("all 12 checks passed.")
     page = (tmp_path / "decision" / "page.html").read_text(encoding="utf-8")
     assert "…</span>Awaiting approval" in page
     assert "within 30 days" in page
