@@ -202,14 +202,17 @@ def test_a_server_too_old_for_what_is_asked_gets_nothing(tmp_path: Path) -> None
         assert "is Kubeflow Pipelines 2.14.0, and what is asked for needs 2.16 or newer" in done.stderr
         assert not kfp.pipelines
         plain = tmp_path / "plain.yaml"
-        gone = "".join(f"    {name}: null\n" for name in placed_secrets())
-        plain.write_text(f"all:\n  user: -1\n  group: -1\n  non_root: false\n  secrets:\n{gone}")
+        gone: dict[str, Any] = {stage: {"secrets": dict.fromkeys(names)} for stage, names in placed_secrets().items()}
+        gone["all"] |= {"user": -1, "group": -1, "non_root": False}
+        plain.write_text(yaml.safe_dump(gone))
         submit(tmp_path, kfp, *ORDER, "--cluster", str(plain))
         assert len(kfp.runs) == 1
 
 
-def placed_secrets() -> list[str]:
-    return list(yaml.safe_load(SHIPPED.read_text())["all"]["secrets"])
+def placed_secrets() -> dict[str, dict[str, Any]]:
+    """The secrets that the shipped file gives to each stage."""
+    shipped = yaml.safe_load(SHIPPED.read_text())
+    return {stage: asked["secrets"] for stage, asked in shipped.items() if "secrets" in asked}
 
 
 def test_a_lost_answer_says_that_the_run_may_exist(
