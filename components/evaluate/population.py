@@ -113,6 +113,9 @@ def comparison(ours: Scored, theirs: Scored, settings: Settings) -> dict[str, An
             if there.any():
                 pairs[name] = compared_shares(right[0][there], right[1][there], ours.only(there), settings.confidence)
                 shares.remove(name)
+    if ours.several:
+        whole = [np.asarray(each.all(axis=1)) for each in right]
+        pairs["exact_match"] = compared_shares(whole[0], whole[1], ours, settings.confidence)
     pairs |= _by_draws(found, shares, weights, settings)
     pairs |= _by_resampling(ours, theirs, weights, settings)
     differing = ours.predicted != theirs.predicted
