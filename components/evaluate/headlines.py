@@ -53,10 +53,11 @@ def _row(name: str, metrics: Metrics, group: str, pairs: Metrics | None) -> Row:
     row = {"name": NAMES[name], "ours": written(name, ours), "meaning": meaning(name, metrics)}
     if not pairs:
         return row
-    if name not in pairs:
-        return row | {"theirs": NONE, "difference": NONE, "interval": "", "p": NONE, "test": "", "verdict": ""}
-    pair = difference(name, pairs[name]) | {"name": NAMES[name]}
-    return row | pair | ({"ours": row["ours"]} | _few(pairs["patients"]))
+    pair = pairs[name]
+    theirs = {"value": pair["theirs"], "low": pair["theirs_low"], "high": pair["theirs_high"]}
+    return (
+        row | difference(name, pair) | _few(pairs["patients"]) | {"ours": row["ours"], "theirs": written(name, theirs)}
+    )
 
 
 def _few(patients: int) -> dict[str, str]:

@@ -52,7 +52,6 @@ def page(
         cards=[headlines.explained(name, metrics) for name in headlines.CARDS],
         headline=headlines.tables(metrics, headlines.HEADLINE),
         further=headlines.tables(metrics, headlines.FURTHER),
-        further_names=", ".join(row["name"] for row in headlines.tables(metrics, headlines.FURTHER)[0]["rows"]),
         service_error=metrics.get("service_error"),
         micro=headlines.micro(metrics),
         points=headlines.operating_points(metrics),

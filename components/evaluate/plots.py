@@ -1,7 +1,7 @@
 """The report's plots as inline SVG: the same bytes for the same figures, and readable in black and white.
 
-A panel shows one class or finding. What is drawn says itself what it is: lines differ in dash and marker, and a name
-stands beside each, so that neither colour nor a legend is needed.
+A panel shows one class or finding. Lines differ in dash and marker, and a name stands beside each, so that neither
+colour nor a legend is needed; on small panels, of which there are many, the page says once what the lines are.
 """
 
 from __future__ import annotations
@@ -51,6 +51,8 @@ SHAPES: Any = {
     "small": ((3.1, 3.1), (0.175, 0.16, 0.805, 0.825)),
 }
 """Size and place of the axes by kind of panel."""
+STEP = 0.095
+"""How far below each other names stand."""
 MARKED = 9
 """How many hollow squares stand on the line of the model in service."""
 
@@ -64,15 +66,15 @@ def roc(ours: Curve, rival: Curve | None, point: tuple[float, float] | None, nam
     axes.plot([0, 1], [0, 1], color=FAINT, linewidth=1, zorder=1)
     _along(axes, "chance")
     lines = _both(axes, (ours["fpr"], ours["tpr"]), rival and (rival["fpr"], rival["tpr"]))
-    height = _furthest(lines, 1)
     texts = [
-        (line[0], (float(np.interp(y, line[2], line[1])), y), line[3]) for line, y in zip(lines, height, strict=True)
+        (words, (float(np.interp(up, y, x)), up), colour)
+        for (words, x, y, colour), up in zip(lines, _furthest(lines, 1), strict=True)
     ]
     if point:
         axes.plot(*point, "o", color="white", markeredgecolor=INK, markeredgewidth=2, markersize=9, zorder=5)
         texts = [("threshold in use", point, INK), *texts]
-    for place, (words, at, colour) in enumerate(texts):
-        _name(axes, words, at, (0.42 if small else 0.4, 0.36 - (0.13 if small else 0.095) * place), colour)
+    for place, (words, at, colour) in enumerate([] if small else texts):
+        _name(axes, words, at, (0.4, 0.36 - STEP * place), colour)
     return svg(figure, axes, name)
 
 
@@ -84,15 +86,14 @@ def precision_recall(ours: Curve, rival: Curve | None, share: float, name: str, 
     said, up = f"calling every image: {100 * share:.0f} %", share - 0.015 if below else share + 0.015
     axes.text(1.0, up, said, color="#333c45", fontsize=9.5, ha="right", va="top" if below else "bottom")
     lines = _both(axes, (ours["recall"], ours["precision"]), rival and (rival["recall"], rival["precision"]))
-    places = _furthest(lines, 0)
-    step = 0.13 if small else 0.095
-    lowest = min(float(line[2][(line[1] > 0.1) & (line[1] < 0.7)].min(initial=1.0)) for line in lines)
+    lowest = min(float(y[(x > 0.1) & (x < 0.7)].min(initial=1.0)) for _, x, y, _ in lines)
     room = lowest - share  # the names stand between the curve and the dotted line, or where there is more room
-    top = share + room / 2 if room > 0.3 else share - 0.14 if share > 0.4 else max(lowest, share) + 0.2
-    for place, (line, x) in enumerate(zip(lines if rival and not small else [], places, strict=False)):
-        order = np.argsort(line[1], kind="stable")
-        at = (x, float(np.interp(x, line[1][order], line[2][order])))
-        _name(axes, line[0], at, (0.14, top + step * (len(lines) / 2 - 0.5 - place)), line[3])
+    middle = share + room / 2 if room > 0.3 else share - 0.14 if share > 0.4 else max(lowest, share) + 0.2
+    for place, ((words, x, y, colour), across) in enumerate(zip(lines, _furthest(lines, 0), strict=True)):
+        order = np.argsort(x, kind="stable")
+        at = (across, float(np.interp(across, x[order], y[order])))
+        if rival and not small:
+            _name(axes, words, at, (0.14, middle + STEP * (0.5 - place)), colour)
     return svg(figure, axes, name)
 
 
@@ -109,13 +110,12 @@ def calibration(ours: Points, rival: Points | None, name: str, small: bool = Fal
     above = [max(0.0, p["high"] - p["observed"]) for p in ours]
     look = {**OURS, "linewidth": 1.4}
     axes.errorbar(stated, observed, yerr=[below, above], marker="o", markersize=5.5, capsize=2.5, elinewidth=1, **look)
-    if rival:  # points lie anywhere: their names stand with a sample in the corner that a fair model leaves empty
-        for place, (words, marker, face, colour) in enumerate(
-            (("this model", "o", INK, INK), ("in service", "s", "white", RIVAL["color"]))
-        ):
-            up = 0.13 - (0.11 if small else 0.08) * place
-            axes.plot(0.6 if small else 0.68, up, marker, color=colour, markerfacecolor=face, markersize=5.5)
-            axes.text(0.65 if small else 0.72, up, words, color=colour, fontsize=10.5, va="center", bbox=BEHIND)
+    if rival and not small:  # points lie anywhere: their names stand with a sample in a corner that is mostly empty
+        looks = (("this model", "o", INK, INK), ("in service", "s", "white", RIVAL["color"]))
+        for place, (words, marker, face, colour) in enumerate(looks):
+            up = 0.13 - 0.08 * place
+            axes.plot(0.68, up, marker, color=colour, markerfacecolor=face, markersize=5.5)
+            axes.text(0.72, up, words, color=colour, fontsize=10.5, va="center", bbox=BEHIND)
     return svg(figure, axes, name)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import re
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -132,6 +133,21 @@ def test_the_model_in_service_is_scored_on_the_same_rows(second: Scene) -> None:
         assert pair["accuracy"]["low"] <= pair["accuracy"]["difference"] <= pair["accuracy"]["high"]
     assert set(np.unique(np.array(table["since"].to_pylist())[groups == "core"])) == {1}
     assert set(np.unique(np.array(table["since"].to_pylist())[groups == "new"])) == {2}
+
+
+@pytest.mark.parametrize("task", ["classification", "multilabel"])
+def test_figures_in_service_have_the_intervals_that_they_would_have_alone(tmp_path: Path, task: str) -> None:
+    scene = scenes.make(tmp_path, classes=THREE, champion=True, wrong=0, task=task)
+    scene.run()
+    shutil.rmtree(tmp_path / "model")
+    shutil.copytree(tmp_path / "champion", tmp_path / "model")
+    scene.run("alone")
+    alone = contracts.read_record("metrics", tmp_path / "alone" / "metrics.json")["all"]["figures"]
+    pairs = scene.metrics["comparison"]["populations"]["all"]
+    assert set(alone) <= set(pairs)
+    for name, figure in alone.items():
+        pair = pairs[name]
+        assert {"value": pair["theirs"], "low": pair["theirs_low"], "high": pair["theirs_high"]} == figure, name
 
 
 def test_a_later_model_in_service_knows_all_rows(tmp_path: Path) -> None:
