@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from components.evaluate.explain import KINDS, verdict
+from components.evaluate.headlines import IN_USE
 from components.evaluate.wording import NONE, count
 
 DIGITS = 12
@@ -56,6 +57,7 @@ def mistakes(found: Metrics, metrics: Metrics) -> Row:
     return {
         "sentence": _counted(found, metrics),
         "service": _in_service(found),
+        "threshold": _threshold(metrics) if found["answers"] else "",
         "rows": rows if found["answers"] > len(pictured) else [],
         "listed": "All of them stand" if found["answers"] <= len(rows) else f"The {len(rows)} surest stand",
     }
@@ -77,6 +79,18 @@ def _counted(found: Metrics, metrics: Metrics) -> str:
             f"not called, or one that is not there was. On {images - wrong:,} of {count(images, 'image')} all is right."
         )
     return f"{wrong:,} of {count(images, 'image')} {'is' if wrong == 1 else 'are'} called wrong."
+
+
+def _threshold(metrics: Metrics) -> str:
+    """Why an answer may have a probability below one half, where that is so."""
+    positive = metrics["positive"]
+    used = [p["threshold"] for p in metrics["operating_points"] if p["at"] == IN_USE]
+    if not positive or not used or abs(used[0] - 0.5) < 0.005:
+        return ""
+    return (
+        f"{positive} is called from a probability of {100 * used[0]:.1f} % on: so an answer may be given at less than "
+        "50 %, and how sure it is goes by the distance from there."
+    )
 
 
 def _in_service(found: Metrics) -> str:

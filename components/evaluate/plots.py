@@ -89,11 +89,13 @@ def precision_recall(ours: Curve, rival: Curve | None, share: float, name: str, 
     lowest = min(float(y[(x > 0.1) & (x < 0.7)].min(initial=1.0)) for _, x, y, _ in lines)
     room = lowest - share  # the names stand between the curve and the dotted line, or where there is more room
     middle = share + room / 2 if room > 0.3 else share - 0.14 if share > 0.4 else max(lowest, share) + 0.2
-    for place, ((words, x, y, colour), across) in enumerate(zip(lines, _furthest(lines, 0), strict=True)):
+    named = []
+    for (words, x, y, colour), across in zip(lines, _furthest(lines, 0), strict=True):
         order = np.argsort(x, kind="stable")
-        at = (across, float(np.interp(across, x[order], y[order])))
-        if rival and not small:
-            _name(axes, words, at, (0.14, middle + STEP * (0.5 - place)), colour)
+        named.append((float(np.interp(across, x[order], y[order])), across, words, colour))
+    upper_first = sorted(named, key=lambda each: -each[0]) if rival and not small else []
+    for place, (up, across, words, colour) in enumerate(upper_first):
+        _name(axes, words, (across, up), (0.14, middle + STEP * (0.5 - place)), colour)
     return svg(figure, axes, name)
 
 

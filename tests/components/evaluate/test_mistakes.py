@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
@@ -64,6 +66,15 @@ def test_the_page_lists_what_the_predictions_hold(tmp_path_factory: pytest.TempP
     assert f"The {LISTED} surest stand here" in scene.page
     assert scene.metrics["explanations"][3]["kind"] == "confident wrong"
     assert table.count(">above<") == 3
+
+
+@pytest.mark.parametrize(("threshold", "told"), [(0.5, 0), (0.8, 1)])
+def test_a_threshold_that_is_not_one_half_is_explained(tmp_path: Path, threshold: float, told: int) -> None:
+    scene = scenes.make(tmp_path)
+    scenes.change_metadata(tmp_path / "model", threshold=threshold)
+    scene.run()
+    assert scene.page.count("PNEUMONIA is called from a probability of 80.0 % on") == told
+    assert scene.page.count("is called from a probability of") == told
 
 
 def test_without_pictures_the_list_stands_open(tmp_path_factory: pytest.TempPathFactory) -> None:
