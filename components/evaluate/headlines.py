@@ -28,7 +28,8 @@ def explained(name: str, metrics: Metrics) -> Row:
 def tables(metrics: Metrics, names: Sequence[str]) -> list[Row]:
     """These figures on each population, beside the model in service's where there is one."""
     comparison = metrics["comparison"]
-    groups = list(POPULATIONS) if metrics["core"] and metrics["new"] else ["all"]  # one alone is all there is
+    # One population alone is all there is, and without a comparison they say nothing of their own.
+    groups = list(POPULATIONS) if comparison and metrics["core"] and metrics["new"] else ["all"]
     return [
         {
             "title": POPULATIONS[name],

@@ -276,8 +276,11 @@ def test_the_first_model_has_nothing_beside_it(tmp_path: Path) -> None:
 
 def test_a_model_in_service_that_could_not_be_loaded_is_told_of(scene: Scene) -> None:
     why = "The model in service could not be loaded: <its graph> is not in the bundle."
-    metrics = {**scene.metrics, "comparison": None, "core": None, "new": None}
+    metrics = {**scene.metrics, "comparison": None}
     shown = again(scene, {**metrics, "service_error": why})
+    brier = {line[0]: line[1] for line in rows(shown, "stack plain")}["Brier score"]
+    assert brier == wording.number("brier", metrics["all"]["figures"]["brier"]["value"])
+    assert metrics["core"]["figures"]["brier"] != metrics["all"]["figures"]["brier"]
     assert html.escape(why) in shown
     assert "Not compared with the model in service." in shown
     assert "There is no model in service" not in shown
