@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from components.evaluate.curves import curves
 from components.evaluate.explain import explanations
 from components.evaluate.metrics import Scored
+from components.evaluate.mistakes import mistakes
 from components.evaluate.operating import operating_points
 from components.evaluate.page import page
 from components.evaluate.population import (
@@ -138,7 +139,9 @@ def evaluate(
     drawn = model / "docs" / "augmentation.png"
     sheet = drawn.read_bytes() if drawn.exists() else None
     pictures = {each.record["file"]: each.png for each in shown}
-    (report / "report.html").write_text(page(metrics, sources, about, rival_curves, sheet, pictures), encoding="utf-8")
+    wrong = mistakes(ours, theirs, data.classes, ids, candidate.about["threshold"])
+    text = page(metrics, sources, about, rival_curves, wrong, sheet, pictures)
+    (report / "report.html").write_text(text, encoding="utf-8")
     figures = metrics["all"]["figures"]
     return {"accuracy": figures["accuracy"]["value"], "auc": figures["auc"]["value"]}
 

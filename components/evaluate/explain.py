@@ -70,7 +70,7 @@ def explanations(
     found = []
     for number, (kind, at) in enumerate(chosen):
         place, target = int(candidates.places[at]), int(candidates.targets[at])
-        label, called, probability = _said(scored, model.classes, place, target)
+        label, called, probability = said(scored, model.classes, place, target)
         record = {
             "file": f"explanations/{number + 1:02}.png",
             "image_id": image_ids[place],
@@ -85,7 +85,7 @@ def explanations(
     return found
 
 
-def _said(scored: Scored, classes: Sequence[str], place: int, target: int) -> tuple[str, str, float]:
+def said(scored: Scored, classes: Sequence[str], place: int, target: int) -> tuple[str, str, float]:
     """What is true of an image, what it was called, and how likely that was to the model."""
     if scored.labels.ndim == 1:
         called = int(scored.predicted[place])

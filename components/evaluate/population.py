@@ -69,8 +69,15 @@ def _drawn(scored: Scored, settings: Settings) -> dict[str, Figure]:
     """The figures whose intervals come from drawing patients."""
     measure, patients = Measure(scored, settings.ordered), scored.number_of_patients
     values = {name: float(value[0]) for name, value in measure(once(scored)).items()}
-    draws = resample(measure, draw(patients, settings.resamples, settings.seed))
+    return _bounded(scored, values, resample(measure, draw(patients, settings.resamples, settings.seed)), settings)
+
+
+def _bounded(
+    scored: Scored, values: dict[str, float], draws: dict[str, Floats], settings: Settings
+) -> dict[str, Figure]:
+    """These figures with intervals from their draws, which are never narrower than few patients allow."""
     chances = _chances(scored)
+    patients = scored.number_of_patients
     missed = 1 - float(wilson(1.0, patients, settings.confidence)[0])
     figures = {}
     for name, value in values.items():
@@ -113,8 +120,13 @@ def comparison(ours: Scored, theirs: Scored, settings: Settings) -> dict[str, An
             if there.any():
                 pairs[name] = compared_shares(right[0][there], right[1][there], ours.only(there), settings.confidence)
                 shares.remove(name)
+    if ours.several:
+        whole = [np.asarray(each.all(axis=1)) for each in right]
+        pairs["exact_match"] = compared_shares(whole[0], whole[1], ours, settings.confidence)
     pairs |= _by_draws(found, shares, weights, settings)
     pairs |= _by_resampling(ours, theirs, weights, settings)
+    for name in pairs.keys() & found[1].keys():
+        pairs[name] |= _service(found[1][name].figure(settings.confidence))
     differing = ours.predicted != theirs.predicted
     disagree = int((differing.any(axis=1) if ours.several else differing).sum())
     return {**pairs, "images": len(ours.patients), "patients": ours.number_of_patients, "disagree": disagree}
@@ -142,8 +154,11 @@ def _by_resampling(ours: Scored, theirs: Scored, weights: NDArray[np.uint16], se
     measures = [Measure(model, settings.ordered) for model in (ours, theirs)]
     values = [measure(once(ours)) for measure in measures]
     draws = [resample(measure, weights) for measure in measures]
+    known = [name for name in OTHERS if name in values[0]]
+    service = _bounded(theirs, {name: float(values[1][name][0]) for name in known}, draws[1], settings)
     return {
-        name: compared_draws(
+        name: _service(service[name])
+        | compared_draws(
             float(values[0][name][0]),
             float(values[1][name][0]),
             draws[0][name] - draws[1][name],
@@ -151,9 +166,13 @@ def _by_resampling(ours: Scored, theirs: Scored, weights: NDArray[np.uint16], se
             settings.confidence,
             less_is_better=name in ("brier", "calibration_error"),
         )
-        for name in OTHERS
-        if name in values[0]
+        for name in known
     }
+
+
+def _service(figure: Figure) -> Paired:
+    """The interval of the figure of the model in service."""
+    return {"theirs_low": figure["low"], "theirs_high": figure["high"]}
 
 
 def rounded(value: Any) -> Any:

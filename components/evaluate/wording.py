@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-PERCENT = ("accuracy", "balanced_accuracy", "sensitivity", "specificity", "precision")
+PERCENT = ("accuracy", "exact_match", "balanced_accuracy", "sensitivity", "specificity", "precision")
 """Figures written in per cent; the others are written from 0 to 1."""
+LESS_IS_BETTER = ("brier", "calibration_error")
 NAMES = {
     "accuracy": "Accuracy",
+    "exact_match": "All findings right",
     "balanced_accuracy": "Balanced accuracy",
     "auc": "AUC",
     "pr_auc": "PR-AUC",
@@ -21,6 +23,7 @@ NAMES = {
     "brier": "Brier score",
     "calibration_error": "Calibration error",
 }
+TESTS = {"mcnemar": "McNemar", "delong": "DeLong", "bootstrap": "bootstrap"}
 NONE = "–"
 
 
@@ -63,11 +66,17 @@ def meaning(name: str, metrics: Mapping[str, Any]) -> str:
     if value is None:
         return "These test images cannot give this figure."
     of_100 = str(int(100 * value + 0.5))
-    class_name = positive or "a class"
-    mean = "" if positive else " This is the mean over the classes."
+    several = metrics["task"] == "multilabel"
+    class_name = positive or ("a finding" if several else "a class")
+    mean = "" if positive else f" This is the mean over the {'findings' if several else 'classes'}."
+    each = f"Of 100 answers to whether a finding is there, about {of_100} are right."
     sentences = {
-        "accuracy": f"Of 100 images like these, the model names the right class for about {of_100}.",
-        "balanced_accuracy": f"Were all classes equally frequent, it would be right for about {of_100} of 100 images.",
+        "accuracy": each if several else f"Of 100 images like these, it names the right class for about {of_100}.",
+        "exact_match": f"Of 100 images like these, it is right on every finding for about {of_100}.",
+        "balanced_accuracy": f"Were each finding there on half of the images, about {of_100} of 100 answers would be "
+        "right."
+        if several
+        else f"Were all classes equally frequent, it would be right for about {of_100} of 100 images.",
         "auc": f"Shown one image with {class_name} and one without, it tells which is which in about {of_100} of 100 "
         f"such pairs; a coin would in 50.{mean}",
         "pr_auc": f"The mean precision over all thresholds; calling every image gives the share of {class_name}.{mean}",
@@ -77,6 +86,7 @@ def meaning(name: str, metrics: Mapping[str, Any]) -> str:
         f"class is among the images.{mean}",
         "f1": f"The harmonic mean of sensitivity and precision; 1 is best.{mean}",
         "kappa": "Agreement with the labels beyond what chance would give; 1 is full agreement, 0 is chance.",
+        "weighted_kappa": "Agreement beyond chance, where an error weighs the more the further it is off.",
         "brier": "The mean squared error of the stated probabilities; 0 is best.",
         "calibration_error": f"The stated probabilities are off by {100 * value:.1f} percentage points on average."
         f"{mean}",
@@ -97,7 +107,7 @@ def difference(name: str, pair: Mapping[str, Any]) -> dict[str, str]:
     if low is None or high is None:
         verdict = "cannot be told"
     elif low > 0 or high < 0:
-        verdict = "better" if (low > 0) != (name == "brier") else "worse"
+        verdict = "better" if (low > 0) != (name in LESS_IS_BETTER) else "worse"
     else:
         verdict = "no difference shown"
     return {
@@ -106,8 +116,24 @@ def difference(name: str, pair: Mapping[str, Any]) -> dict[str, str]:
         "theirs": number(name, pair["theirs"]),
         "difference": f"{signed(pair['difference'])}{unit}",
         "interval": "" if low is None else f"{signed(low)} to {signed(high)}",
+        "p": chance(pair.get("p")),
+        "test": TESTS.get(pair.get("test", ""), ""),
         "verdict": verdict,
     }
+
+
+def apart(name: str, gap: Mapping[str, Any]) -> dict[str, str]:
+    """How far two groups lie apart, with the interval."""
+    unit, scale, digits = (" points", 100, 1) if name in PERCENT else ("", 1, 3)
+    value, low, high = (_plain(scale * gap[end], digits) for end in ("gap", "low", "high"))
+    return {"value": f"{value}{unit}", "interval": f"{low} to {high}"}
+
+
+def chance(p: float | None) -> str:
+    """A p value as it is written."""
+    if p is None:
+        return NONE
+    return "< 0.001" if p < 0.001 else f"{p:.3f}" if p < 0.1 else f"{p:.2f}"
 
 
 def size(number_of_bytes: int) -> str:

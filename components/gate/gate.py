@@ -165,9 +165,10 @@ def page(report: Path, record: dict[str, Any]) -> str:
         }
         for check in record["checks"]
     ]
-    failed = [row for row in rows if not row["passed"]]
     section = environment.get_template("decision.html.j2").render(
-        record=record, checks=failed + [row for row in rows if row["passed"]], failed=len(failed)
+        record=record,
+        failed=[row for row in rows if not row["passed"]],
+        passed=[row for row in rows if row["passed"]],
     )
     return f"{before}{section}{after}"
 

@@ -18,7 +18,6 @@ from PIL import Image
 from components.evaluate.explain import (
     SIMILAR,
     Candidates,
-    _said,
     choose,
     gradcam,
     likeness,
@@ -26,6 +25,7 @@ from components.evaluate.explain import (
     occlusion,
     positive,
     read_head,
+    said,
     shuffled_head,
     verdict,
 )
@@ -100,7 +100,7 @@ def test_of_findings_those_that_are_there_or_were_said_to_be_are_explained() -> 
     picked = choose(candidates, ["a", "b", "c", "d"], 1)
     assert picked == {"confident right": [0], "confident wrong": [3], "uncertain": [2]}
     for (place, target), words, p in (((3, 0), ("Mass", "no Mass"), 0.6), ((1, 1), ("no Nodule", "Nodule"), 0.7)):
-        label, called, probability = _said(which, ["Mass", "Nodule"], place, target)
+        label, called, probability = said(which, ["Mass", "Nodule"], place, target)
         assert (label, called) == words
         assert probability == pytest.approx(p)
 

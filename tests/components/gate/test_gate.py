@@ -520,13 +520,14 @@ def test_the_page_shows_the_decision_first(judge: Callable[..., Metrics], tmp_pa
     assert all(check["sentence"] in page for check in decision["checks"])
     assert page.count("✓ passed") == 11
     assert page.count("✕ failed") == 1
-    assert page.index("✕ failed") < page.index("✓ passed")
+    assert page.index("✕ failed") < page.index("The other 11 checks that passed</summary>") < page.index("✓ passed")
     assert decision["policy_digest"][:12] in page
     assert "http://" not in page
     assert "https://" not in page
     judge()
     page = (tmp_path / "decision" / "page.html").read_text(encoding="utf-8")
     assert "✓</span>Approved" in page
+    assert "<summary>12 checks that passed</summary>" in page
     assert "✕" not in page
 
 
