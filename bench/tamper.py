@@ -45,6 +45,8 @@ class Scene:
         decision(self.folders["decision"], self.store, digest, AWAITING, champion=champion)
         state(self.folders["state"], self.store, champion=champion)
         self.handed = {name: work.gather(self.store, folder) for name, folder in self.folders.items()}
+        waits = {"model": digest, "decision": self.handed["decision"].digest}
+        releases.append(self.store, releases.read_chain(self.store), "awaiting", **waits)
         approve(self.store, self.handed["decision"].digest, {"subject": {"model": digest}}, "bench", "as it is", 1)
         self.entries = len(releases.read_chain(self.store))
 

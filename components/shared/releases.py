@@ -187,6 +187,23 @@ def versions(log: list[Entry]) -> dict[str, Entry]:
     return {entry.version: entry for entry in log if entry.kind == "release"}
 
 
+def awaited(log: list[Entry], decision: str) -> Entry | None:
+    """The entry by which this decision waits for a person's approval, or None.
+
+    It waits no more once its own model was refused, or anything but a decision on another model was written; a seal
+    changes nothing.
+    """
+    refused = set()
+    for entry in reversed(log):
+        if entry.kind == "awaiting" and entry.record.get("decision") == decision:
+            return None if entry.record.get("model") in refused else entry
+        if entry.kind not in ("refusal", "awaiting", "seal"):
+            return None
+        if entry.kind == "refusal":
+            refused.add(entry.record.get("model"))
+    return None
+
+
 def waiting(log: list[Entry]) -> Entry | None:
     """The entry of the model that waits for a person's approval, or None.
 
