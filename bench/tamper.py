@@ -119,10 +119,9 @@ def cases(scene: Scene) -> Iterator[tuple[str, Change]]:
         for what, digest in objects.items():
             yield f"{what}, in the store", partial(in_place, scene, Path(store.uri) / "objects" / digest[:2] / digest)
     approvals = store.names(f"{FOLDER}/{scene.handed['decision'].digest}")
-    entries = store.names(releases.FOLDER)
-    for what, names in (("the release log’s entry", entries), ("the approval", approvals)):
-        for name in names:
-            yield f"{what}, in the store", partial(in_place, scene, Path(store.uri) / name)
+    named = {f"the release log’s entry {n}": name for n, name in enumerate(store.names(releases.FOLDER), 1)}
+    for what, name in {**named, "the approval": approvals[0]}.items():
+        yield f"{what}, in the store", partial(in_place, scene, Path(store.uri) / name)
 
 
 @contextlib.contextmanager

@@ -6,6 +6,7 @@ Each check bears the name of the place in the policy that asks for it.
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -69,8 +70,9 @@ def found(metrics: Any, *path: str) -> float | None:
     """The number at this place of the metrics, or None where there is none."""
     for key in path:
         metrics = metrics.get(key) if isinstance(metrics, Mapping) else None
-    usable = isinstance(metrics, int | float) and not isinstance(metrics, bool) and math.isfinite(metrics)
-    return metrics if usable else None
+    if isinstance(metrics, bool) or not isinstance(metrics, int | float):
+        return None
+    return metrics if -sys.float_info.max <= metrics <= sys.float_info.max else None  # NaN is not, either
 
 
 def judge(metrics: Metrics, policy: Policy, look: int) -> list[Check]:

@@ -281,6 +281,10 @@ def test_what_waited_goes_into_service_with_a_persons_approval(candidate: Candid
         ({"by": " "}, "lacks by"),
         ({"reason": ""}, "lacks reason"),
         ({"until": ""}, "lacks until"),
+        ({"until": "2999-01-01T00:00:00"}, "says '2999-01-01T00:00:00' for until, which is no time with a zone"),
+        ({"until": "soon"}, "says 'soon' for until"),
+        ({"at": 7}, "says 7 for at"),
+        ({"at": "2998-01-01T00:00:00+00:00", "until": "2999-01-01T00:00:00+00:00"}, "may begin now at the latest"),
         ({"schema": 99}, "schema 99"),
     ],
 )

@@ -260,7 +260,7 @@ def test_each_check_passes_at_its_limit(judge: Callable[..., Metrics], name: str
 
 
 @pytest.mark.parametrize("name", EACH)
-@pytest.mark.parametrize("value", [None, float("nan"), float("inf"), "0.99", True, {}])
+@pytest.mark.parametrize("value", [None, float("nan"), float("inf"), "0.99", True, {}, 10**400])
 def test_what_is_no_number_fails(judge: Callable[..., Metrics], name: str, value: Any) -> None:
     decision = judge(put(value, *EACH[name].path), **EACH[name].policy)
     assert failed(decision) == [name]
