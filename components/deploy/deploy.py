@@ -118,6 +118,11 @@ def _verify(verdict: dict[str, Any], resolved: dict[str, Any], model: str) -> No
         raise RuntimeError(
             f"The decision is {verdict['outcome']!r}, not 'approved'. Only approved models are released."
         )
+    if verdict.get("shipped") is not True:
+        raise RuntimeError(
+            "The decision is on a model as it was trained, and what would be shipped was not judged by it. Hand in the "
+            "decision on the shipped graph."
+        )
     if verdict["subject"]["model"] != model:
         raise RuntimeError(
             f"The decision approves the model {verdict['subject']['model'][:12]}, and this one is {model[:12]}. "

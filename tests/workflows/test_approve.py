@@ -115,7 +115,7 @@ def test_what_no_run_left_waiting_cannot_be_approved(loop: ByHand) -> None:
     judged = {**rows, "model": model, "champion": loop.out(now, "champion")}
     report = loop.out(loop.step("evaluate", judged, precision="float32"), "report")
     asked = over(ALWAYS, {"name": "another"})
-    verdict = loop.step("gate", {"report": report}, policy=asked, looks=now.values["looks"])
+    verdict = loop.step("gate", {"report": report}, policy=asked, looks=now.values["looks"], shipped=False)
     assert verdict.values["outcome"] == "awaiting approval"
     with pytest.raises(ValueError, match="does not say that the decision of the run 44444444-broken waits"):
         write(loop.store, find(loop.store, loop.run), "Dr. B", "Read them.", 0)

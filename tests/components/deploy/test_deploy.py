@@ -106,6 +106,7 @@ def test_a_try_that_died_after_its_entry_finds_it_done(candidate: Candidate, sto
         ({"outcome": "awaiting approval"}, {}, "awaits a person's approval, and there is none"),
         ({"outcome": ""}, {}, "not 'approved'"),
         ({"model": "f" * 64}, {}, "The decision approves the model ffffffffffff, and this one is"),
+        ({"shipped": False}, {}, "is on a model as it was trained, and what would be shipped was not judged"),
         ({"champion": "f" * 64}, {}, "compares with another model in service"),
         ({}, {"champion": "f" * 64}, "compares with another model in service"),
         ({}, {"head": "f" * 64}, "The release log has moved on since this run began"),
@@ -238,7 +239,7 @@ def test_without_a_tracking_address_nothing_is_projected(store: Store) -> None:
     assert not project([], store.uri)
 
 
-WAITS = {"outcome": "awaiting approval"}
+WAITS: dict[str, Any] = {"outcome": "awaiting approval"}
 
 
 def approved(candidate: Candidate, days: int = 30, **changes: Any) -> str:

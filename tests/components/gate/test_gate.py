@@ -77,7 +77,7 @@ def test_the_interface_can_be_read() -> None:
     interface = read("gate")
     assert interface.inputs == ("report",)
     assert interface.outputs == ("decision",)
-    assert interface.settle({}) == {"policy": {}, "looks": 1, "signer": ""}
+    assert interface.settle({}) == {"policy": {}, "looks": 1, "signer": "", "shipped": True}
     assert all(parameter.help for parameter in interface.parameters.values())
 
 
