@@ -81,6 +81,18 @@ def test_the_interface_can_be_read() -> None:
     assert all(parameter.help for parameter in interface.parameters.values())
 
 
+@pytest.mark.parametrize(("confidence", "names"), [(0.99, []), (0.9, ["confidence"]), (None, ["confidence"])])
+def test_what_holds_too_seldom_bounds_nothing(
+    judge: Callable[..., Metrics], confidence: float | None, names: list[str]
+) -> None:
+    """A run may ask evaluate for other intervals; its policy's limits are not meant for narrower ones."""
+    decision = judge(lambda metrics: metrics.update(confidence=confidence))
+    assert failed(decision) == names
+    if confidence and names:
+        said = "The report's bounds hold with a confidence of 0.9, 0.05 short of the required 0.95."
+        assert named(decision, "confidence")["sentence"] == said
+
+
 def test_approved(judge: Callable[..., Metrics], report: Path) -> None:
     decision = judge()
     assert decision["outcome"] == "approved"
