@@ -45,6 +45,8 @@ class Scene:
         decision(self.folders["decision"], self.store, digest, AWAITING, champion=champion)
         state(self.folders["state"], self.store, champion=champion)
         self.handed = {name: work.gather(self.store, folder) for name, folder in self.folders.items()}
+        waits = {"model": digest, "decision": self.handed["decision"].digest}
+        releases.append(self.store, releases.read_chain(self.store), "awaiting", **waits)
         approve(self.store, self.handed["decision"].digest, {"subject": {"model": digest}}, "bench", "as it is", 1)
         self.entries = len(releases.read_chain(self.store))
 
@@ -117,10 +119,9 @@ def cases(scene: Scene) -> Iterator[tuple[str, Change]]:
         for what, digest in objects.items():
             yield f"{what}, in the store", partial(in_place, scene, Path(store.uri) / "objects" / digest[:2] / digest)
     approvals = store.names(f"{FOLDER}/{scene.handed['decision'].digest}")
-    entries = store.names(releases.FOLDER)
-    for what, names in (("the release log’s entry", entries), ("the approval", approvals)):
-        for name in names:
-            yield f"{what}, in the store", partial(in_place, scene, Path(store.uri) / name)
+    named = {f"the release log’s entry {n}": name for n, name in enumerate(store.names(releases.FOLDER), 1)}
+    for what, name in {**named, "the approval": approvals[0]}.items():
+        yield f"{what}, in the store", partial(in_place, scene, Path(store.uri) / name)
 
 
 @contextlib.contextmanager

@@ -31,10 +31,15 @@ def write(store: Store, run: Run, by: str, reason: str, days: int) -> dict[str, 
     limit = int(verdict["policy"]["approval"]["valid_days"])
     if not 0 <= days <= limit:
         raise ValueError(f"--days is {days}, and must be from 1 to {limit}, which the policy allows.")
-    log = releases.read_log(store)
+    log, digest = releases.read_log(store), decided(run)
     _still_fits(log, verdict)
+    if releases.awaited(log, digest) is None:
+        raise ValueError(
+            f"The release log does not say that the decision of the run {run.id} waits for approval: the run broke off "
+            "before it ended, its model was refused since, or something else came into service meanwhile. Nothing was "
+            "approved; run again."
+        )
     releases.check_writable(log)
-    digest = decided(run)
     before = newest(store, digest)
     if before and not expired(before):
         return before

@@ -136,7 +136,7 @@ def run(
 
     from components.shared.store import open_store
     from workflows import run as runs
-    from workflows import story
+    from workflows import story, versions
     from workflows.settings import read_settings
     from workflows.watch import watcher
 
@@ -155,6 +155,8 @@ def run(
     store = open_store(settings.store)
     story.summarise(console, settings, store, done)
     _remember(settings, store)
+    if done.record["outcome"] in ("refused", "awaiting approval"):
+        versions.draw_what_waits(settings, store)
     if as_json:
         typer.echo(story.as_json(store, done))
     if done.record["outcome"] == "failed":

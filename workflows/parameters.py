@@ -119,6 +119,8 @@ def read_yaml(path: Path) -> Any:
     """What a YAML file holds; FileNotFoundError where there is none, ValueError where it cannot be read."""
     try:
         return yaml.load(path.read_text(encoding="utf-8"), _Strict)  # noqa: S506 - a SafeLoader
+    except RecursionError:
+        raise ValueError(f"{path} is not readable as YAML: it is nested too deep. Mend it.") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ValueError(f"{path} is not readable as YAML: {' '.join(str(error).split())}. Mend that line.") from None
 
@@ -221,7 +223,9 @@ def _value(name: str, text: str) -> Any:
     if parameter and parameter.type is str:
         return text
     try:
-        value = yaml.safe_load(text)
+        value = yaml.load(text, _Strict)  # noqa: S506 - a SafeLoader
+    except yaml.constructor.ConstructorError as error:
+        raise ValueError(f"--set {name}={text} is not readable: {error.problem}. Mend it.") from None
     except yaml.YAMLError:
         return text
     if isinstance(value, str) and parameter and parameter.type is float:

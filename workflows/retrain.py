@@ -119,7 +119,7 @@ def retrain(  # noqa: PLR0917 - these are the pipeline's parameters, given by na
     )
     signer = now.outputs["signer"]
     limits = {"store": store, "policy": policy, "looks": now.outputs["looks"], "signer": signer}
-    verdict = gate(**limits, report=report.outputs["report"])
+    verdict = gate(**limits, report=report.outputs["report"], shipped=False)
     ending = {"state": now.outputs["state"], "store": store, "by": by}
     # A person's approval is asked for what is shipped: it is not waited for before there is something to ship.
     with dsl.If(verdict.outputs["outcome"] != "refused", "passed as trained"):
@@ -131,7 +131,7 @@ def retrain(  # noqa: PLR0917 - these are the pipeline's parameters, given by na
             precision="int8",
             options=evaluate_options,
         )
-        final = gate(**limits, report=shipped.outputs["report"])
+        final = gate(**limits, report=shipped.outputs["report"], shipped=True)
         with dsl.If(final.outputs["outcome"] == "approved", "approved as shipped"):
             deploy(**ending, decision=final.outputs["decision"], model=small.outputs["quantized"])
         with dsl.Else("refused or awaiting approval as shipped"):

@@ -93,6 +93,19 @@ def rebuild(settings: Settings, store: Store) -> str:
     )
 
 
+def draw_what_waits(settings: Settings, store: Store) -> None:
+    """Let the registry name the model that waits for a person's approval, or no more; where none ever did, do nothing.
+
+    The step that writes down that a model waits has no client of the registry.
+    """
+    log = releases.read_log(store)
+    if any(entry.kind == "awaiting" for entry in log):
+        os.environ.setdefault("MLFLOW_TRACKING_URI", settings.tracking)
+        from components.deploy.registry import project
+
+        project(log, store.uri)
+
+
 def promote(settings: Settings, store: Store, version: str, reason: str) -> str:
     """Put a version that was released before into service again; gives the sentence that says so."""
     log = releases.read_log(store)

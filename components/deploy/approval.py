@@ -14,6 +14,8 @@ from components.shared.store import Store
 
 FOLDER = "approvals"
 AWAITING = "awaiting approval"
+AHEAD = timedelta(hours=1)
+"""By how much the clock of who approved may be ahead."""
 
 
 def approve(store: Store, decision: str, verdict: Mapping[str, Any], by: str, reason: str, days: int) -> dict[str, Any]:
@@ -53,7 +55,21 @@ def newest(store: Store, decision: str) -> dict[str, Any] | None:
 
 def expired(approval: Mapping[str, Any]) -> bool:
     """Whether its time is over."""
-    return datetime.now(UTC) > datetime.fromisoformat(approval["until"])
+    return datetime.now(UTC) > moment(approval, "until")
+
+
+def moment(approval: Mapping[str, Any], name: str) -> datetime:
+    """One of its times, or a ValueError where it is none, or does not say in which zone it is."""
+    try:
+        found = datetime.fromisoformat(approval[name])
+    except (KeyError, TypeError, ValueError):
+        found = None
+    if found is None or found.tzinfo is None:
+        raise ValueError(
+            f"The approval by {approval.get('by')} says {approval.get(name)!r} for {name}, which is no time with a "
+            "zone: it was changed. Restore it from a copy."
+        )
+    return found
 
 
 def granted(store: Store, decision: str, verdict: Mapping[str, Any]) -> dict[str, Any]:
@@ -72,6 +88,13 @@ def granted(store: Store, decision: str, verdict: Mapping[str, Any]) -> dict[str
             f"The approval by {approval['by']} is of the decision {str(approval.get('decision'))[:12]} on the model "
             f"{str(approval.get('model'))[:12]}, and this is {decision[:12]} on {verdict['subject']['model'][:12]}. "
             f"Nothing was released. {how}"
+        )
+    days = verdict.get("policy", {}).get("approval", {}).get("valid_days")
+    at, until = moment(approval, "at"), moment(approval, "until")
+    if at > datetime.now(UTC) + AHEAD or (days is not None and until - at > timedelta(days=days)):
+        raise RuntimeError(
+            f"The approval by {approval['by']} holds from {approval['at']} to {approval['until']}, and may begin now "
+            f"at the latest and last {days or 3650} days. Nothing was released. {how}"
         )
     if expired(approval):
         raise RuntimeError(

@@ -108,7 +108,7 @@ def _opening(version: str, record: Record, verdict: Record, now: Told) -> list[s
         "",
         f"A {_plain(str(now.bundle.get('architecture', 'classifier')))} network for images{size} that {what}. {served}",
         "",
-        f"**The decision.** {_plain(str(verdict.get('sentence', '')))}",
+        f"**The decision.** {_plain(str(record.get('sentence') or verdict.get('sentence', '')))}",
         "",
         "## Intended use",
         "",
@@ -168,8 +168,10 @@ def _figures(now: Told) -> list[str]:
     points = [_mapping(point) for point in _list(now.metrics.get("operating_points"))]
     if points:
         lines += ["", "| operating point | threshold | sensitivity | specificity |", "|---|---|---|---|"]
+    several = len({str(point.get("class")) for point in points}) > 1
     lines += [
-        f"| {_plain(str(point.get('at', '')))} | {_number(point.get('threshold'))} | "
+        f"| {_plain(str(point.get('at', '')))}{', ' + _plain(str(point.get('class'))) if several else ''} | "
+        f"{_number(point.get('threshold'))} | "
         f"{_figure(point.get('sensitivity')) or '–'} | {_figure(point.get('specificity')) or '–'} |"
         for point in points
     ]
@@ -315,7 +317,11 @@ def _impact(now: Told, before: str) -> Iterator[str]:
 
 def _origin(record: Record) -> list[str]:
     names = ("model", "decision", "report", "dataset", "split", "code", "run", "by")
-    return ["## Where it comes from", "", *(f"- {name}: {record[name]}" for name in names if record.get(name))]
+    return [
+        "## Where it comes from",
+        "",
+        *(f"- {name}: {_plain(str(record[name]))}" for name in names if record.get(name)),
+    ]
 
 
 def _record(store: Store, digest: Any, name: str) -> Record:

@@ -67,6 +67,11 @@ def deploy(
             f"The release log has moved on since this run began: entry {len(log)} was written by somebody else. "
             "Nothing was released; run again to be judged against what is in service now."
         )
+    if awaited and releases.awaited(log, work.inputs["decision"]) is None:
+        raise RuntimeError(
+            f"The release log does not say that the decision {work.inputs['decision'][:12]} waits for approval: its "
+            "run broke off before it ended, or its model was refused since. Nothing was released; run again."
+        )
     in_service = service.record["model"] if service else ""
     if verdict["subject"]["champion"] != in_service:
         raise RuntimeError(
@@ -113,6 +118,11 @@ def _verify(verdict: dict[str, Any], resolved: dict[str, Any], model: str) -> No
         raise RuntimeError(
             f"The decision is {verdict['outcome']!r}, not 'approved'. Only approved models are released."
         )
+    if verdict.get("shipped") is not True:
+        raise RuntimeError(
+            "The decision is on a model as it was trained, and what would be shipped was not judged by it. Hand in the "
+            "decision on the shipped graph."
+        )
     if verdict["subject"]["model"] != model:
         raise RuntimeError(
             f"The decision approves the model {verdict['subject']['model'][:12]}, and this one is {model[:12]}. "
@@ -128,13 +138,14 @@ def _verify(verdict: dict[str, Any], resolved: dict[str, Any], model: str) -> No
 def _moved_on(log: list[releases.Entry], head: str, awaited: bool) -> bool:
     """Whether the log has other entries than those that were there when the run began.
 
-    While a model waits for a person, others may be refused or begin to wait: that changes nothing for this one.
+    While a model waits for a person, others may be refused or begin to wait, and the log may be sealed: that changes
+    nothing for this one.
     """
     hashes = ["", *(entry.hash for entry in log)]
     if head not in hashes:
         return True
     since = log[hashes.index(head) :]
-    return any(not (awaited and entry.kind in ("refusal", "awaiting")) for entry in since)
+    return any(not (awaited and entry.kind in ("refusal", "awaiting", "seal")) for entry in since)
 
 
 def _try_out(model: Model) -> None:

@@ -74,8 +74,10 @@ def share_bounds(won: Floats, lost: Floats, images: Floats, errors: Floats) -> F
     independent = ((won + lost).sum(axis=-1) / total - difference**2) / total
     known = independent > 1e-15
     effect = np.where(known, np.maximum(variance / np.where(known, independent, 1), 1), crowd)
-    differ = np.count_nonzero(won + lost, axis=-1)  # one patient more counts as if its images were all alike
-    effect = (differ * effect + np.maximum(effect, crowd)) / (differ + 1)
+    # One patient more counts, with as many images as an image has company, all of which differ: where few patients have
+    # most images, those who differ may all have one, and show nothing of how the images of the others go together.
+    differ = (won + lost).sum(axis=-1)
+    effect = (differ * effect + crowd * np.maximum(effect, crowd)) / (differ + crowd)
     z = quantile(errors, np.maximum(patients, 2)[..., None], crowd[..., None])
     sums = [each.sum(axis=-1) / effect for each in (won, lost)]
     return score_bound(sums[0][..., None], sums[1][..., None], (total / effect)[..., None], z)

@@ -31,9 +31,10 @@ class InService:
 
 def in_service(champion: Path, digest: str, data: Data) -> InService:
     """The model in service, in the precision in which it serves; refuses one of other classes or another decoding."""
-    if not any(champion.iterdir()):
+    there = [path.name for path in champion.iterdir()]
+    if not there:
         return InService()
-    if (champion / LOST).exists():
+    if there == [LOST]:  # beside a model it is that model's own file, and no word of resolve's
         record = read_record("lost", champion / LOST)
         return InService(record["model"], error=record["why"])
     try:

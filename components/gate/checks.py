@@ -6,6 +6,7 @@ Each check bears the name of the place in the policy that asks for it.
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -20,6 +21,8 @@ VALUE, LOSS = "\0", "\1"
 """Where the numbers go in a sentence: by marks that no name of a class or a site holds."""
 TITLES = {"auc": "AUC", "pr_auc": "PR-AUC", "f1": "F1", "brier": "Brier score", "micro_auc": "micro AUC"}
 TITLES |= {"micro_pr_auc": "micro PR-AUC", "micro_f1": "micro F1"}
+CONFIDENCE = 0.95
+"""With which confidence limits are held against bounds, at least."""
 FALLING = ("brier",)
 """Compared figures of which less is better; the report bounds the gain in each, so that more is always better."""
 
@@ -69,8 +72,9 @@ def found(metrics: Any, *path: str) -> float | None:
     """The number at this place of the metrics, or None where there is none."""
     for key in path:
         metrics = metrics.get(key) if isinstance(metrics, Mapping) else None
-    usable = isinstance(metrics, int | float) and not isinstance(metrics, bool) and math.isfinite(metrics)
-    return metrics if usable else None
+    if isinstance(metrics, bool) or not isinstance(metrics, int | float):
+        return None
+    return metrics if -sys.float_info.max <= metrics <= sys.float_info.max else None  # NaN is not, either
 
 
 def judge(metrics: Metrics, policy: Policy, look: int) -> list[Check]:
@@ -78,6 +82,7 @@ def judge(metrics: Metrics, policy: Policy, look: int) -> list[Check]:
     subject = metrics["subject"]
     lost = unloadable(metrics)
     checks = [_budget(policy, look), _patients(metrics, policy), _class_images(metrics, policy)]
+    checks += _sure_enough(metrics)
     checks += _limits(metrics, policy, "")
     if not subject["champion"] or (lost and policy["without_service"] == "allow"):
         checks += _limits(metrics, policy["first"], "first.")
@@ -146,6 +151,14 @@ def _class_images(metrics: Metrics, policy: Policy) -> Check:
     said = f"{VALUE} test images are of " + fewest + (", the rarest class" if len(images) > 1 else "")
     limit = policy["counts"]["class_images"]
     return _check("counts.class_images", "Images of the rarest class", images[fewest], limit, said)
+
+
+def _sure_enough(metrics: Metrics) -> Iterator[Check]:
+    """Bounds that hold less often than limits are meant for: a run's parameter must not loosen what its policy asks."""
+    value = found(metrics, "confidence")
+    if value is None or value < CONFIDENCE:
+        said = f"the report's bounds hold with a confidence of {VALUE}"
+        yield _check("confidence", "Confidence of the bounds", value, CONFIDENCE, said)
 
 
 def _limits(metrics: Metrics, table: Policy, prefix: str) -> Iterator[Check]:

@@ -9,7 +9,13 @@ from components.stage import stage
 
 @stage
 def gate(
-    report: Input[Artifact], decision: Output[Artifact], store: str, policy: dict, looks: int, signer: str
+    report: Input[Artifact],
+    decision: Output[Artifact],
+    store: str,
+    policy: dict,
+    looks: int,
+    signer: str,
+    shipped: bool,
 ) -> NamedTuple("Values", [("outcome", str), ("sentence", str)]):
     from components.stage import call
 

@@ -29,6 +29,7 @@ def gate(
     policy: dict[str, Any] = {},  # noqa: B006 - the signature states the default; nobody changes it
     looks: Annotated[int, Between(1, 1000000)] = 1,
     signer: str = "",
+    shipped: bool = True,
 ) -> dict[str, Any]:
     """Approve or refuse a model by what its report shows, or let it wait for a person; say why in one sentence.
 
@@ -37,10 +38,12 @@ def gate(
       policy: what the model must show, as far as it differs from the shipped policy; see docs/gate.md
       looks: the how-manieth look at this locked test set this is
       signer: the id of the key that signs the decision, as resolve found it; nothing where none does
+      shipped: whether the report is of the graph that would be shipped, or only of the one it is made from; deploy
+          releases by a decision on the first alone
     """
     asked = settle(policy)
     metrics = read_record("metrics", report / "metrics.json")
-    record = {**decide(metrics, asked, looks, work.inputs["report"]), "signer": signer}
+    record = {**decide(metrics, asked, looks, work.inputs["report"]), "signer": signer, "shipped": shipped}
     shown = page(report / "report.html", record).encode()
     (decision / "page.html").write_bytes(shown)
     write_record("decision", decision / "decision.json", {**record, "page": digest(shown)})

@@ -166,7 +166,13 @@ def _table(names: tuple[str, ...], limit: Rule) -> Rule:
     def check(where: str, value: Any) -> dict[str, Any]:
         if not isinstance(value, Mapping):
             raise ValueError(f"The policy's {where} is {value!r}, and must be a mapping from figures to limits.")
-        return {_figure(where, name, names): limit(f"{where}.{name}", each) for name, each in value.items()}
+        checked: dict[str, Any] = {}
+        for name, each in value.items():
+            figure = _figure(where, name, names)
+            if figure in checked:
+                raise ValueError(f"The policy's {where} holds {figure} twice, in two spellings. Keep one of them.")
+            checked[figure] = limit(f"{where}.{name}", each)
+        return checked
 
     return check
 
@@ -217,7 +223,7 @@ def _as_number(value: Any) -> float | None:
         return None
     try:
         number = float(value)
-    except ValueError:
+    except (ValueError, OverflowError):
         return None
     return number if math.isfinite(number) else None
 

@@ -47,7 +47,9 @@ def reject(decision: In, state: In, work: Work, *, run: str = "", by: str = "") 
             "sentence": f"This very model is in service already, as {service.version}.",
         }
     stays = f"{service.version} stays in service." if service else "Nothing is in service."
-    if not (log and log[-1].record.get("request") == resolved["request"]):  # a repetition is not a second decision
+    newest = log[-1].record if log else {}
+    if (newest.get("request"), newest.get("decision")) != (resolved["request"], work.inputs["decision"]):
+        # A repetition is no second decision; what came out otherwise, because the work had to be done anew, is one.
         releases.append(
             work.store,
             log,

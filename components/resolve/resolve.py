@@ -71,7 +71,7 @@ def resolve(
         _fill(work, previous, seen["previous"])
     if seen["champion"]:
         _fill_or_tell(work, champion, seen["champion"])
-    looks = _look(log, request, seen["champion"])
+    looks = _look(work, log, request, seen["champion"])
     record = {
         "revision": revision,
         "files": len(listing),
@@ -110,18 +110,24 @@ def _repeats(work_: Work, log: list[releases.Entry], request: str) -> bool:
     return work.whole(work_.store, log[-1].record["decision"])
 
 
-def _look(log: list[releases.Entry], request: str, champion: str) -> int:
+def _look(work_: Work, log: list[releases.Entry], request: str, champion_now: str) -> int:
     """The number that this run's look at the locked test has, from 1; a run that asks the same again has its own.
 
     Every decision is a look, whatever it came to: who tries often enough passes any test once. A release that a person
-    approved belongs to the look that waited for it.
+    approved belongs to the look that waited for it. Asking again is no new look only where nothing is done anew: what
+    is trained a second time has a second chance.
     """
-    looks: dict[tuple[str, str], int] = {}
+    looks: dict[tuple[str, ...], int] = {}
+    split, known = releases.newest_split(log), 0
     for entry in log:
         if entry.kind in releases.DECISIONS:
-            asked = (str(entry.record.get("request")), str(entry.record.get("seen", {}).get("champion", "")))
-            looks.setdefault(asked, len(looks) + 1)
-    return looks.get((request, champion), len(looks) + 1)
+            champion = str(entry.record.get("seen", {}).get("champion", ""))
+            asked = str(entry.record.get("request")), champion, str(entry.record.get("model"))
+            number = looks.setdefault(asked, len(looks) + 1)
+            if asked[:2] == (request, champion_now):
+                same = entry.record.get("split", "") == split and work.whole(work_.store, entry.record["decision"])
+                known = number if same else 0
+    return known or len(looks) + 1
 
 
 def _same_key(log: list[releases.Entry], key_id: str) -> None:

@@ -187,16 +187,36 @@ def versions(log: list[Entry]) -> dict[str, Entry]:
     return {entry.version: entry for entry in log if entry.kind == "release"}
 
 
+def awaited(log: list[Entry], decision: str) -> Entry | None:
+    """The entry by which this decision waits for a person's approval, or None.
+
+    It waits no more once its own model was refused, or anything but a decision on another model was written; a seal
+    changes nothing.
+    """
+    refused = set()
+    for entry in reversed(log):
+        if entry.kind == "awaiting" and entry.record.get("decision") == decision:
+            return None if entry.record.get("model") in refused else entry
+        if entry.kind not in ("refusal", "awaiting", "seal"):
+            return None
+        if entry.kind == "refusal":
+            refused.add(entry.record.get("model"))
+    return None
+
+
 def waiting(log: list[Entry]) -> Entry | None:
     """The entry of the model that waits for a person's approval, or None.
 
-    It waits until it is refused, another one waits, or something comes into service that it was not compared with.
+    It waits until it is refused, another one waits, the hash key is rotated, or something comes into service that it
+    was not compared with; also where that came while it was judged.
     """
     found = None
-    for entry in log:
+    for place, entry in enumerate(log):
         same = found is not None and entry.record.get("model") == found.record.get("model")
         if entry.kind == "awaiting":
-            found = entry
-        elif entry.kind in ("release", "promotion", "rollback") or (entry.kind == "refusal" and same):
+            service, seen = in_service(log[:place]), entry.record.get("seen")
+            now = service.record.get("model") if service else ""
+            found = entry if seen is None or seen.get("champion") == now else None
+        elif entry.kind in ("release", "promotion", "rollback", "rotation") or (entry.kind == "refusal" and same):
             found = None
     return found

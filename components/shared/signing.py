@@ -94,9 +94,9 @@ def signer() -> Signer | None:
 
 def verifier() -> Verifier | None:
     """Those who are trusted here, or None where no public key is set, and nothing is verified."""
-    text = os.environ.get(VERIFY, "").strip()
+    text = os.environ.get(VERIFY, "")
     if not text:
-        return None
+        return None  # blanks are a secret that went wrong, and no word that nothing is to be verified
     texts = [*_PEM.findall(text), *re.split(r"[,\s]+", _PEM.sub(" ", text))]
     keys = [_public(each) for each in texts if each]
     if not keys:

@@ -11,7 +11,7 @@ import pytest
 from components.deploy.approval import FOLDER, approve
 from components.gate.policy import over
 from components.shared import releases
-from tests.workflows.by_hand import LENIENT, ByHand
+from tests.workflows.by_hand import LENIENT, QUICK, ByHand
 from tests.workflows.test_cli import medloop
 from workflows.approve import write
 from workflows.run import find
@@ -105,6 +105,22 @@ def test_an_approval_that_still_holds_is_taken_up_again(loop: ByHand) -> None:
     assert write(loop.store, run, "Dr. C", "Another.", 0) == first
     assert len(loop.store.names(FOLDER)) == 1
     assert "Approved by Dr. B at" in medloop(loop.home, "explain", WAITING).stdout
+
+
+def test_what_no_run_left_waiting_cannot_be_approved(loop: ByHand) -> None:
+    """A run that broke off after its first gate has a decision on what was trained, and none on what is shipped."""
+    loop.run = "44444444-broken"
+    now, rows = loop.data(over(ALWAYS, {"name": "another"}))
+    model = loop.out(loop.step("train", rows, **QUICK), "model")
+    judged = {**rows, "model": model, "champion": loop.out(now, "champion")}
+    report = loop.out(loop.step("evaluate", judged, precision="float32"), "report")
+    asked = over(ALWAYS, {"name": "another"})
+    verdict = loop.step("gate", {"report": report}, policy=asked, looks=now.values["looks"], shipped=False)
+    assert verdict.values["outcome"] == "awaiting approval"
+    with pytest.raises(ValueError, match="does not say that the decision of the run 44444444-broken waits"):
+        write(loop.store, find(loop.store, loop.run), "Dr. B", "Read them.", 0)
+    loop.run = WAITING
+    assert loop.store.names(f"{FOLDER}/{verdict.outputs['decision'].digest}") == []
 
 
 def test_a_person_approves_and_deploy_alone_releases(loop: ByHand) -> None:

@@ -219,3 +219,8 @@ def test_a_policy_that_is_no_mapping_is_refused(file: Path) -> None:
     file.write_text("floors: {auc: 0.9}\nfloors: {auc: 0.8}\n")
     with pytest.raises(ValueError, match="'floors' stands there twice"):
         settle("/scans", None, [], {}, str(file))
+    file.write_text("floors: " + "[" * 5000 + "]" * 5000)
+    with pytest.raises(ValueError, match="is nested too deep"):
+        settle("/scans", None, [], {}, str(file))
+    with pytest.raises(ValueError, match=r"--set policy=.* is not readable: 'auc' stands there twice"):
+        settled("policy={floors: {auc: 0.9, auc: 0.1}}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -69,6 +70,11 @@ def _locked(store: Store, run: Run) -> Locked:
             f"The run {run.id} {run.record['outcome']} before its model was evaluated, so there are no test images to "
             "hold readers against."
         )
+    if metrics["task"] == "multilabel":
+        raise ValueError(
+            f"The run {run.id} learned to tell {len(metrics['classes'])} findings, of which an image may have several, "
+            "and a reader's label names one class. Name a run of a model that tells classes apart."
+        )
     manifest = Manifest.decode(store.get(step["outputs"]["report"]), "report")
     rows = tables.read_table(pa.BufferReader(store.get(manifest.files["predictions.parquet"].digest)))
     labels, predicted = (rows[name].to_numpy().astype(np.int64) for name in ("label", "predicted"))
@@ -93,6 +99,8 @@ def _positive(asked: str, classes: list[str]) -> int | None:
 
 
 def _cut(cut: float | None, classes: list[str]) -> float | None:
+    if cut is not None and not math.isfinite(cut):
+        raise ValueError(f"--cut is {cut:g}, and must be a number. Give the score from which on a reader calls it.")
     if cut is not None and len(classes) > 2:
         raise ValueError(
             f"--cut is {cut:g}, and a score tells two classes apart; the model has {len(classes)}. Give labels instead."

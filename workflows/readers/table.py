@@ -9,6 +9,7 @@ import math
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import zip_longest
 
 COLUMNS = ("reader", "image", "image_id", "frame", "label", "score", "aided")
 AIDED = {"yes": True, "no": False, "": False}
@@ -44,15 +45,24 @@ def read_table(
         text = data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise ValueError(f"The readers' table is no UTF-8 at byte {error.start:,}. Save it as CSV in UTF-8.") from None
-    rows = csv.DictReader(io.StringIO(text, newline=""))
-    columns = [column.strip().lower() for column in rows.fieldnames or ()]
-    rows.fieldnames = columns
-    _check_columns(columns, name is not None, cut)
-    found = []
-    for row in rows:
-        cells = {column: (row.get(column) or "").strip() for column in columns}
-        if any(cells.values()):
-            found.append(_reading(cells, rows.line_num, classes, test, name, positive, cut))
+    rows, found = csv.reader(io.StringIO(text, newline="")), []
+    try:
+        columns = [column.strip().lower() for column in next(rows, [])]
+        _check_columns(columns, name is not None, cut)
+        for row in rows:
+            values = [cell.strip() for cell in row]
+            if any(values[len(columns) :]):
+                raise ValueError(
+                    f"Line {rows.line_num} of the readers' table has {len(values)} cells, and there are {len(columns)} "
+                    "columns. Write 0.5 with a point, and put text that holds a comma into quotes."
+                )
+            cells = dict(zip_longest(columns, values[: len(columns)], fillvalue=""))
+            if any(values):
+                found.append(_reading(cells, rows.line_num, classes, test, name, positive, cut))
+    except csv.Error as error:
+        raise ValueError(
+            f"Line {rows.line_num} of the readers' table cannot be read as CSV: {error}. Mend that line."
+        ) from None
     _check(found)
     return found
 
@@ -64,6 +74,9 @@ def _check_columns(columns: Sequence[str], named: bool, cut: float | None) -> No
         raise ValueError(
             f"The readers' table has a column {unknown[0]!r}: did you mean {near!r}? Known are {', '.join(COLUMNS)}."
         )
+    twice = next((column for column in columns if columns.count(column) > 1), "")
+    if twice:
+        raise ValueError(f"The readers' table has the column {twice!r} twice. Keep one of them.")
     if "reader" not in columns or not {"image", "image_id"} & set(columns) or not {"label", "score"} & set(columns):
         raise ValueError(
             f"The readers' table has the columns {', '.join(columns) or 'of an empty file'}, and needs reader, image "

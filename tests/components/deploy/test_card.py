@@ -160,6 +160,34 @@ def test_a_class_that_is_named_like_markup_is_shown_as_it_is() -> None:
     assert r"a\|b, \<script\> \# x" in words
 
 
+def test_who_released_it_cannot_write_into_the_card() -> None:
+    words = card.write("v1", {**RECORD, "by": "me\n\n## Intended use\n\nAnything."}, VERDICT, Told(), None, "")
+    assert words.count("\n## Intended use\n") == 1
+    assert "- by: me \\#\\# Intended use Anything." in words
+
+
+def test_what_a_person_approved_is_not_said_to_wait() -> None:
+    verdict = {
+        **VERDICT,
+        "sentence": "Awaiting approval: all 1 checks passed, and the policy wants a person’s approval.",
+    }
+    record = {**RECORD, "sentence": "v2: Approved by Dr. B (read them): all 1 checks passed."}
+    words = card.write("v2", record, verdict, Told(), None, "")
+    assert "**The decision.** v2: Approved by Dr. B (read them)" in words
+    assert "Awaiting" not in words
+
+
+def test_findings_are_no_classes_of_which_an_image_has_one(tmp_path: Path) -> None:
+    point = {"at": "specificity 0.90", "threshold": 0.4, "sensitivity": figure(0.93), "specificity": figure(0.9)}
+    points = [{**point, "class": "Mass"}, {**point, "class": "Cyst|s"}]
+    now = Told({"task": "multilabel", "classes": ["Mass", "Cyst|s"]}, metrics(operating_points=points))
+    words = card.write("v1", RECORD, VERDICT, now, None, "")
+    assert "always put into one of these classes" not in words
+    assert "Of each finding it is said whether it is there" in words
+    assert "| specificity 0.90, Mass | 0.4 |" in words
+    assert r"| specificity 0.90, Cyst\|s | 0.4 |" in words
+
+
 def test_a_release_names_its_card_and_the_command_line_shows_it(
     store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -106,6 +106,7 @@ def test_a_try_that_died_after_its_entry_finds_it_done(candidate: Candidate, sto
         ({"outcome": "awaiting approval"}, {}, "awaits a person's approval, and there is none"),
         ({"outcome": ""}, {}, "not 'approved'"),
         ({"model": "f" * 64}, {}, "The decision approves the model ffffffffffff, and this one is"),
+        ({"shipped": False}, {}, "is on a model as it was trained, and what would be shipped was not judged"),
         ({"champion": "f" * 64}, {}, "compares with another model in service"),
         ({}, {"champion": "f" * 64}, "compares with another model in service"),
         ({}, {"head": "f" * 64}, "The release log has moved on since this run began"),
@@ -238,7 +239,7 @@ def test_without_a_tracking_address_nothing_is_projected(store: Store) -> None:
     assert not project([], store.uri)
 
 
-WAITS = {"outcome": "awaiting approval"}
+WAITS: dict[str, Any] = {"outcome": "awaiting approval"}
 
 
 def approved(candidate: Candidate, days: int = 30, **changes: Any) -> str:
@@ -249,6 +250,8 @@ def approved(candidate: Candidate, days: int = 30, **changes: Any) -> str:
         candidate.root / f"given{len(changes)}{days}", candidate.store, candidate.digest, champion=champion, **WAITS
     )
     digest = gather(candidate.store, folder).digest
+    log = releases.read_log(candidate.store)
+    releases.append(candidate.store, log, "awaiting", model=candidate.digest, decision=digest)
     record = approve(candidate.store, digest, {"subject": {"model": candidate.digest}}, "Dr. B", "Read them.", days)
     if changes:
         (name,) = candidate.store.names(f"{FOLDER}/{digest}")
@@ -261,7 +264,7 @@ def test_what_waited_goes_into_service_with_a_persons_approval(candidate: Candid
     digest = approved(candidate)
     done = candidate.deploy(WAITS)
     assert done.values["outcome"] == "released"
-    entry = releases.read_log(store)[0].record
+    entry = releases.read_log(store)[1].record
     assert entry["decision"] == digest
     assert (entry["approval"]["by"], entry["approval"]["reason"]) == ("Dr. B", "Read them.")
     assert entry["approval"]["decision"] == digest
@@ -279,6 +282,10 @@ def test_what_waited_goes_into_service_with_a_persons_approval(candidate: Candid
         ({"by": " "}, "lacks by"),
         ({"reason": ""}, "lacks reason"),
         ({"until": ""}, "lacks until"),
+        ({"until": "2999-01-01T00:00:00"}, "says '2999-01-01T00:00:00' for until, which is no time with a zone"),
+        ({"until": "soon"}, "says 'soon' for until"),
+        ({"at": 7}, "says 7 for at"),
+        ({"at": "2998-01-01T00:00:00+00:00", "until": "2999-01-01T00:00:00+00:00"}, "may begin now at the latest"),
         ({"schema": 99}, "schema 99"),
     ],
 )
@@ -288,7 +295,7 @@ def test_an_approval_that_ended_or_is_another_ones_is_none(
     approved(candidate, **changes)
     with pytest.raises((RuntimeError, ValueError), match=sentence):
         candidate.deploy(WAITS)
-    assert releases.read_log(store) == []
+    assert [entry.kind for entry in releases.read_log(store)] == ["awaiting"]
 
 
 def test_a_refused_decision_is_not_helped_by_an_approval(candidate: Candidate, store: Store) -> None:
@@ -307,7 +314,7 @@ def test_after_an_approval_ended_another_can_be_given(candidate: Candidate, stor
     assert len(store.names(f"{FOLDER}/{digest}")) == 2
 
 
-@pytest.mark.parametrize("what", ["refusal", "awaiting", "rotation", "promotion"])
+@pytest.mark.parametrize("what", ["refusal", "awaiting", "seal", "rotation", "promotion"])
 def test_while_one_waits_others_may_be_refused_or_wait_and_nothing_else(
     what: str, candidate: Candidate, store: Store, tmp_path: Path
 ) -> None:
@@ -317,7 +324,7 @@ def test_while_one_waits_others_may_be_refused_or_wait_and_nothing_else(
     kept = {name: service.record[name] for name in ("version", "model", "runtime", "precision")}
     fields = {"promotion": kept, "rotation": {"key_id": "key"}}.get(what, {"model": "m"})
     releases.append(store, releases.read_log(store), what, **fields)
-    if what in ("refusal", "awaiting"):
+    if what in ("refusal", "awaiting", "seal"):
         assert candidate.deploy(WAITS, seen={"head": before}).values["outcome"] == "released"
         return
     with pytest.raises(RuntimeError, match="The release log has moved on"):
@@ -331,4 +338,18 @@ def test_an_approval_from_before_another_model_came_into_service_is_none(
     Candidate(tmp_path / "other", store, gain=9).deploy()
     with pytest.raises(RuntimeError, match=r"moved on|in service"):
         candidate.deploy({**WAITS, "champion": ""}, seen={"champion": "", "head": ""})
-    assert len(releases.read_log(store)) == 1
+    assert [entry.kind for entry in releases.read_log(store)] == ["awaiting", "release"]
+
+
+def test_what_is_approved_must_wait_by_the_log(candidate: Candidate, store: Store) -> None:
+    """A run may break off between its two gates, and a model that waits may be refused under another policy."""
+    log = releases.read_log(store)
+    digest = gather(store, decision(candidate.root / "given", store, candidate.digest, **WAITS)).digest
+    approve(store, digest, {"subject": {"model": candidate.digest}}, "Dr. B", "Read them.", 30)
+    with pytest.raises(RuntimeError, match=r"does not say that the decision .* waits for approval: its run broke off"):
+        candidate.deploy(WAITS)
+    entry = releases.append(store, log, "awaiting", model=candidate.digest, decision=digest)
+    releases.append(store, [entry], "refusal", model=candidate.digest)
+    with pytest.raises(RuntimeError, match="or its model was refused since"):
+        candidate.deploy(WAITS)
+    assert releases.in_service(releases.read_log(store)) is None

@@ -14,6 +14,8 @@ from components.shared.store import Store, open_store
 from tests.components.deploy.test_deploy import Candidate
 from tests.components.shared.decisions import decision, state
 from tests.components.shared.steps import step
+from workflows.settings import Settings
+from workflows.versions import draw_what_waits
 
 
 @pytest.fixture
@@ -99,6 +101,23 @@ def test_the_challenger_is_the_model_that_waits_for_approval_as_long_as_it_waits
     append(store, "refusal", model="a" * 64)
     assert aliases() == {"champion": "v2", "previous": "v1"}
     assert set(tags()) == {"v1", "v2"}
+
+
+def test_a_run_that_leaves_a_model_waiting_draws_it(store: Store, tmp_path: Path) -> None:
+    """The stage that writes it down cannot."""
+    Candidate(tmp_path / "one", store).deploy()
+    settings = Settings(tmp_path, store.uri, f"sqlite:///{tmp_path}/mlflow.db", "")
+    champion = releases.read_log(store)[0].record["model"]
+    seen = {"seen": {"champion": champion}}
+    releases.append(store, releases.read_log(store), "awaiting", model="e" * 64, **seen)
+    draw_what_waits(settings, store)
+    assert aliases() == {"champion": "v1", "challenger": "awaiting 2"}
+    releases.append(store, releases.read_log(store), "awaiting", model="f" * 64, seen={"champion": "0" * 64})
+    draw_what_waits(settings, store)
+    assert aliases() == {"champion": "v1"}, "compared with another model than is in service now: it cannot be approved"
+    releases.append(store, releases.read_log(store), "awaiting", model="e" * 64, **seen)
+    releases.append(store, releases.read_log(store), "rotation", key_id="another")
+    assert releases.waiting(releases.read_log(store)) is None
 
 
 def test_drawn_anew_it_loses_what_the_log_does_not_know_and_mends_what_was_changed(

@@ -191,6 +191,15 @@ def lost(champion: Path) -> None:
     contracts.write_record("lost", champion / "lost.json", {"model": "f" * 64, "why": "The object is not there."})
 
 
+def test_a_model_does_not_say_of_itself_that_it_is_lost(tmp_path: Path) -> None:
+    """Else what a training puts into its bundle would keep all later models from being compared with it."""
+    scene = scenes.make(tmp_path, champion=True)
+    contracts.write_record("lost", tmp_path / "champion" / "lost.json", {"model": "", "why": "It says so."})
+    scene.run()
+    assert scene.metrics["subject"]["champion"] == DIGESTS["champion"]
+    assert scene.metrics["comparison"]["populations"]["core"]["images"] > 0
+
+
 @pytest.mark.parametrize(
     ("damage", "said", "digest"),
     [

@@ -172,3 +172,16 @@ def test_one_look_at_shares() -> None:
     assert pair["lower"][1][1] == pytest.approx(pair["low"])  # one-sided at half of the two-sided interval's error
     back = compared_shares(right[1], right[0], ours, 0.95)
     assert (back["low"], back["high"]) == (pytest.approx(-pair["high"]), pytest.approx(-pair["low"]))
+
+
+@pytest.mark.parametrize("many", [1, 6, 20])
+def test_few_patients_with_most_of_the_images_do_not_let_a_worse_model_pass(many: int) -> None:
+    """Worse by exactly the margin of 0.05; of 300 patients one in ten has many images, which mostly go together."""
+    rng = np.random.default_rng(12)
+    shape = (2000, 300)
+    images = np.where(rng.random(shape) < 0.1, many, 1)
+    together = np.where(rng.random(shape) < 0.05, images, 0)
+    lost = np.where(rng.random(shape) < 0.8, together, rng.binomial(images, 0.05)).astype(np.float64)
+    errors = np.array([0.05, 0.01, 0.002])
+    passed = (share_bounds(np.zeros(shape), lost, images.astype(np.float64), errors) >= -0.05).mean(axis=0)
+    assert (passed <= errors + 3 * np.sqrt(errors * (1 - errors) / len(images))).all(), passed

@@ -77,8 +77,20 @@ def test_the_interface_can_be_read() -> None:
     interface = read("gate")
     assert interface.inputs == ("report",)
     assert interface.outputs == ("decision",)
-    assert interface.settle({}) == {"policy": {}, "looks": 1, "signer": ""}
+    assert interface.settle({}) == {"policy": {}, "looks": 1, "signer": "", "shipped": True}
     assert all(parameter.help for parameter in interface.parameters.values())
+
+
+@pytest.mark.parametrize(("confidence", "names"), [(0.99, []), (0.9, ["confidence"]), (None, ["confidence"])])
+def test_what_holds_too_seldom_bounds_nothing(
+    judge: Callable[..., Metrics], confidence: float | None, names: list[str]
+) -> None:
+    """A run may ask evaluate for other intervals; its policy's limits are not meant for narrower ones."""
+    decision = judge(lambda metrics: metrics.update(confidence=confidence))
+    assert failed(decision) == names
+    if confidence and names:
+        said = "The report's bounds hold with a confidence of 0.9, 0.05 short of the required 0.95."
+        assert named(decision, "confidence")["sentence"] == said
 
 
 def test_approved(judge: Callable[..., Metrics], report: Path) -> None:
@@ -260,7 +272,7 @@ def test_each_check_passes_at_its_limit(judge: Callable[..., Metrics], name: str
 
 
 @pytest.mark.parametrize("name", EACH)
-@pytest.mark.parametrize("value", [None, float("nan"), float("inf"), "0.99", True, {}])
+@pytest.mark.parametrize("value", [None, float("nan"), float("inf"), "0.99", True, {}, 10**400])
 def test_what_is_no_number_fails(judge: Callable[..., Metrics], name: str, value: Any) -> None:
     decision = judge(put(value, *EACH[name].path), **EACH[name].policy)
     assert failed(decision) == [name]

@@ -59,6 +59,13 @@ def test_a_repetition_is_not_a_second_refusal(store: Store, tmp_path: Path) -> N
     assert len(releases.read_log(store)) == 2
 
 
+def test_a_repetition_that_came_out_otherwise_is_a_second_decision(store: Store, tmp_path: Path) -> None:
+    """Its work was lost and done anew: what the log says must be what was decided last."""
+    reject(store, tmp_path / "1", outcome="awaiting approval")
+    reject(store, tmp_path / "2", outcome="refused")
+    assert [entry.kind for entry in releases.read_log(store)] == ["awaiting", "refusal"]
+
+
 def test_an_approval_is_not_for_reject(store: Store, tmp_path: Path) -> None:
     with pytest.raises(RuntimeError, match="The decision is 'approved', and only what is refused or awaiting approval"):
         reject(store, tmp_path, outcome="approved")

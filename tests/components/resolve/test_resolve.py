@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from components.shared import contracts, keys, releases, signing, source
+from components.shared.contracts import Manifest
 from components.shared.store import Store, open_store
 from components.shared.work import Done, gather
 from tests import made
@@ -237,6 +238,23 @@ def test_a_repeated_run_has_the_look_that_it_had(store: Store, scans: Path, tmp_
     for epochs in (1, 2, 3):
         release(store, resolve(store, scans, {"epochs": epochs}), "refusal", tmp_path)
     assert [look(store, scans, epochs) for epochs in (1, 2, 3, 4)] == [1, 2, 3, 4]
+
+
+def test_what_has_to_be_done_anew_is_a_look_of_its_own(store: Store, scans: Path, tmp_path: Path) -> None:
+    """Else who removes the work, or changes the data and back, could try one request for ever."""
+    release(store, resolve(store, scans, {"epochs": 1}), "refusal", tmp_path)
+    release(store, resolve(store, scans, {"epochs": 2}), "refusal", tmp_path)
+    assert look(store, scans, 1) == 1
+    store.delete("work/decision0/result.json")
+    assert look(store, scans, 1) == 3
+    model = gather(store, made.make_bundle(tmp_path / "other", gain=9)).digest
+    first = releases.read_log(store)[0].record
+    again = {name: first[name] for name in ("request", "seen", "key_id", "decision")}
+    releases.append(store, releases.read_log(store), "refusal", model=model, **again)
+    assert look(store, scans, 3) == 4  # it came out with another model
+    split = store.put_bytes(Manifest().encode()).digest
+    releases.append(store, releases.read_log(store), "refusal", split=split, **again, model=model)
+    assert look(store, scans, 2) == 4  # and nothing is as it was for the one before
 
 
 def test_a_release_that_a_person_approved_is_the_look_that_waited_for_it(

@@ -18,7 +18,13 @@ FIGURES = {
 
 
 def decision(
-    folder: Path, store: Store, model: str, outcome: str = "approved", champion: str = "", precision: str = "float32"
+    folder: Path,
+    store: Store,
+    model: str,
+    outcome: str = "approved",
+    champion: str = "",
+    precision: str = "float32",
+    shipped: bool = True,
 ) -> Path:
     """A decision about a model, and the report that it names; signed where a key is set."""
     folder.mkdir(parents=True)
@@ -31,6 +37,7 @@ def decision(
         "checks": [],
         "page": contracts.digest(PAGE),
         "policy_digest": "9" * 64,
+        "shipped": shipped,
     }
     (folder / "page.html").write_bytes(PAGE)
     contracts.write_record("decision", folder / "decision.json", record)

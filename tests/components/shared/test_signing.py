@@ -102,8 +102,11 @@ def test_a_key_of_another_kind_or_with_a_password_is_refused(monkeypatch: pytest
             signing.signer()
 
 
-def test_verify_keys_that_are_only_commas_are_no_way_to_switch_verifying_off(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv(VERIFY, " , ,")
+@pytest.mark.parametrize("text", [" , ,", "\n", " "])
+def test_verify_keys_that_hold_no_key_are_no_way_to_switch_verifying_off(
+    text: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(VERIFY, text)
     with pytest.raises(ValueError, match="is set and holds no key"):
         signing.verifier()
 

@@ -20,9 +20,12 @@ from components.shared.store import open_store
 from tests.components.evaluate.test_page import Balance
 from tests.workflows.by_hand import RUN, ByHand
 from tests.workflows.test_cli import medloop
+from workflows import story
+from workflows.readers.readers import readers as hold
 from workflows.readers.study import Locked, Readings, study
 from workflows.readers.table import Reading, read_table
 from workflows.run import find
+from workflows.settings import Settings
 
 CLASSES = ["NORMAL", "PNEUMONIA"]
 KEY = keys.parse(keys.SYNTHETIC)
@@ -201,6 +204,38 @@ def test_an_empty_file_and_another_encoding_are_refused() -> None:
         read_table("reader,image,label\nB,ä".encode("latin-1"), CLASSES, {}, KEY.image, 1, None)
     with pytest.raises(RuntimeError, match="no hash key here"):
         read_table(b"reader,image,label\n", CLASSES, {}, None, 1, None)
+
+
+@pytest.mark.parametrize(
+    ("data", "sentence"),
+    [
+        (
+            "reader,image,label,score\nA,1.png,NORMAL,0,5",
+            "Line 2 .* has 5 cells, and there are 4 columns.* with a point",
+        ),
+        (
+            'reader,image,label\nA,"' + "x" * 200_000 + '",NORMAL',
+            r"Line \d of the readers' table cannot be read as CSV",
+        ),
+        ("reader,image,label,Label\nA,1.png,NORMAL,PNEUMONIA", "has the column 'label' twice. Keep one"),
+    ],
+)
+def test_what_is_no_table_is_refused_and_not_guessed(data: str, sentence: str) -> None:
+    with pytest.raises(ValueError, match=sentence):
+        read_table(data.encode(), CLASSES, {KEY.image("1.png"): 0}, KEY.image, 1, None)
+
+
+def test_findings_have_no_readers_and_a_cut_is_a_number(
+    finished: ByHand, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = written(tmp_path / "readings.csv", [{"reader": "Ada", "image": "1.png", "score": "0.5"}])
+    done = medloop(finished.home, "readers", "--csv", str(file), "--cut", "nan", status=1)
+    assert "--cut is nan, and must be a number" in done.stderr
+    store = open_store(str(finished.home / "store"))
+    several = {**(story.metrics(store, find(store)) or {}), "task": "multilabel"}
+    monkeypatch.setattr(story, "metrics", lambda *_: several)
+    with pytest.raises(ValueError, match="learned to tell 2 findings, of which an image may have several"):
+        hold(Settings.__new__(Settings), store, find(store), file, "", None)
 
 
 def test_a_frame_of_a_file_is_an_image_of_its_own() -> None:
