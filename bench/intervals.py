@@ -29,6 +29,7 @@ from components.evaluate.intervals import (
     quantile,
     share_interval,
     student,
+    uneven,
     wilson,
 )
 from components.evaluate.metrics import Scored
@@ -64,7 +65,9 @@ def clustered(right: NDArray[np.int64], images: NDArray[np.int64]) -> Share:
     value = right.sum(axis=1) / total
     parts = (right - value[:, None] * images) / total[:, None]
     variance = (parts**2).sum(axis=1) * patients / np.maximum(patients - 1, 1)
-    return Share(value, variance, patients, (images**2).sum(axis=1) / total)
+    crowd = (images**2).sum(axis=1) / total
+    variance, as_one = uneven(value, variance, patients, crowd, total)
+    return Share(value, variance, patients, crowd, as_one)
 
 
 def share_candidates(share: Share, images: Floats) -> dict[str, Interval]:

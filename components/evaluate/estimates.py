@@ -27,6 +27,7 @@ from components.evaluate.intervals import (
     binormal_variance,
     of_area,
     of_share,
+    uneven,
 )
 from components.evaluate.metrics import Bools, Ints, Scored
 
@@ -153,7 +154,8 @@ def share(above: Floats, below: Floats, crowd: float | None = None, behind: Floa
     patients = int(np.count_nonzero(below if behind is None else behind))
     value = float(above.sum()) / total
     parts = (above - value * below) / total * widened(patients)
-    return Estimate(Share(value, float((parts**2).sum()), patients, crowd or crowding(below)), parts[:, None])
+    variance, as_one = uneven(value, (parts**2).sum(), patients, crowding(below), total)
+    return Estimate(Share(value, float(variance), patients, crowd or crowding(below), float(as_one)), parts[:, None])
 
 
 def average(several: Sequence[Estimate], crowd: float) -> Estimate:
@@ -169,10 +171,19 @@ def average(several: Sequence[Estimate], crowd: float) -> Estimate:
     if not areas:
         few = [each.fewest for each in known]
         patients = min(len(parts), len(few) ** 2 / sum(1 / n for n in few)) if min(few) else 0
-        return Estimate(Share(value, float((parts**2).sum()), patients, crowd), parts)
+        # Of figures that count with more than the variance that was seen, the mean does, too.
+        more = max(counted(each) for each in known)
+        as_one = max(each.spread.uneven for each in known if isinstance(each.spread, Share))
+        return Estimate(Share(value, float((parts**2).sum()) * more, patients, crowd, as_one), parts)
     fewest = min(areas, key=lambda area: float(min(area.patients_with, area.patients_without)))
     assumed = float(np.mean([np.sqrt(area.assumed) for area in areas])) ** 2
     return Estimate(_area(value, parts, fewest.patients_with, fewest.patients_without, assumed), parts)
+
+
+def counted(estimate: Estimate) -> float:
+    """How many times the variance that was seen a share counts with."""
+    seen = float((estimate.parts**2).sum())
+    return float(estimate.spread.variance) / seen if isinstance(estimate.spread, Share) and seen > 0 else 1.0
 
 
 def ranking(scored: Scored, truth: Bools, k: int | None, crowd: float) -> dict[str, Estimate]:

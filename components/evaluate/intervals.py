@@ -11,6 +11,10 @@ An *area* (AUC) has DeLong's variance by patients, as Obuchowski gave it. It res
 misplaces: with e of them the variance is a mean of what was seen (e parts) and of what two normal distributions with
 that area would give, if images of one patient had a correlation of 0.3 (1 part; only where that is larger).
 
+Where few patients have most of the images, those who were judged wrongly may all have one, and show nothing of the
+others. Then a share's variance is a mean of what was seen and of what images that always go together would give, and
+fewer patients count (see `uneven`).
+
 Of both, no lower bound is higher than what a flawless result on the same patients would show.
 
 Other figures (kappa, Brier score, calibration error) get the middle part of the bootstrap's distribution, moved by its
@@ -35,6 +39,8 @@ UNKNOWN: Figure = {"value": None, "low": None, "high": None}
 """A figure that these images cannot give."""
 ALIKE = 0.3
 """The correlation of a patient's images that is assumed where too few errors were seen to tell."""
+EVEN = 1.25
+"""Up to so many times as many images beside an image as on average, patients count as having equally many."""
 LOST = 0.5
 """What of a figure a patient costs of whom the model knows nothing, so that its answer is chance."""
 
@@ -49,13 +55,14 @@ class Share(NamedTuple):
     """A share as seen: its variance by patients, how many patients it rests on, and the images beside an image.
 
     `images` is the mean number of images of an image's own patient, 1 where each patient has one. Each field may be an
-    array, with an entry for each of many shares.
+    array, with an entry for each of many shares. So many patients count as one in an interval as `uneven` says.
     """
 
     value: Any
     variance: Any
     patients: Any
     images: Any
+    uneven: Any = 1.0
 
 
 class Area(NamedTuple):
@@ -127,7 +134,8 @@ def wilson(share: Any, number: Any, confidence: float, z: Any = None) -> tuple[A
 
 def share_interval(share: Share, confidence: float) -> tuple[Floats, Floats]:
     """The interval of a share, or of many; NaN where no patient or only one is behind it."""
-    p, v, patients, images = (np.asarray(field, float) for field in share)
+    p, v, patients, images, as_one = (np.asarray(field, float) for field in share)
+    patients = patients / as_one
     enough = (patients >= 2) & ~np.isnan(p)
     patients = np.where(enough, patients, 2)
     z = quantile((1 - confidence) / 2, patients, images)
@@ -139,6 +147,22 @@ def share_interval(share: Share, confidence: float) -> tuple[Floats, Floats]:
     low, high = np.where(flat, plain[0], low), np.where(flat, plain[1], high)
     unknown = np.where(enough, 0.0, np.nan)
     return np.asarray(np.minimum(low, best) + unknown), np.asarray(np.maximum(high, worst) + unknown)
+
+
+def uneven(value: Any, variance: Any, patients: Any, images: Any, total: Any) -> tuple[Floats, Floats]:
+    """The variance that a share of so many images in all counts with, and how many patients count as one.
+
+    As seen, and 1, where all have about as many images. Else `weight` images more are taken to have been seen, each of
+    which goes together with all beside it: they outweigh few errors, and many errors tell by themselves.
+    """
+    p, v, n, crowd, total = (np.asarray(field, float) for field in (value, variance, patients, images, total))
+    beyond_even = np.maximum(crowd * n / np.maximum(total, 1) / EVEN, 1)
+    alone = p * (1 - p) / np.maximum(total, 1)
+    known = alone > 0
+    effect = np.where(known, v / np.where(known, alone, 1), crowd)
+    errors, weight = total * np.minimum(p, 1 - p), (beyond_even - 1) * crowd
+    met = (errors * effect + weight * np.maximum(effect, crowd)) / np.where(errors + weight > 0, errors + weight, 1)
+    return np.where(known, alone * met, v), beyond_even
 
 
 def area_interval(area: Area, confidence: float) -> tuple[Floats, Floats]:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from components.evaluate.curves import steps
-from components.evaluate.estimates import Estimate, share
+from components.evaluate.estimates import Estimate, counted, share
 from components.evaluate.intervals import Share
 from components.evaluate.metrics import Bools, Scored
 
@@ -77,4 +77,4 @@ def _moved(found: Estimate, passed: Estimate, slope: float) -> Estimate:
     """The sensitivity where the threshold follows the specificity: a patient who adds to that moves the threshold."""
     parts = found.parts + slope * passed.parts
     assert isinstance(found.spread, Share)
-    return replace(found, spread=found.spread._replace(variance=float((parts**2).sum())), parts=parts)
+    return replace(found, spread=found.spread._replace(variance=float((parts**2).sum()) * counted(found)), parts=parts)

@@ -11,7 +11,7 @@ from scipy.stats import binomtest, multivariate_normal, norm, t
 from sklearn.metrics import average_precision_score, f1_score
 
 from bench.intervals import clustered
-from components.evaluate.estimates import area, crowding, estimates
+from components.evaluate.estimates import area, counted, crowding, estimates
 from components.evaluate.intervals import (
     Area,
     Share,
@@ -25,6 +25,7 @@ from components.evaluate.intervals import (
     quantile,
     share_interval,
     student,
+    uneven,
     unseen,
     wilson,
 )
@@ -91,6 +92,46 @@ def binormal(
     of = np.repeat(np.arange(patients), rng.integers(1, 4, patients))
     noise = np.sqrt(alike) * rng.normal(size=patients)[of] + np.sqrt(1 - alike) * rng.normal(size=len(of))
     return sick[of], noise + np.sqrt(2) * norm.ppf(auc) * sick[of], of
+
+
+@pytest.mark.parametrize(("many", "share"), [(10, 0.1), (20, 0.1), (10, 0.02)])
+@pytest.mark.parametrize("truth", [0.8, 0.95])
+def test_few_patients_with_most_of_the_images_do_not_lift_the_lower_bound(
+    many: int, share: float, truth: float
+) -> None:
+    """Some of 300 patients have many images, of which all are right or wrong in eight of ten patients."""
+    rng = np.random.default_rng(8)
+    shape = (2000, 300)
+    images = np.where(rng.random(shape) < share, many, 1)
+    whole = np.where(rng.random(shape) < truth, images, 0)
+    right = np.where(rng.random(shape) < 0.8, whole, rng.binomial(images, truth))
+    low, _ = share_interval(clustered(right, images), 0.95)
+    assert (low > truth + 1e-12).mean() <= 0.06
+
+
+def test_patients_with_about_as_many_images_count_as_they_are() -> None:
+    """Up to five images each, by chance: nothing is added to what was seen, nor taken from the patients."""
+    images = np.random.default_rng(3).integers(1, 6, 300).astype(np.float64)
+    crowd = (images**2).sum() / images.sum()
+    variance, as_one = uneven(0.9, 0.0004, 300, crowd, images.sum())
+    assert float(variance) == pytest.approx(0.0004)
+    assert as_one == 1
+    heavy = np.where(np.arange(300) < 30, 20.0, 1.0)
+    variance, as_one = uneven(0.9, 0.0004, 300, (heavy**2).sum() / heavy.sum(), heavy.sum())
+    assert variance > 1.5 * 0.0004
+    assert 3 < as_one < 5
+
+
+def test_the_mean_over_classes_counts_with_what_its_classes_count_with() -> None:
+    rng = np.random.default_rng(5)
+    labels, images = np.arange(120) % 2, np.where(np.arange(120) < 12, 30, 1)
+    right = np.where(np.arange(120) < 12, True, rng.random(120) < 0.9)  # those with many images are all right
+    patients = np.repeat(np.arange(120), images)
+    called = np.where(right, labels, 1 - labels)[patients]
+    p = np.where(called == 1, 0.8, 0.2)
+    found = estimates(Scored(labels[patients], called, np.stack([1 - p, p], axis=1), patients))
+    for name in ("sensitivity/1", "specificity/1", "balanced_accuracy"):
+        assert counted(found[name]) > 2
 
 
 @pytest.mark.parametrize(("auc", "patients"), [(0.8, 90), (0.95, 180)])
