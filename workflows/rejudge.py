@@ -48,7 +48,7 @@ def _now(store: Store, steps: list[dict[str, Any]], then: str, policy: Policy) -
     for step in steps:
         try:
             metrics = report_metrics(store, step["inputs"]["report"])
-            record = decide(metrics, policy, _look(store, step), step["inputs"]["report"])
+            record = decide(metrics, policy, *_look(store, step), step["inputs"]["report"])
         except (ValueError, OSError, KeyError) as error:
             return UNKNOWN, f"Its report cannot be judged: {error}"
         if record["outcome"] == "refused":
@@ -58,10 +58,11 @@ def _now(store: Store, steps: list[dict[str, Any]], then: str, policy: Policy) -
     return str(record["outcome"]), str(record["sentence"])
 
 
-def _look(store: Store, step: Mapping[str, Any]) -> int:
-    """Which look at the locked test it was."""
+def _look(store: Store, step: Mapping[str, Any]) -> tuple[int, float]:
+    """Which look at the locked test it was, and what those before it had spent."""
     data = artifact_file(store, step["outputs"]["decision"], "decision.json")
-    return int(decode("decision", data, "decision.json")["budget"]["look"])
+    budget = decode("decision", data, "decision.json")["budget"]
+    return int(budget["look"]), float(budget["spent"]) - float(budget["error_at_this_look"])
 
 
 def told(verdicts: Sequence[Verdict]) -> str:

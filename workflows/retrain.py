@@ -118,7 +118,13 @@ def retrain(  # noqa: PLR0917 - these are the pipeline's parameters, given by na
         options=evaluate_options,
     )
     signer = now.outputs["signer"]
-    limits = {"store": store, "policy": policy, "looks": now.outputs["looks"], "signer": signer}
+    limits = {
+        "store": store,
+        "policy": policy,
+        "looks": now.outputs["looks"],
+        "spent": now.outputs["spent"],
+        "signer": signer,
+    }
     verdict = gate(**limits, report=report.outputs["report"], shipped=False)
     ending = {"state": now.outputs["state"], "store": store, "by": by}
     # A person's approval is asked for what is shipped: it is not waited for before there is something to ship.

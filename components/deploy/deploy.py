@@ -100,6 +100,7 @@ def deploy(
         "dataset": verdict["subject"]["dataset"],
         "split": verdict["subject"]["split"],
         "policy": verdict["policy_digest"],
+        "spent": verdict["budget"]["error_at_this_look"],
         **({"approval": approval} if approval else {}),
         **releases.beginning(resolved),
         "run": run,

@@ -135,9 +135,8 @@ def wilson(share: Any, number: Any, confidence: float, z: Any = None) -> tuple[A
 def share_interval(share: Share, confidence: float) -> tuple[Floats, Floats]:
     """The interval of a share, or of many; NaN where no patient or only one is behind it."""
     p, v, patients, images, as_one = (np.asarray(field, float) for field in share)
-    patients = patients / as_one
     enough = (patients >= 2) & ~np.isnan(p)
-    patients = np.where(enough, patients, 2)
+    patients = np.where(enough, np.maximum(patients / as_one, 2), 2)
     z = quantile((1 - confidence) / 2, patients, images)
     p = np.where(enough, p, 0.5)
     flat = (v < 1e-15) | (p <= 0) | (p >= 1)

@@ -77,11 +77,11 @@ def found(metrics: Any, *path: str) -> float | None:
     return metrics if -sys.float_info.max <= metrics <= sys.float_info.max else None  # NaN is not, either
 
 
-def judge(metrics: Metrics, policy: Policy, look: int) -> list[Check]:
-    """All checks of a whole policy on the metrics of one model, at this look at the locked test."""
+def judge(metrics: Metrics, policy: Policy, look: int, spent: float) -> list[Check]:
+    """All checks of a whole policy on the metrics of one model, at this look, when those before spent so much."""
     subject = metrics["subject"]
     lost = unloadable(metrics)
-    checks = [_budget(policy, look), _patients(metrics, policy), _class_images(metrics, policy)]
+    checks = [*_budget(policy, look, spent), _patients(metrics, policy), _class_images(metrics, policy)]
     checks += _sure_enough(metrics)
     checks += _limits(metrics, policy, "")
     if not subject["champion"] or (lost and policy["without_service"] == "allow"):
@@ -128,7 +128,7 @@ def _is_pair(pair: Any) -> bool:
     return isinstance(pair, list) and len(pair) == 2 and found({"error": pair[0]}, "error") is not None
 
 
-def _budget(policy: Policy, look: int) -> Check:
+def _budget(policy: Policy, look: int, spent: float) -> Iterator[Check]:
     planned = policy["budget"]["looks"]
     if look <= planned:
         phrase = f"this is look {look} of {planned} planned at this locked test"
@@ -137,7 +137,17 @@ def _budget(policy: Policy, look: int) -> Check:
             f"this is look {look} at this locked test, and {planned} were planned: nothing more is approved on it "
             "until there is a new locked test set, or a person raises budget.looks in the policy"
         )
-    return Check("budget.looks", "Looks at the locked test", look, planned, "<=", phrase)
+    yield Check("budget.looks", "Looks at the locked test", look, planned, "<=", phrase)
+    error, each = policy["budget"]["error"], error_at_this_look(policy)
+    if look <= planned and spent + each > error * (
+        1 + 1e-9
+    ):  # under other policies looks cost more than under this one
+        phrase = (
+            f"the looks before spent an error rate of {spent:.3g}, this one costs {each:.2g}, and the policy grants "
+            f"{error:g} in all: nothing more is approved on this locked test until there is a new one, or a person "
+            "raises budget.error in the policy"
+        )
+        yield Check("budget.error", "Error rate spent on the locked test", spent + each, error, "<=", phrase)
 
 
 def _patients(metrics: Metrics, policy: Policy) -> Check:

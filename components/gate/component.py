@@ -14,6 +14,7 @@ def gate(
     store: str,
     policy: dict,
     looks: int,
+    spent: float,
     signer: str,
     shipped: bool,
 ) -> NamedTuple("Values", [("outcome", str), ("sentence", str)]):

@@ -28,8 +28,9 @@ def gate(
     *,
     policy: dict[str, Any] = {},  # noqa: B006 - the signature states the default; nobody changes it
     looks: Annotated[int, Between(1, 1000000)] = 1,
+    spent: Annotated[float, Between(0, 1000000)] = 0.0,
     signer: str = "",
-    shipped: bool = True,
+    shipped: bool = False,
 ) -> dict[str, Any]:
     """Approve or refuse a model by what its report shows, or let it wait for a person; say why in one sentence.
 
@@ -37,13 +38,14 @@ def gate(
 
       policy: what the model must show, as far as it differs from the shipped policy; see docs/gate.md
       looks: the how-manieth look at this locked test set this is
+      spent: which error rate the looks before it have spent in all
       signer: the id of the key that signs the decision, as resolve found it; nothing where none does
       shipped: whether the report is of the graph that would be shipped, or only of the one it is made from; deploy
           releases by a decision on the first alone
     """
     asked = settle(policy)
     metrics = read_record("metrics", report / "metrics.json")
-    record = {**decide(metrics, asked, looks, work.inputs["report"]), "signer": signer, "shipped": shipped}
+    record = {**decide(metrics, asked, looks, spent, work.inputs["report"]), "signer": signer, "shipped": shipped}
     shown = page(report / "report.html", record).encode()
     (decision / "page.html").write_bytes(shown)
     write_record("decision", decision / "decision.json", {**record, "page": digest(shown)})
@@ -51,11 +53,11 @@ def gate(
     return {"outcome": record["outcome"], "sentence": record["sentence"]}
 
 
-def decide(metrics: dict[str, Any], policy: Policy, look: int, report: str) -> dict[str, Any]:
+def decide(metrics: dict[str, Any], policy: Policy, look: int, spent: float, report: str) -> dict[str, Any]:
     """The decision that a whole policy comes to on these metrics, as decision.json says it."""
     subject = identified(metrics)
     same_classes(policy, metrics["classes"])
-    checks = judge(metrics, policy, look)
+    checks = judge(metrics, policy, look, spent)
     outcome = "refused"
     if all(check.passed for check in checks):
         outcome = "awaiting approval" if policy["approval"]["needed"] == "always" else "approved"
@@ -67,7 +69,7 @@ def decide(metrics: dict[str, Any], policy: Policy, look: int, report: str) -> d
         "report": report,
         "policy": dict(policy),
         "policy_digest": fingerprint(policy),
-        "budget": budget(policy, look),
+        "budget": budget(policy, look, spent),
     }
 
 
@@ -116,7 +118,7 @@ def summed_up(checks: list[Check], metrics: Mapping[str, Any], outcome: str) -> 
 _NAMED = {"accuracy": "accuracy", "auc": "AUC"}
 
 
-def budget(policy: Policy, look: int) -> dict[str, Any]:
+def budget(policy: Policy, look: int, spent: float) -> dict[str, Any]:
     """What this look costs of the chance of error that the policy grants, and what is left of it."""
     planned, error, each = policy["budget"]["looks"], policy["budget"]["error"], error_at_this_look(policy)
     left = max(planned - look, 0)
@@ -135,12 +137,14 @@ def budget(policy: Policy, look: int) -> dict[str, Any]:
         said += f" {left} {'is' if left == 1 else 'are'} left: it is time to plan a new locked test set."
     else:
         said += f" {left} are left."
+    # A look at which nothing could be approved costs nothing.
+    costs = each if look <= planned and spent + each <= error * (1 + 1e-9) else 0.0
     return {
         "look": look,
         "looks": planned,
         "error": error,
-        "error_at_this_look": each if look <= planned else 0.0,
-        "spent": min(look, planned) * each,
+        "error_at_this_look": costs,
+        "spent": spent + costs,
         "left": left,
         "sentence": said,
     }

@@ -59,6 +59,7 @@ def reject(decision: In, state: In, work: Work, *, run: str = "", by: str = "") 
             report=verdict["report"],
             dataset=subject["dataset"],
             split=subject["split"],
+            spent=verdict["budget"]["error_at_this_look"],
             **releases.beginning(resolved),
             run=run,
             by=by,

@@ -24,7 +24,8 @@ def resolve(  # noqa: PLR0917 - the pipeline gives them by name
     policy: dict,
     quantize_options: dict,
 ) -> NamedTuple(
-    "Values", [("revision", str), ("key_id", str), ("weights_digest", str), ("looks", int), ("signer", str)]
+    "Values",
+    [("revision", str), ("key_id", str), ("weights_digest", str), ("looks", int), ("spent", float), ("signer", str)],
 ):
     from components.stage import call
 

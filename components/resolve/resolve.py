@@ -71,7 +71,7 @@ def resolve(
         _fill(work, previous, seen["previous"])
     if seen["champion"]:
         _fill_or_tell(work, champion, seen["champion"])
-    looks = _look(work, log, request, seen["champion"])
+    looks, spent = _look(work, log, request, seen["champion"])
     record = {
         "revision": revision,
         "files": len(listing),
@@ -82,13 +82,14 @@ def resolve(
         "repeats": log[-1].record.get("run", "") if repeats else "",
         "seen": seen,
         "looks": looks,
+        "spent": spent,
     }
     contracts.write_record("resolved", state / "resolved.json", record)
     signing.sign_file(state / "resolved.json", "resolved")
     ours = signing.signer()
     signer = ours.id if ours else ""
     handed = {"revision": revision, "key_id": key_id, "weights_digest": begins_with}
-    return {**handed, "looks": looks, "signer": signer}
+    return {**handed, "looks": looks, "spent": spent, "signer": signer}
 
 
 def _listing(address: str) -> list[sources.Entry]:
@@ -110,24 +111,28 @@ def _repeats(work_: Work, log: list[releases.Entry], request: str) -> bool:
     return work.whole(work_.store, log[-1].record["decision"])
 
 
-def _look(work_: Work, log: list[releases.Entry], request: str, champion_now: str) -> int:
-    """The number that this run's look at the locked test has, from 1; a run that asks the same again has its own.
+def _look(work_: Work, log: list[releases.Entry], request: str, champion_now: str) -> tuple[int, float]:
+    """The number that this run's look at the locked test has, from 1, and the error rate that those before it spent.
 
     Every decision is a look, whatever it came to: who tries often enough passes any test once. A release that a person
-    approved belongs to the look that waited for it. Asking again is no new look only where nothing is done anew: what
-    is trained a second time has a second chance.
+    approved belongs to the look that waited for it. A run that asks the same again has its own look, but only where
+    nothing is done anew: what is trained a second time has a second chance.
     """
     looks: dict[tuple[str, ...], int] = {}
+    costs: list[float] = []
     split, known = releases.newest_split(log), 0
     for entry in log:
         if entry.kind in releases.DECISIONS:
             champion = str(entry.record.get("seen", {}).get("champion", ""))
             asked = str(entry.record.get("request")), champion, str(entry.record.get("model"))
             number = looks.setdefault(asked, len(looks) + 1)
+            if number > len(costs):
+                costs.append(float(entry.record.get("spent", 0.0)))
             if asked[:2] == (request, champion_now):
                 same = entry.record.get("split", "") == split and work.whole(work_.store, entry.record["decision"])
                 known = number if same else 0
-    return known or len(looks) + 1
+    number = known or len(looks) + 1
+    return number, sum(costs[: number - 1])
 
 
 def _same_key(log: list[releases.Entry], key_id: str) -> None:

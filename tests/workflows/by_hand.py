@@ -60,7 +60,7 @@ class ByHand:
         """The whole run, to whatever ending the policy leads to."""
         now, rows = self.data(policy=policy)
         champion = self.out(now, "champion")
-        limits = {"policy": dict(policy), "looks": now.values["looks"]}
+        limits = {"policy": dict(policy), "looks": now.values["looks"], "spent": now.values["spent"]}
         trained = self.step("train", rows, **QUICK)
         model = self.out(trained, "model")
         report = self.step("evaluate", {**rows, "model": model, "champion": champion}, precision="float32")
@@ -71,7 +71,7 @@ class ByHand:
             return
         small = self.out(self.step("quantize", {**rows, "model": model}), "quantized")
         shipped = self.step("evaluate", {**rows, "model": small, "champion": champion}, precision="int8")
-        final = self.step("gate", {"report": self.out(shipped, "report")}, **limits)
+        final = self.step("gate", {"report": self.out(shipped, "report")}, **limits, shipped=True)
         ending["decision"] = self.out(final, "decision")
         if final.values["outcome"] == "approved":
             self.step("deploy", {**ending, "model": small}, by="a pod")

@@ -47,7 +47,9 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def judge(report: Path, tmp_path: Path) -> Callable[..., Metrics]:
     """Runs the gate on the report, with its metrics changed, and gives the decision."""
 
-    def run(change: Callable[[Metrics], object] = bool, looks: int = 1, signer: str = "", **policy: Any) -> Metrics:
+    def run(
+        change: Callable[[Metrics], object] = bool, looks: int = 1, spent: float = 0.0, signer: str = "", **policy: Any
+    ) -> Metrics:
         folder = tmp_path / "report"
         shutil.copytree(report, folder, dirs_exist_ok=True)
         metrics = copy.deepcopy(promised(contracts.read_record("metrics", report / "metrics.json")))
@@ -55,7 +57,8 @@ def judge(report: Path, tmp_path: Path) -> Callable[..., Metrics]:
         (folder / "metrics.json").write_text(json.dumps(metrics))
         (tmp_path / "decision").mkdir(exist_ok=True)
         work = Work("key", open_store(str(tmp_path / "store")), {"report": "e" * 64})
-        values = gate(folder, tmp_path / "decision", work, policy=over(EASY, policy), looks=looks, signer=signer)
+        given: dict[str, Any] = {"looks": looks, "spent": spent, "signer": signer}
+        values = gate(folder, tmp_path / "decision", work, policy=over(EASY, policy), **given)
         record = contracts.read_record("decision", tmp_path / "decision" / "decision.json")
         assert values == {"outcome": record["outcome"], "sentence": record["sentence"]}
         return record
@@ -77,7 +80,7 @@ def test_the_interface_can_be_read() -> None:
     interface = read("gate")
     assert interface.inputs == ("report",)
     assert interface.outputs == ("decision",)
-    assert interface.settle({}) == {"policy": {}, "looks": 1, "signer": "", "shipped": True}
+    assert interface.settle({}) == {"policy": {}, "looks": 1, "spent": 0.0, "signer": "", "shipped": False}
     assert all(parameter.help for parameter in interface.parameters.values())
 
 
@@ -425,7 +428,7 @@ def test_a_report_without_a_bound_at_that_rate_fails(judge: Callable[..., Metric
     ],
 )  # fmt: skip
 def test_what_a_look_costs_is_said(judge: Callable[..., Metrics], tmp_path: Path, look: int, said: str) -> None:
-    decision = judge(looks=look)
+    decision = judge(looks=look, spent=(look - 1) * 0.05 / 24)
     assert decision["outcome"] == "approved"
     budget = decision["budget"]
     assert said in budget["sentence"]
@@ -437,12 +440,31 @@ def test_what_a_look_costs_is_said(judge: Callable[..., Metrics], tmp_path: Path
 
 
 def test_beyond_the_plan_nothing_is_approved(judge: Callable[..., Metrics]) -> None:
-    decision = judge(looks=25)
+    decision = judge(looks=25, spent=0.05)
     assert failed(decision) == ["budget.looks"]
     assert "this is look 25 at this locked test, and 24 were planned" in decision["sentence"]
     assert "a new locked test set, or a person raises budget.looks in the policy" in decision["sentence"]
     assert decision["budget"]["spent"] == pytest.approx(0.05)
-    assert judge(looks=25, budget={"looks": 48})["outcome"] == "approved"
+    more = judge(looks=25, spent=0.05, budget={"looks": 48})
+    assert failed(more) == ["budget.error"]
+    assert (
+        "the looks before spent an error rate of 0.05, this one costs 0.001, and the policy grants 0.05"
+        in (more["sentence"])
+    )
+    assert more["budget"]["error_at_this_look"] == 0
+    assert judge(looks=25, spent=0.05, budget={"looks": 48, "error": 0.1})["outcome"] == "approved"
+
+
+def test_another_plan_at_each_look_spends_no_more(judge: Callable[..., Metrics]) -> None:
+    """As many looks planned as there were: each plan alone would be kept, but not the error rate."""
+    spent, approved = 0.0, 0
+    for look in range(1, 25):
+        decision = judge(looks=look, spent=spent, budget={"looks": look})
+        spent += decision["budget"]["error_at_this_look"]
+        approved += decision["outcome"] == "approved"
+        assert decision["budget"]["spent"] == pytest.approx(spent)
+    assert approved == 1
+    assert spent == pytest.approx(0.05)
 
 
 # Approval by a person.

@@ -78,7 +78,7 @@ def test_a_new_loop_has_no_past(store: Store, scans: Path) -> None:
     done = resolve(store, scans)
     found = state(store, done)
     revision = source.revision(source.entries(str(scans)))
-    values = {"revision": revision, "key_id": KEY.id, "weights_digest": "", "looks": 1, "signer": ""}
+    values = {"revision": revision, "key_id": KEY.id, "weights_digest": "", "looks": 1, "spent": 0.0, "signer": ""}
     assert done.values == values
     assert (found["head"], found["repeats"], found["files"]) == ("", "", 2)
     assert found["seen"] == {"previous": "", "champion": "", "champion_version": ""}
@@ -232,6 +232,15 @@ def test_each_decision_is_a_look_at_the_locked_test(store: Store, scans: Path, t
         assert look(store, scans, 9) == epochs + 1
     releases.append(store, releases.read_log(store), "rotation", key_id=KEY.id)
     assert look(store, scans, 9) == 4
+
+
+def test_what_the_looks_before_spent_is_summed(store: Store, scans: Path, tmp_path: Path) -> None:
+    for epochs, spent in ((1, 0.002), (2, 0.01), (3, 0.03)):
+        asked = resolve(store, scans, {"epochs": epochs})
+        release(store, asked, "refusal", tmp_path, spent=spent)
+    for epochs, before in ((1, 0.0), (2, 0.002), (3, 0.012), (4, 0.042)):
+        done = resolve(store, scans, {"epochs": epochs})
+        assert done.values["spent"] == state(store, done)["spent"] == pytest.approx(before)
 
 
 def test_a_repeated_run_has_the_look_that_it_had(store: Store, scans: Path, tmp_path: Path) -> None:

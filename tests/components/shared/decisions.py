@@ -37,6 +37,7 @@ def decision(
         "checks": [],
         "page": contracts.digest(PAGE),
         "policy_digest": "9" * 64,
+        "budget": {"error_at_this_look": 0.002},
         "shipped": shipped,
     }
     (folder / "page.html").write_bytes(PAGE)
