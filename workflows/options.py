@@ -74,3 +74,9 @@ def tell(sentence: str) -> None:
     sys.stderr.write(f"medloop: {sentence}\n")
     if "--json" in sys.argv:
         typer.echo(json.dumps({"error": sentence}))
+
+
+def check_runner(runner: str) -> None:
+    """Refuse a runner that there is not."""
+    if runner not in ("subprocess", "docker"):
+        refuse(f"--runner is {runner!r}, and must be subprocess or docker.")

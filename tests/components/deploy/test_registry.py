@@ -14,8 +14,8 @@ from components.shared.store import Store, open_store
 from tests.components.deploy.test_deploy import Candidate
 from tests.components.shared.decisions import decision, state
 from tests.components.shared.steps import step
+from workflows.releases.versions import draw_what_waits
 from workflows.settings import Settings
-from workflows.versions import draw_what_waits
 
 
 @pytest.fixture

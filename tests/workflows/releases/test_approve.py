@@ -13,7 +13,7 @@ from components.gate.policy import over
 from components.shared import releases
 from tests.workflows.by_hand import LENIENT, QUICK, ByHand
 from tests.workflows.test_cli import medloop
-from workflows.approve import write
+from workflows.releases.approve import write
 from workflows.run import find
 from workflows.story import decided, decision
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import getpass
 import json
 import os
+import sys
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
@@ -17,7 +18,7 @@ from workflows.options import AsJson, Reason
 if TYPE_CHECKING:
     from components.shared.releases import Entry
     from components.shared.store import Store
-    from workflows.examination import Found
+    from workflows.releases.examination import Found
     from workflows.settings import Settings
 
 app = typer.Typer(
@@ -47,7 +48,7 @@ def verify(
     """
     from components.shared import signing
     from components.shared.store import open_store
-    from workflows.examination import examine, told
+    from workflows.releases.examination import examine, told
     from workflows.settings import read_settings
 
     settings = read_settings()
@@ -160,6 +161,18 @@ def _kept(settings: Settings) -> dict[str, Any]:
 
     data = settings.heads_file.read_bytes() if settings.heads_file.is_file() else None
     return dict((try_decode("heads", data) or {}).get("heads", {}))
+
+
+def write_down_head(settings: Settings, store: Store) -> None:
+    """Write down the head of the release log where the log is not; say so where it has lost the one of before."""
+    from components.shared import releases
+
+    try:
+        lost = remember(settings, store, releases.read_chain(store))
+    except (OSError, ValueError) as error:
+        lost = f"The head of the release log was not written down: {error}"
+    if lost:
+        sys.stderr.write(f"medloop: {lost}\n")
 
 
 def remember(settings: Settings, store: Store, log: list[Entry], accept: bool = False) -> str:

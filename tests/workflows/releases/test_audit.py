@@ -20,7 +20,7 @@ from tests.components.shared.decisions import decision, state
 from tests.components.shared.signers import Pair, use
 from tests.components.shared.steps import step
 from workflows.cli import main as run_command
-from workflows.examination import examine
+from workflows.releases.examination import examine
 
 
 class Loop:
