@@ -62,6 +62,11 @@ class Run:
         """What each step did, in order: stage, key, seconds, reused, outputs, values."""
         return list(self.record.get("stages", ()))
 
+    @property
+    def releases_what_waited(self) -> bool:
+        """Whether it is no run of the loop, but released what a person approved of an earlier one."""
+        return "decision" in self.record.get("arguments", {})
+
     def last(self, stage: str) -> dict[str, Any] | None:
         """The last step of that stage, or None."""
         return next((step for step in reversed(self.stages) if step["stage"] == stage), None)
@@ -328,14 +333,20 @@ def _keep(store: Store, run: Run) -> None:
 
 
 def find(store: Store, name: str = "") -> Run:
-    """The run of that id (its beginning is enough), or the latest; ValueError when there is none."""
+    """The run of that id (its beginning is enough), or the latest; ValueError when there is none.
+
+    A run that released what a person approved stands for the one that left it waiting: that has the evidence.
+    """
     ids = _ids(store)
     if not ids:
         raise ValueError("There is no run yet. Start one with: medloop run --source DIR")
     matching = [run_id for run_id in ids if run_id.startswith(name)]
     if not matching:
         raise ValueError(f"There is no run {name!r}. The latest ones: {', '.join(ids[-5:])}.")
-    return _open(store, matching[-1])
+    found = _open(store, matching[-1])
+    if found.releases_what_waited and found.record["outcome"] != "failed":  # a failure is its own
+        return _open(store, str(found.record["arguments"]["run"]))
+    return found
 
 
 def only(store: Store, name: str) -> Run:
@@ -348,12 +359,16 @@ def only(store: Store, name: str) -> Run:
     return find(store, name)
 
 
-def recent(store: Store, count: int = 5) -> list[Run]:
-    """The latest runs, the newest first."""
-    found = []
-    for run_id in reversed(_ids(store)[-count:]):
+def recent(store: Store, count: int = 5, releases: bool = False) -> list[Run]:
+    """The latest runs, the newest first; with `releases` also those that only released what a person approved."""
+    found: list[Run] = []
+    for run_id in reversed(_ids(store)):
+        if len(found) == count:
+            break
         with contextlib.suppress(ValueError, FileNotFoundError):  # a damaged record is no help to those who ask
-            found.append(_open(store, run_id))
+            run = _open(store, run_id)
+            if releases or not run.releases_what_waited:
+                found.append(run)
     return found
 
 

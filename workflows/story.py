@@ -17,6 +17,7 @@ from components.deploy.approval import AWAITING, expired, newest
 from components.shared import work
 from components.shared.contracts import Manifest, decode
 from components.shared.price import read_price
+from components.shared.releases import Entry, read_chain
 from components.shared.store import Store
 from workflows.data.left_out import left_out
 from workflows.replay import Replay
@@ -236,10 +237,18 @@ def explain(store: Store, run: Run) -> str:
         "",
         f"Policy: {verdict['policy']['name']} ({verdict['policy_digest'][:12]}). {verdict['budget']['sentence']}",
     ]
+    released = _released(store, run) if verdict["outcome"] == AWAITING else None
     if verdict["outcome"] == AWAITING:
         lines.append(_approval(store, run))
-    lines += ["", record.get("sentence", "")]
+    lines += ["", released.record["sentence"] if released else record.get("sentence", "")]
     return "\n".join(lines)
+
+
+def _released(store: Store, run: Run) -> Entry | None:
+    """The entry of the log by which what this run left waiting came into service, or None."""
+    decision_of_it = decided(run)
+    log = read_chain(store)
+    return next((entry for entry in log if entry.version and entry.record.get("decision") == decision_of_it), None)
 
 
 def _approval(store: Store, run: Run) -> str:

@@ -260,7 +260,7 @@ def runs(
         from components.shared.store import open_store
         from workflows.run import recent
 
-        listed = [there_and_here(run) for run in recent(open_store(settings.store), limit)]
+        listed = [there_and_here(run) for run in recent(open_store(settings.store), limit, releases=True)]
     if as_json:
         typer.echo(json.dumps(listed))
         return

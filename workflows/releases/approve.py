@@ -25,8 +25,12 @@ def write(store: Store, run: Run, by: str, reason: str, days: int) -> dict[str, 
         raise ValueError(f"The run {run.id} {run.record['outcome']} before a decision, so there is nothing to approve.")
     if verdict["outcome"] != AWAITING:
         raise ValueError(
-            f"The run {run.id} awaits no approval. {verdict['sentence']} What was refused cannot be approved: mend "
-            "what failed, or change the policy, and run again."
+            f"The run {run.id} awaits no approval. {verdict['sentence']}"
+            + (
+                " What was refused cannot be approved: mend what failed, or change the policy, and run again."
+                if verdict["outcome"] == "refused"
+                else " The policy asked for none."
+            )
         )
     limit = int(verdict["policy"]["approval"]["valid_days"])
     if not 0 <= days <= limit:

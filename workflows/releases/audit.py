@@ -44,7 +44,7 @@ def verify(
     the one given, that of this home, and that of the tracking server. Exit status 1: something is wrong.
 
     \b
-        medloop audit verify --head 3f9a1c2b7d40...
+        medloop audit verify --head 3f9a1c2b7d40e5f6
     """
     from components.shared import signing
     from components.shared.store import open_store
@@ -103,7 +103,7 @@ def seal(
     before a signing key is trusted no more. Look at the entries first: `medloop models`, `medloop audit verify`.
 
     \b
-        medloop audit seal --head 3f9a1c2b7d40... --reason "entries are signed from now on; Dr. B read all 14"
+        medloop audit seal --head 3f9a1c2b7d40e5f6 --reason "entries are signed from now on; Dr. B read all 14"
     """
     from components.shared.store import open_store
     from workflows.settings import read_settings
@@ -133,12 +133,21 @@ def heads(settings: Settings, store: Store, found: Found) -> dict[str, tuple[int
     return kept
 
 
+def named(head: str) -> str:
+    """The digits of a head as somebody wrote it, or a ValueError: a slip of the pen is no sign of a changed log."""
+    digits = head.strip().lower().rstrip("….")
+    if len(digits) < LEAST or set(digits) - set("0123456789abcdef"):
+        raise ValueError(
+            f"The head is {head!r}, and must be {LEAST} to 64 digits, 0 to 9 and a to f, as `medloop audit head` "
+            "prints them. Copy it again."
+        )
+    return digits
+
+
 def check_heads(found: Found, log: list[Entry], kept: dict[str, tuple[int, str]]) -> None:
     """Add a problem for each head that the log does not hold any more."""
     for who, (number, wanted) in kept.items():
-        short = wanted.strip().lower()
-        if len(short) < LEAST:
-            raise ValueError(f"The head is {wanted!r}, of {len(short)} digits. Give {LEAST} at least; it has 64.")
+        short = named(wanted)
         at = next((entry for entry in log if entry.hash.startswith(short)), None)
         if at is None:
             last = f"The log now ends with entry {log[-1].number}" if log else "The log is empty now"
@@ -208,7 +217,7 @@ def put_seal(settings: Settings, store: Store, head: str, reason: str) -> str:
     log = releases.read_chain(store)
     if not log:
         raise ValueError("The release log has 0 entries: there is nothing to seal. Its first entry will be signed.")
-    if len(head) < LEAST or not log[-1].hash.startswith(head.strip().lower()):
+    if not log[-1].hash.startswith(named(head)):
         raise ValueError(
             f"The head of the release log is {log[-1].hash}, entry {len(log)}, and you name {head!r}. Look at the "
             "entries since then, and name the head up to which you looked."

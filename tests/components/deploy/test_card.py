@@ -183,7 +183,7 @@ def test_findings_are_no_classes_of_which_an_image_has_one(tmp_path: Path) -> No
     now = Told({"task": "multilabel", "classes": ["Mass", "Cyst|s"]}, metrics(operating_points=points))
     words = card.write("v1", RECORD, VERDICT, now, None, "")
     assert "always put into one of these classes" not in words
-    assert "Of each finding it is said whether it is there" in words
+    assert "It tells of these findings alone" in words
     assert "| specificity 0.90, Mass | 0.4 |" in words
     assert r"| specificity 0.90, Cyst\|s | 0.4 |" in words
 

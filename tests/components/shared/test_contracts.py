@@ -50,9 +50,9 @@ def test_another_kind_is_refused_by_name(document: object) -> None:
         check("decision", document, "decision.json")
 
 
-@pytest.mark.parametrize("schema", [0, 2, "1", None])
+@pytest.mark.parametrize("schema", [0, 1, 3, "2", None])
 def test_an_unknown_schema_is_refused_by_name(schema: object) -> None:
-    with pytest.raises(ValueError, match=r"dataset\.json is a dataset of schema .* reads schema 1"):
+    with pytest.raises(ValueError, match=r"dataset\.json is a dataset of schema .* reads schema 2"):
         check("dataset", {"kind": "dataset", "schema": schema}, "dataset.json")
 
 

@@ -14,7 +14,7 @@ from components.shared import releases
 from tests.workflows.by_hand import LENIENT, QUICK, ByHand
 from tests.workflows.test_cli import medloop
 from workflows.releases.approve import write
-from workflows.run import find
+from workflows.run import find, recent
 from workflows.story import decided, decision
 
 WAITING, REFUSED = "11111111-waiting", "11112222-refused"
@@ -137,9 +137,14 @@ def test_a_person_approves_and_deploy_alone_releases(loop: ByHand) -> None:
     assert len(loop.store.names(FOLDER)) == 1
     explained = medloop(loop.home, "explain", WAITING).stdout
     assert "Approved by Dr. B at" in explained
-    of_release = medloop(loop.home, "explain", find(loop.store, told["run"]).id).stdout
-    assert f"It was to release what the run {WAITING} left waiting for approval." in of_release
-    assert "v1: Approved by Dr. B (Read them): accuracy is at least" in of_release
+    assert "v1: Approved by Dr. B (Read them): accuracy is at least" in explained
+    # The run that released it stands for the one that has the evidence, and is none of the loop.
+    assert find(loop.store).id == find(loop.store, told["run"]).id == WAITING
+    assert medloop(loop.home, "explain", told["run"]).stdout == explained
+    assert told["run"] not in [run.id for run in recent(loop.store, 9)]
+    assert told["run"] in [run.id for run in recent(loop.store, 9, releases=True)]
+    medloop(loop.home, "keys", "pair", str(loop.home / "signing.key"))
+    assert "No run has come" not in medloop(loop.home, "gate", "--replay", "lenient", "--limit", "1").stdout
     again = medloop(loop.home, "approve", WAITING, "--by", "Dr. C", "--reason", "Again.", status=2)
     assert "in service already, as v1. Nothing was changed." in again.stderr
     assert len(loop.store.names(FOLDER)) == 1

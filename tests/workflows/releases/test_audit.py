@@ -267,7 +267,9 @@ def test_a_cut_off_end_is_found_by_each_head_that_was_written_down(loop: Loop, o
 def test_an_earlier_head_still_holds_when_the_log_has_grown(loop: Loop, ours: Pair) -> None:
     earlier = releases.read_log(loop.store)[1].hash
     assert "✓" in medloop("audit", "verify", "--head", earlier[:16].upper())
-    assert "of 3 digits. Give 16 at least" in medloop("audit", "verify", "--head", "abc", status=1)
+    for slip in ("abc", "3f9a1c2b7d40e5f6…x", "not a hash at all"):
+        assert "must be 16 to 64 digits" in medloop("audit", "verify", "--head", slip, status=1)
+    assert "✓" in medloop("audit", "verify", "--head", f"{earlier[:20]}…")
 
 
 def test_a_whole_log_that_is_gone_is_found_by_its_head(loop: Loop, ours: Pair) -> None:
