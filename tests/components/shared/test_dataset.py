@@ -100,6 +100,6 @@ def test_the_rows_of_a_side_are_those_of_the_split(data: Data, tmp_path: Path) -
 def test_another_schema_is_refused_by_name(store: Store, tmp_path: Path) -> None:
     folder = made.make_dataset(tmp_path / "dataset", store, patients=6)
     record = (folder / "dataset.json").read_text()
-    (folder / "dataset.json").write_text(record.replace('"schema": 1', '"schema": 9'))
+    (folder / "dataset.json").write_text(record.replace('"schema": 2', '"schema": 9'))
     with pytest.raises(ValueError, match=r"dataset\.json is a dataset of schema 9"):
         Data.open(folder, store)
