@@ -108,7 +108,7 @@ def same_but_for_time(stage: str, ours: tuple[Store, dict[str, str]], theirs: tu
         return ours[1] == theirs[1]
     name, kind, changing = {
         "evaluate": ("report", "metrics", {"latency"}),
-        "gate": ("decision", "decision", {"report", "checks"}),
+        "gate": ("decision", "decision", {"report", "page"}),
     }[stage]
     records = []
     for store, digests in (ours, theirs):

@@ -38,6 +38,7 @@ def copy(tmp_path: Path) -> Path:
     return tmp_path
 
 
+@pytest.mark.timeout(900)
 def test_every_command_of_the_readme_works(copy: Path) -> None:
     environment = {name: value for name, value in os.environ.items() if not name.startswith(("MEDLOOP_", "MLFLOW_"))}
     port = str(free_port())
