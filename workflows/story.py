@@ -276,6 +276,8 @@ def compared(again: Replay, status: int, equal: dict[str, bool | None]) -> str:
     lines += [f"  {name:10} {words[same]}" for name, same in equal.items()]
     if stage in work.IMPURE:
         lines.append("  It reads what can change from outside; a difference may come from there.")
+    if stage == "evaluate":
+        lines.append("  It measures how long an image takes; a difference may come from there.")
     here = work.code_version(stage)
     if again.step["code"] != here:
         lines.append("  The code or its packages here are not those of the run; a difference may come from there.")
