@@ -154,6 +154,12 @@ def locked_rows(data: Data, splits: Path) -> Rows:
             "The split has 0 test images, and at least 1 of each of two classes is needed. Give the test a share, or "
             "hand in the split that was made of this dataset."
         )
+    made_of, ours = read_record("split", splits / "split.json")["dataset"], data.about["fingerprint"]
+    if made_of != ours:
+        raise ValueError(
+            f"The split was made of a dataset with the fingerprint {made_of[:12]}, and this one has {ours[:12]}: some "
+            "of its test images may have been learned from. Hand in the split that was made of this dataset."
+        )
     if data.about["task"] == "multilabel":
         found = data.targets[rows].sum(axis=0)
         if not ((found > 0) & (found < len(rows))).any():

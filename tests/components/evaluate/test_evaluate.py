@@ -447,6 +447,15 @@ def test_no_test_rows(tmp_path: Path) -> None:
     refused(scene, "0 test images", "at least 1", "split that was made of this dataset")
 
 
+def test_a_split_of_another_state_of_the_dataset(tmp_path: Path) -> None:
+    """Its images are there, but the dataset has others by now."""
+    scene = scenes.make(tmp_path)
+    record = contracts.read_record("split", tmp_path / "splits" / "split.json")
+    ours = record["dataset"]
+    contracts.write_record("split", tmp_path / "splits" / "split.json", {**record, "dataset": "0" * 64})
+    refused(scene, "fingerprint 000000000000", ours[:12], "split that was made of this dataset")
+
+
 def test_one_class_in_test(tmp_path: Path) -> None:
     scene = scenes.make(tmp_path)
     scenes.change(tmp_path / "dataset", "labels", lambda *_: [1])
