@@ -20,7 +20,7 @@ from functools import partial
 from pathlib import Path
 
 from components.deploy.approval import AWAITING, FOLDER, approve
-from components.shared import releases, signing, work
+from components.shared import artifacts, releases, signing, work
 from components.shared.contracts import Manifest, read_record
 from components.shared.store import open_store
 from tests import made
@@ -40,11 +40,11 @@ class Scene:
         made.release_bundle(self.store, made.make_bundle(self.root / "first"))
         self.folders = {name: self.root / name for name in ("decision", "state", "model")}
         made.make_bundle(self.folders["model"], gain=9.0)
-        digest = work.gather(self.store, self.folders["model"]).digest
+        digest = artifacts.gather(self.store, self.folders["model"]).digest
         champion = releases.read_log(self.store)[0].record["model"]
         decision(self.folders["decision"], self.store, digest, AWAITING, champion=champion)
         state(self.folders["state"], self.store, champion=champion)
-        self.handed = {name: work.gather(self.store, folder) for name, folder in self.folders.items()}
+        self.handed = {name: artifacts.gather(self.store, folder) for name, folder in self.folders.items()}
         waits = {"model": digest, "decision": self.handed["decision"].digest}
         releases.append(self.store, releases.read_chain(self.store), "awaiting", **waits)
         approve(self.store, self.handed["decision"].digest, {"subject": {"model": digest}}, "bench", "as it is", 1)
@@ -93,7 +93,7 @@ def made_to_fit(scene: Scene, name: str, file: str, draw: random.Random) -> bool
     shutil.rmtree(folder, ignore_errors=True)
     shutil.copytree(scene.folders[name], folder)
     (folder / file).write_bytes(flipped((folder / file).read_bytes(), draw))
-    changed = work.gather(scene.store, folder).encode()
+    changed = artifacts.gather(scene.store, folder).encode()
     return scene.accepted({**scene.as_made(), name: changed})
 
 

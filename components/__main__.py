@@ -11,7 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, cast
 
-from components.shared import work
+from components.shared import artifacts, work
 from components.shared.contracts import Manifest
 from components.shared.interface import Interface, Parameter, read, stages
 from components.shared.store import open_store
@@ -44,7 +44,7 @@ def _run(interface: Interface, arguments: dict[str, object]) -> int:
     done = work.step(interface.stage, store, inputs, {k: v for k, v in arguments.items() if v is not None})
     for name, manifest in done.outputs.items():
         if paths[name].is_dir():
-            work.lay_out(open_store(store), manifest, paths[name], copy=True)
+            artifacts.lay_out(open_store(store), manifest, paths[name], copy=True)
         else:
             paths[name].parent.mkdir(parents=True, exist_ok=True)
             paths[name].write_bytes(manifest.encode())
@@ -58,14 +58,14 @@ def _manifest(path: Path, store: str) -> Path:
         raise FileNotFoundError(f"There is no {path}. Name a manifest that a step wrote, or a directory of files.")
     if path.is_file():
         return path
-    manifest = work.gather(open_store(store), path)
+    manifest = artifacts.gather(open_store(store), path)
     return open_store(store).fetch(manifest.digest)
 
 
 def _together(paths: list[Path], store: str) -> Path:
     """The manifest file of several artifacts."""
     found = [Manifest.decode(_manifest(path, store).read_bytes(), path.name) for path in paths]
-    return open_store(store).fetch(work.together(open_store(store), found).digest)
+    return open_store(store).fetch(artifacts.together(open_store(store), found).digest)
 
 
 def _parser(interface: Interface) -> argparse.ArgumentParser:

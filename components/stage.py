@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
-from components.shared import work
+from components.shared import artifacts, work
 from components.shared.contracts import Manifest
 from components.shared.interface import read
 from components.shared.store import open_store
@@ -93,7 +93,7 @@ def _manifest(name: str, artifact: Any, store_uri: str, folder: str) -> Path:
         return Path(artifact.path)
     several = [Manifest.decode(Path(each.path).read_bytes(), name) for each in artifact]
     path = Path(folder) / name
-    path.write_bytes(work.together(open_store(store_uri), several).encode())
+    path.write_bytes(artifacts.together(open_store(store_uri), several).encode())
     return path
 
 

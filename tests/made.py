@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
-from components.shared import contracts, dataset, releases, work
+from components.shared import artifacts, contracts, dataset, releases
 from components.shared.contracts import Manifest
 from components.shared.store import Store
 
@@ -211,7 +211,7 @@ def make_bundle(
 def release_bundle(store: Store, bundle: Path, what: str = "release", precision: str = "float32") -> releases.Entry:
     """Put a bundle into service in the store's release log."""
     log = releases.read_log(store)
-    model: Manifest = work.gather(store, bundle)
+    model: Manifest = artifacts.gather(store, bundle)
     version = f"v{len(releases.versions(log)) + 1}"
     return releases.append(
         store, log, what, version=version, model=model.digest, runtime="onnxruntime", precision=precision, run="made"

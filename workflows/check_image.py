@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from components.shared import contracts, work
+from components.shared import artifacts, contracts
 from components.shared.contracts import Manifest
 from components.shared.interface import nearest, read, stages
 from components.shared.store import Store, over
@@ -177,7 +177,7 @@ def _now(store: Store, digest: str, given: dict[str, str]) -> str:
     if not set(parts) & set(given):
         return given.get(digest, digest)
     members = [given.get(part, part) for part in parts]
-    return work.together(store, (Manifest.decode(store.get(member), member[:12]) for member in members)).digest
+    return artifacts.together(store, (Manifest.decode(store.get(member), member[:12]) for member in members)).digest
 
 
 @dataclass(frozen=True)

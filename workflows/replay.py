@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
-from components.shared import work
+from components.shared import artifacts
 from components.shared.contracts import Manifest
 from components.shared.interface import nearest, read
 from components.shared.scratch import VARIABLE
@@ -70,6 +70,13 @@ def choose(run: Run, stage: str, number: int) -> dict[str, Any]:
     if "inputs" not in step:
         raise ValueError(
             f"The step {stage} of {run.id} failed before it knew its inputs: {step.get('why', 'it does not say why.')}"
+        )
+    interface = read(stage)
+    foreign = {*step["inputs"]} - {*interface.inputs} | {*step.get("parameters", {})} - {*interface.parameters}
+    if foreign:
+        raise ValueError(
+            f"The step {stage} of {run.id} had {', '.join(sorted(foreign))}, which {stage} does not take in this "
+            "version of medloop. Use the version that ran it."
         )
     return step
 
@@ -175,7 +182,7 @@ def compare(replay: Replay) -> dict[str, bool | None]:
     equal: dict[str, bool | None] = {}
     for name, path in replay.outputs.items():
         manifest = Manifest.decode(path.read_bytes(), path.name)
-        work.lay_out(store, manifest, path.with_suffix(""), copy=True)
+        artifacts.lay_out(store, manifest, path.with_suffix(""), copy=True)
         before = replay.step.get("outputs", {}).get(name)
         equal[name] = None if before is None else before == manifest.digest
     return equal

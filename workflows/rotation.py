@@ -9,7 +9,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
-from components.shared import contracts, keys, releases, work
+from components.shared import artifacts, contracts, keys, releases
 from components.shared.contracts import Manifest
 from components.shared.keys import HashKey
 from components.shared.store import Store, open_store
@@ -101,7 +101,7 @@ def rekey(store: Store, split: str, old: HashKey, new: HashKey) -> str:
     manifest = Manifest.decode(store.get(split), split[:12])
     with TemporaryDirectory(prefix="medloop-rotation-") as scratch:
         folder = Path(scratch)
-        work.lay_out(store, manifest, folder, copy=True)
+        artifacts.lay_out(store, manifest, folder, copy=True)
         for path in sorted(folder.rglob("*.parquet")):
             write_table(_carried(read_table(path), old, new), path)
         about = contracts.read_record("split", folder / "split.json")
@@ -110,7 +110,7 @@ def rekey(store: Store, split: str, old: HashKey, new: HashKey) -> str:
         if "key_id" in about:
             about["key_id"] = new.id
         contracts.write_record("split", folder / "split.json", about)
-        return work.gather(store, folder).digest
+        return artifacts.gather(store, folder).digest
 
 
 def _carried(table: pa.Table, old: HashKey, new: HashKey) -> pa.Table:

@@ -7,6 +7,7 @@ import fcntl
 import getpass
 import json
 import os
+import re
 import secrets
 import signal
 import subprocess
@@ -28,6 +29,8 @@ from workflows.lease import Lease, holder, lease
 from workflows.settings import Settings, stage_environment
 
 FOLDER = "runs"
+ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,99}")
+"""Ids of runs, which become names of files: medloop's own, and those that Kubeflow gives."""
 LAST_LINES = 15
 LOCK = "lock"
 TOLD = {
@@ -375,11 +378,13 @@ def recent(store: Store, count: int = 5, releases: bool = False) -> list[Run]:
 def _ids(store: Store) -> list[str]:
     """The runs of this machine and those of which steps on a cluster tell, the oldest first."""
     here = {Path(name).stem: Path(name).stem for name in store.names(FOLDER) if name.endswith(".json")}
-    begun = {**diary.runs(store), **here}
+    begun = {run_id: at for run_id, at in {**diary.runs(store), **here}.items() if ID.fullmatch(run_id)}
     return sorted(begun, key=lambda run_id: (begun[run_id], run_id))
 
 
 def _open(store: Store, run_id: str) -> Run:
+    if not ID.fullmatch(run_id):
+        raise ValueError(f"A record of the store names a run by {len(run_id)} characters that no run's id has.")
     path = f"{FOLDER}/{run_id}.json"
     data = store.read(path)
     steps = diary.steps(store, run_id)

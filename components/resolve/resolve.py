@@ -7,7 +7,7 @@ import math
 from typing import Any
 
 from components.resolve import weights as kept_weights
-from components.shared import contracts, keys, releases, signing, work
+from components.shared import artifacts, contracts, keys, releases, signing, work
 from components.shared import source as sources
 from components.shared.contracts import Manifest, Out
 from components.shared.interface import COMPONENTS
@@ -148,7 +148,7 @@ def _same_key(log: list[releases.Entry], key_id: str) -> None:
 
 def _fill(work_: Work, folder: Out, digest: str) -> None:
     manifest = Manifest.decode(work_.store.get(digest), digest[:12])
-    work.lay_out(work_.store, manifest, folder)
+    artifacts.lay_out(work_.store, manifest, folder)
 
 
 def _fill_or_tell(work_: Work, folder: Out, digest: str) -> None:

@@ -12,7 +12,7 @@ from types import TracebackType
 from typing import Any
 
 from components.serve import prediction
-from components.shared import releases, signing, work
+from components.shared import artifacts, releases, signing, work
 from components.shared.contracts import Manifest
 from components.shared.releases import Entry
 from components.shared.runtime import Model
@@ -186,7 +186,7 @@ def load(store: Store, entry: Entry) -> Model:
     manifest = Manifest.decode(store.get(record["model"]), f"the model of {entry.version}")
     with tempfile.TemporaryDirectory(prefix="medloop-serve-") as scratch:
         bundle = Path(scratch) / "bundle"
-        work.lay_out(store, manifest, bundle)
+        artifacts.lay_out(store, manifest, bundle)
         model = Model(bundle, record["precision"])  # reads the whole graph, so the files need not stay
     prediction.rehearse(model)
     return model

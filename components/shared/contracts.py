@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
+
+from components.shared import names
 
 In = Annotated[Path, "in"]
 """A stage's argument that is a directory to read."""
@@ -121,6 +124,15 @@ class Blob:
     size: int
 
 
+def is_digest(text: object) -> bool:
+    """Return whether this is a SHA-256 in hexadecimal, which is the only thing that names an object."""
+    return isinstance(text, str) and re.fullmatch("[0-9a-f]{64}", text) is not None
+
+
+def _is_sound(blob: Blob) -> bool:
+    return is_digest(blob.digest) and type(blob.size) is int and blob.size >= 0
+
+
 @dataclass(frozen=True)
 class Manifest:
     """The small file that stands for an artifact: names of files, and the objects that hold them.
@@ -151,10 +163,12 @@ class Manifest:
         try:
             files = {name: Blob(entry["digest"], entry["size"]) for name, entry in record["files"].items()}
             manifest = Manifest(files, tuple(record.get("parts", ())))
-            same = manifest.encode() == data  # else files that differ would go by the same digest
+            sound = all(map(is_digest, manifest.parts)) and all(map(_is_sound, files.values()))
         except (KeyError, TypeError, AttributeError):
-            same = False
-        if not same:
+            sound = False
+        if sound:
+            names.check(files, where)
+        if not sound or manifest.encode() != data:  # else files that differ would go by the same digest
             raise ValueError(f"{where} is no manifest as medloop writes it. It was changed; make it again.")
         return manifest
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 from datetime import UTC, datetime
 from typing import Any
 
@@ -68,6 +69,8 @@ def steps(store: Store, run: str) -> list[dict[str, Any]]:
 
 _TEXTS = ("stage", "state", "at", "key", "why", "code", "image")
 _MAPPINGS = ("inputs", "parameters", "outputs", "values", "spent")
+_PLAIN = re.compile("[A-Za-z_][A-Za-z0-9_]*").fullmatch
+"""What stages, inputs, outputs, parameters and values are called: such names become those of files and options."""
 _GIVEN = {"merge": "dataset", "evaluate": "report", "gate": "decision"}
 """Outputs without which nothing can be told of a step."""
 
@@ -79,6 +82,9 @@ def _sound(record: dict[str, Any]) -> bool:
         wanted |= {"key", "seconds", "outputs", "values"}
     shaped = all(isinstance(record.get(name, ""), str) for name in _TEXTS)
     shaped = shaped and all(isinstance(record.get(name, {}), dict) for name in _MAPPINGS)
+    shaped = shaped and all(
+        map(_PLAIN, [record["stage"], *(key for name in _MAPPINGS for key in record.get(name, {}))])
+    )
     if not (wanted <= set(record) and shaped and isinstance(record.get("seconds", 0.0), int | float)):
         return False
     if "outputs" in wanted and record["stage"] in ("deploy", "reject"):

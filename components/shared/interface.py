@@ -126,7 +126,7 @@ def stages() -> list[str]:
 def read(stage: str) -> Interface:
     """The interface of a stage, from the source of its function."""
     path = COMPONENTS / stage / f"{stage}.py"
-    if not path.is_file():
+    if stage not in stages() or not path.is_file():
         raise ValueError(f"There is no stage {stage!r}.{nearest(stage, stages())} Stages: {', '.join(stages())}.")
     tree = ast.parse(path.read_text(encoding="utf-8"), str(path))
     function = next(n for n in tree.body if isinstance(n, ast.FunctionDef) and n.name == stage)

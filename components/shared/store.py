@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Protocol
 from urllib.parse import urlsplit
 
-from components.shared.contracts import Blob, digest, file_digest
+from components.shared.contracts import Blob, digest, file_digest, is_digest
 from components.shared.scratch import VARIABLE as SCRATCH
 from components.shared.scratch import Scratch
 
@@ -121,6 +121,10 @@ class Store:
             self._verified.add(object_digest)
         return path
 
+    def owns(self, path: Path) -> bool:
+        """Return whether this local file is an object of the store, or a copy that it keeps."""
+        return is_digest(path.name) and path == self._local(path.name).resolve()
+
     def get(self, object_digest: str) -> bytes:
         """The object's content."""
         return self.fetch(object_digest).read_bytes()
@@ -131,9 +135,8 @@ class Store:
             return list(pool.map(self.fetch, digests))
 
     def _local(self, object_digest: str) -> Path:
-        if self._cache is not None:
-            return self._cache / object_digest[:2] / object_digest
-        return Path(self.uri) / _object(object_digest)
+        name = _object(object_digest)
+        return Path(self.uri) / name if self._cache is None else self._cache / name.removeprefix("objects/")
 
     def _download(self, object_digest: str, path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -193,6 +196,11 @@ class Store:
 
 
 def _object(object_digest: str) -> str:
+    if not is_digest(object_digest):
+        raise ValueError(
+            f"An object is named by {str(object_digest)[:20]!r}, and must be named by the 64 hexadecimal digits of a "
+            "SHA-256. The record that names it was changed; make it again."
+        )
     return f"objects/{object_digest[:2]}/{object_digest}"
 
 
@@ -209,14 +217,23 @@ class Directory:
     def __init__(self, root: Path) -> None:
         self.root = root
 
+    def _at(self, name: str) -> Path:
+        """Return where a name lies; never outside of the root, whatever a changed record makes of it."""
+        if name.startswith("/") or ".." in name.split("/") or "\0" in name:
+            raise ValueError(
+                f"A record of {len(name)} characters names a place outside of the store {self.root}. It was changed; "
+                "make it again."
+            )
+        return self.root / name
+
     def read(self, name: str) -> bytes | None:
         try:
-            return (self.root / name).read_bytes()
+            return self._at(name).read_bytes()
         except FileNotFoundError:
             return None
 
     def size(self, name: str) -> int | None:
-        path = self.root / name
+        path = self._at(name)
         return path.stat().st_size if path.is_file() else None
 
     def skew(self) -> float | None:
@@ -245,13 +262,24 @@ class Directory:
 
     def download(self, name: str, path: Path) -> bool:
         try:
-            shutil.copyfile(self.root / name, path)
+            shutil.copyfile(self._at(name), path)
         except FileNotFoundError:
             return False
         return True
 
     def delete(self, name: str) -> None:
-        (self.root / name).unlink(missing_ok=True)
+        target = self._at(name)
+        self._refuse_links(target)
+        target.unlink(missing_ok=True)
+
+    def _refuse_links(self, target: Path) -> None:
+        """Raise a PermissionError where a folder above `target` is a link: what is written would lie elsewhere."""
+        if target.parent.resolve() != self.root.resolve() / target.parent.relative_to(self.root):
+            raise PermissionError(
+                errno.EPERM,
+                f"A folder of the store {self.root} is a link, and nothing is written through links. Put the folder "
+                "itself there, or mount it",
+            )
 
     def names(self, prefix: str) -> list[str]:
         def refuse(error: OSError) -> None:
@@ -263,11 +291,12 @@ class Directory:
         return [str((Path(folder) / name).relative_to(self.root)) for folder, _, names in walk for name in names]
 
     def _place(self, name: str, fill: Callable[[Path], None], put: Callable[[Path, Path], None]) -> None:
-        target = self.root / name
+        target = self._at(name)
         part = self.root / PARTIAL / secrets.token_hex(8)
         try:
-            part.parent.mkdir(parents=True, exist_ok=True)
-            target.parent.mkdir(parents=True, exist_ok=True)
+            for path in (part, target):
+                self._refuse_links(path)
+                path.parent.mkdir(parents=True, exist_ok=True)
             fill(part)
             with part.open("rb") as file:
                 os.fsync(file.fileno())
@@ -276,6 +305,8 @@ class Directory:
         except FileExistsError:
             raise
         except OSError as error:
+            if error.errno == errno.EPERM and error.filename is None:
+                raise  # it says what to do by itself
             raise type(error)(error.errno, _unwritable(self.root, error)) from error
         finally:
             with contextlib.suppress(OSError):  # a read-only root has no part to remove

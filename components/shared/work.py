@@ -8,18 +8,18 @@ import json
 import logging
 import os
 import re
-import shutil
 import sys
 import tempfile
 import time
 import tomllib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 from components.shared import contracts, diary
+from components.shared.artifacts import gather, lay_out
 from components.shared.contracts import Manifest
 from components.shared.interface import COMPONENTS, Interface, read
 from components.shared.scratch import VARIABLE as SCRATCH
@@ -241,44 +241,6 @@ def _record(store: Store, plan: Plan, done: Done) -> None:
     for name in kept:
         if not name.endswith("/result.json"):
             store.delete(name)  # the checkpoints have served
-
-
-def lay_out(store: Store, manifest: Manifest, folder: Path, copy: bool = False) -> None:
-    """Make a directory of an artifact's files: links to the read-only objects, or copies of one's own."""
-    folder.mkdir(parents=True, exist_ok=True)
-    for (name, _), source in zip(
-        manifest.files.items(), store.fetch_all(blob.digest for blob in manifest.files.values()), strict=True
-    ):
-        target = folder / name
-        target.parent.mkdir(parents=True, exist_ok=True)
-        if target.is_symlink() or (copy and target.exists()):
-            target.unlink()  # laid out here before
-        if copy:
-            shutil.copyfile(source, target)
-        else:
-            target.symlink_to(source.resolve())
-
-
-def together(store: Store, several: Iterable[Manifest]) -> Manifest:
-    """The manifest that stands for several, kept in the store; itself, where it is one that does so already."""
-    found = [*several]
-    if len(found) == 1 and found[0].parts:
-        return found[0]
-    manifest = Manifest.of(found)
-    store.put_bytes(manifest.encode())
-    return manifest
-
-
-def gather(store: Store, folder: Path) -> Manifest:
-    """Keep a directory's files in the store; gives the manifest that names them, itself kept too."""
-    files = {
-        path.relative_to(folder).as_posix(): store.put_file(path)
-        for path in sorted(folder.rglob("*"))
-        if path.is_file()
-    }
-    manifest = Manifest(files)
-    store.put_bytes(manifest.encode())
-    return manifest
 
 
 @cache

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from components.shared import keys, work
+from components.shared import artifacts, keys, work
 from components.shared.diary import VARIABLE
 from components.shared.store import open_store
 from tests.components.shared.steps import nothing, output
@@ -50,7 +50,7 @@ class ByHand:
         now = self.step("resolve", {}, source=source, asked={"epochs": 1.0}, policy=dict(policy))
         seen = {name: now.values[name] for name in ("revision", "key_id")}
         portion = self.step("ingest", {}, source=source, **seen, **asked)
-        several = work.together(self.store, [portion.outputs["portion"]])
+        several = artifacts.together(self.store, [portion.outputs["portion"]])
         data = self.step("merge", {"portions": self.store.fetch(several.digest)})
         rows = {"dataset": self.out(data, "dataset")}
         sides = self.step("split", {**rows, "previous": self.out(now, "previous")})

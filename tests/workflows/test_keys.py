@@ -149,7 +149,7 @@ def test_the_log_tells_of_it_and_models_lists_it(loop: ByHand) -> None:
 def test_whatever_columns_a_split_comes_to_have_are_carried_on(loop: ByHand) -> None:
     import pyarrow as pa
 
-    from components.shared.work import gather, lay_out
+    from components.shared.artifacts import gather, lay_out
     from workflows.rotation import rekey
 
     newest = releases.newest_split(releases.read_log(loop.store))

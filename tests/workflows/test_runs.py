@@ -126,7 +126,8 @@ def test_a_deploy_at_work_is_no_failure(pages: Pages) -> None:
     "changed",
     [
         {"values": None}, {"values": {}}, {"values": 3}, {"outputs": None}, {"seconds": None}, {"key": None}, {"at": 3},
-        {"stage": None}, {"parameters": []},
+        {"stage": None}, {"parameters": []}, {"stage": "../train"}, {"inputs": {"../../x": "a"}},
+        {"parameters": {"a/b": 1}},
     ],
 )  # fmt: skip
 def test_a_page_that_was_changed_is_not_believed(changed: dict[str, Any], pages: Pages) -> None:
@@ -240,3 +241,14 @@ def test_a_training_that_was_done_before_cost_this_run_nothing(pages: Pages) -> 
 def test_a_page_whose_spent_time_was_changed_is_not_told_of(pages: Pages) -> None:
     pages.page("train", "finished", spent={"device_seconds": "long"})
     assert spent(find(pages.store, pages.run)) == ""
+
+
+@pytest.mark.parametrize("run", ["..", "../../x", "a b", "-x"])
+def test_a_run_whose_id_would_lead_elsewhere_is_not_listed(run: str, tmp_path: Path) -> None:
+    store = open_store(str(tmp_path / "store"))
+    (tmp_path / "store" / "runs").mkdir(parents=True)
+    record = {"run": run, "arguments": {"decision": "", "run": run}, "by": "x", "started": "x", "outcome": "released"}
+    (tmp_path / "store" / "runs" / f"{run.replace('/', '_')}.json").write_bytes(encode("run", record))
+    store.write("runs/20260101-000000-aaaa.json", encode("run", record))
+    with pytest.raises(ValueError, match="that no run's id has"):
+        find(store, "20260101")

@@ -8,9 +8,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from components.shared.artifacts import lay_out
 from components.shared.contracts import Manifest, read_record
 from components.shared.store import Store
-from components.shared.work import lay_out
 from workflows.run import Run, find, recent
 from workflows.settings import Settings
 

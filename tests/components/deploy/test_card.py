@@ -13,9 +13,9 @@ from components.deploy import card
 from components.deploy.card import Told
 from components.deploy.registry import CARD
 from components.shared import contracts, releases
+from components.shared.artifacts import gather
 from components.shared.contracts import Manifest
 from components.shared.store import Store, open_store
-from components.shared.work import gather
 from tests import made
 from tests.components.deploy.test_deploy import Candidate
 from workflows.cli import app

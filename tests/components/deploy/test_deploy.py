@@ -12,9 +12,10 @@ from onnx import numpy_helper
 from components.deploy.approval import FOLDER, approve
 from components.deploy.registry import project
 from components.shared import contracts, releases
+from components.shared.artifacts import gather
 from components.shared.notify import VARIABLE
 from components.shared.store import Store, open_store
-from components.shared.work import Done, gather
+from components.shared.work import Done
 from tests import made
 from tests.components.shared.decisions import DATASET, SPLIT, decision, state
 from tests.components.shared.servers import BUCKET, free_port, listening, rclone

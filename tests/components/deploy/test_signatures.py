@@ -10,9 +10,9 @@ import pytest
 
 from components.deploy.approval import FOLDER
 from components.shared import contracts, releases, signing
+from components.shared.artifacts import gather
 from components.shared.contracts import Manifest
 from components.shared.store import Store, open_store
-from components.shared.work import gather
 from tests.components.deploy.test_deploy import WAITS, Candidate, approved
 from tests.components.shared.signers import Pair, use
 from tests.components.shared.steps import step

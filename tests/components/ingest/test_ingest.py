@@ -19,11 +19,12 @@ import pytest
 from components.ingest import decode
 from components.ingest.names import patient_of
 from components.shared import keys, source
+from components.shared.artifacts import together
 from components.shared.contracts import digest
 from components.shared.dataset import Data, read_shard
 from components.shared.pixels import Pixels
 from components.shared.store import Store, open_store
-from components.shared.work import Done, together
+from components.shared.work import Done
 from tests.components.shared.images import dicom, encoded, gray
 from tests.components.shared.steps import contents, laid_out, step
 

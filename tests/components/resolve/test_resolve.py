@@ -9,9 +9,10 @@ from typing import Any
 import pytest
 
 from components.shared import contracts, keys, releases, signing, source
+from components.shared.artifacts import gather
 from components.shared.contracts import Manifest
 from components.shared.store import Store, open_store
-from components.shared.work import Done, gather
+from components.shared.work import Done
 from tests import made
 from tests.components.shared.images import encoded, gray
 from tests.components.shared.signers import Pair, use

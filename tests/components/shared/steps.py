@@ -5,14 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from components.shared import work
+from components.shared import artifacts, work
 from components.shared.contracts import Manifest
 from components.shared.store import Store, open_store
 
 
 def manifest(store: Store, folder: Path) -> Path:
     """The manifest file of a directory's files, which are kept in the store."""
-    return store.fetch(work.gather(store, folder).digest)
+    return store.fetch(artifacts.gather(store, folder).digest)
 
 
 def nothing(store: Store) -> Path:
@@ -33,7 +33,7 @@ def output(store: Store, done: work.Done, name: str) -> Path:
 
 def laid_out(store: Store, done: work.Done, name: str, folder: Path) -> Path:
     """A directory with the files of an output."""
-    work.lay_out(store, done.outputs[name], folder)
+    artifacts.lay_out(store, done.outputs[name], folder)
     return folder
 
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from components.shared import diary, work
+from components.shared import artifacts, diary, work
 from components.shared.contracts import decode, encode
 from components.shared.interface import COMPONENTS
 from components.shared.store import Store, open_store
@@ -150,7 +150,7 @@ def test_what_may_pass_is_tried_again(store: Store, inputs: dict[str, Path]) -> 
 
 
 def test_the_checkpoints_of_finished_work_are_removed(store: Store, inputs: dict[str, Path]) -> None:
-    digests = {"dataset": work.gather(store, inputs["dataset"]).digest, "previous": inputs["previous"].name}
+    digests = {"dataset": artifacts.gather(store, inputs["dataset"]).digest, "previous": inputs["previous"].name}
     key = work.prepare("split", digests, {}).key
     kept = work.Work(key, store, {})
     kept.keep("checkpoint", b"half")
@@ -168,7 +168,7 @@ def test_the_result_says_what_it_was_made_of(store: Store, inputs: dict[str, Pat
     assert record["parameters"] == {
         "seed": 3, "test_fraction": 0.25, "val_fraction": 0.15, "folds": 0, "fold": 0, "withdrawn": []
     }  # fmt: skip
-    assert record["inputs"]["dataset"] == work.gather(store, inputs["dataset"]).digest
+    assert record["inputs"]["dataset"] == artifacts.gather(store, inputs["dataset"]).digest
     assert record["outputs"] == {"splits": done.outputs["splits"].digest}
     assert record["values"] == done.values
 
@@ -205,11 +205,11 @@ def test_a_directory_goes_through_the_store_as_it_is(store: Store, tmp_path: Pat
     (folder / "deep" / "er").mkdir(parents=True)
     (folder / "deep" / "er" / "file").write_bytes(b"content")
     (folder / "empty").write_bytes(b"")
-    gathered = work.gather(store, folder)
-    work.lay_out(store, gathered, tmp_path / "again")
+    gathered = artifacts.gather(store, folder)
+    artifacts.lay_out(store, gathered, tmp_path / "again")
     assert set(gathered.files) == {"deep/er/file", "empty"}
     assert (tmp_path / "again" / "deep" / "er" / "file").read_bytes() == b"content"
-    assert work.gather(store, tmp_path / "again") == gathered
+    assert artifacts.gather(store, tmp_path / "again") == gathered
     assert store.has(gathered.digest)
 
 
