@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
-from components.shared import contracts, signing
+from components.shared import contracts, lineage, signing
 from components.shared.contracts import Manifest
 from components.shared.signing import Verifier
 from components.shared.work import Work
 
-SIGNED = {"decision": {"decision.json", "decision.sig", "page.html"}, "state": {"resolved.json", "resolved.sig"}}
+SIGNED = {
+    "decision": {"decision.json", "decision.sig", "page.html", lineage.FILE},
+    "state": {"resolved.json", "resolved.sig"},
+}
 """Of the signed artifacts, all the files that they consist of."""
 
 
@@ -24,12 +28,37 @@ def signed_and_whole(decision: Path, state: Path, work: Work) -> None:
         return
     signing.check_file(trusted, decision / "decision.json", "decision", "The decision")
     signing.check_file(trusted, state / "resolved.json", "resolved", "What resolve found")
-    page = contracts.read_record("decision", decision / "decision.json").get("page")
-    if page != contracts.file_digest(decision / "page.html"):
+    verdict = contracts.read_record("decision", decision / "decision.json")
+    if verdict.get("page") != contracts.file_digest(decision / "page.html"):
         raise PermissionError("The decision's page is not the one that was signed with it. Run again to make it anew.")
+    _check_steps(
+        trusted, decision / lineage.FILE, verdict, contracts.read_record("resolved", state / "resolved.json"), work
+    )
     for name, files in SIGNED.items():
         _as_kept(work, name, files)
     _as_kept(work, "model", None)
+
+
+def _check_steps(trusted: Verifier, file: Path, verdict: dict[str, Any], resolved: dict[str, Any], work: Work) -> None:
+    """Raise a PermissionError unless signed steps lead from what resolve saw to what was decided, at the look that
+    resolve counted.
+    """
+    if not verdict.get("lineage") or not file.is_file():
+        raise PermissionError(
+            "The decision does not hold the signed results of the steps that it rests on: it was made by a version of "
+            "medloop that did not sign them, or they were taken out. Run again to make it anew."
+        )
+    data = file.read_bytes()
+    if contracts.digest(data) != verdict["lineage"]:
+        raise PermissionError("The steps beside the decision are not those that were signed with it. Run again.")
+    lineage.check_begin(lineage.check(work.store, trusted, data, verdict), resolved)
+    budget = verdict["budget"]
+    before = budget["spent"] - budget["error_at_this_look"]
+    if budget["look"] != resolved["looks"] or not math.isclose(before, resolved["spent"], abs_tol=1e-9):
+        raise PermissionError(
+            f"The decision counts look {budget['look']} at the locked test, and its run began with look "
+            f"{resolved['looks']}. Nothing was released; run again."
+        )
 
 
 def same_report(verdict: dict[str, Any], work: Work, trusted: Verifier | None) -> None:

@@ -10,7 +10,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from components.gate.checks import Check, error_at_this_look, found, judge
 from components.gate.policy import Policy, same_classes, settle
-from components.shared import signing
+from components.shared import lineage, signing
 from components.shared.contracts import Between, In, Out, digest, fingerprint, read_record, write_record
 from components.shared.work import Work
 
@@ -43,14 +43,28 @@ def gate(
       shipped: whether the report is of the graph that would be shipped, or only of the one it is made from; deploy
           releases by a decision on the first alone
     """
-    asked = settle(policy)
+    ours, asked = _signer(signer), settle(policy)
     metrics = read_record("metrics", report / "metrics.json")
     record = {**decide(metrics, asked, looks, spent, work.inputs["report"]), "signer": signer, "shipped": shipped}
+    record["lineage"] = _trace(decision / lineage.FILE, record, work, ours) if ours else ""
     shown = page(report / "report.html", record).encode()
     (decision / "page.html").write_bytes(shown)
     write_record("decision", decision / "decision.json", {**record, "page": digest(shown)})
-    sign(decision / "decision.json", signer)
+    if ours:
+        signing.sign_file(decision / "decision.json", "decision")
     return {"outcome": record["outcome"], "sentence": record["sentence"]}
+
+
+def _trace(file: Path, record: Mapping[str, Any], work: Work, ours: signing.Signer) -> str:
+    """Write the signed results of all steps that led to the report; return the file's digest.
+
+    Raise a PermissionError where a step is not proven: then nothing is decided, and so nothing untrue is signed.
+    """
+    trusted = signing.verifier() or signing.trusting(ours)
+    data = lineage.encode(lineage.trace(work.store, trusted, record["report"]))
+    lineage.check(work.store, trusted, data, record)
+    file.write_bytes(data)
+    return digest(data)
 
 
 def decide(metrics: dict[str, Any], policy: Policy, look: int, spent: float, report: str) -> dict[str, Any]:
@@ -73,10 +87,10 @@ def decide(metrics: dict[str, Any], policy: Policy, look: int, spent: float, rep
     }
 
 
-def sign(decision: Path, signer: str) -> None:
-    """Write the decision's signature beside it, by the key that the run began with; nothing where it had none."""
+def _signer(signer: str) -> signing.Signer | None:
+    """Return the key that the run began with, or None where it had none; RuntimeError where it is not at hand."""
     if not signer:
-        return
+        return None
     ours = signing.signer()
     if ours is None or ours.id != signer:
         there = f"holds the key {ours.id}" if ours else "is not set"
@@ -84,7 +98,7 @@ def sign(decision: Path, signer: str) -> None:
             f"The run began with the signing key {signer}, and {signing.VARIABLE} {there} in this step. Give all steps "
             "the same key, and run again."
         )
-    signing.sign_file(decision, "decision")
+    return ours
 
 
 def identified(metrics: dict[str, Any]) -> dict[str, str]:

@@ -13,6 +13,9 @@ from components.shared.contracts import Manifest, Out
 from components.shared.interface import COMPONENTS
 from components.shared.work import Work
 
+NOTHING = Manifest().digest
+"""What names an artifact that is not there: no split before, no model in service."""
+
 
 def resolve(
     state: Out,
@@ -69,8 +72,7 @@ def resolve(
         seen = log[-1].record["seen"]
     if seen["previous"]:
         _fill(work, previous, seen["previous"])
-    if seen["champion"]:
-        _fill_or_tell(work, champion, seen["champion"])
+    handed = _fill_or_tell(work, champion, seen["champion"]) if seen["champion"] else ""
     looks, spent = _look(work, log, request, seen["champion"])
     record = {
         "revision": revision,
@@ -81,6 +83,7 @@ def resolve(
         "code": contracts.fingerprint(code),
         "repeats": log[-1].record.get("run", "") if repeats else "",
         "seen": seen,
+        "handed": {"previous": seen["previous"] or NOTHING, "champion": handed or NOTHING},
         "looks": looks,
         "spent": spent,
     }
@@ -88,8 +91,8 @@ def resolve(
     signing.sign_file(state / "resolved.json", "resolved")
     ours = signing.signer()
     signer = ours.id if ours else ""
-    handed = {"revision": revision, "key_id": key_id, "weights_digest": begins_with}
-    return {**handed, "looks": looks, "spent": spent, "signer": signer}
+    found = {"revision": revision, "key_id": key_id, "weights_digest": begins_with}
+    return {**found, "looks": looks, "spent": spent, "signer": signer}
 
 
 def _listing(address: str) -> list[sources.Entry]:
@@ -151,14 +154,19 @@ def _fill(work_: Work, folder: Out, digest: str) -> None:
     artifacts.lay_out(work_.store, manifest, folder)
 
 
-def _fill_or_tell(work_: Work, folder: Out, digest: str) -> None:
-    """Lay out the model in service, or say that the store has lost it: the gate decides what that means."""
+def _fill_or_tell(work_: Work, folder: Out, digest: str) -> str:
+    """Lay out the model in service, or say that the store has lost it: the gate decides what that means.
+
+    Return the digest of what is handed on.
+    """
     try:
         _fill(work_, folder, digest)
+        return digest
     except OSError as error:
         if not isinstance(error, FileNotFoundError) and error.errno != errno.EIO:
             raise
         contracts.write_record("lost", folder / contracts.LOST, {"model": digest, "why": work.sentence(error)})
+        return artifacts.gather(work_.store, folder).digest
 
 
 def _plain(value: Any) -> Any:

@@ -54,6 +54,8 @@ SCHEMAS = {
     "run": 1,
     "step": 1,
     "signature": 1,
+    "sealed": 1,
+    "lineage": 1,
     "heads": 1,
     "view": 1,
 }

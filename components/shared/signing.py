@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import binascii
 import hashlib
+import hmac
 import os
 import re
 from dataclasses import dataclass, field
@@ -39,6 +40,14 @@ class Signer:
     def sign(self, kind: str, data: bytes) -> str:
         """The signature over these bytes as a record of this kind, in base64."""
         return base64.b64encode(self._key.sign(_message(kind, data))).decode()
+
+    def derived(self, purpose: str) -> bytes:
+        """Return 32 secret bytes for a purpose; they follow from the private key and do not lead back to it."""
+        from cryptography.hazmat.primitives import serialization
+
+        form, no = serialization.Encoding.Raw, serialization.NoEncryption()
+        private = self._key.private_bytes(form, serialization.PrivateFormat.Raw, no)
+        return hmac.digest(private, f"medloop:{purpose}".encode(), "sha256")
 
 
 @dataclass(frozen=True)
@@ -107,6 +116,22 @@ def verifier() -> Verifier | None:
 def trusting(signer: Signer) -> Verifier:
     """The one who trusts this signer alone."""
     return Verifier({signer.id: _public(signer.public)})
+
+
+def trusting_public(public: str) -> Verifier:
+    """Return the verifier that trusts this public key alone; PermissionError where it is none."""
+    try:
+        key = _public(public)
+    except ValueError:
+        raise PermissionError("A signature names a public key that is none: it was changed afterwards.") from None
+    return Verifier({key_id(_raw(key)): key})
+
+
+def private_key(raw: bytes) -> Ed25519PrivateKey:
+    """Return the private key of these 32 bytes; ValueError for another number of them."""
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+    return Ed25519PrivateKey.from_private_bytes(raw)
 
 
 def make() -> tuple[Signer, str]:

@@ -12,13 +12,13 @@ import sys
 import tempfile
 import time
 import tomllib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
 
-from components.shared import contracts, diary
+from components.shared import contracts, diary, lineage, signing, stage_keys
 from components.shared.artifacts import gather, lay_out
 from components.shared.contracts import Manifest
 from components.shared.interface import COMPONENTS, Interface, read
@@ -42,16 +42,23 @@ class Work:
     store: Store
     inputs: Mapping[str, str]
     run: str = ""
+    stage: str = ""
     spent: dict[str, float] = field(default_factory=dict)
     """What the work took over all its tries (device_seconds): told with its times, and no value of it."""
 
     def keep(self, name: str, data: bytes) -> None:
         """Keep a checkpoint, replacing the one of that name, so that the same work can go on after an interruption."""
-        self.store.write(f"work/{self.key}/{name}", data)
+        place = f"work/{self.key}/{name}"
+        self.store.write(place, stage_keys.seal(stage_keys.held(self.stage), place, data))
 
     def kept(self, name: str) -> bytes | None:
-        """The checkpoint of that name from an earlier, unfinished try, or None."""
-        return self.store.read(f"work/{self.key}/{name}")
+        """The checkpoint of that name from an earlier, unfinished try, or None.
+
+        Where public keys are set, one that this stage did not sign counts as none.
+        """
+        place = f"work/{self.key}/{name}"
+        data = self.store.read(place)
+        return None if data is None else stage_keys.unseal(place, data, (self.stage,))
 
     def names(self, prefix: str) -> list[str]:
         """The names of the checkpoints that begin with this, sorted."""
@@ -75,7 +82,7 @@ class Plan:
     @property
     def key(self) -> str:
         """The digest of inputs, parameters and code."""
-        return contracts.fingerprint([self.stage, self.inputs, self.parameters, self.code])
+        return lineage.work_key(self.stage, self.inputs, self.parameters, self.code)
 
 
 @dataclass(frozen=True)
@@ -126,11 +133,25 @@ def _step(
     page.write("started", key=plan.key, inputs=plan.inputs, parameters=plan.parameters, code=plan.code)
     if stage in IMPURE or os.environ.get(SCRATCH):
         return _run(interface, store, plan, manifests)
+    if trusted := signing.verifier():
+        _require_key(stage)
+        lineage.check_inputs(store, trusted, manifests)
     if earlier := finished(store, plan.key):
+        _refer(store, plan, earlier.outputs.values())
         return earlier
-    if refusal := contracts.try_decode("error", store.read(f"work/{plan.key}/error.json")):
+    if refusal := _refusal(store, plan.key):
         raise ValueError(f"{refusal['message']} (The same work failed before; it is not tried again until it changes.)")
     return _run(interface, store, plan, manifests)
+
+
+def _require_key(stage: str) -> None:
+    """Raise a RuntimeError where this step's result would not be signed, before the work is done in vain."""
+    if stage_keys.held(stage) is None:
+        raise RuntimeError(
+            f"{signing.VERIFY} asks for signatures, and the step {stage} has no key to sign its result with. Set "
+            f"{stage_keys.VARIABLE} to the key of this stage, which `medloop keys stages` writes; it signs for {stage} "
+            "alone."
+        )
 
 
 def sentence(error: Exception) -> str:
@@ -148,18 +169,61 @@ def prepare(stage: str, inputs: Mapping[str, str], parameters: Mapping[str, Any]
 
 
 def finished(store: Store, key: str) -> Done | None:
-    """The result of work done before, or None. A result that is damaged, or whose objects have gone, is no result."""
-    record = contracts.try_decode("result", store.read(f"work/{key}/result.json"))
-    if record is None or not {"outputs", "values", "seconds", "inputs"} <= set(record):
+    """The result of work done before, or None. A result that is damaged, or whose objects have gone, is no result.
+
+    Neither is one that its stage did not sign, where public keys are set.
+    """
+    record = _result(store, key)
+    if record is None:
         return None
     outputs = {}
-    for name, digest in record["outputs"].items():
-        if not store.has(digest):
-            return None
-        outputs[name] = Manifest.decode(store.get(digest), f"{record['stage']} {name}")
-        if not all(store.has(named) for named in _named(store, outputs[name])):
-            return None
+    try:
+        for name, digest in record["outputs"].items():
+            if not store.has(digest):
+                return None
+            outputs[name] = Manifest.decode(store.get(digest), f"{record['stage']} {name}")
+            if not all(store.has(named) for named in _named(store, outputs[name])):
+                return None
+    except ValueError as error:
+        _tell_unbelieved(key, sentence(error))
+        return None
     return Done(key, outputs, record["values"], record["seconds"], True, record.get("spent", {}))
+
+
+def _result(store: Store, key: str) -> dict[str, Any] | None:
+    data = store.read(f"work/{key}/result.json")
+    record = contracts.try_decode("result", data)
+    if data is None or record is None or not {"stage", "outputs", "values", "seconds", "inputs"} <= set(record):
+        return None
+    if trusted := signing.verifier():
+        try:
+            lineage.check_result(trusted, data, f"The result of {record['stage']}")
+            if lineage.key_of(record) != key:
+                raise PermissionError("The result belongs to other work.")
+        except (PermissionError, KeyError) as error:
+            _tell_unbelieved(key, sentence(error))
+            return None
+    return record
+
+
+def _refusal(store: Store, key: str) -> dict[str, Any] | None:
+    """The error for which the work of this key is not tried again, or None; signed by a stage, where keys are set."""
+    data = store.read(f"work/{key}/error.json")
+    record = contracts.try_decode("error", data)
+    if data is None or record is None or not isinstance(record.get("message"), str):
+        return None
+    if trusted := signing.verifier():
+        try:
+            stage_keys.check(trusted, "error", data, "The error")
+        except PermissionError:
+            return None
+        return record if record.get("key") == key else None
+    return record
+
+
+def _tell_unbelieved(key: str, why: str) -> None:
+    why = f"{why} The work is done again."
+    log.warning("result not believed", extra={"fields": {"stage": "work", "work": key[:12], "why": why}})
 
 
 def _named(store: Store, manifest: Manifest) -> Iterator[str]:
@@ -178,7 +242,7 @@ def whole(store: Store, output: str) -> bool:
     if manifest and manifest.get("parts"):
         return all(whole(store, part) for part in manifest["parts"])
     ref = contracts.try_decode("ref", store.read(f"refs/{output}.json"))
-    done = contracts.try_decode("result", store.read(f"work/{ref['key']}/result.json")) if ref else None
+    done = _result(store, ref["key"]) if ref else None
     if ref is None or done is None or finished(store, ref["key"]) is None:
         return False
     # What came from outside (an earlier split, a model in service) was made by other runs, and is not asked for.
@@ -195,13 +259,14 @@ def _run(interface: Interface, store: Store, plan: Plan, manifests: Mapping[str,
             folders[name].mkdir()
         for name, manifest in manifests.items():
             lay_out(store, manifest, folders[name])
-        own = Work(plan.key, store, plan.inputs, diary.run())
+        own = Work(plan.key, store, plan.inputs, diary.run(), plan.stage)
         extra = {"work": own} if interface.takes_work else {}
         try:
             values = function(**folders, **extra, **plan.parameters) or {}
         except ValueError as error:
             if plan.stage not in IMPURE and _is_verdict(error, plan.stage):
-                store.write(f"work/{plan.key}/error.json", contracts.encode("error", {"message": str(error)}))
+                refusal = _signed("error", plan.stage, {"key": plan.key, "message": str(error)})
+                store.write(f"work/{plan.key}/error.json", refusal)
             raise
         outputs = {name: gather(store, folders[name]) for name in interface.outputs}
     done = Done(plan.key, outputs, values, time.perf_counter() - begun, False, own.spent)
@@ -230,17 +295,32 @@ def _record(store: Store, plan: Plan, done: Done) -> None:
         "seconds": round(done.seconds, 3),
         **({"spent": done.spent} if done.spent else {}),
     }
-    keys = [plan.key]
+    plans = [plan]
     if plan.stage in SETTLED:
         given, gave = SETTLED[plan.stage]
-        keys.append(replace(plan, inputs={**plan.inputs, given: done.outputs[gave].digest}).key)
-    for key in keys:
-        store.write(f"work/{key}/result.json", contracts.encode("result", record))
-    for manifest in done.outputs.values():
-        store.write(f"refs/{manifest.digest}.json", contracts.encode("ref", {"key": plan.key, "stage": plan.stage}))
+        plans.append(replace(plan, inputs={**plan.inputs, given: done.outputs[gave].digest}))
+    for each in plans:
+        result = _signed("result", plan.stage, {**record, "inputs": each.inputs})
+        store.write(f"work/{each.key}/result.json", result)
+    _refer(store, plan, done.outputs.values())
     for name in kept:
         if not name.endswith("/result.json"):
             store.delete(name)  # the checkpoints have served
+
+
+def _signed(kind: str, stage: str, record: dict[str, Any]) -> bytes:
+    """The bytes of a record, signed by the key of its stage where there is one."""
+    key = stage_keys.held(stage)
+    return contracts.encode(kind, key.sign(kind, record) if key else record)
+
+
+def _refer(store: Store, plan: Plan, outputs: Iterable[Manifest]) -> None:
+    """Write down for each artifact which work gave it: the newest that did, since several may give the same."""
+    data = contracts.encode("ref", {"key": plan.key, "stage": plan.stage})
+    for manifest in outputs:
+        name = f"refs/{manifest.digest}.json"
+        if store.read(name) != data:
+            store.write(name, data)
 
 
 @cache

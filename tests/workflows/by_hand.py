@@ -61,6 +61,7 @@ class ByHand:
         now, rows = self.data(policy=policy)
         champion = self.out(now, "champion")
         limits = {"policy": dict(policy), "looks": now.values["looks"], "spent": now.values["spent"]}
+        limits["signer"] = now.values["signer"]
         trained = self.step("train", rows, **QUICK)
         model = self.out(trained, "model")
         report = self.step("evaluate", {**rows, "model": model, "champion": champion}, precision="float32")

@@ -6,8 +6,9 @@ import json
 import re
 from dataclasses import dataclass, field
 from itertools import pairwise
+from typing import Any
 
-from components.shared import releases, signing
+from components.shared import lineage, releases, signing
 from components.shared.contracts import Manifest, decode, digest, try_decode
 from components.shared.releases import Entry
 from components.shared.signing import Verifier
@@ -25,6 +26,7 @@ class Found:
     head: str = ""
     signed: int = 0
     objects: int = 0
+    steps: int = 0
     problems: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
@@ -159,8 +161,22 @@ def _decision(found: Found, store: Store, entry: Entry, manifest: Manifest, trus
         return
     try:
         trusted.check("decision", data, str(beside.get("signature", "")), what, by)
-    except PermissionError as error:
+        _steps(found, store, trusted, manifest, verdict, what)
+    except (PermissionError, ValueError) as error:
         found.problems.append(str(error))
+
+
+def _steps(
+    found: Found, store: Store, trusted: Verifier, manifest: Manifest, verdict: dict[str, Any], what: str
+) -> None:
+    """Check the signed results of the steps that the decision rests on; say where it was made without them."""
+    file = manifest.files.get(lineage.FILE)
+    if not verdict.get("lineage"):
+        found.notes.append(f"{what} was made by a version of medloop that did not sign the steps before it.")
+    elif file is None or file.digest != verdict["lineage"]:
+        found.problems.append(f"{what} does not hold the steps that were signed with it.")
+    else:
+        found.steps += len(lineage.check(store, trusted, store.get(file.digest), verdict))
 
 
 def told(found: Found, store: Store) -> str:
@@ -175,8 +191,9 @@ def told(found: Found, store: Store) -> str:
         lines.append(f"The release log of {store.uri} is empty.")
     else:
         signed = f", {found.signed} of them under signatures of trusted keys" if found.signed else ""
+        steps = f", with {found.steps} signed steps behind them" if found.steps else ""
         lines.append(
             f"✓ The release log of {store.uri} is whole: {count}{signed}, and {found.objects} decisions, reports, "
-            f"models and cards as they name them.\n  Head: {found.head}"
+            f"models and cards as they name them{steps}.\n  Head: {found.head}"
         )
     return "\n".join(lines)

@@ -21,6 +21,7 @@ from components.shared.store import open_store
 from components.shared.work import Work
 from tests.components.evaluate import scenes
 from tests.components.gate.reports import Metrics, promised
+from tests.components.shared.decisions import keep, steps
 from tests.components.shared.signers import Pair, use
 from workflows.parameters import read_policy
 
@@ -596,8 +597,14 @@ def test_the_decision_is_signed_by_the_key_that_the_run_began_with(
 ) -> None:
     ours, other = Pair(), Pair()
     use(monkeypatch, ours, ours)
+    with pytest.raises(PermissionError, match="not the result of a step that the store knows"):
+        judge(signer=ours.id)
+    assert not (tmp_path / "decision" / "decision.sig").exists()
+    store = open_store(str(tmp_path / "store"))
+    keep(store, steps(store, judge()["subject"], "e" * 64))
     decision = judge(signer=ours.id)
     assert decision["signer"] == ours.id
+    assert decision["lineage"] == contracts.file_digest(tmp_path / "decision" / "lineage.json")
     path = tmp_path / "decision" / "decision.json"
     trusted = signing.verifier()
     assert trusted
