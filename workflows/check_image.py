@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import tempfile
 from collections.abc import Iterator
@@ -10,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from components.shared import artifacts, contracts
+from components.shared import artifacts, contracts, signing, stage_keys
 from components.shared.contracts import Manifest
 from components.shared.interface import nearest, read, stages
 from components.shared.store import Store, over
@@ -48,6 +49,8 @@ def check(image: str, stage: str) -> Iterator[Finding]:
     if stage not in stages():
         raise ValueError(f"There is no stage {stage!r}.{nearest(stage, stages())} Stages: {', '.join(stages())}.")
     check_images([image])
+    for name in (signing.VARIABLE, signing.VERIFY, stage_keys.VARIABLE):
+        os.environ.pop(name, None)  # what is tried here is a loop of its own, and signs nothing
     told, trouble = _ask(image, ASK.format(stage=stage))
     theirs = _read(told)
     if theirs is None:

@@ -19,7 +19,7 @@ HANDED_ON = (
     "MEDLOOP_NOTIFY_URL",
     "MEDLOOP_RUN",
     "MEDLOOP_SCRATCH",
-    "MEDLOOP_SIGNING_KEY",
+    "MEDLOOP_SIGNING_KEY",  # of a replay; a run gives each stage its own key
     "MEDLOOP_TRACEBACK",
     "MEDLOOP_VERIFY_KEYS",
     "PYTHONUNBUFFERED",

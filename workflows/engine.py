@@ -24,7 +24,8 @@ def main() -> int:
 
     from workflows.package import build
 
-    pipeline = build(asked["pipeline"], asked["images"] if asked["runner"] == "docker" else None)
+    images = asked["images"] if asked["runner"] == "docker" else None
+    pipeline = build(asked["pipeline"], images, environments=asked["keys"])
     local.init(_runner(local, asked), pipeline_root=asked["root"], raise_on_error=True)
     try:
         pipeline(**asked["arguments"])

@@ -139,6 +139,46 @@ def pair(
     )
 
 
+@app.command(name="stages", short_help="Write a key for each stage that does not release.")
+def stage_keys(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="A new directory; each file in it is a stage's key.")],
+) -> None:
+    """Write the keys with which the stages sign what they did, where the signing key itself must not be: on a cluster.
+    They follow from the signing key, so the same command gives the same keys. Each signs for one stage alone, and none
+    can release a model. `medloop run` hands them out by itself.
+
+    \b
+        medloop keys stages stage-keys
+        kubectl create secret generic medloop-stages --from-file=stage-keys
+    """
+    names = write_stage_keys(folder)
+    typer.echo(
+        f"The keys of {', '.join(names)} are in {folder}, readable for you alone. Put them where each stage finds its "
+        f"own in MEDLOOP_STAGE_KEY, then remove the directory:\n\n  kubectl create secret generic medloop-stages "
+        f"--from-file={folder}\n\nThe shipped cluster file takes them from there. Public keys stay as they are."
+    )
+
+
+def write_stage_keys(folder: Path) -> list[str]:
+    """Write the key of each stage into a file of its name; return the stages."""
+    from components.shared import signing
+    from components.shared.interface import stages
+    from components.shared.stage_keys import RELEASING, VARIABLE, for_stages
+
+    given = for_stages(name for name in stages() if name not in RELEASING)
+    if not given:
+        raise ValueError(
+            f"{signing.VARIABLE} is not set, and the keys of stages follow from it. Set it: `medloop keys pair` makes "
+            "one."
+        )
+    if folder.exists():
+        raise FileExistsError(f"{folder} exists already. Name a new directory.")
+    folder.mkdir(mode=0o700, parents=True)
+    for name, variables in given.items():
+        write_secret(folder / name, variables[VARIABLE])
+    return [*given]
+
+
 @dataclass(frozen=True)
 class Made:
     """What may be told of a new pair of keys."""

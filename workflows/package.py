@@ -22,10 +22,12 @@ def build(
     images: Mapping[str, str] | None = None,
     cluster: Mapping[str, Placement] | None = None,
     defaults: Mapping[str, Any] | None = None,
+    environments: Mapping[str, Mapping[str, str]] | None = None,
 ) -> Any:
     """The pipeline with each stage in its image (None: in this Python) and, for a cluster, in its place.
 
-    `defaults` replace those that the pipeline states.
+    `defaults` replace those that the pipeline states. `environments` are variables for single stages: for a run on this
+    machine alone, since they hold keys.
     """
     import importlib
 
@@ -43,6 +45,8 @@ def build(
         if images:
             task.set_container_image(images[stage])
             task.set_env_variable(IMAGE, images[stage])
+        for name, value in (environments or {}).get(stage, {}).items():
+            task.set_env_variable(name, value)
         if cluster:
             cluster[stage].apply(task)
 

@@ -13,10 +13,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
-from components.shared import artifacts
+from components.shared import artifacts, signing
 from components.shared.contracts import Manifest
 from components.shared.interface import nearest, read
 from components.shared.scratch import VARIABLE
+from components.shared.stage_keys import RELEASING
 from components.shared.store import Store, over
 from workflows.run import Run
 from workflows.settings import Settings, stage_environment
@@ -89,7 +90,7 @@ def prepare(settings: Settings, store: Store, run: Run, step: dict[str, Any], sc
     folder = _new_folder(settings.home / "replays", f"{run.id}-{step['stage']}")
     aside = scratch or folder
     aside.mkdir(exist_ok=True)
-    replay = Replay(step, folder, _environment(settings, run, folder, aside), store.uri, aside)
+    replay = Replay(step, folder, _environment(settings, run, step["stage"], folder, aside), store.uri, aside)
     for path in (folder / "inputs", folder / "outputs"):
         path.mkdir()
     for name, digest in step["inputs"].items():
@@ -105,13 +106,15 @@ def _new_folder(place: Path, name: str) -> Path:
     return folder
 
 
-def _environment(settings: Settings, run: Run, folder: Path, aside: Path) -> dict[str, str]:
+def _environment(settings: Settings, run: Run, stage: str, folder: Path, aside: Path) -> dict[str, str]:
     source = str(run.record["arguments"].get("source", ""))
     # Most stages need no key. One that was made here would fit no data of the store, and later be taken for the loop's.
     environment = stage_environment(settings, source, make_key=False)
     environment.pop("MEDLOOP_LOG")
     # Nothing that others see: no tracking, no message, and all that is written goes aside.
     environment.pop("MEDLOOP_NOTIFY_URL", None)
+    if stage not in RELEASING:
+        environment.pop(signing.VARIABLE, None)
     return {**environment, "MLFLOW_TRACKING_URI": f"sqlite:///{folder}/tracking.db", VARIABLE: str(aside)}
 
 

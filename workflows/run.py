@@ -21,8 +21,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Protocol
 
-from components.shared import diary
+from components.shared import diary, signing, stage_keys
 from components.shared.contracts import decode, encode
+from components.shared.interface import stages
 from components.shared.price import read_price
 from components.shared.store import Store, open_store
 from workflows.lease import Lease, holder, lease
@@ -148,6 +149,9 @@ def _run_engine(
     # Only what reads scans needs a key; one that was made here for anything else would later be taken for the loop's.
     environment = {**stage_environment(settings, source, pipeline == "retrain"), "TMPDIR": str(folder / "tmp")}
     environment[diary.VARIABLE] = run.id
+    keys = stage_keys.for_stages(stages())
+    for name in (signing.VARIABLE, stage_keys.VARIABLE):
+        environment.pop(name, None)  # each stage is given its own, and no other
     asked: dict[str, Any] = {
         "pipeline": pipeline,
         "arguments": {**run.record["arguments"], "store": store.uri, "by": run.record["by"]},
@@ -155,6 +159,7 @@ def _run_engine(
         "images": dict(images),
         "gpus": run.record["arguments"].get("device") == "cuda",
         "root": str(folder / "root"),
+        "keys": keys,
     }
     if runner == "docker":
         from workflows.containers import for_containers

@@ -31,10 +31,9 @@ from components.evaluate.scoring import Judge, Rows, beside, in_service, same_cl
 from components.evaluate.shortcuts import shortcuts
 from components.evaluate.subgroups import UNKNOWN, age_band, divided, gaps
 from components.shared.contracts import Between, In, OneOf, Out, read_record, write_record
-from components.shared.dataset import SPLIT, Data
+from components.shared.dataset import SPLIT, Data, Views
 from components.shared.runtime import PRECISIONS, Model
 from components.shared.tables import read_table, write_table
-from components.shared.views import framing
 from components.shared.work import Work
 
 TIMED, WARMED = 40, 4
@@ -111,7 +110,7 @@ def evaluate(
         "service_error": service.error or None,
         "subgroups": [group.record(confidence) for group in divisions],
         "gaps": gaps(divisions, confidence, ours.number_of_patients),
-        "latency": latency(candidate, data, rows),
+        "latency": latency(candidate, judge.views(candidate), rows),
         "data": condition(data, splits),
         "as_trained": as_trained(ours, trained, model, precision) if trained else None,
     }
@@ -122,7 +121,7 @@ def evaluate(
             "precision": rival.precision,
             "populations": compared,
         }
-    views = data.views(*framing(candidate.preprocess))
+    views = judge.views(candidate)
     sizes = np.stack([data.column(name)[rows] for name in ("height", "width")], axis=1).astype(np.int64)
     metrics["shortcuts"] = shortcuts(candidate, views, rows, ours, sizes, about["site"], metrics["subgroups"], settings)
     ids = data.column("image_id")[rows].tolist()
@@ -203,9 +202,8 @@ def thresholds(model: Model) -> Sequence[float] | None:
     return found if found is None or isinstance(found, list) else [found]
 
 
-def latency(model: Model, data: Data, rows: Rows) -> dict[str, Any]:
+def latency(model: Model, views: Views, rows: Rows) -> dict[str, Any]:
     """How long the graph that was judged takes for one image, alone, on this machine; milliseconds."""
-    views = data.views(*framing(model.preprocess))
     chosen = np.resize(rows, WARMED + min(TIMED, len(rows)))
     spent = []
     for row in chosen:

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from components.evaluate.metrics import Scored
 from components.shared.contracts import LOST, read_record
-from components.shared.dataset import Data
+from components.shared.dataset import Data, Views
 from components.shared.runtime import Model
 from components.shared.views import framing
 from components.shared.work import progress
@@ -108,10 +109,18 @@ class Judge:
     rows: Rows
     models: int
     done: int = 0
+    _views: dict[tuple[Any, ...], Views] = field(default_factory=dict)
+
+    def views(self, model: Model) -> Views:
+        """Return the test images as this model sees them, made anew from the masters once for each framing."""
+        frame = framing(model.preprocess)
+        if frame not in self._views:
+            self._views[frame] = self.data.fresh_views(self.rows, *frame)
+        return self._views[frame]
 
     def scored(self, model: Model, which: str) -> Scored:
         """What this model says of each image."""
-        views = self.data.views(*framing(model.preprocess))
+        views = self.views(model)
         total, batches = self.models * len(self.rows), []
         for number, answer in enumerate(model.in_batches(views, self.rows)):
             batches.append(answer.logits)

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import pyarrow as pa
 
 from components.ingest.groups import Group
-from components.shared import keys
+from components.shared import keys, stage_keys
 from components.shared.contracts import fingerprint
 from components.shared.pixels import Decoding
 from components.shared.store import Store
@@ -81,8 +81,9 @@ def names(store: Store, where: str) -> list[str]:
 
 
 def read(store: Store, where: str, name: str) -> Masters | None:
-    """The record of a group, or None where there is none that can be read."""
-    data = store.read(f"{where}/{name}")
+    """The record of a group, or None where there is none that can be read; where keys are set, none of ingest's own."""
+    kept = store.read(f"{where}/{name}")
+    data = None if kept is None else stage_keys.unseal(f"{where}/{name}", kept, ("ingest",))
     if data is None:
         return None
     try:
@@ -100,7 +101,8 @@ def write(store: Store, where: str, found: Masters) -> None:
     sink = pa.BufferOutputStream()
     with pa.ipc.new_stream(sink, table.schema) as writer:
         writer.write_table(table)
-    store.write(f"{where}/{found.name}", sink.getvalue().to_pybytes())
+    name = f"{where}/{found.name}"
+    store.write(name, stage_keys.seal(stage_keys.held("ingest"), name, sink.getvalue().to_pybytes()))
 
 
 def unchanged(store: Store, where: str, group: Group) -> Masters | None:

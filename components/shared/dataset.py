@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import tempfile
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from components.shared import signing, stage_keys
 from components.shared.contracts import decode, encode, fingerprint, read_record
 from components.shared.store import Store
 from components.shared.tables import INDEX, SPLIT, read_table, write_table
@@ -202,6 +204,27 @@ class Data:
             arrays = list(pool.map(lambda shard: _view_of(self.store, shard["digest"], spec), self.about["shards"]))
         return Views(arrays, self.column("shard"), self.column("row"))
 
+    def fresh_views(self, rows: NDArray[np.int64], size: int, fit: str, crop: float, shades: str) -> Views:
+        """These rows alone as a model of this size sees them, made from the masters now and kept for this process.
+
+        What judges a model must not rest on views that the store keeps: whoever trained it may have written them.
+        """
+        shards, places = self.column("shard"), self.column("row")
+        channels = () if self.about["decoding"]["colour"] != "rgb" else (3,)
+        with tempfile.TemporaryFile(prefix="medloop-views-") as file:
+            made = np.memmap(file, np.uint8, "w+", shape=(len(rows), size, size, *channels))
+
+        def fill(shard: int) -> None:
+            masters = read_shard(self.store.fetch(self.about["shards"][shard]["digest"]))
+            for place in np.flatnonzero(shards[rows] == shard):
+                made[place] = view(masters[places[rows[place]]], size, fit, crop, shades)
+
+        with ThreadPoolExecutor(4) as pool:
+            list(pool.map(fill, np.unique(shards[rows]).tolist()))
+        where = np.full(len(shards), -1, np.int32)
+        where[rows] = np.arange(len(rows))
+        return Views([made], np.zeros(len(shards), np.int32), where)
+
 
 @dataclass(frozen=True)
 class Views:
@@ -221,11 +244,9 @@ class Views:
 
 def _view_of(store: Store, shard: str, spec: dict[str, Any]) -> NDArray[np.uint8]:
     name = f"views/{fingerprint([shard, spec])}.json"
-    known = store.read(name)
+    known = _known_view(store, name, shard, spec)
     if known is not None:
-        digest = decode("view", known, name)["digest"]
-        if store.has(digest):
-            return np.asarray(np.load(store.fetch(digest), mmap_mode="r"))
+        return known
     masters = read_shard(store.fetch(shard))
     shape = (len(masters), spec["size"], spec["size"], *masters[0].shape[2:])
     with store.making() as path:
@@ -235,5 +256,20 @@ def _view_of(store: Store, shard: str, spec: dict[str, Any]) -> NDArray[np.uint8
         array.flush()
         del array
         blob = store.put_file(path)
-    store.write(name, encode("view", {"digest": blob.digest, "shard": shard, "spec": spec}))
+    key, record = stage_keys.held(), {"digest": blob.digest, "shard": shard, "spec": spec}
+    store.write(name, encode("view", key.sign("view", record) if key else record))
     return np.asarray(np.load(store.fetch(blob.digest), mmap_mode="r"))
+
+
+def _known_view(store: Store, name: str, shard: str, spec: dict[str, Any]) -> NDArray[np.uint8] | None:
+    """The view of a shard that was made before, or None; where public keys are set, only one that a stage signed."""
+    data, trusted = store.read(name), signing.verifier()
+    try:
+        if data is None:
+            return None
+        record = stage_keys.check(trusted, "view", data, name) if trusted else decode("view", data, name)
+        if (record["shard"], record["spec"]) != (shard, spec) or not store.has(record["digest"]):
+            return None
+        return np.asarray(np.load(store.fetch(record["digest"]), mmap_mode="r", allow_pickle=False))
+    except (PermissionError, ValueError, KeyError):
+        return None  # it is made anew

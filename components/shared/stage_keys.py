@@ -11,6 +11,7 @@ import base64
 import hashlib
 import json
 import os
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -58,6 +59,18 @@ def derive(signer: signing.Signer, stage: str) -> StageKey:
     """Return the key of a stage, which follows from the signing key and cannot be traced back to it."""
     key = signing.private_key(signer.derived(f"stage key of {stage}"))
     return StageKey(stage, signer.id, signer.sign(_CERTIFICATE, _certified(stage, signing.of(key).public)), key)
+
+
+def for_stages(names: Iterable[str]) -> dict[str, dict[str, str]]:
+    """Return, for each stage, the variables with the key that it may hold: all else must be kept from it.
+
+    They are secrets. Without a signing key at hand there are none.
+    """
+    ours = signing.signer()
+    if ours is None:
+        return {}
+    whole = {signing.VARIABLE: os.environ[signing.VARIABLE]}
+    return {name: whole if name in RELEASING else {VARIABLE: derive(ours, name).text} for name in names}
 
 
 def held(stage: str = "") -> StageKey | None:

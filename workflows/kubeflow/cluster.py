@@ -198,9 +198,9 @@ def _free_variable(value: Any) -> str:
 
 
 def _plain_variable(value: Any) -> str:
-    if re.search("SECRET|TOKEN|PASSWORD|HASH_KEY|SIGNING_KEY|ACCESS_KEY", str(value)) and not str(value).endswith(
-        "_FILE"
-    ):
+    if re.search("SECRET|TOKEN|PASSWORD|HASH_KEY|SIGNING_KEY|STAGE_KEY|ACCESS_KEY", str(value)) and not str(
+        value
+    ).endswith("_FILE"):
         raise ValueError(
             f"{value} is a secret by its name, and this stands in the package for all to read; see `secrets`."
         )
