@@ -19,6 +19,9 @@ from components.shared.views import normalise
 PRECISIONS = {"float32": "models/model.onnx", "int8": "models/model.int8.onnx"}
 """The graph of each precision in a bundle."""
 
+_WEIGHTS_BESIDE = "session.model_external_initializers_file_folder_path"
+"""Where a graph may have weights in files of their own: nowhere, since no manifest names them."""
+
 OUTPUTS = ("logits", "features", "feature_map")
 """The export contract: class scores before softmax, pooled features, and the last feature map."""
 
@@ -52,9 +55,17 @@ class Model:
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads or len(os.sched_getaffinity(0))
         options.log_severity_level = 3
-        self._session = onnxruntime.InferenceSession(
-            graph or str((bundle / PRECISIONS[precision]).resolve()), options, providers=["CPUExecutionProvider"]
-        )
+        options.add_session_config_entry(_WEIGHTS_BESIDE, "/dev/null")
+        content = graph or (bundle / PRECISIONS[precision]).read_bytes()
+        try:
+            self._session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+        except Exception as error:  # onnxruntime has an exception for each status, and no base for them
+            if "External data" not in str(error):
+                raise
+            raise ValueError(
+                f"The model's {precision} graph keeps weights in another file; all of them must be in the graph's own. "
+                "Export it without external data."
+            ) from None
 
     def __call__(self, views: NDArray[np.uint8]) -> Answer:
         """Logits and pooled features of uint8 views [N, H, W]."""

@@ -56,14 +56,17 @@ class ByHand:
         sides = self.step("split", {**rows, "previous": self.out(now, "previous")})
         return now, {**rows, "splits": self.out(sides, "splits")}
 
+    def train(self, rows: dict[str, Path]) -> Path:
+        """Train a small model; gives the file of its manifest."""
+        return self.out(self.step("train", rows, **QUICK), "model")
+
     def whole(self, policy: Mapping[str, Any] = LENIENT) -> None:
         """The whole run, to whatever ending the policy leads to."""
         now, rows = self.data(policy=policy)
         champion = self.out(now, "champion")
         limits = {"policy": dict(policy), "looks": now.values["looks"], "spent": now.values["spent"]}
         limits["signer"] = now.values["signer"]
-        trained = self.step("train", rows, **QUICK)
-        model = self.out(trained, "model")
+        model = self.train(rows)
         report = self.step("evaluate", {**rows, "model": model, "champion": champion}, precision="float32")
         verdict = self.step("gate", {"report": self.out(report, "report")}, **limits, shipped=False)
         ending = {"state": self.out(now, "state"), "decision": self.out(verdict, "decision")}
