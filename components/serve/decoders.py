@@ -154,7 +154,7 @@ class Decoders:
             await asyncio.shield(sending)
         except asyncio.CancelledError:
             decoder.kill()  # which ends the sending, too
-            await asyncio.wait({sending})
+            await asyncio.gather(sending, return_exceptions=True)
             raise
 
 
