@@ -78,7 +78,7 @@ class Service:
         """What stands around the application's life."""
         self.decoders.start()
         yield
-        self.decoders.close()
+        await self.decoders.close()
         self._pool.shutdown()
 
     async def home(self) -> HTMLResponse:

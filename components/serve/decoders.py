@@ -20,9 +20,11 @@ from components.shared.decoder import REFUSAL, VIEW, Decoder, EndedError, Templa
 
 WORK = "components.serve.decoding:look_at"
 """What a decoding process runs."""
-SLICE = 0.25
+SLICE = 0.1
 """CPU seconds after which a file leaves the quick lane."""
-SLOW = 4
+SPARE = 4
+"""Files in the quick lane beyond the number of processors."""
+SLOW = 8
 """Files in the slow lane."""
 ENDING = "The service is ending, and this image would take it too long. Ask again later."
 
@@ -37,10 +39,11 @@ class Decoders:
     def __init__(self, pool: Executor) -> None:
         self._pool = pool  # for what blocks for a moment
         self._processors = len(os.sched_getaffinity(0))
-        self._quick = asyncio.Semaphore(self._processors + 2)
+        self._quick = asyncio.Semaphore(self._processors + SPARE)
         self._room = asyncio.Semaphore(SLOW)
         self._idle: asyncio.LifoQueue[Decoder] = asyncio.LifoQueue()
         self._template: Template | None = None
+        self._coming: set[asyncio.Future[Decoder]] = set()
         self._late: list[Decoder] = []
         self._busy = 0
         self._ending = False
@@ -51,12 +54,19 @@ class Decoders:
         self._fill()
 
     def _fill(self) -> None:
-        while self._template and self._idle.qsize() + self._busy < self._processors + 2:
-            try:
-                self._idle.put_nowait(Decoder(self._template))
-            except EndedError:  # the template was killed, likely for want of memory
-                self._template.close()
-                self._template = Template(WORK)
+        while self._template and self._idle.qsize() + self._busy + len(self._coming) < self._processors + SPARE:
+            loop = asyncio.get_running_loop()
+            coming = loop.run_in_executor(self._pool, Decoder, self._template)
+            self._coming.add(coming)
+            coming.add_done_callback(self._came)
+
+    def _came(self, coming: asyncio.Future[Decoder]) -> None:
+        self._coming.remove(coming)
+        if not coming.exception():
+            self._idle.put_nowait(coming.result())
+        elif self._template:  # it was killed, likely for want of memory
+            self._template.close()
+            self._template = Template(WORK)
 
     def hurry(self) -> None:
         """Give up all files in the slow lane, now and from now on."""
@@ -64,11 +74,13 @@ class Decoders:
         for decoder in self._late:
             decoder.kill()
 
-    def close(self) -> None:
+    async def close(self) -> None:
         """End the processes."""
-        if self._template:
-            self._template.close()
-            self._template = None
+        template, self._template = self._template, None
+        await asyncio.gather(*self._coming, return_exceptions=True)
+        await asyncio.sleep(0)  # so that those are among the idle
+        if template:
+            template.close()
         while not self._idle.empty():
             self._idle.get_nowait().close()
 
