@@ -179,7 +179,9 @@ def ingest(source: Path, checkout: Path) -> tuple[float, float]:
         command += ["--revision", revision, "--key-id", parse(SYNTHETIC).id, "--portion", f"{folder}/portion"]
         environment = {**os.environ, "PYTHONPATH": str(checkout), "MEDLOOP_HASH_KEY": SYNTHETIC}
         begun = time.perf_counter()
-        process = subprocess.Popen(command, cwd=checkout, env=environment, stderr=subprocess.DEVNULL)
+        process = subprocess.Popen(
+            command, cwd=checkout, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        )
         return ended(process, begun)
 
 
