@@ -14,6 +14,7 @@ BENCHMARKS = (
     "near",
     "writing",
     "tamper",
+    "hostile",
     "images",
     "cluster",
     "intervals",

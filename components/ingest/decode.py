@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import errno
 import json
+import pickle
+import traceback
 from collections import defaultdict, deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import ExitStack, suppress
+from contextlib import AbstractContextManager, ExitStack, nullcontext, suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -21,11 +24,12 @@ from components.ingest.text import text_like
 from components.shared import header, keys
 from components.shared.contracts import digest
 from components.shared.dataset import ShardWriter, pixel_digest, read_shard
+from components.shared.decoder import limited, limits
 from components.shared.keys import HashKey
 from components.shared.pixels import Decoding, Master, Pixels
 from components.shared.source import CHANGED, Bucket, Entry, Source, open_source
 from components.shared.store import Store, open_store
-from components.shared.work import log
+from components.shared.work import configure_logging, log
 
 AHEAD = 4
 """How many objects of a bucket are on their way, or wait in memory, while one is decoded."""
@@ -48,35 +52,70 @@ class Picture(NamedTuple):
     pixels: Pixels | None
 
 
-def decode(group: Group, earlier: Sequence[str], how: Decoding, store_uri: str, address: str) -> Masters:
-    """The masters of a group's files, and the record of them in the store.
+class Task(NamedTuple):
+    """A group to decode."""
 
-    `earlier` names the records that may tell of these files.
-    """
-    store, key, where = open_store(store_uri), keys.from_environment(), records.place(how)
-    before = _Before([found for name in earlier if (found := records.read(store, where, name))], store)
-    source = open_source(address)
+    group: Group
+    earlier: Sequence[str]
+    """Names of the records that may hold these files."""
+    how: Decoding
+    store_uri: str
+    address: str
+    refused: Mapping[str, str] = {}
+    """Files that ended a process which was decoding them, with the reason; they are not tried again."""
+    begun: Masters | None = None
+    """The first files of the group, if they were decoded before; then `upto` is not set."""
+    upto: str = ""
+    """The file before which to stop; without it all are decoded, and the group's record is written to the store."""
+
+
+def work(task: Task) -> bytes:
+    """Decode a group in a process of its own; returns a pickled Masters, or the exception."""
+    configure_logging()
+    try:
+        return pickle.dumps(decode(task))
+    except Exception as error:
+        error.add_note(traceback.format_exc())
+        return pickle.dumps(error)
+
+
+def decode(task: Task) -> Masters:
+    """The masters of a group's files, and the record of them in the store."""
+    group, how = task.group, task.how
+    if task.upto:
+        group = replace(group, members=[member for member in group.members if member[0] < task.upto])
+    store, key, where = open_store(task.store_uri), keys.from_environment(), records.place(how)
+    known_before = [found for name in task.earlier if (found := records.read(store, where, name))]
+    before = _Before([task.begun, *known_before] if task.begun else known_before, store)
+    source = open_source(task.address)
     fresh = [(file, entry) for file, entry in group.members if not before.holds(file, entry)]
     contents = _contents(source, fresh)
     waiting = {file for file, _ in fresh}
+    ahead = [entry.size for _, entry in fresh] if isinstance(source, Bucket) else []
     facts: list[Fact] = []
     decoded = 0
     with ExitStack() as stack:
         shards = _Shards(store, stack)
         for file, entry in group.members:
             data = next(contents) if file in waiting else None
+            ahead = ahead[1:] if file in waiting else ahead
             known = digest(data) if data is not None else before.facts[file][0]["source_digest"]
             about = {"file": file, "size": entry.size, "version": entry.version, "source_digest": known}
-            pictures = before.pictures(file, known)
-            if pictures is None:
+            pictures, guard = before.pictures(file, known), _unlimited()
+            if pictures is None and file in task.refused:
+                pictures = iter([_problem(file, task.refused[file])])
+            elif pictures is None:
                 decoded += 1
-                pictures = _pictures(_read(source, entry, file) if data is None else data, file, entry, how, key)
-            for fact, pixels in pictures:
-                shard, row = (-1, -1) if pixels is None else shards.add(pixels)
-                facts.append({**NOTHING, **fact, **about, "shard": shard, "row": row})
+                data = _read(source, entry, file) if data is None else data
+                pictures, guard = _pictures(data, file, entry, how, key), _limited(data, file, sum(ahead[:AHEAD]))
+            with guard:
+                for fact, pixels in pictures:
+                    shard, row = (-1, -1) if pixels is None else shards.add(pixels)
+                    facts.append({**NOTHING, **fact, **about, "shard": shard, "row": row})
         kept = shards.close()
     found = Masters(group.name, kept, pa.Table.from_pylist(facts, schema=FACTS), decoded)
-    records.write(store, where, found)
+    if not task.upto:
+        records.write(store, where, found)
     return found
 
 
@@ -163,7 +202,19 @@ def _pictures(data: bytes, file: str, entry: Entry, how: Decoding, key: HashKey)
         for master in readers.read(data, how):
             yield Picture(_described(master, key.image(entry.name, master.frame), key), master.pixels)
     except ValueError as error:
-        yield Picture({"image_id": file, "problem": str(error)}, None)
+        yield _problem(file, str(error))
+
+
+def _problem(file: str, why: str) -> Picture:
+    return Picture({"image_id": file, "problem": why}, None)
+
+
+def _limited(data: bytes, file: str, ahead: int) -> AbstractContextManager[None]:
+    return limited(limits(data), file, ahead)
+
+
+def _unlimited() -> AbstractContextManager[None]:
+    return nullcontext()
 
 
 def _described(master: Master, image_id: str, key: HashKey) -> Fact:

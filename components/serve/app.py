@@ -5,11 +5,11 @@ from __future__ import annotations
 import asyncio
 import os
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, Any, TypeVar
 
 import numpy as np
 from fastapi import FastAPI, Form, HTTPException, Request, UploadFile
@@ -18,12 +18,20 @@ from fastapi.responses import HTMLResponse, JSONResponse
 from numpy.typing import NDArray
 
 from components.serve import page
+from components.serve.decoders import ENDING, Decoders, EndingError
 from components.serve.deployment import Deployment, Serving
 from components.serve.guard import Guard, in_words
-from components.serve.prediction import answer, look_at
+from components.serve.prediction import answer
+from components.shared.views import framing
 
 FORM_BYTES = 64 * 2**10
 """What the multipart form around one file may add to it."""
+LOOK_UP = 0.2
+"""Seconds between looks at whether the client is still there."""
+GONE = 499
+"""The status under which the log has a request whose client went away before it was answered; nobody receives it."""
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -50,6 +58,7 @@ def create_app(deployment: Deployment, limits: Limits | None = None) -> FastAPI:
     app.add_exception_handler(RequestValidationError, _wrong_form)
     small = dict.fromkeys(("/", "/health", "/model/info", "/openapi.json"), FORM_BYTES)
     one, many = service.limits.file_bytes + FORM_BYTES, service.limits.batch_bytes
+    app.state.decoders = service.decoders
     app.add_middleware(Guard, limits={**small, "/predict": one, "/predict/batch": many})
     return app
 
@@ -62,11 +71,14 @@ class Service:
         self._deployment = deployment
         # A pool of its own: predictions queue here while the event loop goes on answering /health.
         self._pool = ThreadPoolExecutor(max(2, len(os.sched_getaffinity(0))), "predict")
+        self.decoders = Decoders(self._pool)
 
     @asynccontextmanager
     async def lifespan(self, _: FastAPI) -> AsyncIterator[None]:
         """What stands around the application's life."""
+        self.decoders.start()
         yield
+        await self.decoders.close()
         self._pool.shutdown()
 
     async def home(self) -> HTMLResponse:
@@ -98,7 +110,9 @@ class Service:
         """What is in service: version, classes, preprocessing, precision, threshold, and where it came from."""
         return JSONResponse(self._serving().info())
 
-    async def predict(self, file: UploadFile, return_features: Annotated[bool, Form()] = False) -> JSONResponse:
+    async def predict(
+        self, request: Request, file: UploadFile, return_features: Annotated[bool, Form()] = False
+    ) -> JSONResponse:
         """The class of one image (PNG, JPEG or DICOM).
 
         Gives prediction, confidence (the probability of the predicted class), probabilities by class,
@@ -108,19 +122,19 @@ class Service:
         if (file.size or 0) > self.limits.file_bytes:
             raise HTTPException(413, self._too_large())
 
-        def work() -> JSONResponse:
+        async def work() -> JSONResponse:
             begun = time.perf_counter()
             try:
-                view = look_at(file.file.read(), serving.model)
+                view = await self._view(file, serving)
             except ValueError as error:
                 raise HTTPException(400, str(error)) from None
-            found = answer(serving.model, view[None], return_features)[0]
+            found = (await self._aside(lambda: answer(serving.model, view[None], return_features)))[0]
             return JSONResponse({**found, "inference_time_ms": _since(begun), "model_version": serving.version})
 
-        return await self._aside(work)
+        return await _while_connected(request, work())
 
     async def predict_batch(
-        self, files: list[UploadFile], return_features: Annotated[bool, Form()] = False
+        self, request: Request, files: list[UploadFile], return_features: Annotated[bool, Form()] = False
     ) -> JSONResponse:
         """The classes of several images, which run through the model together.
 
@@ -132,17 +146,18 @@ class Service:
             raise HTTPException(
                 413, f"The request has {len(files)} files; at most {self.limits.files} are allowed. Send them in parts."
             )
-        return await self._aside(lambda: self._batch(serving, files, return_features))
+        return await _while_connected(request, self._batch(serving, files, return_features))
 
-    def _batch(self, serving: Serving, files: list[UploadFile], return_features: bool) -> JSONResponse:
+    async def _batch(self, serving: Serving, files: list[UploadFile], return_features: bool) -> JSONResponse:
         begun = time.perf_counter()
         views, errors = [], {}
         for place, file in enumerate(files):
             try:
-                views.append(self._view(file, serving))
+                views.append(await self._view(file, serving))
             except ValueError as error:
                 errors[place] = str(error)
-        found = iter(answer(serving.model, np.stack(views), return_features) if views else [])
+        answers = await self._aside(lambda: answer(serving.model, np.stack(views), return_features)) if views else []
+        found = iter(answers)
         taken = _since(begun)
         common = {"inference_time_ms": round(taken / len(files), 3), "model_version": serving.version}
         predictions = [
@@ -151,10 +166,20 @@ class Service:
         ]
         return JSONResponse({"predictions": predictions, "count": len(files), **common, "inference_time_ms": taken})
 
-    def _view(self, file: UploadFile, serving: Serving) -> NDArray[np.uint8]:
+    async def _view(self, file: UploadFile, serving: Serving) -> NDArray[np.uint8]:
+        """What the model sees of an image file; a ValueError says in a sentence why the file cannot be used."""
         if (file.size or 0) > self.limits.file_bytes:
             raise ValueError(self._too_large())
-        return look_at(file.file.read(), serving.model)
+        preprocess = serving.model.preprocess
+
+        def read() -> bytes:
+            file.file.seek(0)
+            return file.file.read()
+
+        try:
+            return await self.decoders.view(read, preprocess["decoding"], framing(preprocess))
+        except EndingError:
+            raise HTTPException(503, ENDING) from None
 
     def _serving(self) -> Serving:
         state = self._deployment.state
@@ -165,8 +190,21 @@ class Service:
     def _too_large(self) -> str:
         return f"The file is larger than the {in_words(self.limits.file_bytes)} allowed. Send a smaller one."
 
-    async def _aside(self, work: Callable[[], JSONResponse]) -> JSONResponse:
+    async def _aside(self, work: Callable[[], T]) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._pool, work)
+
+
+async def _while_connected(request: Request, work: Coroutine[Any, Any, JSONResponse]) -> JSONResponse:
+    """Do the work for a request, unless the client goes away: then it is given up."""
+    task = asyncio.create_task(work)
+    try:
+        while not task.done():
+            await asyncio.wait({task}, timeout=LOOK_UP)
+            if not task.done() and await request.is_disconnected():
+                return JSONResponse({"detail": "The client has gone."}, GONE)
+        return task.result()
+    finally:
+        task.cancel()
 
 
 def _since(begun: float) -> float:

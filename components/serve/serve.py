@@ -14,6 +14,7 @@ from types import FrameType
 import uvicorn
 
 from components.serve.app import Limits, create_app
+from components.serve.decoders import Decoders
 from components.serve.deployment import Deployment
 from components.shared import signing, work
 from components.shared.store import open_store
@@ -65,8 +66,9 @@ def bind(host: str, port: int) -> socket.socket:
 
 def server_of(deployment: Deployment, limits: Limits | None = None) -> uvicorn.Server:
     """A server, not yet running, that answers for what is in service."""
+    app = create_app(deployment, limits)
     config = uvicorn.Config(
-        create_app(deployment, limits),
+        app,
         log_config=None,
         log_level=logging.WARNING,
         access_log=False,  # the guard logs requests, without what a client may have put into the address
@@ -74,7 +76,20 @@ def server_of(deployment: Deployment, limits: Limits | None = None) -> uvicorn.S
         ws="none",
         timeout_graceful_shutdown=GRACE,
     )
-    return uvicorn.Server(config)
+    return _Server(config, app.state.decoders)
+
+
+class _Server(uvicorn.Server):
+    """A server that gives up what takes long once it is to end, and lets the rest finish."""
+
+    def __init__(self, config: uvicorn.Config, decoders: Decoders) -> None:
+        super().__init__(config)
+        self._decoders = decoders
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """End, once the requests in flight are answered."""
+        self._decoders.hurry()
+        await super().shutdown(sockets)
 
 
 def _answer(listener: socket.socket, deployment: Deployment) -> None:

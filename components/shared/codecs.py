@@ -2,14 +2,8 @@
 
 from __future__ import annotations
 
-import atexit
 import io
-import json
-import subprocess
-import sys
 import threading
-from contextlib import suppress
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from PIL import Image
@@ -29,14 +23,12 @@ from pydicom.uid import (
     JPEGLSNearLossless,
 )
 
-from components.shared.unpack import LENGTH, LENGTHS
+from components.shared.pictures import refuse_parts
 
 if TYPE_CHECKING:
     from pydicom.pixels.decoders.base import DecodeRunner
 
 NAME = "medloop"
-SECONDS = 60.0
-"""What takes longer to decompress is given up."""
 _WAVELETS = (JPEG2000Lossless, JPEG2000, HTJ2KLossless, HTJ2KLosslessRPCL, HTJ2K)
 _OTHERS = (JPEGBaseline8Bit, JPEGExtended12Bit, JPEGLossless, JPEGLosslessSV1, JPEGLSLossless, JPEGLSNearLossless)
 DECODER_DEPENDENCIES = dict.fromkeys((*_WAVELETS, *_OTHERS), ("python-gdcm", "pylibjpeg-openjpeg"))
@@ -67,6 +59,7 @@ def decode_frame(source: bytes, runner: DecodeRunner) -> bytes | bytearray:
     found = measured(source)
     if found is None or found[:2] != (runner.columns, runner.rows):
         raise ValueError("the compressed frame has another size than the header says")
+    refuse_parts(source)
     if runner.transfer_syntax in _WAVELETS:
         return _wavelets(source, runner)
     if runner.transfer_syntax in (JPEGBaseline8Bit, JPEGExtended12Bit):
@@ -78,74 +71,37 @@ def decode_frame(source: bytes, runner: DecodeRunner) -> bytes | bytearray:
             raise ValueError("GDCM gives wrong pixels for JPEG-LS of 6 and 7 bits")
         runner.set_option("planar_configuration", 0)
         runner.set_option("bits_allocated", 8 if bits <= 8 else 16)
-    about = {
-        "columns": runner.columns,
-        "rows": runner.rows,
-        "samples": runner.samples_per_pixel,
-        "planar": runner.planar_configuration if runner.samples_per_pixel > 1 else 0,
-        "allocated": runner.bits_allocated,
-        "bits": bits,
-        "signed": runner.pixel_representation,
-        "photometric": str(runner.photometric_interpretation),
-        "syntax": str.__str__(runner.transfer_syntax),
-    }
-    return _gdcm.unpacked(source, about)
+    return _gdcm(source, runner, bits)
 
 
-class Process:
-    """GDCM in a process of its own, begun when it is first needed, and again after a frame that it did not survive."""
+def _gdcm(stream: bytes, runner: DecodeRunner, bits: int) -> bytes:
+    """The pixels of a compressed frame. A damaged one can end the process: that is why decoders have their own."""
+    import gdcm
 
-    def __init__(self) -> None:
-        self._running: subprocess.Popen[bytes] | None = None
-        self._one = threading.Lock()
-        atexit.register(self.close)
-
-    def unpacked(self, stream: bytes, about: dict[str, Any]) -> bytes:
-        """The pixels of a compressed frame; a ValueError where there are none."""
-        described = json.dumps(about).encode()
-        with self._one:
-            if self._running and self._running.poll() is not None:
-                self._end()
-            running = self._running = self._running or self._begun()
-            assert running.stdin
-            assert running.stdout
-            watch = threading.Timer(SECONDS, running.kill)
-            watch.start()
-            try:
-                running.stdin.write(LENGTHS.pack(len(described), len(stream)) + described + stream)
-                running.stdin.flush()
-                head = running.stdout.read(LENGTH.size)
-                size = LENGTH.unpack(head)[0] if len(head) == LENGTH.size else 0
-                pixels = running.stdout.read(size)
-            except BrokenPipeError:
-                head = pixels = b""
-            finally:
-                watch.cancel()
-            if not head or len(pixels) < size:
-                self._end()
-        if not pixels:
-            raise ValueError("GDCM cannot decompress the frame")
-        return pixels
-
-    def _begun(self) -> subprocess.Popen[bytes]:
-        # Not in this file's folder (-P), whose modules may have the names of others.
-        command = [sys.executable, "-P", str(Path(__file__).with_name("unpack.py"))]
-        return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
-
-    def _end(self) -> None:
-        running, self._running = self._running, None
-        if running:
-            running.kill()
-            with suppress(BrokenPipeError):
-                running.communicate()
-
-    def close(self) -> None:
-        """End the process."""
-        with self._one:
-            self._end()
-
-
-_gdcm = Process()
+    gdcm.Trace.WarningOff()  # what it prints may quote the frame
+    gdcm.Trace.ErrorOff()
+    fragment, fragments = gdcm.Fragment(), gdcm.SequenceOfFragments.New()
+    fragment.SetByteStringValue(stream)
+    fragments.AddFragment(fragment)
+    element = gdcm.DataElement(gdcm.Tag(0x7FE0, 0x0010))
+    element.SetValue(fragments.__ref__())
+    image = gdcm.Image()
+    image.SetNumberOfDimensions(2)
+    image.SetDimensions((runner.columns, runner.rows, 1))
+    image.SetDataElement(element)
+    kind = gdcm.PhotometricInterpretation.GetPIType(str(runner.photometric_interpretation))
+    image.SetPhotometricInterpretation(gdcm.PhotometricInterpretation(kind))
+    samples = runner.samples_per_pixel
+    if samples > 1:
+        image.SetPlanarConfiguration(runner.planar_configuration)
+    syntax = str.__str__(runner.transfer_syntax)
+    image.SetTransferSyntax(gdcm.TransferSyntax(gdcm.TransferSyntax.GetTSType(syntax)))
+    signed = runner.pixel_representation
+    image.SetPixelFormat(gdcm.PixelFormat(samples, runner.bits_allocated, bits, bits - 1, signed))
+    pixels = image.GetBuffer()  # bytes, that SWIG gives as text
+    if not pixels:
+        raise ValueError("GDCM cannot decompress the frame")
+    return bytes(pixels.encode("utf-8", "surrogateescape"))
 
 
 def _lossy(source: bytes, bits: int, runner: DecodeRunner) -> bytes:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import logging
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -18,8 +18,14 @@ from components.shared.views import Pixels
 if TYPE_CHECKING:
     from pydicom import Dataset
 
-MAX_UNPACKED = 2**30
+MAX_UNPACKED = 2**28
 """A deflated file may unpack to so many bytes."""
+MAX_ELEMENTS = 20_000
+"""A header with more elements, not counting those within sequences, is refused."""
+UNPACKED_AT_ONCE = 2**24
+"""Bytes that are unpacked at a time."""
+ROWS_AT_ONCE = 256
+"""Rows that are looked up at a time: an index takes 8 bytes a pixel."""
 REMEDY = "export the scan uncompressed, or as JPEG 2000 or JPEG-LS"
 UNREAD = f"the DICOM file is compressed in a way that is not read, such as video: {REMEDY}"
 CUT_SHORT = "the DICOM file is cut short"
@@ -32,6 +38,7 @@ _TRANSFORMS = (
 )
 """What stands between stored values and what is seen; of files with several frames it may stand with each frame."""
 _GROUPS = ("PixelValueTransformationSequence", "FrameVOILUTSequence")
+_PIXELS = (0x7FE00008, 0x7FE00009, 0x7FE00010)
 _COLOURS = ("RGB", "PALETTE COLOR", "YBR_FULL", "YBR_FULL_422", "YBR_ICT", "YBR_RCT")
 
 Window = tuple[float, float]
@@ -134,7 +141,7 @@ class Scan:
         if key not in tables:
             tables.clear()
             tables[key] = self._table(transform, values.dtype, window)
-        return np.asarray(tables[key][values.view(np.dtype(f"u{values.dtype.itemsize}"))])
+        return _looked_up(tables[key], values.view(np.dtype(f"u{values.dtype.itemsize}")))
 
     def _table(self, transform: Dataset, kind: np.dtype[Any], window: Window) -> Any:
         """What each stored value looks like: at most 65,536 of them, so every image is but looked up in it."""
@@ -153,6 +160,13 @@ class Scan:
         deep, flat = np.rint(shares * 65535).astype(np.uint16), np.rint(shares * 255).astype(np.uint8)
         # 8 stored bits stay 8, unless a wide window would merge some.
         return flat if bits <= 8 and len(np.unique(flat[within])) == len(np.unique(deep[within])) else deep
+
+
+def _looked_up(table: Any, values: np.ndarray[Any, Any]) -> Pixels:
+    seen: Pixels = np.empty((*values.shape, *table.shape[1:]), table.dtype)
+    for top in range(0, len(values), ROWS_AT_ONCE):
+        seen[top : top + ROWS_AT_ONCE] = table[values[top : top + ROWS_AT_ONCE]]
+    return seen
 
 
 def windowed(
@@ -211,7 +225,8 @@ def _transform(dataset: Dataset, frame: int) -> Dataset:
 
 def open_scan(data: bytes) -> Scan:
     """The DICOM file with these bytes, its header read and its pixels still packed."""
-    from pydicom import config, dcmread
+    from pydicom import config
+    from pydicom.filereader import read_partial
     from pydicom.uid import UID, ExplicitVRLittleEndian, ImplicitVRLittleEndian, JPEGExtended12Bit, RLELossless
 
     from components.shared.codecs import plugin_for
@@ -222,7 +237,7 @@ def open_scan(data: bytes) -> Scan:
     with careful("the DICOM header cannot be read"):
         content, syntax = _unpacked(data)
         read = io.BytesIO(content)
-        dataset = dcmread(read, stop_before_pixels=True, force=True)
+        dataset = read_partial(read, _counting(lambda tag: tag in _PIXELS), force=True)
         place = read.tell()
         if not syntax:
             syntax = str(ImplicitVRLittleEndian if dataset.original_encoding[0] else ExplicitVRLittleEndian)
@@ -248,6 +263,20 @@ def open_scan(data: bytes) -> Scan:
             f"least {needs:,} bytes, and it has {max(0, room):,}"
         )
     return Scan(dataset, content, syntax, frames)
+
+
+def _counting(last: Callable[[int], bool]) -> Callable[[int, str | None, int], bool]:
+    """Return what pydicom calls before each element: whether to stop there. Too many elements are refused."""
+    elements = 0
+
+    def stop(tag: int, _vr: str | None, _length: int) -> bool:
+        nonlocal elements
+        elements += 1
+        if elements > MAX_ELEMENTS:
+            raise Unusable(f"the DICOM header has more than {MAX_ELEMENTS:,} elements, and no more are read: {REMEDY}")
+        return last(tag)
+
+    return stop
 
 
 def _complete(dataset: Dataset) -> None:
@@ -288,14 +317,19 @@ def _unpacked(data: bytes) -> tuple[bytes, str]:
 
     read = io.BytesIO(data)
     read.seek(132 if data[128:132] == b"DICM" else 0)
-    meta = read_dataset(read, False, True, stop_when=lambda tag, _vr, _length: tag >> 16 != 2)
+    meta = read_dataset(read, False, True, stop_when=_counting(lambda tag: tag >> 16 != 2))
     syntax = str(meta.get("TransferSyntaxUID") or "").strip()
     if syntax != DeflatedExplicitVRLittleEndian:
         return data, syntax
-    inflate = zlib.decompressobj(-zlib.MAX_WBITS)
-    body = inflate.decompress(data[read.tell() :], MAX_UNPACKED)
-    if not inflate.eof:
-        full = len(body) >= MAX_UNPACKED
-        raise Unusable(f"the DICOM file unpacks to more than {MAX_UNPACKED:,} bytes" if full else CUT_SHORT)
     plain = ExplicitVRLittleEndian.encode().ljust(len(syntax), b"\0")
-    return data[: read.tell()].replace(syntax.encode(), plain) + body, str(ExplicitVRLittleEndian)
+    whole = io.BytesIO()  # it grows in place, and gives its content without a copy
+    whole.write(data[: read.tell()].replace(syntax.encode(), plain))
+    inflate, packed = zlib.decompressobj(-zlib.MAX_WBITS), memoryview(data)[read.tell() :]
+    while not inflate.eof and (part := inflate.decompress(packed, UNPACKED_AT_ONCE)):
+        packed = memoryview(inflate.unconsumed_tail)
+        whole.write(part)
+        if whole.tell() > MAX_UNPACKED:
+            raise Unusable(f"the DICOM file unpacks to more than {MAX_UNPACKED:,} bytes")
+    if not inflate.eof:
+        raise Unusable(CUT_SHORT)
+    return whole.getvalue(), str(ExplicitVRLittleEndian)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import re
 import warnings
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -24,6 +25,12 @@ ENOUGH = 0.9
 """A JPEG may be decoded at a half of its size or less where that leaves so much of the longest side allowed."""
 FEW = 0.01
 """The share of coloured pixels up to which a picture counts as gray: a marker, a ruler."""
+MAX_CHUNKS = 100_000
+"""A PNG file with more chunks is refused before it is decoded."""
+MAX_SCANS = 64
+"""A JPEG file with more scans is refused before it is decoded: progressive ones have about ten, each of all pixels."""
+ROWS_AT_ONCE = 256
+"""Rows of a 16-bit picture that are converted at a time, since what stands between takes several times their memory."""
 
 _TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -35,6 +42,16 @@ _TURNS = {
     8: Image.Transpose.ROTATE_90,
 }
 """What sets a picture upright, by its EXIF orientation."""
+_TURNED: dict[Image.Transpose, Callable[[Pixels], Any]] = {
+    Image.Transpose.FLIP_LEFT_RIGHT: np.fliplr,
+    Image.Transpose.ROTATE_180: lambda pixels: np.rot90(pixels, 2),
+    Image.Transpose.FLIP_TOP_BOTTOM: np.flipud,
+    Image.Transpose.TRANSPOSE: np.transpose,
+    Image.Transpose.ROTATE_270: lambda pixels: np.rot90(pixels, 3),
+    Image.Transpose.TRANSVERSE: lambda pixels: np.rot90(pixels, 2).T,
+    Image.Transpose.ROTATE_90: np.rot90,
+}
+"""The same for 16 bits."""
 
 Notes = list[tuple[str, str]]
 
@@ -46,6 +63,7 @@ def decode(data: bytes, max_side: int, rgb: bool) -> tuple[Pixels, tuple[int, in
     large as `max_side` or larger is decoded at a half, a quarter or an eighth of its size, which is quicker.
     """
     quiet()
+    refuse_parts(data)
     if found := _at_once(data, max_side, rgb):
         return found
     try:
@@ -70,6 +88,25 @@ def decode(data: bytes, max_side: int, rgb: bool) -> tuple[Pixels, tuple[int, in
         raise ValueError(f"the image claims more pixels than the {MAX_PIXELS:,} allowed") from None
     except (OSError, SyntaxError, ValueError, EOFError, ArithmeticError, LookupError, TypeError) as error:
         raise ValueError(f"the image cannot be decoded ({_why(error)})") from None
+
+
+def refuse_parts(data: bytes) -> None:
+    """Raise a ValueError if a PNG or JPEG file has too many parts, each of which takes its time."""
+    if data.startswith(b"\xff\xd8"):
+        scans = data.count(b"\xff\xda")
+        if scans > MAX_SCANS:
+            raise ValueError(
+                f"the JPEG has {scans:,} scans; at most {MAX_SCANS} are read: save it again as an ordinary JPEG or PNG"
+            )
+    elif data.startswith(b"\x89PNG\r\n\x1a\n"):
+        chunks, place = 0, 8
+        while place < len(data):
+            chunks += 1
+            if chunks > MAX_CHUNKS:
+                raise ValueError(
+                    f"the PNG has more than {MAX_CHUNKS:,} chunks, and no more are read: save it again as a PNG"
+                )
+            place += 12 + int.from_bytes(data[place : place + 4], "big")
 
 
 class _TooLargeError(Exception):
@@ -153,13 +190,17 @@ def _turn(picture: Image.Image) -> Image.Transpose | None:
 
 def _turned(pixels: Pixels, turn: Image.Transpose) -> Pixels:
     """`Image.transpose` for 16 bits."""
-    return np.asarray(Image.fromarray(pixels.astype(np.int32)).transpose(turn), dtype=np.uint16)
+    return np.ascontiguousarray(_TURNED[turn](pixels))
 
 
 def _full_range(values: np.ndarray[Any, Any]) -> Pixels:
     """Values of a 16-bit picture over all 16 bits: many hold 10, 12 or 14 bits, and no file says how many."""
     bits = next((bits for bits in (10, 12, 14) if values.max() < 2**bits), 16)
-    return np.asarray(np.rint(values.clip(0, 65535) * (65535 / (2**bits - 1))), dtype=np.uint16)
+    full = np.empty(values.shape, np.uint16)
+    for top in range(0, len(values), ROWS_AT_ONCE):
+        rows = values[top : top + ROWS_AT_ONCE].clip(0, 65535)
+        full[top : top + ROWS_AT_ONCE] = rows if bits == 16 else np.rint(rows * (65535 / (2**bits - 1)))
+    return full
 
 
 _QUIET = r"(PIL|pydicom|nibabel|openjpeg)\."

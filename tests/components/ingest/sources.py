@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from components.ingest import decode
 from components.ingest.asked import Asked
 from components.ingest.labels import Labelled, Labels, read_labels
 from components.shared.source import Directory, Entry
@@ -42,3 +43,9 @@ def by_name(labels: Labels) -> dict[str, Labelled]:
 def classes_of(labels: Labels) -> dict[str, list[str]]:
     """The names of the classes of each file that is not set aside."""
     return {item.name: [labels.classes[place] for place in item.labels] for item in labels.files if not item.problem}
+
+
+def work_with_small_shards(task: decode.Task) -> bytes:
+    """What a decoding process runs, with shards of 3,000 bytes."""
+    decode.LARGE = 3000
+    return decode.work(task)

@@ -16,7 +16,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from components.ingest import decode
+from components.ingest import masters
 from components.ingest.names import patient_of
 from components.shared import keys, source
 from components.shared.artifacts import together
@@ -472,7 +472,7 @@ def test_a_large_image_is_kept_no_larger_than_asked(store: Store, scans: Scans) 
 def test_a_group_of_many_large_images_has_several_shards(
     store: Store, scans: Scans, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(decode, "LARGE", 3000)  # one group is decoded in this process
+    monkeypatch.setattr(masters, "WORK", "tests.components.ingest.sources:work_with_small_shards")
     first = ingest(store, scans)
     assert len(about(store, first)["shards"]) == 3
     assert sum(shard["rows"] for shard in about(store, first)["shards"]) == 8
