@@ -25,7 +25,7 @@ def figures(store: Store, entry: Entry) -> dict[str, Any]:
         whole = metrics["all"]
         about = {name: whole.get(name) for name in ("images", "patients")}
         shown = {name: whole["figures"][name] for name in HEADLINES if whole["figures"].get(name)}
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return {}
     return {**about, "confidence": metrics.get("confidence"), "figures": shown}
 
