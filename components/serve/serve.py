@@ -14,6 +14,7 @@ from types import FrameType
 import uvicorn
 
 from components.serve.app import Limits, create_app
+from components.serve.connections import Listener, Repeats, Server, Tally, raise_descriptors
 from components.serve.deployment import Deployment
 from components.shared import signing, work
 from components.shared.store import open_store
@@ -32,6 +33,7 @@ def serve(store_uri: str, host: str = "127.0.0.1", port: int = 8080, poll: float
     try:
         if not 0.05 <= poll <= 3600:
             raise ValueError(f"poll is {poll:g} seconds, and must be from 0.05 to 3600. Set it within that range.")
+        raise_descriptors()
         signing.verifier()  # a key that is none is told now, and not as a log that cannot be read
         listener = bind(host, port)  # before all else: a port in use must not cost the loading of a model
         with listener:
@@ -42,7 +44,7 @@ def serve(store_uri: str, host: str = "127.0.0.1", port: int = 8080, poll: float
     return 0
 
 
-def bind(host: str, port: int) -> socket.socket:
+def bind(host: str, port: int) -> Listener:
     """A socket that listens there, or an exception that says in a sentence why it cannot."""
     if not 0 <= port <= 65535:
         raise ValueError(f"The port is {port}, and must be from 0 (any free one) to 65535. Give another.")
@@ -60,13 +62,14 @@ def bind(host: str, port: int) -> socket.socket:
     # Connections inherit this. asyncio sets it only on sockets made with an explicit protocol; without it every answer
     # waits 40 ms for the client's delayed acknowledgement.
     listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    return listener
+    return Listener(listener)
 
 
-def server_of(deployment: Deployment, limits: Limits | None = None) -> uvicorn.Server:
+def server_of(deployment: Deployment, limits: Limits | None = None) -> Server:
     """A server, not yet running, that answers for what is in service."""
+    tally = Tally()
     config = uvicorn.Config(
-        create_app(deployment, limits),
+        create_app(deployment, limits, tally),
         log_config=None,
         log_level=logging.WARNING,
         access_log=False,  # the guard logs requests, without what a client may have put into the address
@@ -74,10 +77,10 @@ def server_of(deployment: Deployment, limits: Limits | None = None) -> uvicorn.S
         ws="none",
         timeout_graceful_shutdown=GRACE,
     )
-    return uvicorn.Server(config)
+    return Server(config, tally)
 
 
-def _answer(listener: socket.socket, deployment: Deployment) -> None:
+def _answer(listener: Listener, deployment: Deployment) -> None:
     server = server_of(deployment)
     _settle_logs()
     with _ending(server, deployment), deployment:
@@ -92,6 +95,8 @@ def _settle_logs() -> None:
     """Send what the server says where medloop's events go, and nothing of what image decoders say."""
     logging.getLogger("uvicorn").handlers[:] = logging.getLogger("medloop").handlers
     logging.getLogger("uvicorn").propagate = False
+    for name in ("uvicorn.error", "asyncio"):
+        logging.getLogger(name).addFilter(Repeats())
     # Decoders quote headers in their warnings, and silencing these only while one decodes does not hold across threads.
     warnings.simplefilter("ignore")
     for name in ("pydicom", "PIL"):
