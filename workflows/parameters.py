@@ -12,6 +12,7 @@ from typing import Any
 import yaml
 
 from components.shared.interface import REQUIRED, Parameter, nearest, read, stages
+from components.shared.yaml_documents import parse_yaml, read_yaml
 
 GIVEN_BY_THE_RUN = ("store", "by")
 """Parameters of the pipeline that the command line fills in itself."""
@@ -20,6 +21,8 @@ HANDED_ON = ("ingest.source", "ingest.revision", "ingest.key_id", "ingest.part",
 """Parameters of stages that the pipeline hands them itself."""
 
 SUFFIX = "_options"
+SHOWN = 200
+"""Characters of a value that a refusal repeats."""
 POLICY = "policy"
 
 
@@ -96,33 +99,6 @@ def settle(
 
 def _absolute(address: str) -> str:
     return address if "://" in address else str(Path(address).absolute())
-
-
-class _Strict(yaml.SafeLoader):
-    """YAML less its surprises: a name that stands twice is refused, and 1:30 is a text, not ninety."""
-
-    def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
-        names = [key.value for key, _ in getattr(node, "value", ()) if isinstance(key, yaml.ScalarNode)]
-        for name in names:
-            if name != "<<" and names.count(name) > 1:
-                raise yaml.constructor.ConstructorError(None, None, f"{name!r} stands there twice", node.start_mark)
-        return super().construct_mapping(node, deep)
-
-    def construct_yaml_int(self, node: Any) -> Any:
-        return node.value if ":" in node.value else super().construct_yaml_int(node)
-
-
-_Strict.add_constructor("tag:yaml.org,2002:int", _Strict.construct_yaml_int)
-
-
-def read_yaml(path: Path) -> Any:
-    """What a YAML file holds; FileNotFoundError where there is none, ValueError where it cannot be read."""
-    try:
-        return yaml.load(path.read_text(encoding="utf-8"), _Strict)  # noqa: S506 - a SafeLoader
-    except RecursionError:
-        raise ValueError(f"{path} is not readable as YAML: it is nested too deep. Mend it.") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path} is not readable as YAML: {' '.join(str(error).split())}. Mend that line.") from None
 
 
 def _read_file(path: Path) -> dict[str, Any]:
@@ -223,9 +199,9 @@ def _value(name: str, text: str) -> Any:
     if parameter and parameter.type is str:
         return text
     try:
-        value = yaml.load(text, _Strict)  # noqa: S506 - a SafeLoader
+        value = parse_yaml(text)
     except yaml.constructor.ConstructorError as error:
-        raise ValueError(f"--set {name}={text} is not readable: {error.problem}. Mend it.") from None
+        raise ValueError(f"--set {name}={_short(text)} is not readable: {error.problem}. Mend it.") from None
     except yaml.YAMLError:
         return text
     if isinstance(value, str) and parameter and parameter.type is float:
@@ -234,6 +210,10 @@ def _value(name: str, text: str) -> Any:
         except ValueError:
             return value
     return value
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= SHOWN else f"{text[:SHOWN]}…"
 
 
 def describe(words: Sequence[str] = (), width: int = 80) -> str:

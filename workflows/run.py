@@ -22,6 +22,7 @@ from typing import Any, Protocol
 
 from components.shared import diary
 from components.shared.contracts import decode, encode
+from components.shared.documents import parse_json
 from components.shared.price import read_price
 from components.shared.store import Store, open_store
 from workflows.lease import Lease, holder, lease
@@ -278,7 +279,7 @@ def read_event(line: str) -> dict[str, Any] | None:
     if not text.startswith('{"event"'):
         return None
     try:
-        event = json.loads(text)
+        event = parse_json(text)
     except ValueError:
         return None
     if not isinstance(event, dict) or not {"stage", *TOLD.get(event["event"], ())} <= set(event):

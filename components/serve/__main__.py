@@ -30,9 +30,9 @@ Uploads over 1 MB pass through the directory for temporary files, so that one mu
 full, the answer is 507 and the log names it.
 
 Limits: a file of 64 MiB, a batch of 64 files and 512 MiB; 10 seconds for the header of a request; 20 seconds for its
-body and one more for every 4 KiB; 5 seconds without a request; 60 seconds to read an answer. Half of the open files that
-the process may have (ulimit -n), at most 2048, can be connections. Above that the slowest ones are closed, and the log
-counts them every ten seconds.
+body and one more for every 4 KiB; 5 seconds without a request; 60 seconds to read an answer. Half of the open files
+that the process may have (ulimit -n), at most 2048, can be connections. Above that the slowest ones are closed, and the
+log counts them every ten seconds.
 """
 
 

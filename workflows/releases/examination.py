@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass, field
 from itertools import pairwise
 
 from components.shared import releases, signing
 from components.shared.contracts import Manifest, decode, digest, try_decode
+from components.shared.documents import parse_json
 from components.shared.releases import Entry
 from components.shared.signing import Verifier
 from components.shared.store import Store, record_number
@@ -152,10 +152,12 @@ def _decision(found: Found, store: Store, entry: Entry, manifest: Manifest, trus
         return
     data = store.get(manifest.files["decision.json"].digest)
     try:
-        verdict = json.loads(data)  # whatever its schema: it may be of an earlier version
+        verdict = parse_json(data)  # whatever its schema: it may be of an earlier version
     except ValueError:
         verdict = {}
-    subject = verdict.get("subject") or {}
+    verdict = verdict if isinstance(verdict, dict) else {}
+    subject = verdict.get("subject")
+    subject = subject if isinstance(subject, dict) else {}
     if subject.get("model") != entry.record.get("model") or verdict.get("report") != entry.record.get("report"):
         found.problems.append(f"{what} is about another model or report.")
     if entry.kind == "release" and verdict.get("outcome") not in ("approved", "awaiting approval"):
