@@ -76,6 +76,7 @@ class Lease:
 
     def __init__(self, store: Store, name: str, run: str) -> None:
         self._store, self.name, self._run = store, name, run
+        self.number = record_number(name, FOLDER)
 
     def claim(self) -> None:
         """Create the record, for the process that starts the run."""

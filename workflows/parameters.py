@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import ast
+import errno
+import os
 import textwrap
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from components.shared.interface import REQUIRED, Parameter, nearest, read, stages
+from components.shared.interface import COMPONENTS, REQUIRED, Parameter, nearest, read, stages
 from components.shared.yaml_documents import parse_yaml, read_yaml
 
 GIVEN_BY_THE_RUN = ("store", "by")
@@ -27,6 +30,14 @@ POLICY = "policy"
 
 
 @cache
+def networks() -> tuple[str, ...]:
+    """The networks that train can build: the functions marked `@network` in its source, which needs torch to run."""
+    tree = ast.parse((COMPONENTS / "train" / "models.py").read_text(encoding="utf-8"))
+    functions = [node for node in tree.body if isinstance(node, ast.FunctionDef)]
+    return tuple(node.name for node in functions if "network" in map(ast.unparse, node.decorator_list))
+
+
+@cache
 def pipeline_parameters() -> dict[str, Parameter]:
     """What a person may set, by name: the pipeline's own parameters with the default and limits their stage states."""
     tree = ast.parse((Path(__file__).parent / "retrain.py").read_text(encoding="utf-8"))
@@ -39,7 +50,8 @@ def pipeline_parameters() -> dict[str, Parameter]:
         if name in GIVEN_BY_THE_RUN:
             continue
         if isinstance(default, ast.Call):  # default("stage", "parameter")
-            found[name] = read(ast.literal_eval(default.args[0])).parameters[ast.literal_eval(default.args[1])]
+            parameter = read(ast.literal_eval(default.args[0])).parameters[ast.literal_eval(default.args[1])]
+            found[name] = replace(parameter, choices=networks()) if name == "architecture" else parameter
         elif name == "parts":
             words = "how many parts of the source are ingested side by side, each on a machine of its own on a cluster"
             found[name] = Parameter(name, int, 1, (1, 1000), None, words)
@@ -92,7 +104,7 @@ def settle(
     settled["parts"] = [f"{number}/{settled['parts']}" for number in range(1, settled["parts"] + 1)]
     settled["source"] = _absolute(settled["source"])
     settled["weights"] = settled["weights"].removeprefix("file://")
-    if settled["weights"] and Path(settled["weights"]).exists():  # else an address or a digest
+    if settled["weights"] and os.path.exists(settled["weights"]):  # noqa: PTH110 - a digest may be no path at all
         settled["weights"] = _absolute(settled["weights"])
     return settled
 
@@ -123,11 +135,13 @@ def read_policy(named: Any) -> dict[str, Any]:
         return {}
     try:
         content = read_yaml(shipped.get(named, Path(named)))
-    except (FileNotFoundError, IsADirectoryError):
+    except OSError as error:
+        if error.errno not in (errno.ENOENT, errno.EISDIR, errno.ENOTDIR, errno.ENAMETOOLONG):
+            raise
         known = ["default", *shipped]
         raise ValueError(
-            f"There is no policy {named!r}.{nearest(named, known)} Name a YAML file, or one of those that come along: "
-            f"{', '.join(known)}."
+            f"There is no policy {_short(named)!r}.{nearest(named, known)} Name a YAML file, or one of those that come "
+            f"along: {', '.join(known)}."
         ) from None
     if content is not None and not isinstance(content, dict):
         raise ValueError(f"{named} holds a {type(content).__name__}; write the sections of a policy: docs/gate.md.")

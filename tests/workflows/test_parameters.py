@@ -51,7 +51,7 @@ def test_one_runs_options_do_not_reach_the_next() -> None:
         (" epochs =4", "epochs", 4),
         ("epochs=4.0", "epochs", 4),
         ("architecture=resnet18", "architecture", "resnet18"),
-        ("architecture=18", "architecture", "18"),
+        ("weights=18", "weights", "18"),
         ("train_options={augment: 0.5}", "train_options", {"augment": 0.5}),
         ("ingest_options.classes=[A, B]", "ingest_options", {"classes": ["A", "B"]}),
     ],
