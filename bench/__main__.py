@@ -13,6 +13,7 @@ BENCHMARKS = (
     "training",
     "near",
     "writing",
+    "connections",
     "tamper",
     "hostile",
     "images",

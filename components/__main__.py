@@ -13,6 +13,7 @@ from typing import Any, cast
 
 from components.shared import artifacts, work
 from components.shared.contracts import Manifest
+from components.shared.documents import parse_json
 from components.shared.interface import Interface, Parameter, read, stages
 from components.shared.store import open_store
 
@@ -97,9 +98,9 @@ def _reader(parameter: Parameter) -> Callable[[str], Any]:
         if parameter.type is str:
             return text
         try:
-            return json.loads(text)
+            return parse_json(text)
         except ValueError:
-            raise argparse.ArgumentTypeError(f"{text!r} is not {parameter.type.__name__} in JSON") from None
+            raise argparse.ArgumentTypeError(f"{text[:80]!r} is not {parameter.type.__name__} in JSON") from None
 
     return from_text
 

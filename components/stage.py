@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import collections
-import json
 import sys
 import tempfile
 import traceback
@@ -13,6 +12,7 @@ from typing import Any, ClassVar
 
 from components.shared import artifacts, work
 from components.shared.contracts import Manifest
+from components.shared.documents import read_json
 from components.shared.interface import read
 from components.shared.store import open_store
 
@@ -104,7 +104,7 @@ def _is_artifact(value: Any) -> bool:
 def _show(shown: Mapping[str, Any], report: Manifest, store_uri: str) -> None:
     """Fill what the pipeline's own page displays: figures, curves and the report, from the report's files."""
     store = open_store(store_uri)
-    metrics = json.loads(store.get(report.files["metrics.json"].digest))
+    metrics = read_json(store.get(report.files["metrics.json"].digest), "metrics.json")
     for artifact in shown.values():
         kind = type(artifact).__name__
         if kind == "Metrics":

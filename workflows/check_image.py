@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import subprocess
 import tempfile
@@ -13,6 +12,7 @@ from typing import Any
 
 from components.shared import artifacts, contracts, signing, stage_keys
 from components.shared.contracts import Manifest
+from components.shared.documents import parse_json, read_json
 from components.shared.interface import nearest, read, stages
 from components.shared.store import Store, over
 from workflows import replay
@@ -91,7 +91,7 @@ def _ask(image: str, code: str) -> tuple[str, str]:
 def _read(told: str) -> dict[str, Any] | None:
     """The image's account of itself, in its last line, or None where it is none."""
     try:
-        account = json.loads(told.splitlines()[-1])
+        account = parse_json(told.splitlines()[-1])
     except (ValueError, IndexError):
         return None
     return account if isinstance(account, dict) and {"inputs", "outputs", "parameters"} <= set(account) else None
@@ -239,4 +239,4 @@ def _do(again: replay.Replay, image: str) -> _Done:
     if missing:
         return _Done({}, {}, f"it ended well, and left no {', '.join(missing)}", hard)
     outputs = {name: Manifest.decode(path.read_bytes(), name).digest for name, path in again.outputs.items()}
-    return _Done(json.loads(values), outputs, "", hard)
+    return _Done(read_json(values, "what it printed"), outputs, "", hard)

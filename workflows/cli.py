@@ -89,11 +89,15 @@ def _options(
 def synth(
     directory: Annotated[Path, typer.Argument(help="Where to write; new, empty, or made by an earlier synth.")],
     patients: Annotated[
-        int, typer.Option(help="Number of patients; the first ones stay the same when it grows.")
+        int, typer.Option(min=1, max=10**6, help="Number of patients; the first ones stay the same when it grows.")
     ] = 240,
-    classes: Annotated[int, typer.Option(help="2 (normal, pneumonia) or 3 (normal, bacteria, virus).")] = 2,
-    seed: Annotated[int, typer.Option(help="Another seed, other scans.")] = 7,
-    shift: Annotated[float, typer.Option(help="0 the first hospital; 1 a second one, with other equipment.")] = 0.0,
+    classes: Annotated[
+        int, typer.Option(min=2, max=3, help="2 (normal, pneumonia) or 3 (normal, bacteria, virus).")
+    ] = 2,
+    seed: Annotated[int, typer.Option(min=0, max=2**63 - 1, help="Another seed, other scans.")] = 7,
+    shift: Annotated[
+        float, typer.Option(min=0, max=2, help="0 the first hospital; 1 a second one, with other equipment.")
+    ] = 0.0,
     reports: Annotated[bool, typer.Option("--reports", help="Add short texts that say what images do not.")] = False,
 ) -> None:
     """Make synthetic chest-like scans: PNG, JPEG and DICOM, with some broken files, duplicates and a wrong label.
@@ -253,7 +257,10 @@ def readers(
         str, typer.Option("--positive", help="The class whose sensitivity is told; of two the second by default.")
     ] = "",
     cut: Annotated[
-        float | None, typer.Option("--cut", help="The score from which on a reader calls it, where labels are missing.")
+        float | None,
+        typer.Option(
+            "--cut", min=-1e9, max=1e9, help="The score from which on a reader calls it, where labels are missing."
+        ),
     ] = None,
     as_json: AsJson = False,
 ) -> None:
@@ -281,7 +288,9 @@ def readers(
 def replay(
     name: Annotated[str, typer.Argument(metavar="RUN", help="A run's id or its beginning, on a cluster too.")],
     stage: Annotated[str, typer.Argument(help="The stage whose step is to be done again.")],
-    number: Annotated[int, typer.Option(min=0, help="Which of its steps, where it has several; 0 is the last.")] = 0,
+    number: Annotated[
+        int, typer.Option(min=0, max=10**6, help="Which of its steps, where it has several; 0 is the last.")
+    ] = 0,
     runner: Runner = "subprocess",
     image: Annotated[str, typer.Option(help="The image, for --runner docker; that of the run by default.")] = "",
     debug: Annotated[bool, typer.Option("--debug", help="Stop in a debugger where it fails.")] = False,

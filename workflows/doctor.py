@@ -14,6 +14,7 @@ from components.shared import keys, releases
 from components.shared.store import Store, open_store
 from workflows.finding import Finding
 from workflows.kubeflow import doctor as cluster
+from workflows.releases.examination import foreign_files
 from workflows.settings import Settings
 
 SPACE = 2e9
@@ -105,6 +106,8 @@ def _log(store: Store) -> Iterator[Finding]:
     service = releases.in_service(log)
     entries = "1 entry" if len(log) == 1 else f"{len(log)} entries"
     yield Finding("release log", "ok", f"{entries}, in service: {service.version if service else 'nothing'}")
+    if foreign := releases.foreign_names(store):
+        yield Finding("release log, folder", "note", foreign_files(foreign), "Nobody reads them; move them away.")
 
 
 def _key(settings: Settings) -> Iterator[Finding]:

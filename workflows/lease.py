@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
 from collections.abc import Iterator
@@ -10,9 +11,12 @@ from pathlib import Path
 from typing import Any
 
 from components.shared.contracts import encode, try_decode
-from components.shared.store import Store
+from components.shared.store import Store, record_number
 
 FOLDER = "lease"
+RECORD_BYTES = 2**16
+"""Maximum size of a lease; real ones have a few hundred bytes."""
+_FIELDS = {"run", "host", "boot", "starter", "starter_began", "group", "group_began", "released"}
 _TAKEN = "Another run took hold of the loop at this moment. Wait for it to end, and run again."
 
 
@@ -22,26 +26,28 @@ def lease(store: Store, run: str, take_over: bool = False) -> Iterator[Lease]:
 
     Leases are numbered records, each created once. The newest counts, so of two that reach for it only one wins.
     """
-    names = store.names(FOLDER)
+    names = store.numbered(FOLDER)
     newest = names[-1] if names else ""
-    data = store.read(newest) if newest else None
-    if data is not None and not take_over:
-        holder = try_decode("lease", data)
-        if holder is None:
+    if newest and not take_over:
+        holder, there = _read(store, newest)
+        if there and holder is None:
             raise RuntimeError(f"The record {newest} is damaged. If you know that no run is going on, add --take-over.")
-        if not (holder["released"] or _ended(holder)):
+        if holder and not (holder["released"] or _ended(holder)):
             raise RuntimeError(_held(holder))
-    number = int(Path(newest).stem) + 1 if newest else 1
+    number = record_number(newest, FOLDER) + 1
     mine = Lease(store, f"{FOLDER}/{number:08d}.json", run)
     try:
         mine.claim()
     except FileExistsError:
         raise RuntimeError(_TAKEN) from None
-    if store.names(FOLDER)[-1] != mine.name:  # the number was used and cleared away meanwhile, and a newer one counts
+    if (
+        store.numbered(FOLDER)[-1] != mine.name
+    ):  # the number was used and cleared away meanwhile, and a newer one counts
         store.delete(mine.name)
         raise RuntimeError(_TAKEN)
     for name in names:
-        store.delete(name)
+        with contextlib.suppress(OSError):  # of something else than a file: older than ours, so it says nothing
+            store.delete(name)
     try:
         yield mine
     finally:
@@ -50,9 +56,19 @@ def lease(store: Store, run: str, take_over: bool = False) -> Iterator[Lease]:
 
 def holder(store: Store) -> str:
     """The run that holds the loop now, or "" where none does."""
-    names = store.names(FOLDER)
-    record = try_decode("lease", store.read(names[-1])) if names else None
+    names = store.numbered(FOLDER)
+    record = _read(store, names[-1])[0] if names else None
     return "" if record is None or record["released"] or _ended(record) else str(record["run"])
+
+
+def _read(store: Store, name: str) -> tuple[dict[str, Any] | None, bool]:
+    """The holder that a record names, or None where it is damaged; and whether there is a record at all."""
+    try:
+        data = store.read(name, RECORD_BYTES)
+    except ValueError:
+        return None, True
+    record = try_decode("lease", data)
+    return (record if record and set(record) >= _FIELDS else None), data is not None
 
 
 class Lease:
@@ -60,6 +76,7 @@ class Lease:
 
     def __init__(self, store: Store, name: str, run: str) -> None:
         self._store, self.name, self._run = store, name, run
+        self.number = record_number(name, FOLDER)
 
     def claim(self) -> None:
         """Create the record, for the process that starts the run."""

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import ast
+import errno
+import os
 import textwrap
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from components.shared.interface import REQUIRED, Parameter, nearest, read, stages
+from components.shared.interface import COMPONENTS, REQUIRED, Parameter, nearest, read, stages
+from components.shared.yaml_documents import parse_yaml, read_yaml
 
 GIVEN_BY_THE_RUN = ("store", "by")
 """Parameters of the pipeline that the command line fills in itself."""
@@ -20,7 +24,17 @@ HANDED_ON = ("ingest.source", "ingest.revision", "ingest.key_id", "ingest.part",
 """Parameters of stages that the pipeline hands them itself."""
 
 SUFFIX = "_options"
+SHOWN = 200
+"""Characters of a value that a refusal repeats."""
 POLICY = "policy"
+
+
+@cache
+def networks() -> tuple[str, ...]:
+    """The networks that train can build: the functions marked `@network` in its source, which needs torch to run."""
+    tree = ast.parse((COMPONENTS / "train" / "models.py").read_text(encoding="utf-8"))
+    functions = [node for node in tree.body if isinstance(node, ast.FunctionDef)]
+    return tuple(node.name for node in functions if "network" in map(ast.unparse, node.decorator_list))
 
 
 @cache
@@ -36,7 +50,8 @@ def pipeline_parameters() -> dict[str, Parameter]:
         if name in GIVEN_BY_THE_RUN:
             continue
         if isinstance(default, ast.Call):  # default("stage", "parameter")
-            found[name] = read(ast.literal_eval(default.args[0])).parameters[ast.literal_eval(default.args[1])]
+            parameter = read(ast.literal_eval(default.args[0])).parameters[ast.literal_eval(default.args[1])]
+            found[name] = replace(parameter, choices=networks()) if name == "architecture" else parameter
         elif name == "parts":
             words = "how many parts of the source are ingested side by side, each on a machine of its own on a cluster"
             found[name] = Parameter(name, int, 1, (1, 1000), None, words)
@@ -89,40 +104,13 @@ def settle(
     settled["parts"] = [f"{number}/{settled['parts']}" for number in range(1, settled["parts"] + 1)]
     settled["source"] = _absolute(settled["source"])
     settled["weights"] = settled["weights"].removeprefix("file://")
-    if settled["weights"] and Path(settled["weights"]).exists():  # else an address or a digest
+    if settled["weights"] and os.path.exists(settled["weights"]):  # noqa: PTH110 - a digest may be no path at all
         settled["weights"] = _absolute(settled["weights"])
     return settled
 
 
 def _absolute(address: str) -> str:
     return address if "://" in address else str(Path(address).absolute())
-
-
-class _Strict(yaml.SafeLoader):
-    """YAML less its surprises: a name that stands twice is refused, and 1:30 is a text, not ninety."""
-
-    def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
-        names = [key.value for key, _ in getattr(node, "value", ()) if isinstance(key, yaml.ScalarNode)]
-        for name in names:
-            if name != "<<" and names.count(name) > 1:
-                raise yaml.constructor.ConstructorError(None, None, f"{name!r} stands there twice", node.start_mark)
-        return super().construct_mapping(node, deep)
-
-    def construct_yaml_int(self, node: Any) -> Any:
-        return node.value if ":" in node.value else super().construct_yaml_int(node)
-
-
-_Strict.add_constructor("tag:yaml.org,2002:int", _Strict.construct_yaml_int)
-
-
-def read_yaml(path: Path) -> Any:
-    """What a YAML file holds; FileNotFoundError where there is none, ValueError where it cannot be read."""
-    try:
-        return yaml.load(path.read_text(encoding="utf-8"), _Strict)  # noqa: S506 - a SafeLoader
-    except RecursionError:
-        raise ValueError(f"{path} is not readable as YAML: it is nested too deep. Mend it.") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path} is not readable as YAML: {' '.join(str(error).split())}. Mend that line.") from None
 
 
 def _read_file(path: Path) -> dict[str, Any]:
@@ -147,11 +135,13 @@ def read_policy(named: Any) -> dict[str, Any]:
         return {}
     try:
         content = read_yaml(shipped.get(named, Path(named)))
-    except (FileNotFoundError, IsADirectoryError):
+    except OSError as error:
+        if error.errno not in (errno.ENOENT, errno.EISDIR, errno.ENOTDIR, errno.ENAMETOOLONG):
+            raise
         known = ["default", *shipped]
         raise ValueError(
-            f"There is no policy {named!r}.{nearest(named, known)} Name a YAML file, or one of those that come along: "
-            f"{', '.join(known)}."
+            f"There is no policy {_short(named)!r}.{nearest(named, known)} Name a YAML file, or one of those that come "
+            f"along: {', '.join(known)}."
         ) from None
     if content is not None and not isinstance(content, dict):
         raise ValueError(f"{named} holds a {type(content).__name__}; write the sections of a policy: docs/gate.md.")
@@ -223,9 +213,9 @@ def _value(name: str, text: str) -> Any:
     if parameter and parameter.type is str:
         return text
     try:
-        value = yaml.load(text, _Strict)  # noqa: S506 - a SafeLoader
+        value = parse_yaml(text)
     except yaml.constructor.ConstructorError as error:
-        raise ValueError(f"--set {name}={text} is not readable: {error.problem}. Mend it.") from None
+        raise ValueError(f"--set {name}={_short(text)} is not readable: {error.problem}. Mend it.") from None
     except yaml.YAMLError:
         return text
     if isinstance(value, str) and parameter and parameter.type is float:
@@ -234,6 +224,10 @@ def _value(name: str, text: str) -> Any:
         except ValueError:
             return value
     return value
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= SHOWN else f"{text[:SHOWN]}…"
 
 
 def describe(words: Sequence[str] = (), width: int = 80) -> str:

@@ -22,9 +22,11 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from components.shared import diary, signing, stage_keys
-from components.shared.contracts import decode, encode
+from components.shared.contracts import decode, encode, try_decode
+from components.shared.documents import parse_json
 from components.shared.interface import stages
 from components.shared.price import read_price
+from components.shared.releases import read_chain
 from components.shared.store import Store, open_store
 from workflows.lease import Lease, holder, lease
 from workflows.settings import Settings, stage_environment
@@ -100,6 +102,7 @@ def start(
             "by": by,
             "started": datetime.now(UTC).isoformat(timespec="seconds"),
             "outcome": "running",
+            "order": held.number,
         }
         if runner == "docker":
             run.record["images"] = dict(images)
@@ -109,6 +112,10 @@ def start(
             _work(settings, store, held, run, runner, images, watcher)
         except KeyboardInterrupt:
             run.record["outcome"] = "interrupted"
+            raise
+        except Exception as error:
+            reason = str(error.args[-1] if error.args else error) or type(error).__name__
+            run.record |= {"outcome": "failed", "failed_stage": "", "why": reason, "last_lines": []}
             raise
         finally:
             run.record["seconds"] = round(time.perf_counter() - begun, 2)
@@ -286,7 +293,7 @@ def read_event(line: str) -> dict[str, Any] | None:
     if not text.startswith('{"event"'):
         return None
     try:
-        event = json.loads(text)
+        event = parse_json(text)
     except ValueError:
         return None
     if not isinstance(event, dict) or not {"stage", *TOLD.get(event["event"], ())} <= set(event):
@@ -351,10 +358,37 @@ def find(store: Store, name: str = "") -> Run:
     matching = [run_id for run_id in ids if run_id.startswith(name)]
     if not matching:
         raise ValueError(f"There is no run {name!r}. The latest ones: {', '.join(ids[-5:])}.")
-    found = _open(store, matching[-1])
+    found = _open(store, matching[-1] if name else _latest(store, ids))
     if found.releases_what_waited and found.record["outcome"] != "failed":  # a failure is its own
         return _open(store, str(found.record["arguments"]["run"]))
     return found
+
+
+def _latest(store: Store, ids: list[str]) -> str:
+    """The run that was started last, by the order in the store: ids are times of clocks, which may have been wrong."""
+    try:
+        logged = [entry.record.get("run") for entry in read_chain(store)]
+    except ValueError:
+        return ids[-1]
+    latest = next((run_id for run_id in reversed(logged) if run_id in ids), "")
+    if not latest:
+        return ids[-1]
+    for run_id in ids[ids.index(latest) + 1 :]:  # later by the clock
+        if run_id in logged:
+            continue
+        mine, newest = _order(store, run_id), _order(store, latest)
+        if not mine or not newest or mine > newest:
+            latest = run_id
+    return latest
+
+
+def _order(store: Store, run_id: str) -> int:
+    """How many runs were started before, as the lease counted them; 0 where nobody counted."""
+    try:
+        order = (try_decode("run", store.read(f"{FOLDER}/{run_id}.json")) or {}).get("order")
+    except ValueError:
+        return 0
+    return order if isinstance(order, int) else 0
 
 
 def only(store: Store, name: str) -> Run:
@@ -403,6 +437,8 @@ def _open(store: Store, run_id: str) -> Run:
         )
     if record["outcome"] == "running" and holder(store) != run_id:
         record["outcome"] = "interrupted"  # it was killed before it could say so
+    if record["outcome"] == "failed":
+        record = {"failed_stage": "", "why": "It ended without saying why.", "last_lines": [], **record}
     return Run(run_id, {**record, "stages": steps})
 
 

@@ -10,10 +10,12 @@ from typing import Any
 
 from components.shared import signing
 from components.shared.contracts import decode, encode
-from components.shared.store import Store
+from components.shared.store import Store, record_number
 
 FOLDER = "approvals"
 AWAITING = "awaiting approval"
+DIGITS, RECORD_BYTES = 4, 2**20
+"""Digits of the number that names an approval, and the maximum size of one."""
 AHEAD = timedelta(hours=1)
 """By how much the clock of who approved may be ahead."""
 
@@ -29,9 +31,12 @@ def approve(store: Store, decision: str, verdict: Mapping[str, Any], by: str, re
         "at": now.isoformat(timespec="seconds"),
         "until": (now + timedelta(days=days)).isoformat(timespec="seconds"),
     }
-    number = len(store.names(f"{FOLDER}/{decision}")) + 1
+    known = store.numbered(f"{FOLDER}/{decision}", DIGITS)
+    number = record_number(known[-1], f"{FOLDER}/{decision}", DIGITS) + 1 if known else 1
     try:
-        store.create(f"{FOLDER}/{decision}/{number:04d}.json", encode("approval", signing.signed("approval", record)))
+        store.create(
+            f"{FOLDER}/{decision}/{number:0{DIGITS}d}.json", encode("approval", signing.signed("approval", record))
+        )
     except FileExistsError:
         raise FileExistsError(
             f"Somebody else approved the decision {decision[:12]} at this moment. Nothing was changed; do it again to "
@@ -42,8 +47,8 @@ def approve(store: Store, decision: str, verdict: Mapping[str, Any], by: str, re
 
 def newest(store: Store, decision: str) -> dict[str, Any] | None:
     """The last approval of this decision, or None; one that is damaged is an error."""
-    names = sorted(store.names(f"{FOLDER}/{decision}"))
-    data = store.read(names[-1]) if names else None
+    names = store.numbered(f"{FOLDER}/{decision}", DIGITS)
+    data = store.read(names[-1], RECORD_BYTES) if names else None
     if data is None:
         return None
     if trusted := signing.verifier():

@@ -7,7 +7,6 @@ description of modifications, modification protocol, impact assessment.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -15,6 +14,7 @@ from typing import Any
 from components.deploy.registry import CARD
 from components.shared import contracts
 from components.shared.contracts import Manifest
+from components.shared.documents import parse_json
 from components.shared.releases import Entry
 from components.shared.store import Store
 
@@ -328,7 +328,7 @@ def _record(store: Store, digest: Any, name: str) -> Record:
     """A file of an artifact, as JSON; nothing where the store has it not, or it is something else."""
     try:
         manifest = Manifest.decode(store.get(str(digest)), name)
-        return _mapping(json.loads(store.get(manifest.files[name].digest)))
+        return _mapping(parse_json(store.get(manifest.files[name].digest)))
     except (OSError, ValueError, KeyError):
         return {}
 

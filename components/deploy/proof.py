@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import math
 from pathlib import Path
 from typing import Any
 
 from components.shared import contracts, lineage, signing
 from components.shared.contracts import Manifest
+from components.shared.documents import read_json
 from components.shared.signing import Verifier
 from components.shared.work import Work
 
@@ -67,7 +67,8 @@ def same_report(verdict: dict[str, Any], work: Work, trusted: Verifier | None) -
     work.store.fetch_all(blob.digest for blob in manifest.files.values())
     if "metrics.json" not in manifest.files:
         raise ValueError("The report that the decision names holds no metrics.json. Evaluate the model again.")
-    judged = json.loads(work.store.get(manifest.files["metrics.json"].digest)).get("subject") or {}
+    metrics = read_json(work.store.get(manifest.files["metrics.json"].digest), "metrics.json")
+    judged = metrics.get("subject") or {}
     differing = [name for name, value in verdict["subject"].items() if judged.get(name) != value]
     if differing or (trusted and _sizes_differ(work, manifest)):
         raise RuntimeError(

@@ -9,9 +9,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import yaml
-
 from components.shared.interface import nearest
+from components.shared.yaml_documents import read_yaml
 
 SHIPPED = Path(__file__).parent / "policy.yaml"
 
@@ -115,7 +114,7 @@ def line(text: str) -> Line:
 
 @cache
 def _default() -> Policy:
-    return _section("policy", yaml.safe_load(SHIPPED.read_text(encoding="utf-8")), _RULES)
+    return _section("policy", read_yaml(SHIPPED), _RULES)
 
 
 def _shipped() -> Policy:

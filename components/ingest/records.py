@@ -11,6 +11,7 @@ import pyarrow as pa
 from components.ingest.groups import Group
 from components.shared import keys, stage_keys
 from components.shared.contracts import fingerprint
+from components.shared.documents import parse_json
 from components.shared.pixels import Decoding
 from components.shared.store import Store
 from components.shared.work import package_versions
@@ -88,7 +89,7 @@ def read(store: Store, where: str, name: str) -> Masters | None:
         return None
     try:
         table = pa.ipc.open_stream(data).read_all()
-        about = json.loads(table.schema.metadata[b"masters"])
+        about = parse_json(table.schema.metadata[b"masters"])
         return Masters(name, [Shard(*shard) for shard in about["shards"]], table.select(FACTS.names))
     except (pa.ArrowException, ValueError, KeyError, TypeError, OSError):
         return None  # damaged, so it is made again

@@ -14,6 +14,7 @@ from typing import NamedTuple
 
 from components.ingest.asked import ABOUT, COLUMNS
 from components.ingest.names import OFFICIAL, Files
+from components.shared.documents import check_columns, table_lines
 from components.shared.interface import nearest
 from components.shared.source import IMAGE_SUFFIXES
 
@@ -75,6 +76,7 @@ def read_table(path: Path, name: str, columns: Mapping[str, str], files: Files, 
         with open_text(path, name) as text:
             reader = csv.reader(text, strict=True)
             header = [column.strip() for column in next(reader, [])]
+            check_columns(header, name)
             places = _places(name, header, columns, files)
             reading = _Reading(name, places, len(header))
             missing = Missing(name)
@@ -102,7 +104,7 @@ def open_text(path: Path, name: str) -> Iterator[Iterable[str]]:
         raise ValueError(f"{name} is written in UTF-16, or is no text at all. Save it anew as CSV in UTF-8.")
     try:
         with path.open(encoding="utf-8-sig", newline="") as lines:
-            yield lines
+            yield table_lines(lines, name)
     except UnicodeDecodeError:
         raise ValueError(
             f"{name}, line {_undecodable(path)} holds a character that is not written in UTF-8; the file may be in "

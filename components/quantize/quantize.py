@@ -18,6 +18,7 @@ from onnxruntime.quantization.shape_inference import quant_pre_process
 
 from components.shared.contracts import Between, In, Out
 from components.shared.dataset import Data
+from components.shared.documents import read_json
 from components.shared.runtime import PRECISIONS, Model, read_bundle
 from components.shared.views import framing, normalise
 from components.shared.work import Work, progress
@@ -97,7 +98,7 @@ def _size(path: Path) -> int:
 
 def _note(path: Path, size: int, images: int) -> None:
     about = read_bundle(path.parent.parent)
-    document = json.loads(path.read_bytes())
+    document = read_json(path.read_bytes(), path.name)
     document["medloop"]["precisions"] = {**about["precisions"], "int8": {"bytes": size, "calibration_images": images}}
     path.unlink()  # a link to the read-only original
     path.write_text(json.dumps(document, indent=1, sort_keys=True) + "\n")

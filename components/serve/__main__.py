@@ -26,7 +26,13 @@ ENDING = """\
 SIGTERM or Ctrl-C end it with status 0 once requests in flight are answered; status 1 means that it could not start.
 With MEDLOOP_VERIFY_KEYS (public keys) it takes up only what the log says under their signatures.
 Keys for S3-compatible storage come from the environment: AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_ENDPOINT_URL.
-Uploads over 1 MB pass through the directory for temporary files, so that one must be writable (TMPDIR).
+Uploads over 1 MB pass through the directory for temporary files, so that one must be writable (TMPDIR); where it is
+full, the answer is 507 and the log names it.
+
+Limits: a file of 64 MiB, a batch of 64 files and 512 MiB; 10 seconds for the header of a request; 20 seconds for its
+body and one more for every 4 KiB; 5 seconds without a request; 60 seconds to read an answer. Half of the open files
+that the process may have (ulimit -n), at most 2048, can be connections. Above that the slowest ones are closed, and the
+log counts them every ten seconds.
 """
 
 

@@ -8,7 +8,7 @@ import time
 from collections.abc import AsyncIterator, Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Annotated, Any, TypeVar
 
 import numpy as np
@@ -18,8 +18,10 @@ from fastapi.responses import HTMLResponse, JSONResponse
 from numpy.typing import NDArray
 
 from components.serve import page
+from components.serve.connections import Tally, most_connections
 from components.serve.decoders import ENDING, Decoders, EndingError
 from components.serve.deployment import Deployment, Serving
+from components.serve.forms import UploadRoute, no_file, problems
 from components.serve.guard import Guard, in_words
 from components.serve.prediction import answer
 from components.shared.views import framing
@@ -36,30 +38,35 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Limits:
-    """What one request may bring: bytes of a file, files and bytes of a batch."""
+    """What one request may bring: bytes of a file, files and bytes of a batch; and how many are answered at once."""
 
     file_bytes: int = 64 * 2**20
     files: int = 64
     batch_bytes: int = 512 * 2**20
+    at_once: int = field(default_factory=lambda: most_connections() // 2)
 
 
-def create_app(deployment: Deployment, limits: Limits | None = None) -> FastAPI:
+def create_app(deployment: Deployment, limits: Limits | None = None, tally: Tally | None = None) -> FastAPI:
     """The application that answers for what is in service; whoever calls this starts and stops the deployment."""
     service = Service(deployment, limits or Limits())
     # FastAPI's own pages load scripts from the internet, which a hospital's network does not let through.
     app = FastAPI(title="medloop", docs_url=None, redoc_url=None, lifespan=service.lifespan)
+    app.state.limits = service.limits
+    app.router.route_class = UploadRoute
     app.add_api_route("/", service.home, methods=["GET"], response_class=HTMLResponse, response_model=None)
-    app.add_api_route("/health", service.health, methods=["GET"], response_model=None)
-    app.add_api_route("/model/info", service.model_info, methods=["GET"], response_model=None)
-    app.add_api_route("/predict", service.predict, methods=["POST"], response_model=None)
-    app.add_api_route("/predict/batch", service.predict_batch, methods=["POST"], response_model=None)
+    app.add_api_route("/health", service.health, methods=["GET"], response_model=None, responses=problems(503))
+    app.add_api_route("/model/info", service.model_info, methods=["GET"], response_model=None, responses=problems(503))
+    for path, answers in (("/predict", service.predict), ("/predict/batch", service.predict_batch)):
+        statuses = problems(400, 408, 413, 422, 503, 507)
+        app.add_api_route(path, answers, methods=["POST"], response_model=None, responses=statuses)
     app.add_exception_handler(404, _no_such_path)
     app.add_exception_handler(405, _wrong_method)
     app.add_exception_handler(RequestValidationError, _wrong_form)
     small = dict.fromkeys(("/", "/health", "/model/info", "/openapi.json"), FORM_BYTES)
     one, many = service.limits.file_bytes + FORM_BYTES, service.limits.batch_bytes
     app.state.decoders = service.decoders
-    app.add_middleware(Guard, limits={**small, "/predict": one, "/predict/batch": many})
+    paths = {**small, "/predict": one, "/predict/batch": many}
+    app.add_middleware(Guard, limits=paths, most=service.limits.at_once, tally=tally or Tally())
     return app
 
 
@@ -224,10 +231,6 @@ async def _wrong_method(request: Request, error: Exception) -> JSONResponse:
 async def _wrong_form(request: Request, error: Exception) -> JSONResponse:
     """The first thing that is wrong with a form, in a sentence."""
     assert isinstance(error, RequestValidationError)
-    field = str(error.errors()[0]["loc"][-1])
-    if field == "return_features":
-        detail = "return_features must be true or false."
-    else:
-        name = "files" if request.url.path.endswith("/batch") else "file"
-        detail = f"The form has no file in the field {name!r}. Send the image there, as multipart/form-data."
+    named = str(error.errors()[0]["loc"][-1])
+    detail = "return_features must be true or false." if named == "return_features" else no_file(request)
     return JSONResponse({"detail": detail}, 422)

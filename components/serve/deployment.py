@@ -13,7 +13,7 @@ from typing import Any
 
 from components.serve import prediction
 from components.shared import artifacts, releases, signing, work
-from components.shared.contracts import Manifest
+from components.shared.contracts import Blob, Manifest
 from components.shared.releases import Entry
 from components.shared.runtime import Model
 from components.shared.store import Store
@@ -25,6 +25,8 @@ NOTHING = "Nothing is released yet, so there is no model to ask. Run `medloop ru
 TAKEN_BACK = "The last model in service was taken back, so there is none to ask. Release or promote one."
 VERIFIED, REFUSED, NOT_CHECKED = "verified", "refused", "not checked"
 LONGEST_PAUSE = 60.0
+RECHECK = 300.0
+"""Seconds after which log and model are verified again, though nothing new was released."""
 FIRST_LOOK = 20.0
 
 
@@ -80,7 +82,8 @@ class Deployment:
     where keys are set; a model is damaged or needs another runtime), the model that is loaded stays: it was released
     by a log that was whole, and an answer from it is better than none. `state.problem` then says what is wrong; it is
     tried again with growing pauses, and at once when the log grows. Without a model there is nothing to keep, and
-    requests are refused with that sentence.
+    requests are refused with that sentence. The log and the model's files in the store are verified again every five
+    minutes and whenever the log grows: damage to them is a warning too.
     """
 
     def __init__(self, store: Store, poll: float = 2.0) -> None:
@@ -116,23 +119,29 @@ class Deployment:
             self._stopped.wait(self._poll)
 
     def _look(self) -> None:
-        """List the log; only when its newest entry is another one, or a try is due again, read it and follow it."""
+        """List the log; only when its newest entry is another one, or a check is due again, read it and follow it."""
         try:
-            names = self._store.names(releases.FOLDER)
+            names = releases.entry_names(self._store)
             newest = names[-1] if names else ""
             if newest == self._seen and time.monotonic() < self._again:
                 return
             self._seen = newest
             self._follow(self._read())
-            self._failures, self._again = 0, float("inf")
+            self._failures = 0
+            self._again = time.monotonic() + (min(RECHECK, LONGEST_PAUSE) if self.state.problem else RECHECK)
         except Exception as error:  # whatever it is: this thread must live, since no other would take up the next model
             self._failures += 1
             self._again = time.monotonic() + min(LONGEST_PAUSE, self._poll * 2 ** min(self._failures, 16))
             self._enter(State(self.state.serving, self._words(error), self._signatures))
 
     def _read(self) -> list[Entry]:
-        entries = releases.read_chain(self._store)
-        if trusted := signing.verifier():
+        trusted = signing.verifier()
+        try:
+            entries = releases.read_chain(self._store)
+        except ValueError:
+            self._signatures = REFUSED if trusted else NOT_CHECKED  # no signature vouches for a broken chain
+            raise
+        if trusted:
             self._signatures = REFUSED  # until they have all held
             releases.verify(entries, trusted)
             self._signatures = VERIFIED
@@ -141,6 +150,7 @@ class Deployment:
     def _follow(self, entries: list[Entry]) -> None:
         seen = self._head
         if seen and (len(entries) < seen.number or entries[seen.number - 1].hash != seen.hash):
+            self._signatures = REFUSED if signing.verifier() else NOT_CHECKED
             raise ValueError(
                 f"The release log no longer holds entry {seen.number} as it was. Entries were removed or changed: "
                 "restore the log from a copy, or start the service anew if that was meant."
@@ -148,7 +158,8 @@ class Deployment:
         self._head = entries[-1] if entries else None
         entry = releases.in_service(entries)
         if entry:
-            self._enter(State(self._load(entry), "", self._signatures))
+            serving = self._load(entry)
+            self._enter(State(serving, self._damage(serving), self._signatures))
         else:
             self._enter(State(None, TAKEN_BACK if entries else NOTHING, self._signatures))
 
@@ -162,6 +173,21 @@ class Deployment:
             raise RuntimeError(
                 f"Version {entry.version} (entry {entry.number} of the release log) cannot be loaded: {_reason(error)}"
             ) from error
+
+    def _damage(self, serving: Serving) -> str:
+        """The sentence for a model whose files in the store are not what they were when it was loaded, or nothing."""
+        record = serving.entry.record
+        try:
+            manifest = Manifest.decode(self._store.get(record["model"]), f"the model of {serving.version}")
+            for blob in (Blob(record["model"], len(manifest.encode())), *manifest.files.values()):
+                self._store.check_again(blob)
+        except (OSError, ValueError) as error:
+            return (
+                f"The stored files of version {serving.version} have changed since it was loaded: "
+                f"{_reason(error).rstrip('.')}. Version {serving.version} goes on answering from memory, and cannot be "
+                "loaded again until they are restored."
+            )
+        return ""
 
     def _enter(self, state: State) -> None:
         before, self.state = self.state, state

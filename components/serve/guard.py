@@ -1,4 +1,4 @@
-"""What surrounds every request: its size limit, its line in the log, and an answer when something breaks."""
+"""What surrounds every request: its limits, its line in the log, and an answer when something breaks."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from typing import Any
 from fastapi import HTTPException
 from fastapi.responses import JSONResponse
 
+from components.serve.connections import Tally
 from components.shared import work
 
 log = logging.getLogger("medloop.serve")
@@ -26,17 +27,27 @@ App = Callable[[Message, Receive, Send], Awaitable[None]]
 
 HEADERS = [(b"cache-control", b"no-store"), (b"x-content-type-options", b"nosniff")]
 DRAIN_BYTES, DRAIN_SECONDS = 256 * 2**20, 10
+BODY_SECONDS, SLOWEST = 20.0, 4096
+"""Time in which a body must arrive, and the bytes a second by which it may take longer."""
+GONE = 499
+"""Status of a request whose client left before it was sent whole; nobody receives it."""
+UNFINISHED = {408: "slow_bodies", GONE: "left_early"}
+"""Under what requests are counted that did not arrive."""
+HEALTH = "/health"
 
 
 class Guard:
     """Wraps an application; `limits` holds the paths that it has, and how many bytes a request to each may bring.
 
-    A line of the log holds the path only where it is one of these, and never a query, a name or a header: a client may
-    put anything there. Health checks that succeed leave no line, since there is one every few seconds.
+    At most `most` requests that have arrived are answered at once, and health checks besides. A line of the log holds
+    the path only where it is one of these, and never a query, a name or a header: a client may put anything there.
+    Health checks that succeed leave no line, since there is one every few seconds; requests that never arrived or came
+    too many at once are counted in `tally` instead.
     """
 
-    def __init__(self, app: App, limits: Mapping[str, int]) -> None:
-        self._app, self._limits = app, limits
+    def __init__(self, app: App, limits: Mapping[str, int], most: int, tally: Tally) -> None:
+        self._app, self._limits, self._most, self._tally = app, limits, most, tally
+        self._answering = 0
 
     async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
         """Answer one request."""
@@ -44,17 +55,19 @@ class Guard:
             await self._app(scope, receive, send)
             return
         begun, path = time.perf_counter(), scope["path"]
-        exchange = Exchange(receive, send, self._limits.get(path))
+        exchange = Exchange(receive, send, self._limits.get(path), self._admit)
         try:
             if exchange.announced_too_much(scope):
-                refusal = JSONResponse({"detail": exchange.refusal}, 413)
-                await refusal(scope, exchange.receive, exchange.send)
+                await JSONResponse({"detail": exchange.refusal}, 413)(scope, exchange.receive, exchange.send)
             else:
                 await self._app(scope, exchange.receive, exchange.send)
         except Exception as error:
             await _apologise(error, scope, exchange)
         finally:
-            if path != "/health" or exchange.status != 200:
+            self._answering -= exchange.admitted
+            if uncounted := "busy" if exchange.refused else UNFINISHED.get(exchange.status, ""):
+                self._tally.add(uncounted)
+            elif path != HEALTH or exchange.status != 200:
                 work.event(
                     "request",
                     "serve",
@@ -64,14 +77,25 @@ class Guard:
                     ms=round((time.perf_counter() - begun) * 1000, 1),
                 )
 
+    def _admit(self) -> None:
+        if self._answering >= self._most:
+            detail = f"{self._most} requests are being answered, which is the limit. Try again in a second."
+            raise HTTPException(503, detail, {"retry-after": "1"})
+        self._answering += 1
+
 
 class Exchange:
-    """One request and its answer, as they pass by: counts what comes in, notes the status that goes out."""
+    """One request and its answer, as they pass by: counts what comes in, notes the status that goes out.
 
-    def __init__(self, receive: Receive, send: Send, limit: int | None) -> None:
-        self.status = 0
-        self._receive, self._send, self._limit = receive, send, limit
-        self._read, self._over = 0, False
+    `drained`: what is left of the request is read before the answer ends. `admit` raises where a request that has
+    arrived comes on top of too many others.
+    """
+
+    def __init__(self, receive: Receive, send: Send, limit: int | None, admit: Callable[[], None]) -> None:
+        self.status, self.drained, self.admitted, self.refused = 0, False, False, False
+        self._receive, self._send, self._limit, self._admit = receive, send, limit, admit
+        self._read, self._whole = 0, False
+        self._begun = asyncio.get_running_loop().time()
 
     @property
     def refusal(self) -> str:
@@ -81,24 +105,41 @@ class Exchange:
     def announced_too_much(self, scope: Message) -> bool:
         """Whether the request's own header says that it is over the limit, so that it need not be read."""
         length = dict(scope["headers"]).get(b"content-length", b"0")
-        self._over = self._limit is not None and int(length) > self._limit
-        return self._over
+        self.drained = self._limit is not None and int(length) > self._limit
+        return self.drained
 
     async def receive(self) -> Message:
-        """The next piece of the request, unless that makes it too large."""
-        message = await self._receive()
+        """The next piece of the request, unless that makes it too large or comes too late."""
+        if self._whole:
+            return await self._receive()
+        try:
+            async with asyncio.timeout_at(self._begun + BODY_SECONDS + self._read / SLOWEST):
+                message = await self._receive()
+        except TimeoutError:
+            sentence = (
+                f"The request arrived too slowly: {self._read:,} bytes in {self._seconds()} seconds. Send it again."
+            )
+            raise HTTPException(408, sentence, {"connection": "close"}) from None
+        self._whole = not message.get("more_body", False)
         self._read += len(message.get("body", b""))
         if self._limit is not None and self._read > self._limit:
-            self._over = True
+            self.drained = True
             raise HTTPException(413, self.refusal)
+        if self._whole and message["type"] == "http.request":
+            self.refused = True
+            self._admit()
+            self.admitted, self.refused = True, False
         return message
+
+    def _seconds(self) -> int:
+        return round(asyncio.get_running_loop().time() - self._begun)
 
     async def send(self, message: Message) -> None:
         """Hand on a piece of the answer."""
         if message["type"] == "http.response.start":
             self.status = message["status"]
             message["headers"] = [*message["headers"], *HEADERS]
-        elif self._over and not message.get("more_body"):
+        elif self.drained and not message.get("more_body"):
             # Closing while the client still writes would reset the connection, and the answer would be lost on the way.
             await self._send({**message, "more_body": True})
             await self._drain()

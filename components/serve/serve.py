@@ -14,6 +14,7 @@ from types import FrameType
 import uvicorn
 
 from components.serve.app import Limits, create_app
+from components.serve.connections import Listener, Repeats, Server, Tally, raise_descriptors
 from components.serve.decoders import Decoders
 from components.serve.deployment import Deployment
 from components.shared import signing, work
@@ -33,6 +34,7 @@ def serve(store_uri: str, host: str = "127.0.0.1", port: int = 8080, poll: float
     try:
         if not 0.05 <= poll <= 3600:
             raise ValueError(f"poll is {poll:g} seconds, and must be from 0.05 to 3600. Set it within that range.")
+        raise_descriptors()
         signing.verifier()  # a key that is none is told now, and not as a log that cannot be read
         listener = bind(host, port)  # before all else: a port in use must not cost the loading of a model
         with listener:
@@ -43,7 +45,7 @@ def serve(store_uri: str, host: str = "127.0.0.1", port: int = 8080, poll: float
     return 0
 
 
-def bind(host: str, port: int) -> socket.socket:
+def bind(host: str, port: int) -> Listener:
     """A socket that listens there, or an exception that says in a sentence why it cannot."""
     if not 0 <= port <= 65535:
         raise ValueError(f"The port is {port}, and must be from 0 (any free one) to 65535. Give another.")
@@ -61,12 +63,13 @@ def bind(host: str, port: int) -> socket.socket:
     # Connections inherit this. asyncio sets it only on sockets made with an explicit protocol; without it every answer
     # waits 40 ms for the client's delayed acknowledgement.
     listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    return listener
+    return Listener(listener)
 
 
-def server_of(deployment: Deployment, limits: Limits | None = None) -> uvicorn.Server:
+def server_of(deployment: Deployment, limits: Limits | None = None) -> Server:
     """A server, not yet running, that answers for what is in service."""
-    app = create_app(deployment, limits)
+    tally = Tally()
+    app = create_app(deployment, limits, tally)
     config = uvicorn.Config(
         app,
         log_config=None,
@@ -76,14 +79,14 @@ def server_of(deployment: Deployment, limits: Limits | None = None) -> uvicorn.S
         ws="none",
         timeout_graceful_shutdown=GRACE,
     )
-    return _Server(config, app.state.decoders)
+    return _Server(config, tally, app.state.decoders)
 
 
-class _Server(uvicorn.Server):
+class _Server(Server):
     """A server that gives up what takes long once it is to end, and lets the rest finish."""
 
-    def __init__(self, config: uvicorn.Config, decoders: Decoders) -> None:
-        super().__init__(config)
+    def __init__(self, config: uvicorn.Config, tally: Tally, decoders: Decoders) -> None:
+        super().__init__(config, tally)
         self._decoders = decoders
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
@@ -92,7 +95,7 @@ class _Server(uvicorn.Server):
         await super().shutdown(sockets)
 
 
-def _answer(listener: socket.socket, deployment: Deployment) -> None:
+def _answer(listener: Listener, deployment: Deployment) -> None:
     server = server_of(deployment)
     _settle_logs()
     with _ending(server, deployment), deployment:
@@ -107,6 +110,8 @@ def _settle_logs() -> None:
     """Send what the server says where medloop's events go, and nothing of what image decoders say."""
     logging.getLogger("uvicorn").handlers[:] = logging.getLogger("medloop").handlers
     logging.getLogger("uvicorn").propagate = False
+    for name in ("uvicorn.error", "asyncio"):
+        logging.getLogger(name).addFilter(Repeats())
     # Decoders quote headers in their warnings, and silencing these only while one decodes does not hold across threads.
     warnings.simplefilter("ignore")
     for name in ("pydicom", "PIL"):

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 
 from components.shared import names
+from components.shared.documents import parse_json
 
 In = Annotated[Path, "in"]
 """A stage's argument that is a directory to read."""
@@ -75,7 +76,7 @@ def encode(kind: str, record: dict[str, Any]) -> bytes:
 def decode(kind: str, data: bytes, where: str) -> dict[str, Any]:
     """The record in `data`; refuses what is not JSON, another kind, or a schema that this code does not know."""
     try:
-        document = json.loads(data)
+        document = parse_json(data)
     except ValueError as error:
         raise ValueError(f"{where} is not a JSON {kind}: {error}. It was cut or changed; make it again.") from None
     return check(kind, document, where)

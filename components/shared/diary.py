@@ -63,8 +63,15 @@ def runs(store: Store) -> dict[str, str]:
 
 def steps(store: Store, run: str) -> list[dict[str, Any]]:
     """What the steps of a run wrote, in the order in which they began."""
-    records = (try_decode("step", store.read(name)) for name in store.names(f"{FOLDER}/{run}"))
+    records = (_read(store, name) for name in store.names(f"{FOLDER}/{run}"))
     return [record for record in records if record and _sound(record)]
+
+
+def _read(store: Store, name: str) -> dict[str, Any] | None:
+    try:
+        return try_decode("step", store.read(name))
+    except ValueError:  # something else than a file has its name
+        return None
 
 
 _TEXTS = ("stage", "state", "at", "key", "why", "code", "image")

@@ -65,9 +65,13 @@ class Parameter:
             except ValueError:
                 raise problem from None
         if wanted is float and isinstance(value, int | float):
+            try:
+                value = float(value)
+            except OverflowError:
+                raise problem from None
             if math.isnan(value):  # it would pass every comparison with a limit
                 raise problem
-            return float(value)
+            return value
         if wanted is int and isinstance(value, float) and value.is_integer():
             return int(value)  # pipelines hand integers inside dictionaries on as floats
         if not isinstance(value, wanted):

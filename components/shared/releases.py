@@ -9,9 +9,11 @@ from typing import Any
 from components.shared import signing
 from components.shared.contracts import decode, digest, encode
 from components.shared.signing import Verifier
-from components.shared.store import Store
+from components.shared.store import Store, record_number
 
 FOLDER = "releases"
+ENTRY_BYTES = 2**20
+"""Maximum size of an entry; real ones have a few thousand bytes."""
 DECISIONS = ("release", "refusal", "awaiting")
 """Kinds of entries that write down what the gate decided of a model: each was a look at the locked test."""
 
@@ -52,10 +54,13 @@ def read_log(store: Store) -> list[Entry]:
 def read_chain(store: Store) -> list[Entry]:
     """The whole log, oldest first, whoever wrote it; refuses one whose entries do not follow one another."""
     entries: list[Entry] = []
-    for name in store.names(FOLDER):
-        data = store.read(name)
-        if data is None:
-            raise OSError(f"{name} was listed and cannot be read. The store is not whole; restore it from a copy.")
+    for name in entry_names(store):
+        if record_number(name, FOLDER) != len(entries) + 1:
+            raise ValueError(
+                f"The release log is broken at {name}: entry {len(entries) + 1} is missing. An entry was removed or "
+                "put in; restore the log from a copy. Until then nothing is released."
+            )
+        data = read_entry(store, name)
         record = decode("release", data, name)
         if not {"number", "before", "what", "at"} <= set(record):
             raise ValueError(f"The release log is broken at {name}: it lacks fields. Restore the log from a copy.")
@@ -67,6 +72,27 @@ def read_chain(store: Store) -> list[Entry]:
             )
         entries.append(Entry(record["number"], digest(data), record, data))
     return entries
+
+
+def entry_names(store: Store) -> list[str]:
+    """The names of the log's entries, oldest first."""
+    return store.numbered(FOLDER)
+
+
+def foreign_names(store: Store) -> list[str]:
+    """The names of what lies in the log's folder and is no entry. Nobody reads it."""
+    return [name for name in store.names(FOLDER) if not record_number(name, FOLDER)]
+
+
+def read_entry(store: Store, name: str) -> bytes:
+    """The bytes of an entry that was listed; a ValueError where no regular file of an entry's size stands there."""
+    try:
+        data = store.read(name, ENTRY_BYTES)
+    except ValueError as error:
+        raise ValueError(f"The release log is broken at {name}: {error}") from None
+    if data is None:
+        raise OSError(f"{name} was listed and cannot be read. The store is not whole; restore it from a copy.")
+    return data
 
 
 def verify(log: list[Entry], trusted: Verifier) -> None:

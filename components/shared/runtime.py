@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ import onnxruntime
 from numpy.typing import NDArray
 
 from components.shared.contracts import check
+from components.shared.documents import read_json
 from components.shared.views import normalise
 
 PRECISIONS = {"float32": "models/model.onnx", "int8": "models/model.int8.onnx"}
@@ -28,8 +28,8 @@ OUTPUTS = ("logits", "features", "feature_map")
 
 def read_bundle(bundle: Path) -> dict[str, Any]:
     """What a bundle says about its model: classes, preprocess, temperature, threshold, precisions, fingerprints."""
-    document = json.loads((bundle / "configs" / "metadata.json").read_bytes())
-    return check("bundle", document.get("medloop"), "configs/metadata.json")
+    document = read_json((bundle / "configs" / "metadata.json").read_bytes(), "configs/metadata.json")
+    return check("bundle", document.get("medloop") if isinstance(document, dict) else document, "configs/metadata.json")
 
 
 @dataclass(frozen=True)

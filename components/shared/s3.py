@@ -45,11 +45,12 @@ class S3:
     def __init__(self, client: Client, bucket: str, prefix: str, patience: float) -> None:
         self.client, self.bucket, self.prefix, self.patience = client, bucket, prefix, patience
 
-    def read(self, name: str) -> bytes | None:
+    def read(self, name: str, limit: int | None = None) -> bytes | None:
         def call() -> bytes:
             into = BytesIO()
             answer = self.client.get_object(self.bucket, self._key(name))
-            self._receive(answer, into)
+            if not self._receive(answer, into, limit):
+                return into.getvalue()  # the reader refuses it by its length
             data, meant = into.getvalue(), answer.headers.get(DIGEST)
             # A record has no digest in its name, and a length may be cut to fit: so it carries its digest.
             if meant and hashlib.sha256(data).hexdigest() != meant:
@@ -184,8 +185,8 @@ class S3:
                     return False
                 raise
 
-    def _receive(self, answer: urllib3.BaseHTTPResponse, into: BinaryIO) -> None:
-        """Write the body of an answer; one that ends early or hardly moves is a failure."""
+    def _receive(self, answer: urllib3.BaseHTTPResponse, into: BinaryIO, limit: int | None = None) -> bool:
+        """Write the body of an answer; one that ends early or hardly moves is a failure. False: it is over `limit`."""
         begun, got = time.monotonic(), 0
         try:
             while data := answer.read1(2**18, decode_content=False):
@@ -193,6 +194,9 @@ class S3:
                 took = time.monotonic() - begun
                 if took > self.patience and got < SLOWEST * took:
                     raise CutShortError(f"{got} bytes in {took:.0f} seconds are too slow")
+                if limit is not None and got > limit:
+                    return False
+            return True
         finally:
             answer.close()
             answer.release_conn()

@@ -21,8 +21,8 @@ class Scratch:
     def __init__(self, under: Backend, over: Backend) -> None:
         self.under, self.over = under, over
 
-    def read(self, name: str) -> bytes | None:
-        return self._where(name).read(name)
+    def read(self, name: str, limit: int | None = None) -> bytes | None:
+        return self._where(name).read(name, limit)
 
     def size(self, name: str) -> int | None:
         return self._where(name).size(name)

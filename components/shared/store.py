@@ -6,8 +6,10 @@ import contextlib
 import errno
 import logging
 import os
+import re
 import secrets
 import shutil
+import stat
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -29,9 +31,9 @@ ABANDONED = 3600
 
 
 class Backend(Protocol):
-    """Where the bytes lie. Names are relative, with slashes."""
+    """Where the bytes lie. Names are relative, with slashes. Of a record over `limit` only the beginning is read."""
 
-    def read(self, name: str) -> bytes | None: ...
+    def read(self, name: str, limit: int | None = None) -> bytes | None: ...
     def write(self, name: str, data: bytes) -> None: ...
     def create(self, name: str, data: bytes) -> None: ...
     def delete(self, name: str) -> None: ...
@@ -49,7 +51,7 @@ class Store:
         self.uri = uri
         self.backend = backend
         self._cache = cache
-        self._verified: set[str] = set()
+        self._verified: dict[str, tuple[int, ...]] = {}
 
     # Objects: named by what they hold, written once, verified when they are read.
 
@@ -95,7 +97,7 @@ class Store:
 
     def discard(self, object_digest: str) -> None:
         """Remove an object that does not hold what its name says, so that it can be made again."""
-        self._verified.discard(object_digest)
+        self._verified.pop(object_digest, None)
         self.backend.delete(_object(object_digest))
 
     def has(self, object_digest: str) -> bool:
@@ -103,14 +105,15 @@ class Store:
         return self.backend.size(_object(object_digest)) is not None
 
     def fetch(self, object_digest: str) -> Path:
-        """A local, read-only file with the object's content, verified once per process."""
+        """A local, read-only file with the object's content, verified anew whenever the file has changed."""
         path = self._local(object_digest)
-        if object_digest not in self._verified:
-            if self._cache is not None and path.exists() and file_digest(path) != object_digest:
+        if self._verified.get(object_digest) != _state(path):
+            if self._cache is not None and path.is_file() and file_digest(path) != object_digest:
                 path.unlink()  # a damaged cache is no loss: fetch it again
             if self._cache is not None and not path.exists():
                 self._download(object_digest, path)
-            if not path.exists():
+            state = _state(path)
+            if not state:
                 raise FileNotFoundError(_missing(object_digest, self.uri))
             if file_digest(path) != object_digest:
                 raise OSError(
@@ -118,12 +121,22 @@ class Store:
                     f"The object {object_digest[:12]} in {self.uri} does not hold what its name says: it was changed "
                     "or damaged. Restore it from a copy, or delete it and run again to make it anew",
                 )
-            self._verified.add(object_digest)
+            self._verified[object_digest] = state
         return path
 
     def owns(self, path: Path) -> bool:
         """Return whether this local file is an object of the store, or a copy that it keeps."""
         return is_digest(path.name) and path == self._local(path.name).resolve()
+
+    def check_again(self, blob: Blob) -> None:
+        """Raise an OSError if the store has lost an object or changed it since this process verified it.
+
+        The content of a bucket's object is not transferred again: its size is compared, and the local copy verified.
+        """
+        self._verified.pop(blob.digest, None)
+        if self._cache is not None and self.backend.size(_object(blob.digest)) != blob.size:
+            raise FileNotFoundError(_missing(blob.digest, self.uri))
+        self.fetch(blob.digest)
 
     def get(self, object_digest: str) -> bytes:
         """The object's content."""
@@ -155,9 +168,12 @@ class Store:
 
     # Records: named by their place. Some are created once and never changed.
 
-    def read(self, name: str) -> bytes | None:
-        """A record's bytes, or None."""
-        return self.backend.read(name)
+    def read(self, name: str, limit: int | None = None) -> bytes | None:
+        """A record's bytes, or None; a ValueError where it is no regular file, or larger than `limit`."""
+        data = self.backend.read(name, limit)
+        if data is not None and limit is not None and len(data) > limit:
+            raise ValueError(f"{name} is larger than the {limit:,} bytes that it may have. Restore it from a copy.")
+        return data
 
     def write(self, name: str, data: bytes) -> None:
         """Write or replace a record, atomically."""
@@ -174,6 +190,14 @@ class Store:
     def names(self, prefix: str) -> list[str]:
         """The names of the records below a prefix, sorted."""
         return sorted(self.backend.names(prefix))
+
+    def numbered(self, folder: str, digits: int = 8) -> list[str]:
+        """Return the folder's records that are named by a number, in its order. Foreign files beside them do not count.
+
+        File managers, network file systems, editors and object browsers leave such files in any folder.
+        """
+        names = (name for name in self.backend.names(folder) if record_number(name, folder, digits))
+        return sorted(names, key=lambda name: record_number(name, folder, digits))
 
     def creates_once(self) -> bool:
         """Whether this store really refuses to create a record twice (some S3 servers overwrite it)."""
@@ -204,6 +228,24 @@ def _object(object_digest: str) -> str:
     return f"objects/{object_digest[:2]}/{object_digest}"
 
 
+def record_number(name: str, folder: str, digits: int = 8) -> int:
+    """Return the number that names this record in its folder, or 0 where the name is not one of ours."""
+    found = re.fullmatch(rf"{re.escape(folder)}/([0-9]{{{digits},12}})\.json", name)
+    number = int(found[1]) if found else 0
+    return number if name == f"{folder}/{number:0{digits}d}.json" else 0
+
+
+def _state(path: Path) -> tuple[int, ...]:
+    """Return what changes with a file's content, or nothing where there is no regular file."""
+    try:
+        found = path.stat()
+    except OSError:
+        return ()
+    if not stat.S_ISREG(found.st_mode):
+        return ()  # to open a FIFO would wait for ever
+    return (found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns)
+
+
 def _missing(object_digest: str, uri: str) -> str:
     return (
         f"The object {object_digest[:12]} is not in {uri}. It was removed, or the manifest belongs to another store: "
@@ -226,9 +268,14 @@ class Directory:
             )
         return self.root / name
 
-    def read(self, name: str) -> bytes | None:
+    def read(self, name: str, limit: int | None = None) -> bytes | None:
+        path = self._at(name)
         try:
-            return self._at(name).read_bytes()
+            _check_regular(path.stat().st_mode, path)
+            # Not blocking: a FIFO that has just taken the file's place is not waited for.
+            with os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
+                _check_regular(os.fstat(file.fileno()).st_mode, path)
+                return file.read(-1 if limit is None else limit + 1)
         except FileNotFoundError:
             return None
 
@@ -287,8 +334,13 @@ class Directory:
                 raise PermissionError(f"The store {self.root} cannot be read ({error.strerror}). Make it readable.")
 
         base = self.root / prefix
-        walk = os.walk(base, onerror=refuse)
-        return [str((Path(folder) / name).relative_to(self.root)) for folder, _, names in walk for name in names]
+        found = []
+        for folder, folders, names in os.walk(base, onerror=refuse):
+            # A directory with a record's name is listed, so that reading it is refused and it is not overlooked.
+            names += [name for name in folders if name.endswith(".json")]
+            folders[:] = [name for name in folders if not name.endswith(".json")]
+            found += [str((Path(folder) / name).relative_to(self.root)) for name in names]
+        return found
 
     def _place(self, name: str, fill: Callable[[Path], None], put: Callable[[Path, Path], None]) -> None:
         target = self._at(name)
@@ -311,6 +363,23 @@ class Directory:
         finally:
             with contextlib.suppress(OSError):  # a read-only root has no part to remove
                 part.unlink(missing_ok=True)
+
+
+_KINDS = {
+    stat.S_IFDIR: "a directory",
+    stat.S_IFIFO: "a FIFO",
+    stat.S_IFSOCK: "a socket",
+    stat.S_IFCHR: "a device",
+    stat.S_IFBLK: "a device",
+}
+
+
+def _check_regular(mode: int, path: Path) -> None:
+    if not stat.S_ISREG(mode):
+        kind = _KINDS.get(stat.S_IFMT(mode), "something else")
+        raise ValueError(
+            f"{path} is {kind}, and must be a file. Move it away; if a record stood there, restore that from a copy."
+        )
 
 
 def _unwritable(root: Path, error: OSError) -> str:

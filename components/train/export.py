@@ -16,6 +16,7 @@ from torch import nn
 
 from components.shared import contracts
 from components.shared.contracts import In
+from components.shared.documents import read_json
 from components.shared.runtime import OUTPUTS, PRECISIONS, Model
 from components.shared.views import normalise
 
@@ -190,7 +191,7 @@ def check_parity(model: In, network: nn.Module, views: NDArray[np.uint8]) -> flo
             "architecture, or report it."
         )
     stated = _rounded_up(difference)
-    document = json.loads((model / "configs" / "metadata.json").read_bytes())
+    document = read_json((model / "configs" / "metadata.json").read_bytes(), "configs/metadata.json")
     document["medloop"]["parity"] = {"images": len(views), "largest_difference_of_a_logit": stated}
     _write(model, document)
     return stated

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -13,10 +14,11 @@ import pytest
 import yaml
 from typer.testing import CliRunner
 
+import workflows
 from tests.components.shared.servers import free_port
 from tests.e2e.loop import ROOT, Place
 from workflows.cli import app
-from workflows.parameters import option_parameters, pipeline_parameters
+from workflows.parameters import option_parameters, pipeline_parameters, settle
 
 COMMANDS = [
     *("synth", "run", "plan", "report", "explain", "replay", "models", "promote", "rollback", "serve", "doctor"),
@@ -174,7 +176,7 @@ def test_commands_without_a_run_say_how_to_begin(tmp_path: Path) -> None:
 
 
 def test_an_unknown_run_is_named_with_the_known_ones(place: Place) -> None:
-    run = place.run("--set", "architecture=smal", status=1)
+    run = place.run("--set", "architecture=vit", "--set", "image_size=100", status=1)
     assert run["run"] in place.medloop("explain", "1999", status=1).stderr
     assert "failed before a decision" in place.medloop("report", status=1).stderr
     assert "It failed in the stage train" in place.medloop("explain", run["run"]).stdout
@@ -205,3 +207,55 @@ def test_the_doctor_shows_no_password_of_the_tracking_server(scheme: str, tmp_pa
     (tracking,) = [found for found in json.loads(done.stdout) if found["part"] == "tracking"]
     assert tracking["state"] == "note"
     assert "geheim" not in done.stdout + done.stderr
+
+
+HUGE = "9" * 400
+NUMBERS = [
+    *(["synth", "scans", option, HUGE] for option in ("--patients", "--classes", "--seed", "--shift")),
+    ["readers", "--csv", "x.csv", "--cut", HUGE],
+    ["replay", "run", "train", "--number", HUGE],
+    *(["serve", option, HUGE] for option in ("--port", "--poll")),
+    ["approve", "run", "--by", "x", "--reason", "x", "--days", HUGE],
+    ["gate", "--replay", "lenient", "--limit", HUGE],
+    ["runs", "--limit", HUGE],
+    ["submit", "--source", "x", "--poll", HUGE],
+]
+
+
+@pytest.mark.parametrize("arguments", NUMBERS, ids=lambda arguments: " ".join(arguments[:1] + arguments[-2:-1]))
+def test_a_number_of_four_hundred_digits_is_invalid_usage(
+    arguments: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MEDLOOP_HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    done = CliRunner().invoke(app, arguments)
+    assert done.exit_code == 2, (done.output, done.exception)
+    assert f"Invalid value for '{arguments[-2]}'" in done.output
+
+
+def test_every_option_that_is_a_number_is_among_those() -> None:
+    files = [*Path(workflows.__file__).parent.rglob("*.py")]
+    found = [name for path in files for name in re.findall(r"(\w+): Annotated\[\s*(?:int|float)\b", path.read_text())]
+    assert sorted(found) == sorted(arguments[-2].removeprefix("--") for arguments in NUMBERS)
+
+
+def test_a_parameter_of_four_hundred_digits_is_invalid_usage(tmp_path: Path) -> None:
+    numbers = {
+        name
+        for name, parameter in {**pipeline_parameters(), **option_parameters()}.items()
+        if parameter.type in (int, float, bool, dict)
+    }
+    entries = ("floors.accuracy", "counts.patients", "budget.looks", "approval.valid_days")
+    for name in (*sorted(numbers), "policy", *(f"policy.{entry}" for entry in entries)):
+        for value in (HUGE, f"-{HUGE}", f"{HUGE}.5", f"[{HUGE}]", "9" * 5000):
+            with pytest.raises(ValueError, match=rf"\b{name.rpartition('.')[2]}\b") as refused:
+                settle(str(tmp_path), None, [f"{name}={value}"], {})
+            assert len(str(refused.value)) < 700
+    done = medloop(tmp_path, "plan", "--source", str(tmp_path), "--set", f"learning_rate={HUGE}", status=2)
+    assert "learning_rate is 999" in done.stderr
+
+
+def test_a_network_that_there_is_not_is_invalid_usage(tmp_path: Path) -> None:
+    done = medloop(tmp_path, "plan", "--source", str(tmp_path), "--set", "architecture=smal", status=2)
+    assert "architecture is 'smal', and must be one of small, resnet18" in done.stderr
+    assert "Did you mean 'small'?" in done.stderr

@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 
 from components.shared.contracts import decode, encode
-from components.shared.store import Directory, Store, open_store
-from workflows.lease import lease
+from components.shared.store import Directory, Store, open_store, record_number
+from workflows.lease import holder, lease
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 
@@ -27,6 +27,32 @@ def store(tmp_path: Path) -> Store:
 def newest(store: Store) -> dict[str, Any]:
     name = store.names("lease")[-1]
     return decode("lease", store.read(name) or b"", name)
+
+
+def test_foreign_files_do_not_count_and_something_else_than_a_file_is_told(store: Store) -> None:
+    with lease(store, "run-1"):
+        pass
+    folder = Path(store.uri) / "lease"
+    for name in (".DS_Store", ".nfs01", "zzz.json", "00000001.json~"):
+        (folder / name).write_text("not a lease")
+    with lease(store, "run-2"):
+        assert (newest_number(store), holder(store)) == (2, "run-2")
+    os.mkfifo(folder / "00000003.json")
+    assert holder(store) == ""
+    with pytest.raises(RuntimeError, match=r"The record lease/00000003.json is damaged"), lease(store, "run-3"):
+        pass
+    (folder / "00000003.json").unlink()
+    store.write("lease/00000003.json", encode("lease", {"run": "half a record"}))
+    with pytest.raises(RuntimeError, match=r"The record lease/00000003.json is damaged"), lease(store, "run-3"):
+        pass
+    (folder / "00000003.json").unlink()
+    (folder / "00000003.json").mkdir()
+    with lease(store, "run-3", take_over=True):
+        assert (newest_number(store), holder(store)) == (4, "run-3")
+
+
+def newest_number(store: Store) -> int:
+    return record_number(store.numbered("lease")[-1], "lease")
 
 
 HOLDER = """

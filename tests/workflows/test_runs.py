@@ -8,9 +8,10 @@ from typing import Any
 
 import pytest
 
+from components.shared import releases
 from components.shared.contracts import decode, encode
 from components.shared.diary import Page
-from components.shared.store import open_store
+from components.shared.store import Store, open_store
 from tests.workflows.by_hand import RUN, ByHand
 from tests.workflows.kubeflow.kfp_runs import Step
 from tests.workflows.kubeflow.kfp_server import kfp_server
@@ -252,3 +253,53 @@ def test_a_run_whose_id_would_lead_elsewhere_is_not_listed(run: str, tmp_path: P
     store.write("runs/20260101-000000-aaaa.json", encode("run", record))
     with pytest.raises(ValueError, match="that no run's id has"):
         find(store, "20260101")
+
+
+def test_a_run_that_broke_off_outside_of_its_stages_can_be_explained(tmp_path: Path) -> None:
+    (tmp_path / "runs").write_text("in the way, as a full disk is")
+    (tmp_path / "scans").mkdir()
+    done = medloop(tmp_path, "run", "--source", str(tmp_path / "scans"), status=1)
+    assert "Traceback" not in done.stderr
+    assert "It failed in none of its stages: " in medloop(tmp_path, "explain").stdout
+    store = open_store(str(tmp_path / "store"))
+    assert find(store).record["why"] not in ("", "It ended without saying why.")
+    # As versions before wrote it.
+    about = {"run": "20990101-old", "arguments": {"source": "x"}, "by": "x", "started": "2099", "outcome": "failed"}
+    store.write("runs/20990101-old.json", encode("run", about))
+    told = medloop(tmp_path, "explain", "20990101-old").stdout
+    assert "It failed in none of its stages: It ended without saying why." in told
+    assert "20990101-old" in medloop(tmp_path, "runs").stdout
+
+
+def started(store: Store, run: str, order: int, logged: bool) -> None:
+    about = {"run": run, "arguments": {"source": "x"}, "by": "x", "started": run, "outcome": "refused", "order": order}
+    store.write(f"runs/{run}.json", encode("run", {name: value for name, value in about.items() if value}))
+    if logged:
+        releases.append(store, releases.read_log(store), "refusal", run=run, model="m", sentence="x")
+
+
+@pytest.mark.parametrize("counted", [True, False], ids=["counted", "as versions before wrote them"])
+def test_the_latest_run_is_that_of_the_log_and_not_of_a_clock_that_was_wrong(tmp_path: Path, counted: bool) -> None:
+    store = open_store(str(tmp_path / "store"))
+    number = iter(range(1, 9)) if counted else iter([0] * 9)
+    started(store, "20261101-right", next(number), logged=True)
+    assert find(store).id == "20261101-right"
+    started(store, "20301101-ahead", next(number), logged=True)
+    assert find(store).id == "20301101-ahead"
+    started(store, "20261102-right", next(number), logged=True)
+    assert find(store).id == "20261102-right"
+    started(store, "20261103-failed", next(number), logged=False)
+    assert find(store).id == "20261103-failed"
+    started(store, "20201101-behind", next(number), logged=True)
+    assert find(store).id == ("20201101-behind" if counted else "20261103-failed")
+    assert find(store, "2030").id == "20301101-ahead"
+
+
+def test_a_run_that_failed_under_a_wrong_clock_is_not_the_latest_for_ever(tmp_path: Path) -> None:
+    store = open_store(str(tmp_path / "store"))
+    started(store, "20301101-ahead", 1, logged=False)
+    assert find(store).id == "20301101-ahead"
+    started(store, "20261101-right", 2, logged=True)
+    assert find(store).id == "20261101-right"
+    started(store, "20261102-failed", 3, logged=False)
+    assert find(store).id == "20261102-failed"

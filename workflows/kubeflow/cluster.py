@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from components.shared.interface import nearest, stages
+from components.shared.yaml_documents import read_yaml
 from workflows.kubeflow.placement import SHARED_MEMORY, Placement, seconds
-from workflows.parameters import read_yaml
 
 SHIPPED = Path(__file__).parent / "cluster.yaml"
 ALL = "all"

@@ -13,6 +13,8 @@ from urllib.parse import quote
 
 import urllib3
 
+from components.shared.documents import parse_json
+
 T = TypeVar("T")
 
 PATIENCE = (10.0, 60.0)
@@ -282,7 +284,7 @@ def _short(body: Any) -> str:
     """The server's own short words in an error's body."""
     text = body.decode("utf-8", "replace") if isinstance(body, bytes) else str(body or "")
     try:
-        told = json.loads(text)
+        told = parse_json(text)
         inner = [part.get("message", "") for part in told.get("details") or [] if isinstance(part, dict)]
         words = next(filter(None, inner), told.get("message") or told.get("error_message") or told.get("error") or "")
     except (ValueError, AttributeError):

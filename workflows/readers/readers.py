@@ -23,6 +23,8 @@ from workflows.readers.table import Name, read_table
 from workflows.run import Run
 from workflows.settings import Settings, hash_key
 
+TABLE_BYTES = 64 * 2**20
+
 
 @dataclass(frozen=True)
 class Done:
@@ -40,6 +42,8 @@ def readers(settings: Settings, store: Store, run: Run, table: Path, positive: s
     """
     locked = _locked(store, run)
     place = _positive(positive, locked.classes)
+    if table.stat().st_size > TABLE_BYTES:
+        raise ValueError(f"{table} is larger than the {TABLE_BYTES // 2**20} MiB that a readers' table may have.")
     found = read_table(
         table.read_bytes(),
         locked.classes,

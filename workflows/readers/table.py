@@ -11,6 +11,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import zip_longest
 
+from components.shared.documents import check_columns, table_lines
+
 COLUMNS = ("reader", "image", "image_id", "frame", "label", "score", "aided")
 AIDED = {"yes": True, "no": False, "": False}
 LEAST = 10
@@ -45,9 +47,10 @@ def read_table(
         text = data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise ValueError(f"The readers' table is no UTF-8 at byte {error.start:,}. Save it as CSV in UTF-8.") from None
-    rows, found = csv.reader(io.StringIO(text, newline="")), []
+    rows, found = csv.reader(table_lines(io.StringIO(text, newline=""), "The readers' table")), []
     try:
         columns = [column.strip().lower() for column in next(rows, [])]
+        check_columns(columns, "The readers' table")
         _check_columns(columns, name is not None, cut)
         for row in rows:
             values = [cell.strip() for cell in row]

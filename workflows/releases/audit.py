@@ -56,7 +56,13 @@ def verify(
     found, log = examine(store, signing.verifier())
     check_heads(found, log, {**heads(settings, store, found), **({"you name": (0, head)} if head else {})})
     if not found.problems:
-        remember(settings, store, log)
+        try:
+            remember(settings, store, log)
+        except OSError as error:
+            found.notes.append(
+                f"The head was not written down in {settings.heads_file} ({error.strerror}). Keep what `medloop audit "
+                "head` prints elsewhere, or make that directory writable."
+            )
     typer.echo(json.dumps(asdict(found), indent=1) if as_json else told(found, store))
     if found.problems:
         raise typer.Exit(1)

@@ -18,7 +18,9 @@ def approve(
     name: Annotated[str, typer.Argument(metavar="RUN", help="The run's id or its beginning.")],
     by: Annotated[str, typer.Option("--by", help="Who approves; it is written into the release log.")],
     reason: Reason,
-    days: Annotated[int, typer.Option(min=0, help="Days for which it holds; 0: as many as the policy says.")] = 0,
+    days: Annotated[
+        int, typer.Option(min=0, max=36500, help="Days for which it holds; 0: as many as the policy says.")
+    ] = 0,
     runner: Runner = "subprocess",
     where: ImagesAt = "",
     as_json: AsJson = False,

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
-import json
-import re
 from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any
 
 from components.shared import lineage, releases, signing
 from components.shared.contracts import Manifest, decode, digest, try_decode
+from components.shared.documents import parse_json
 from components.shared.releases import Entry
 from components.shared.signing import Verifier
-from components.shared.store import Store
+from components.shared.store import Store, record_number
 
 NAMED = ("decision", "report", "model", "card")
 """What an entry names by digest, and what must be in the store, unchanged, as long as the log is."""
+
+
+SHOWN = 5
+"""Number of foreign files that are named."""
 
 
 @dataclass
@@ -36,7 +39,9 @@ def examine(store: Store, trusted: Verifier | None) -> tuple[Found, list[Entry]]
     found = Found()
     log: list[Entry] = []
     bad = _read(store, found, log)
-    found.entries, found.head = len(store.names(releases.FOLDER)), releases.head(log)
+    found.entries, found.head = len(releases.entry_names(store)), releases.head(log)
+    if foreign := releases.foreign_names(store):
+        found.notes.append(f"{foreign_files(foreign)} Nobody reads them; move them away.")
     if trusted:
         bad |= _signatures(found, log, trusted)
     elif log:
@@ -65,19 +70,25 @@ def _read(store: Store, found: Found, log: list[Entry]) -> set[int]:
     """Read what can be read, and say what cannot; gives the numbers of the entries with which something is wrong."""
     bad: set[int] = set()
     expected = 1
-    for name in store.names(releases.FOLDER):
-        place = re.fullmatch(rf"{releases.FOLDER}/(\d{{8}})\.json", name)
-        if not place:
-            found.problems.append(f"{name} is no entry of the log: somebody put it there.")
-            continue
-        number = int(place[1])
-        for missing in range(expected, number):
-            found.problems.append(f"Entry {missing} is missing: it was removed.")
-            bad |= {missing - 1, missing + 1}
+    for name in releases.entry_names(store):
+        number = record_number(name, releases.FOLDER)
+        if number == expected + 1:
+            found.problems.append(f"Entry {expected} is missing: it was removed.")
+        elif number > expected:
+            found.problems.append(
+                f"Entries {expected} to {number - 1} are missing: they were removed, or entry {number} was put in."
+            )
+        if number > expected:
+            bad |= {expected - 1, number}
         expected = number + 1
-        data = store.read(name)
         try:
-            record = decode("release", data or b"", f"entry {number}")
+            data = releases.read_entry(store, name)
+        except (OSError, ValueError) as error:
+            found.problems.append(f"Entry {number} cannot be read. {error}")
+            bad |= {number - 1, number, number + 1}
+            continue
+        try:
+            record = decode("release", data, f"entry {number}")
             if not {"number", "before", "what", "at"} <= set(record):
                 raise ValueError(f"entry {number} lacks fields that every entry has")
         except ValueError as error:
@@ -91,7 +102,7 @@ def _read(store: Store, found: Found, log: list[Entry]) -> set[int]:
             )
             bad |= {number - 1, number, number + 1}
             continue
-        log.append(releases.Entry(number, digest(data or b""), record, data or b""))
+        log.append(releases.Entry(number, digest(data), record, data))
     if log and log[0].number == 1 and log[0].record["before"]:
         found.problems.append("Entry 1 names an entry before it: the beginning of the log was removed.")
     return bad
@@ -143,10 +154,12 @@ def _decision(found: Found, store: Store, entry: Entry, manifest: Manifest, trus
         return
     data = store.get(manifest.files["decision.json"].digest)
     try:
-        verdict = json.loads(data)  # whatever its schema: it may be of an earlier version
+        verdict = parse_json(data)  # whatever its schema: it may be of an earlier version
     except ValueError:
         verdict = {}
-    subject = verdict.get("subject") or {}
+    verdict = verdict if isinstance(verdict, dict) else {}
+    subject = verdict.get("subject")
+    subject = subject if isinstance(subject, dict) else {}
     if subject.get("model") != entry.record.get("model") or verdict.get("report") != entry.record.get("report"):
         found.problems.append(f"{what} is about another model or report.")
     if entry.kind == "release" and verdict.get("outcome") not in ("approved", "awaiting approval"):
@@ -177,6 +190,13 @@ def _steps(
         found.problems.append(f"{what} does not hold the steps that were signed with it.")
     else:
         found.steps += len(lineage.check(store, trusted, store.get(file.digest), verdict))
+
+
+def foreign_files(names: list[str]) -> str:
+    """The sentence that names files in the log's folder which are no entries."""
+    shown = ", ".join(repr(name) for name in names[:SHOWN]) + (", …" if len(names) > SHOWN else "")
+    files = "1 file that is not an entry" if len(names) == 1 else f"{len(names)} files that are not entries"
+    return f"The folder of the release log holds {files}: {shown}."
 
 
 def told(found: Found, store: Store) -> str:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import getpass
-import json
 import os
 from typing import Any
 
 from components.shared import releases
 from components.shared.contracts import Manifest
+from components.shared.documents import parse_json
 from components.shared.interface import nearest
 from components.shared.releases import Entry
 from components.shared.store import Store
@@ -21,11 +21,11 @@ def figures(store: Store, entry: Entry) -> dict[str, Any]:
     """What the report of an entry shows: its figures with their intervals, on how many; nothing where it is gone."""
     try:
         manifest = Manifest.decode(store.get(entry.record["report"]), "the report")
-        metrics = json.loads(store.get(manifest.files["metrics.json"].digest))
+        metrics = parse_json(store.get(manifest.files["metrics.json"].digest))
         whole = metrics["all"]
         about = {name: whole.get(name) for name in ("images", "patients")}
         shown = {name: whole["figures"][name] for name in HEADLINES if whole["figures"].get(name)}
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return {}
     return {**about, "confidence": metrics.get("confidence"), "figures": shown}
 

@@ -8,6 +8,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from components.shared.documents import parse_json
 from workflows.synth.files import content_of
 from workflows.synth.people import CLASSES, CORRUPT, Scan, World, plan
 
@@ -82,7 +83,7 @@ def _check_directory(directory: Path, patients: int, world: World) -> None:
 
 def _read_marker(marker: Path) -> dict[str, Any]:
     try:
-        held = json.loads(marker.read_text(encoding="utf-8"))
+        held = parse_json(marker.read_text(encoding="utf-8"))
     except ValueError as error:
         raise ValueError(f"{marker} is not readable as JSON: name another directory") from error
     if not isinstance(held, dict) or held.get("schema") != 1 or not isinstance(held.get("patients"), int):

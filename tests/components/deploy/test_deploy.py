@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ import onnx
 import pytest
 from onnx import numpy_helper
 
-from components.deploy.approval import FOLDER, approve
+from components.deploy.approval import FOLDER, approve, newest
 from components.deploy.registry import project
 from components.shared import contracts, releases
 from components.shared.artifacts import gather
@@ -259,6 +260,21 @@ def approved(candidate: Candidate, days: int = 30, **changes: Any) -> str:
         candidate.store.delete(name)
         candidate.store.create(name, contracts.encode("approval", {**record, **changes}))
     return digest
+
+
+def test_foreign_files_beside_an_approval_do_not_count(candidate: Candidate, store: Store) -> None:
+    digest = approved(candidate)
+    folder = Path(store.uri) / FOLDER / digest
+    for name in (".DS_Store", "0001.json~", "zzz.json"):
+        (folder / name).write_text("not an approval")
+    second = approve(store, digest, {"subject": {"model": candidate.digest}}, "Dr. C", "Read more.", 30)
+    assert newest(store, digest) == second
+    assert (folder / "0002.json").is_file()
+    os.mkfifo(folder / "0003.json")
+    with pytest.raises(ValueError, match=r"0003\.json is a FIFO, and must be a file"):
+        newest(store, digest)
+    (folder / "0003.json").unlink()
+    assert candidate.deploy(WAITS).values["outcome"] == "released"
 
 
 def test_what_waited_goes_into_service_with_a_persons_approval(candidate: Candidate, store: Store) -> None:

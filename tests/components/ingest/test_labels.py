@@ -237,6 +237,11 @@ TABLES = [
     ("file,age\nNORMAL/zebedee1_1.png,4\nNORMAL\\zebedee1_1.png,5\n", "line 3 says something else of a file"),
     ("file,official\nNORMAL/zebedee1_1.png,fold 1951\n", "line 2 names a side that is none of train, val and test"),
     ('file,age\n"NORMAL/zebedee1_1.png,4\n', "patients.csv is not readable as CSV in UTF-8: unexpected end of data"),
+    ("file,age\nNORMAL/zebedee1_1.png,4" + " " * 2**20, "patients.csv, line 2 has more than 1,048,576 characters"),
+    ("file,age\nNORMAL/zebedee1_1.png," + " " * 60 + "\0\n", "patients.csv, line 2 holds a NUL character"),
+    ("file," + "a," * 5000 + "\n", "patients.csv has 5,002 columns, and 1,000 are allowed"),
+    ("file," + "a" * 9000 + "\n", "patients.csv has a column's name of 9,000 characters, and 200 are allowed"),
+    ("file,age\n" + "x" * 200_000 + ",4\n", "field larger than field limit"),
 ]
 
 

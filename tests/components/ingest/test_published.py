@@ -13,8 +13,8 @@ from components.ingest.asked import Asked
 from components.ingest.labels import Labels, read_labels
 from components.ingest.names import patient_of
 from components.shared.source import Directory
+from components.shared.yaml_documents import read_yaml
 from tests.components.ingest.sources import add, by_name, classes_of, listing, order, read
-from workflows.parameters import read_yaml
 
 ROOT = Path(__file__).resolve().parents[3]
 PARAMS = ROOT / "workflows" / "params"

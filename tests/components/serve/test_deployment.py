@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import threading
 import time
 from pathlib import Path
@@ -16,7 +17,7 @@ from components.serve.deployment import Deployment
 from components.shared import contracts, releases
 from components.shared.contracts import Manifest
 from components.shared.runtime import PRECISIONS
-from components.shared.store import Store
+from components.shared.store import Store, open_store
 from tests import made
 from tests.components.serve.conftest import POLL, image, png, running, until
 from tests.components.shared.signers import Pair, use
@@ -266,6 +267,91 @@ def test_a_log_under_trusted_signatures_is_taken_up_and_one_that_is_forged_is_no
         until(lambda: version(client) == "v2")
         assert client.get("/health").json()["signatures"] == "verified"
         assert "warning" not in client.get("/health").json()
+
+
+@pytest.mark.parametrize("damage", ["changed", "removed", "a FIFO"])
+def test_a_broken_chain_is_refused_in_a_running_and_in_a_fresh_service_alike(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, damage: str
+) -> None:
+    ours = Pair()
+    use(monkeypatch, ours, ours)
+    for number, gain in ((1, 12.0), (2, 3.0), (3, 5.0)):
+        release(store, tmp_path / str(number), gain=gain)
+    sound = entry_file(store, 2).read_bytes()
+    with running(store) as client:
+        assert client.get("/health").json()["signatures"] == "verified"
+        release(store, tmp_path / "4", gain=7.0)
+        until(lambda: version(client) == "v4")
+        if damage == "changed":
+            change(entry_file(store, 2), sound.replace(b'"version": "v2"', b'"version": "v7"'))
+        else:
+            entry_file(store, 2).unlink()
+        if damage == "a FIFO":
+            os.mkfifo(entry_file(store, 2))
+        release_after(store, tmp_path / "5", sound)
+        until(lambda: client.get("/health").json()["signatures"] == "refused")
+        assert client.get("/health").status_code == 200
+        assert predict(client)["model_version"] == "v4"
+    with running(store) as fresh:
+        health = fresh.get("/health")
+        assert (health.status_code, health.json()["signatures"]) == (503, "refused")
+        assert "The release log is broken" in health.json()["detail"]
+    entry_file(store, 2).unlink(missing_ok=True)
+    store.create("releases/00000002.json", sound)
+    with running(store) as mended:
+        assert mended.get("/health").json()["signatures"] == "verified"
+
+
+def release_after(store: Store, folder: Path, sound: bytes) -> None:
+    """Add an entry behind one that is damaged."""
+    where = open_store(str(folder.parent / "copy"))
+    for number in (1, 2, 3, 4):
+        data = sound if number == 2 else entry_file(store, number).read_bytes()
+        where.write(f"releases/{number:08d}.json", data)
+    log = releases.read_log(where)
+    entry = releases.append(where, log, "seal", reason="a test", by="someone")
+    store.create(f"releases/{entry.number:08d}.json", entry.data)
+
+
+def test_foreign_files_beside_the_log_stop_no_service(store: Store, tmp_path: Path) -> None:
+    release(store, tmp_path / "one")
+    for name in (".DS_Store", ".nfs01", "00000001.json~", "zzz"):
+        entry_file(store, 1).with_name(name).write_text("not an entry")
+    with running(store) as client:
+        assert client.get("/health").json()["model_version"] == "v1"
+        assert "warning" not in client.get("/health").json()
+        release(store, tmp_path / "two", gain=3.0)
+        until(lambda: version(client) == "v2")
+
+
+def test_damage_in_place_is_told_at_each_change_and_now_and_then(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    first = release(store, tmp_path / "one")
+    graph = object_of(store, first)
+    sound = graph.read_bytes()
+    with running(store) as client, caplog.at_level(logging.INFO, "medloop"):
+        change(graph, sound[:-7] + b"damaged")
+        releases.append(store, releases.read_log(store), "seal", reason="a change of the log", by="someone")
+        until(lambda: "warning" in client.get("/health").json())
+        assert (
+            "The stored files of version v1 have changed since it was loaded" in client.get("/health").json()["warning"]
+        )
+        assert predict(client)["model_version"] == "v1"
+    monkeypatch.setattr(deployments, "RECHECK", POLL)
+    change(graph, sound)
+    caplog.clear()
+    with running(store) as client, caplog.at_level(logging.INFO, "medloop"):
+        assert "warning" not in client.get("/health").json()
+        change(graph, sound[:-7] + b"damaged")
+        until(lambda: "warning" in client.get("/health").json())
+        assert predict(client)["model_version"] == "v1"
+        time.sleep(6 * POLL)
+        assert len([record for record in caplog.records if record.levelno == logging.WARNING]) == 1
+        change(graph, sound)
+        until(lambda: "warning" not in client.get("/health").json())
+        change(entry_file(store, 1), b"no longer a record")
+        until(lambda: "is not a JSON release" in client.get("/health").json().get("warning", ""))
 
 
 def test_a_service_that_begins_with_a_log_that_nobody_signed_serves_nothing(

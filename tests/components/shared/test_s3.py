@@ -16,7 +16,7 @@ import pytest
 from minio.credentials import StaticProvider
 from minio.minioadmin import MinioAdmin
 
-from components.shared import s3
+from components.shared import releases, s3
 from components.shared.contracts import digest
 from components.shared.store import Store, open_store
 from tests.components.shared.faults import KINDS, Answer, Faults, faulty
@@ -625,3 +625,14 @@ def test_a_server_that_cuts_what_it_keeps_is_made_whole(monkeypatch: pytest.Monk
     for blob, content in zip(blobs, contents, strict=True):
         kept = server.folder / BUCKET / "many" / "objects" / blob.digest[:2] / blob.digest
         assert kept.read_bytes() == content
+
+
+def test_folder_markers_and_large_records_are_told_apart_from_entries(store: Store) -> None:
+    store.write("releases/", b"")  # as consoles make it, so that a folder is shown
+    store.write("releases/.DS_Store", b"x")
+    first = releases.append(store, [], "seal", reason="a test", by="someone")
+    assert releases.read_log(store) == [first]
+    assert releases.foreign_names(store) == ["releases/", "releases/.DS_Store"]
+    store.write("releases/00000002.json", b" " * (releases.ENTRY_BYTES + 1))
+    with pytest.raises(ValueError, match=r"broken at releases/00000002\.json: .* is larger than the 1,048,576 bytes"):
+        releases.read_log(store)

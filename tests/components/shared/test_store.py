@@ -353,3 +353,51 @@ def test_a_writer_that_is_killed_leaves_no_half_object(tmp_path: Path) -> None:
         assert record == record[: len(record) // 200_000] * 200_000
         for path in objects:
             path.unlink()  # so that the next writer has something to do
+
+
+def test_only_a_regular_file_is_read_and_nothing_is_waited_for(tmp_path: Path) -> None:
+    store = open_store(str(tmp_path / "store"))
+    folder = tmp_path / "store" / "releases"
+    folder.mkdir(parents=True)
+    os.mkfifo(folder / "00000001.json")
+    (folder / "00000002.json").symlink_to("/dev/zero")
+    (folder / "00000003.json").mkdir()
+    (folder / "00000004.json").write_bytes(b"x" * 100)
+    (folder / "00000005.json").symlink_to(folder / "00000004.json")
+    for number, kind in ((1, "a FIFO"), (2, "a device"), (3, "a directory")):
+        with pytest.raises(ValueError, match=rf"0000000{number}\.json is {kind}, and must be a file"):
+            store.read(f"releases/0000000{number}.json", 1000)
+    with pytest.raises(ValueError, match="is larger than the 99 bytes"):
+        store.read("releases/00000004.json", 99)
+    assert store.read("releases/00000005.json", 100) == b"x" * 100
+    assert len(store.numbered("releases")) == 5
+
+
+def test_numbered_records_stand_in_the_order_of_their_numbers_and_foreign_names_are_left_out(tmp_path: Path) -> None:
+    store = open_store(str(tmp_path / "store"))
+    ours = ["a/9998.json", "a/9999.json", "a/10000.json"]
+    for name in (
+        *ours,
+        "a/0000.json",
+        "a/00010000.json",
+        "a/+9999.json",
+        "a/.DS_Store",
+        "a/b/0001.json",
+        "a/９９９９.json",
+    ):
+        store.write(name, b"")
+    assert store.numbered("a", 4) == ours
+
+
+def test_an_object_that_is_a_fifo_is_missing_and_one_that_changes_is_verified_again(tmp_path: Path) -> None:
+    store = open_store(str(tmp_path / "store"))
+    blob = store.put_bytes(b"sound")
+    path = store.fetch(blob.digest)
+    path.chmod(0o644)
+    path.write_bytes(b"other")
+    with pytest.raises(OSError, match="does not hold what its name says"):
+        store.fetch(blob.digest)
+    path.unlink()
+    os.mkfifo(path)
+    with pytest.raises(FileNotFoundError, match="is not in"):
+        store.fetch(blob.digest)

@@ -217,6 +217,8 @@ def test_an_empty_file_and_another_encoding_are_refused() -> None:
             'reader,image,label\nA,"' + "x" * 200_000 + '",NORMAL',
             r"Line \d of the readers' table cannot be read as CSV",
         ),
+        ("reader,image,label\nA,1.png,\0", "The readers' table, line 2 holds a NUL character"),
+        ("reader,image," + "label," * 2000, "The readers' table has 2,003 columns, and 1,000 are allowed"),
         ("reader,image,label,Label\nA,1.png,NORMAL,PNEUMONIA", "has the column 'label' twice. Keep one"),
     ],
 )
@@ -229,8 +231,8 @@ def test_findings_have_no_readers_and_a_cut_is_a_number(
     finished: ByHand, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     file = written(tmp_path / "readings.csv", [{"reader": "Ada", "image": "1.png", "score": "0.5"}])
-    done = medloop(finished.home, "readers", "--csv", str(file), "--cut", "nan", status=1)
-    assert "--cut is nan, and must be a number" in done.stderr
+    done = medloop(finished.home, "readers", "--csv", str(file), "--cut", "nan", status=2)
+    assert "Invalid value for '--cut'" in done.stderr
     store = open_store(str(finished.home / "store"))
     several = {**(story.metrics(store, find(store)) or {}), "task": "multilabel"}
     monkeypatch.setattr(story, "metrics", lambda *_: several)

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import stat
+import subprocess
+import sys
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -19,8 +23,10 @@ from tests.components.deploy.test_deploy import Candidate
 from tests.components.shared.decisions import decision, state
 from tests.components.shared.signers import Pair, use
 from tests.components.shared.steps import step
+from workflows import doctor
 from workflows.cli import main as run_command
 from workflows.releases.examination import examine
+from workflows.settings import read_settings
 
 
 class Loop:
@@ -167,8 +173,26 @@ def emptied(loop: Loop) -> None:
     loop.entry(3).write_bytes(b"")
 
 
-def strange(loop: Loop) -> None:
-    (loop.entry(1).parent / "00000002.json.bak").write_text("{}")
+def far_ahead(loop: Loop) -> None:
+    (loop.entry(1).parent / "99999999.json").write_text("{}")
+
+
+def a_fifo(loop: Loop) -> None:
+    os.mkfifo(loop.entry(5))
+
+
+def a_directory(loop: Loop) -> None:
+    loop.entry(2).unlink()
+    loop.entry(2).mkdir()
+
+
+def a_device(loop: Loop) -> None:
+    loop.entry(5).symlink_to("/dev/zero")
+
+
+def a_large_one(loop: Loop) -> None:
+    with loop.entry(5).open("wb") as file:
+        file.truncate(2**33)
 
 
 TAMPERED: list[tuple[Callable[[Loop], None], list[str]]] = [
@@ -179,7 +203,11 @@ TAMPERED: list[tuple[Callable[[Loop], None], list[str]]] = [
     (doubled, ["In the place of entry 5 stands one that says it is entry 4"]),
     (cut, ["Entry 2 was changed or cut: entry 2 is not a JSON release"]),
     (emptied, ["Entry 3 was changed or cut: entry 3 is not a JSON release"]),
-    (strange, ["releases/00000002.json.bak is no entry of the log"]),
+    (far_ahead, ["Entries 5 to 99999998 are missing", "Entry 99999999 was changed or cut"]),
+    (a_fifo, ["Entry 5 cannot be read. The release log is broken at releases/00000005.json", "is a FIFO"]),
+    (a_directory, ["Entry 2 cannot be read. The release log is broken at releases/00000002.json", "is a directory"]),
+    (a_device, ["Entry 5 cannot be read. The release log is broken at releases/00000005.json", "is a device"]),
+    (a_large_one, ["Entry 5 cannot be read. The release log is broken at releases/00000005.json", "is larger than"]),
 ]
 
 
@@ -207,8 +235,11 @@ def test_each_kind_of_tampering_is_found(
     assert loop.problems() == []
     tamper(loop)
     problems = loop.problems()
+    if tamper in (a_fifo, a_directory, a_device, a_large_one):
+        problems = ["; ".join(problems)] * len(sentences)
     assert len(problems) == len(sentences), problems
     assert all(sentence in problem for sentence, problem in zip(sentences, problems, strict=True)), problems
+    problems = loop.problems()
     said = medloop("audit", "verify", status=1)
     assert all(f"✗ {problem}" in said for problem in problems)
 
@@ -405,3 +436,54 @@ def test_the_record_of_heads_is_of_its_schema(loop: Loop, ours: Pair) -> None:
     medloop("audit", "verify")
     record = contracts.read_record("heads", loop.home / "heads.json")
     assert record["heads"][loop.store.uri]["entry"] == 4
+
+
+FOREIGN = (".DS_Store", ".nfs0000000000000001", "00000001.json~", "00000005.json.part", "1.json", "notes/00000005.json")
+
+
+def test_foreign_files_in_the_folder_of_the_log_are_told_and_stop_nothing(loop: Loop, ours: Pair) -> None:
+    for name in FOREIGN:
+        path = loop.entry(1).parent / name
+        path.parent.mkdir(exist_ok=True)
+        path.write_text("not an entry")
+    found, log = examine(loop.store, signing.verifier())
+    assert (found.entries, len(log), found.problems) == (4, 4, [])
+    said = medloop("audit", "verify")
+    assert said.count("holds 6 files that are not entries") == 1
+    assert "'releases/.DS_Store'" in said
+    assert len(json.loads(medloop("models", "--json"))["log"]) == 4
+    medloop("promote", "v2", "--reason", "a test")
+    assert len(releases.read_log(loop.store)) == 5
+    told = {finding.part: finding for finding in doctor.examine(read_settings())}
+    assert told["release log"].state == "ok"
+    assert "holds 6 files that are not entries" in told["release log, folder"].means
+
+
+VERIFY = """
+import os, typer.testing
+from workflows.cli import app
+runner = typer.testing.CliRunner()
+runner.invoke(app, ["audit", "verify"])  # permissions do not bind root: load what root alone may read, then be nobody
+os.environ["MEDLOOP_HOME"] = os.environ["READ_ONLY"]
+if os.getuid() == 0: os.setuid(65534)
+done = runner.invoke(app, ["audit", "verify"])
+print(done.exit_code, done.output, done.exception)
+"""
+
+
+def test_an_audit_works_on_a_home_and_a_store_that_may_not_be_written(loop: Loop, ours: Pair) -> None:
+    with tempfile.TemporaryDirectory() as folder:  # pytest's own lies where another user cannot reach it
+        home = Path(folder) / "home"
+        shutil.copytree(loop.home, home)
+        everything = [Path(folder), home, *home.rglob("*")]
+        for path in everything:
+            path.chmod(0o555 if path.is_dir() else 0o444)
+        environment = {**os.environ, "READ_ONLY": str(home)}
+        command = [sys.executable, "-c", VERIFY]
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120, check=False)
+        for path in everything:
+            path.chmod(0o755)
+    assert done.stdout.startswith("0 "), done.stdout + done.stderr
+    assert "is whole: 4 entries" in done.stdout
+    assert "The head was not written down in" in done.stdout
+    assert "Permission denied" in done.stdout
