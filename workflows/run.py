@@ -23,6 +23,7 @@ from typing import Any, Protocol
 from components.shared import diary
 from components.shared.contracts import decode, encode
 from components.shared.price import read_price
+from components.shared.privacy import printable, printable_all, redact, redact_all
 from components.shared.store import Store, open_store
 from workflows.lease import Lease, holder, lease
 from workflows.settings import Settings, stage_environment
@@ -87,7 +88,7 @@ def start(
     store = open_store(settings.store)
     run = Run(datetime.now(UTC).strftime("%Y%m%d-%H%M%S-") + secrets.token_hex(2))
     with lease(store, run.id, take_over) as held:
-        by = by or getpass.getuser()
+        by = printable(by or getpass.getuser())
         run.record = {
             "run": run.id,
             "pipeline": pipeline,
@@ -168,10 +169,11 @@ def _run_engine(
         engine.stdin.write(json.dumps(asked) + "\n")
         engine.stdin.flush()
         for line in engine.stdout:
-            log_file.write(line)
+            shown = printable(redact(line.rstrip("\n"), environment)) + "\n"
+            log_file.write(shown)
             log_file.flush()
-            if event := read_event(line):
-                watcher(event)
+            if event := read_event(shown):
+                watcher(printable_all(event))
         status = engine.wait()
     run.record["stages"] = diary.steps(store, run.id)
     _conclude(run, status, folder / "log.txt")
@@ -329,7 +331,7 @@ def _last_word(log_file: Path) -> str:
 
 def _keep(store: Store, run: Run) -> None:
     record = {name: value for name, value in run.record.items() if name != "stages"}  # each step keeps its own
-    store.write(f"{FOLDER}/{run.id}.json", encode("run", record))
+    store.write(f"{FOLDER}/{run.id}.json", encode("run", redact_all(record)))
 
 
 def find(store: Store, name: str = "") -> Run:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import os
-import re
 import secrets
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from components.shared import keys
+from components.shared.privacy import redact
 from components.shared.source import open_source
 from workflows.synth.synth import MARKER
 
@@ -57,7 +57,7 @@ class Settings:
     @property
     def tracking_shown(self) -> str:
         """The address of the tracking server as anybody may read it: without the password that it may hold."""
-        return re.sub(r"//[^/]*@", "//", self.tracking)
+        return redact(self.tracking)
 
     @property
     def key_file(self) -> Path:
@@ -168,7 +168,7 @@ def stage_environment(settings: Settings, source: str, make_key: bool = True) ->
         **os.environ,
         keys.VARIABLE: hash_key(settings, source, make_key),
         "MLFLOW_TRACKING_URI": settings.tracking,
-        "MLFLOW_DISABLE_TELEMETRY": "true",
+        "MPLCONFIGDIR": str(settings.home / "cache" / "matplotlib"),  # else in the user's home
         "MEDLOOP_LOG": "json",
         "PYTHONUNBUFFERED": "1",
     }
