@@ -14,6 +14,7 @@ BENCHMARKS = (
     "near",
     "writing",
     "tamper",
+    "egress",
     "images",
     "cluster",
     "intervals",
