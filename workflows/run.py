@@ -26,7 +26,7 @@ from components.shared.price import read_price
 from components.shared.privacy import printable, printable_all, redact, redact_all
 from components.shared.store import Store, open_store
 from workflows.lease import Lease, holder, lease
-from workflows.settings import Settings, stage_environment
+from workflows.settings import Settings, prepare_home, stage_environment
 
 FOLDER = "runs"
 LAST_LINES = 15
@@ -84,6 +84,7 @@ def start(
     by: str = "",
 ) -> Run:
     """Do a run from beginning to end; gives its record. A broken stage is a record that says so, not an exception."""
+    prepare_home(settings)
     read_price()  # a wrong one is told now, and not when it is asked for at the end
     store = open_store(settings.store)
     run = Run(datetime.now(UTC).strftime("%Y%m%d-%H%M%S-") + secrets.token_hex(2))

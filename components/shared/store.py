@@ -8,6 +8,7 @@ import logging
 import os
 import secrets
 import shutil
+import stat
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -73,7 +74,8 @@ class Store:
         place = self.backend.root / PARTIAL if isinstance(self.backend, Directory) else Path(tempfile.gettempdir())
         path = place / secrets.token_hex(8)
         try:
-            place.mkdir(parents=True, exist_ok=True)
+            if isinstance(self.backend, Directory):
+                self.backend.make_folder(place)
             yield path
         except OSError as error:
             if isinstance(self.backend, Directory) and error.errno in (errno.ENOSPC, errno.EACCES, errno.EROFS):
@@ -208,6 +210,34 @@ class Directory:
 
     def __init__(self, root: Path) -> None:
         self.root = root
+        self._group: int | None = None
+
+    def for_group(self) -> int:
+        """Return the permissions of the root's group, which all that is written below it gets too: usually none.
+
+        A root that only its group may enter besides its owner (chmod 2770) is shared on purpose. One that everybody may
+        enter was made under a usual umask: it is closed, if it is ours and holds a store.
+        """
+        if self._group is None:
+            about = self.root.stat()
+            self._group = about.st_mode & (stat.S_ISGID | stat.S_IRWXG)
+            if about.st_mode & stat.S_IRWXO and about.st_uid == os.geteuid():
+                self._group = 0
+                with contextlib.suppress(OSError):  # a file system without permissions
+                    self.root.chmod(stat.S_IRWXU)
+        return self._group
+
+    def make_folder(self, folder: Path) -> None:
+        """Make a folder of the store, and those above it, for the owner and the root's group alone."""
+        if folder.exists():
+            return
+        if folder == self.root:
+            folder.mkdir(stat.S_IRWXU, parents=True, exist_ok=True)
+            return
+        self.make_folder(folder.parent)
+        folder.mkdir(stat.S_IRWXU, exist_ok=True)
+        if group := self.for_group():
+            folder.chmod(stat.S_IRWXU | group)
 
     def read(self, name: str) -> bytes | None:
         try:
@@ -256,7 +286,10 @@ class Directory:
     def names(self, prefix: str) -> list[str]:
         def refuse(error: OSError) -> None:
             if not isinstance(error, FileNotFoundError):
-                raise PermissionError(f"The store {self.root} cannot be read ({error.strerror}). Make it readable.")
+                raise PermissionError(
+                    f"The store {self.root} cannot be read ({error.strerror}). Run as its owner, or share it with a "
+                    "group: docs/privacy.md says how."
+                )
 
         base = self.root / prefix
         walk = os.walk(base, onerror=refuse)
@@ -266,12 +299,12 @@ class Directory:
         target = self.root / name
         part = self.root / PARTIAL / secrets.token_hex(8)
         try:
-            part.parent.mkdir(parents=True, exist_ok=True)
-            target.parent.mkdir(parents=True, exist_ok=True)
+            self.make_folder(part.parent)
+            self.make_folder(target.parent)
             fill(part)
             with part.open("rb") as file:
                 os.fsync(file.fileno())
-            part.chmod(0o444)
+            part.chmod(stat.S_IRUSR | (self.for_group() & stat.S_IRGRP))
             put(part, target)
         except FileExistsError:
             raise
@@ -299,6 +332,8 @@ def open_store(uri: str) -> Store:
         return over(uri, Path(scratch))
     where, backend = _backend(uri)
     if isinstance(backend, Directory):
+        if any((backend.root / name).is_dir() for name in ("objects", "releases")):
+            backend.for_group()
         return Store(where, backend, None)
     cache = Path(os.environ.get("MEDLOOP_CACHE") or Path(tempfile.gettempdir()) / f"medloop-cache-{os.getuid()}")
     if not cache.exists():
