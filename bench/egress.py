@@ -87,8 +87,8 @@ def environment(base: Path, **more: str) -> dict[str, str]:
         path.mkdir(parents=True, exist_ok=True)
     dropped = ("MEDLOOP_", "MLFLOW_", "AWS_", "ORT_", "OTEL_", "DO_NOT_TRACK", "FASTAPI_", "MPLCONFIGDIR", "XDG_")
     kept = {name: value for name, value in os.environ.items() if not name.startswith(dropped)}
-    compiled = {"PYTHONPYCACHEPREFIX": str(base / "tmp" / "pycache"), "PYTHONPATH": str(ROOT)}
-    return {**kept, **{name: str(path) for name, path in folders.items()}, **compiled, **more}
+    python = {"PYTHONDONTWRITEBYTECODE": "1", "PYTHONPATH": str(ROOT)}  # bytecode lies beside the code
+    return {**kept, **{name: str(path) for name, path in folders.items()}, **python, **more}
 
 
 def serve(folder: Path, settings: Mapping[str, str], images: Sequence[Path]) -> tuple[str, list[str]]:
