@@ -10,7 +10,8 @@ ENV ORT_DISABLE_TELEMETRY=1 MLFLOW_DISABLE_TELEMETRY=true DO_NOT_TRACK=true \
 # Dependencies before code, so that a change of code does not fetch them again.
 USER 0:0
 WORKDIR /medloop
-COPY pyproject.toml constraints.txt images/install.sh ./
+ARG HASHES=yes
+COPY pyproject.toml constraints.txt hashes.txt images/install.sh images/pins.py ./
 RUN sh install.sh serve
 
 COPY components/__init__.py components/
