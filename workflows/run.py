@@ -23,7 +23,7 @@ from typing import Any, Protocol
 from components.shared import diary
 from components.shared.contracts import decode, encode
 from components.shared.price import read_price
-from components.shared.privacy import printable, printable_all, redact, redact_all
+from components.shared.privacy import Redactor, printable, printable_all, redact_all
 from components.shared.store import Store, open_store
 from workflows.lease import Lease, holder, lease
 from workflows.settings import Settings, prepare_home, stage_environment
@@ -169,8 +169,9 @@ def _run_engine(
         assert engine.stdout is not None
         engine.stdin.write(json.dumps(asked) + "\n")
         engine.stdin.flush()
+        hide = Redactor(environment)
         for line in engine.stdout:
-            shown = printable(redact(line.rstrip("\n"), environment)) + "\n"
+            shown = printable(hide(line.rstrip("\n"))) + "\n"
             log_file.write(shown)
             log_file.flush()
             if event := read_event(shown):

@@ -10,7 +10,7 @@ import json
 import os
 import re
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import lru_cache
 from typing import Any, TextIO
 from urllib.parse import quote, unquote
@@ -31,10 +31,15 @@ _READ_HERE = ("MEDLOOP_", "AWS_", "MLFLOW_", "KF_")
 
 _HEXADECIMAL = re.compile(r"[0-9a-f:]+")
 _PEM_LINE = re.compile(r"^[A-Za-z0-9+/=]{16,}$", re.MULTILINE)
-_PATTERNS = (
-    (re.compile(r"-----BEGIN [A-Z ]*PRIVATE KEY-----.*?(?:-----END [A-Z ]*PRIVATE KEY-----|\Z)", re.DOTALL), HIDDEN),
-    (re.compile(r"(?<=://)[^/\s'\"<>]+@"), f"{HIDDEN}@"),
+_PATTERNS: tuple[tuple[tuple[str, ...], re.Pattern[str], str], ...] = (
     (
+        ("private key-",),
+        re.compile(r"-----BEGIN [A-Z ]*PRIVATE KEY-----.*?(?:-----END [A-Z ]*PRIVATE KEY-----|\Z)", re.DOTALL),
+        HIDDEN,
+    ),
+    (("@",), re.compile(r"(?<=://)[^/\s'\"<>]+@"), f"{HIDDEN}@"),
+    (
+        ("signature=", "credential=", "token=", "sig=", "key=", "keyid=", "password=", "secret="),
         re.compile(
             r"([?&;](?:x-amz-(?:signature|credential|security-token)|awsaccesskeyid|signature|sig|(?:\w+[-_])?token|"
             r"api[-_]?key|key|password|secret)=)[^&\s'\"<>]+",
@@ -43,6 +48,7 @@ _PATTERNS = (
         rf"\1{HIDDEN}",
     ),
     (
+        ("authorization", "security-token", "cookie"),
         re.compile(
             r"(\b(?:proxy-)?authorization\b|\bx-amz-security-token\b|\b(?:set-)?cookie\b)(['\"]?\s*[:=]\s*['\"]?)"
             r"[^'\"\r\n]+",
@@ -50,28 +56,45 @@ _PATTERNS = (
         ),
         rf"\1\2{HIDDEN}",
     ),
-    (re.compile(r"\b(Bearer|Basic)\s+[A-Za-z0-9._~+/=-]{8,}"), rf"\1 {HIDDEN}"),
+    (("bearer", "basic"), re.compile(r"\b(Bearer|Basic)\s+[A-Za-z0-9._~+/=-]{8,}"), rf"\1 {HIDDEN}"),
 )
+"""Forms of secrets, each with words of which one stands in every text that has the form: most texts have none."""
 _COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 
 
+class Redactor:
+    """Replaces by *** every secret of an environment, and all that has a secret's form."""
+
+    def __init__(self, environment: Mapping[str, str]) -> None:
+        self._values = _alternatives(tuple(_secrets(environment)))
+
+    def __call__(self, text: str) -> str:
+        """Return the text without secrets."""
+        text = self._values.sub(HIDDEN, text)
+        lowered = text.lower()
+        for words, pattern, replacement in _PATTERNS:
+            if any(word in lowered for word in words):
+                text = pattern.sub(replacement, text)
+        return text
+
+
 def redact(text: str, environment: Mapping[str, str] | None = None) -> str:
-    """Return the text with every secret of the environment, and all that has a secret's form, replaced by ***."""
-    values = tuple(_secrets(os.environ if environment is None else environment))
-    if values:
-        text = _alternatives(values).sub(HIDDEN, text)
-    for pattern, replacement in _PATTERNS:
-        text = pattern.sub(replacement, text)
-    return text
+    """Return the text without the secrets of the environment; for many texts make a `Redactor`."""
+    return Redactor(os.environ if environment is None else environment)(text)
 
 
 def redact_all(value: Any, environment: Mapping[str, str] | None = None) -> Any:
     """Return a JSON value with `redact` applied to each text in it."""
+    return _each_text(value, Redactor(os.environ if environment is None else environment))
+
+
+def _each_text(value: Any, change: Callable[[str], str]) -> Any:
+    """Return a JSON value with each text in it changed."""
     if isinstance(value, str):
-        return redact(value, environment)
+        return change(value)
     if isinstance(value, dict):
-        return {name: redact_all(each, environment) for name, each in value.items()}
-    return [redact_all(each, environment) for each in value] if isinstance(value, list | tuple) else value
+        return {change(name): _each_text(each, change) for name, each in value.items()}
+    return [_each_text(each, change) for each in value] if isinstance(value, list | tuple) else value
 
 
 def printable(text: str) -> str:
@@ -87,11 +110,7 @@ def printable(text: str) -> str:
 
 def printable_all(value: Any) -> Any:
     """Return a JSON value with `printable` applied to each text in it."""
-    if isinstance(value, str):
-        return printable(value)
-    if isinstance(value, dict):
-        return {printable(name): printable_all(each) for name, each in value.items()}
-    return [printable_all(each) for each in value] if isinstance(value, list | tuple) else value
+    return _each_text(value, printable)
 
 
 def one_line(text: str, what: str) -> str:
@@ -117,10 +136,10 @@ class _Redacted:
     """A text stream that replaces secrets in what is written to it: events, tracebacks, what libraries print."""
 
     def __init__(self, stream: TextIO) -> None:
-        self._stream = stream
+        self._stream, self._redact = stream, Redactor(os.environ)
 
     def write(self, text: str) -> int:
-        self._stream.write(redact(text))
+        self._stream.write(self._redact(text))
         return len(text)
 
     def writelines(self, lines: list[str]) -> None:
