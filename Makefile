@@ -4,6 +4,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 options = $(foreach name,$(1),$(if $($(name)),--$(subst _,-,$(shell echo $(name) | tr A-Z a-z)) $($(name))))
+pip = $(BIN)/python -m pip install -qq --disable-pip-version-check
+HASHES ?= yes
 SCANS ?= $(or $(MEDLOOP_HOME),.medloop)/scans
 
 .DEFAULT_GOAL := help
@@ -14,11 +16,15 @@ help:  ## this list
 
 install: $(STAMP)  ## a virtual environment in .venv, from pinned versions
 
-$(STAMP): pyproject.toml constraints.txt
+$(STAMP): pyproject.toml constraints.txt hashes.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] < (3, 11) and f"medloop needs Python 3.11 or newer, and this is {sys.version.split()[0]}. Name another with: make PYTHON=/path/to/python3.11")'
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install -qq --disable-pip-version-check --upgrade 'pip>=25.1' -c constraints.txt
-	$(BIN)/python -m pip install -qq --disable-pip-version-check -c constraints.txt --group dev -e .
+	$(pip) --upgrade 'pip>=25.1' -c constraints.txt
+	@pins=$$($(BIN)/python images/pins.py $(HASHES)); $(pip) -c $$pins --group dev || { \
+	  test $$pins = hashes.txt -a "$(HASHES)" != required && \
+	  echo "Not installed by hash (see above). Installing by version; HASHES=required refuses that." >&2 && \
+	  $(pip) -c constraints.txt --group dev; }
+	@$(pip) --no-deps -e .
 	@touch $@
 
 run: install  ## synthetic scans, then the whole loop, to a model in service
@@ -37,7 +43,7 @@ bench: install  ## measure what the docs state, each against a peer in the same 
 	$(BIN)/python -m bench
 
 images:  ## an image for each stage and for the service (arguments: docs/images.md)
-	@$(PYTHON) -m images.build $(call options,TAG REGISTRY BASE TRAIN_BASE SOURCE)
+	@$(PYTHON) -m images.build $(call options,TAG REGISTRY BASE TRAIN_BASE SOURCE HASHES)
 
 push:  ## push what `make images` built to REGISTRY
 	@$(PYTHON) -m images.build --push $(call options,TAG REGISTRY)

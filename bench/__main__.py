@@ -16,6 +16,7 @@ BENCHMARKS = (
     "connections",
     "tamper",
     "hostile",
+    "egress",
     "images",
     "cluster",
     "intervals",

@@ -15,11 +15,13 @@ from components.shared import artifacts, work
 from components.shared.contracts import Manifest
 from components.shared.documents import parse_json
 from components.shared.interface import Interface, Parameter, read, stages
+from components.shared.privacy import printable, protect_process
 from components.shared.store import open_store
 
 
 def main(argv: list[str]) -> int:
     """Run the stage that the arguments name; gives the exit status."""
+    protect_process()
     if not argv or argv[0] in ("-h", "--help"):
         sys.stdout.write(__doc__.strip() + "\n\nStages:\n" + "".join(f"  {n:9} {read(n).summary}\n" for n in stages()))
         return 0
@@ -31,7 +33,7 @@ def main(argv: list[str]) -> int:
     except (ValueError, OSError, RuntimeError) as error:
         if os.environ.get("MEDLOOP_TRACEBACK"):
             raise
-        sys.stderr.write(f"{argv[0]}: {error}\n")
+        sys.stderr.write(f"{argv[0]}: {printable(str(error))}\n")
         return 1
 
 

@@ -14,6 +14,7 @@ from components.shared import artifacts, work
 from components.shared.contracts import Manifest
 from components.shared.documents import read_json
 from components.shared.interface import read
+from components.shared.privacy import protect_process
 from components.shared.store import open_store
 
 SHELL = "_KFP_RUNTIME=true python3 -m kfp.dsl.executor_main"
@@ -58,6 +59,7 @@ def image(name: str) -> str:
 
 def call(name: str, arguments: Mapping[str, Any]) -> Any:
     """Do a stage's work with what the executor hands in: artifacts and parameters. Gives the values it declares."""
+    protect_process()
     work.configure_logging()
     interface = read(name)
     given = {

@@ -50,11 +50,12 @@ def _git(*arguments: str) -> str:
     return done.stdout.strip() if done.returncode == 0 else ""
 
 
-def build(name: str, image: str, base: str, source: str) -> None:
+def build(name: str, image: str, base: str, source: str, hashes: str = "yes") -> None:
     """Build one image. What the builder says is kept for the error: quiet, one of Docker's two tells nothing of why."""
     command = ["docker", "build", "--force-rm", "--tag", image]
     command += ["--file", f"images/{'serve' if name == SERVE else 'stage'}.Dockerfile"]
     command += ["--build-arg", f"BASE={base}"] if base else []
+    command += ["--build-arg", f"HASHES={hashes}"]
     command += [] if name == SERVE else ["--build-arg", f"STAGE={name}"]
     for key, value in labels(name, source).items():
         command += ["--label", f"{key}={value}"]
@@ -73,7 +74,10 @@ def main(argv: list[str]) -> int:
     parser.add_argument("names", nargs="*", metavar="NAME", help="a stage, or serve; all by default")
     parser.add_argument("--tag", default="latest", help="default latest")
     parser.add_argument("--registry", default="", help="what stands before the name, such as registry.example/medloop")
-    parser.add_argument("--base", default="", help="the Python image to build on (default: see images/)")
+    parser.add_argument(
+        "--base", default="", help="the Python image to build on, best by digest (default: see images/)"
+    )
+    parser.add_argument("--hashes", default="yes", choices=("yes", "no"), help="no: packages by version, unchecked")
     parser.add_argument("--train-base", default="", help="the same for train alone (default: that of the others)")
     parser.add_argument("--source", default="", help="the address of the source, for the label")
     parser.add_argument("--push", action="store_true", help="push what was built before, and build nothing")
@@ -91,7 +95,7 @@ def main(argv: list[str]) -> int:
                 subprocess.run(["docker", "push", "--quiet", image], capture_output=True, text=True, check=True)
                 print(image, flush=True)
                 continue
-            build(name, image, (name == "train" and asked.train_base) or asked.base, asked.source)
+            build(name, image, (name == "train" and asked.train_base) or asked.base, asked.source, asked.hashes)
             print(f"{image}  {time.perf_counter() - begun:.0f} s", file=sys.stderr, flush=True)
         if not asked.push:
             print("\n| image | size |\n|---|---|")

@@ -3,11 +3,15 @@
 ARG BASE=python:3.11-slim-bookworm
 FROM ${BASE}
 ENV PATH=/opt/medloop/bin:$PATH PYTHONPATH=/medloop PYTHONUNBUFFERED=1 HOME=/tmp USER=medloop
+# As in components/__init__.py: libraries send nothing home.
+ENV ORT_DISABLE_TELEMETRY=1 MLFLOW_DISABLE_TELEMETRY=true DO_NOT_TRACK=true \
+    OTEL_SDK_DISABLED=true FASTAPI_OTEL_AUTO_CONFIGURE=false
 
 # Dependencies before code, so that a change of code does not fetch them again.
 USER 0:0
 WORKDIR /medloop
-COPY pyproject.toml constraints.txt images/install.sh ./
+ARG HASHES=yes
+COPY pyproject.toml constraints.txt hashes.txt images/install.sh images/pins.py ./
 RUN sh install.sh serve
 
 COPY components/__init__.py components/

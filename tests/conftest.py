@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 
 import pytest
 
@@ -19,6 +20,15 @@ SETTINGS = (
     "MEDLOOP_STAGE_KEY",
     "MEDLOOP_VERIFY_KEYS",
 )
+
+
+@pytest.fixture(autouse=True)
+def _same_umask() -> Iterator[None]:
+    """What a test calls in this process may make new files private; that must not reach the next test."""
+    before = os.umask(0o022)
+    os.umask(before)
+    yield
+    os.umask(before)
 
 
 @pytest.fixture(autouse=True)

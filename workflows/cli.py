@@ -10,6 +10,7 @@ from typing import Annotated
 
 import typer
 
+from components.shared.privacy import protect_process
 from workflows.data.commands import app as data
 from workflows.keys import app as keys
 from workflows.kubeflow.commands import app as cluster_app
@@ -417,6 +418,7 @@ def _found(name: str):  # type: ignore[no-untyped-def]  # its types would have t
 
 def main() -> None:
     """Run the command line; an error that was foreseen is a sentence, not a traceback."""
+    protect_process()
     try:
         app(prog_name="medloop")
     except BrokenPipeError:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+from components import TELEMETRY_OFF
 from workflows.settings import Settings
 
 HANDED_ON = (
@@ -23,6 +24,7 @@ HANDED_ON = (
     "MEDLOOP_TRACEBACK",
     "MEDLOOP_VERIFY_KEYS",
     "PYTHONUNBUFFERED",
+    *TELEMETRY_OFF,
 )
 FAMILIES = ("AWS_", "MLFLOW_")
 FILES = ("AWS_CA_BUNDLE", "AWS_SHARED_CREDENTIALS_FILE", "AWS_CONFIG_FILE", "AWS_WEB_IDENTITY_TOKEN_FILE")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import os
+import shlex
 import shutil
 import subprocess
 import sys
@@ -15,7 +16,7 @@ from components.shared.store import Store, open_store
 from workflows.finding import Finding
 from workflows.kubeflow import doctor as cluster
 from workflows.releases.examination import foreign_files
-from workflows.settings import Settings
+from workflows.settings import Settings, open_to_others
 
 SPACE = 2e9
 
@@ -110,6 +111,19 @@ def _log(store: Store) -> Iterator[Finding]:
         yield Finding("release log, folder", "note", foreign_files(foreign), "Nobody reads them; move them away.")
 
 
+def _private(settings: Settings) -> Iterator[Finding]:
+    places = open_to_others(settings)
+    root = Path(settings.store)
+    if "://" not in settings.store and root.is_dir() and root.stat().st_mode & 0o007:
+        places.append(root)
+    if places:
+        names = ", ".join(map(str, places[:3])) + (f" and {len(places) - 3} more" if places[3:] else "")
+        remedy = f"Run: chmod -R go= {' '.join(map(shlex.quote, map(str, places)))}"
+        yield Finding("permissions", "problem", f"others on this machine may read {names}", remedy)
+    else:
+        yield Finding("permissions", "ok", "only you (and the store's group, where it is shared) may read what is kept")
+
+
 def _key(settings: Settings) -> Iterator[Finding]:
     if settings.hash_key:
         yield Finding("hash key", "ok", f"id {keys.parse(settings.hash_key).id}, from {keys.VARIABLE}")
@@ -178,6 +192,7 @@ _LOOKS: dict[str, Callable[[Settings], Iterator[Finding]]] = {
     "packages": _packages,
     "disk": _disk,
     "store": _store,
+    "permissions": _private,
     "hash key": _key,
     "signatures": _signatures,
     "tracking": _tracking,

@@ -14,9 +14,12 @@ import threading
 import warnings
 from typing import Any
 
+from components.shared.privacy import protect_process
+
 
 def main() -> int:
     """Do the run that standard input describes; gives the exit status."""
+    protect_process()
     asked = json.loads(sys.stdin.readline())
     threading.Thread(target=_end_with_the_starter, args=(asked,), daemon=True).start()
     warnings.filterwarnings("ignore", message="You may be attemping to run", category=RuntimeWarning)

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from components.shared.privacy import printable
+
 MARKS = {"ok": "[green]✓ ok[/]", "note": "[yellow]· note[/]", "problem": "[red]✗ problem[/]"}
 
 
@@ -29,5 +31,5 @@ def table(findings: Sequence[Finding]):  # type: ignore[no-untyped-def]  # its t
     made.add_column()
     for finding in findings:
         remedy = f". {finding.remedy}" if finding.remedy else ""
-        made.add_row(MARKS[finding.state], finding.part, escape(f"{finding.means}{remedy}"))
+        made.add_row(MARKS[finding.state], finding.part, escape(printable(f"{finding.means}{remedy}")))
     return made

@@ -191,9 +191,10 @@ class Made:
 def make_pair(settings: Settings, file: Path) -> Made:
     """A new private key in a file that only its owner may read."""
     from components.shared import signing
+    from workflows.settings import prepare_home
 
     if file == settings.signing_key_file:
-        settings.home.mkdir(parents=True, exist_ok=True)
+        prepare_home(settings)
     if not file.absolute().parent.is_dir():
         raise FileNotFoundError(
             f"There is no directory {file.absolute().parent} for the key. Make it, or name another."
@@ -248,6 +249,7 @@ def put_back(settings: Settings, copy: Path) -> str:
     """Make the key in this file the one at hand; gives the sentence that says what was done."""
     from components.shared import keys, releases
     from components.shared.store import open_store
+    from workflows.settings import prepare_home
 
     if settings.hash_key:
         raise RuntimeError(
@@ -270,7 +272,7 @@ def put_back(settings: Settings, copy: Path) -> str:
             f"{copy} holds the key {wanted.id}, and the store was made with the key {made_with}. Nothing was changed; "
             "put back a copy of that key."
         )
-    settings.home.mkdir(parents=True, exist_ok=True)
+    prepare_home(settings)
     place_key(settings.key_file, wanted)
     return f"The key {wanted.id} is in {settings.key_file} now."
 

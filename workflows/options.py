@@ -10,6 +10,8 @@ from typing import Annotated, Any, NoReturn
 import typer
 from typer.core import TyperCommand
 
+from components.shared.privacy import one_line, printable, redact
+
 Source = Annotated[
     str, typer.Option("--source", "-s", help="Directory of images, or s3://bucket/prefix: a folder for each class.")
 ]
@@ -18,7 +20,19 @@ Assign = Annotated[list[str] | None, typer.Option("--set", help="One parameter, 
 Policy = Annotated[str, typer.Option("--policy", help="The gate's policy: a YAML file, or a shipped one's name.")]
 RunName = Annotated[str, typer.Argument(metavar="[RUN]", help="A run's id or its beginning; the latest by default.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON on standard output, and nothing else there.")]
-Reason = Annotated[str, typer.Option("--reason", help="Why; it is written into the release log.")]
+
+
+def _one_line(_: typer.Context, option: typer.CallbackParam, value: str) -> str:
+    try:
+        return one_line(value, f"--{option.name}")
+    except ValueError as error:
+        refuse(str(error))
+
+
+Reason = Annotated[
+    str, typer.Option("--reason", callback=_one_line, help="Why, on one line; it is written into the release log.")
+]
+By = Annotated[str, typer.Option("--by", callback=_one_line, help="Who approves; it is written into the release log.")]
 Runner = Annotated[str, typer.Option("--runner", help="subprocess: on this machine; docker: in the stage's image.")]
 ImagesAt = Annotated[str, typer.Option("--images", help="Where the images are: registry/prefix:tag.")]
 Brought = Annotated[
@@ -71,9 +85,10 @@ def refuse(sentence: str) -> NoReturn:
 
 def tell(sentence: str) -> None:
     """Say what went wrong, as JSON too where that was asked for."""
-    sys.stderr.write(f"medloop: {sentence}\n")
+    # A line that text from outside breaks is indented: it cannot pass for a message of its own.
+    sys.stderr.write("medloop: " + "\n  ".join(map(printable, sentence.splitlines())) + "\n")
     if "--json" in sys.argv:
-        typer.echo(json.dumps({"error": sentence}))
+        typer.echo(json.dumps({"error": redact(sentence)}))
 
 
 def check_runner(runner: str) -> None:

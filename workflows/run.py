@@ -26,10 +26,11 @@ from components.shared.contracts import decode, encode, try_decode
 from components.shared.documents import parse_json
 from components.shared.interface import stages
 from components.shared.price import read_price
+from components.shared.privacy import Redactor, printable, printable_all, redact_all
 from components.shared.releases import read_chain
 from components.shared.store import Store, open_store
 from workflows.lease import Lease, holder, lease
-from workflows.settings import Settings, stage_environment
+from workflows.settings import Settings, prepare_home, stage_environment
 
 FOLDER = "runs"
 ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,99}")
@@ -89,11 +90,12 @@ def start(
     by: str = "",
 ) -> Run:
     """Do a run from beginning to end; gives its record. A broken stage is a record that says so, not an exception."""
+    prepare_home(settings)
     read_price()  # a wrong one is told now, and not when it is asked for at the end
     store = open_store(settings.store)
     run = Run(datetime.now(UTC).strftime("%Y%m%d-%H%M%S-") + secrets.token_hex(2))
     with lease(store, run.id, take_over) as held:
-        by = by or getpass.getuser()
+        by = printable(by or getpass.getuser())
         run.record = {
             "run": run.id,
             "pipeline": pipeline,
@@ -182,11 +184,13 @@ def _run_engine(
         assert engine.stdout is not None
         engine.stdin.write(json.dumps(asked) + "\n")
         engine.stdin.flush()
+        hide = Redactor(environment)
         for line in engine.stdout:
-            log_file.write(line)
+            shown = printable(hide(line.rstrip("\n"))) + "\n"
+            log_file.write(shown)
             log_file.flush()
-            if event := read_event(line):
-                watcher(event)
+            if event := read_event(shown):
+                watcher(printable_all(event))
         status = engine.wait()
     run.record["stages"] = diary.steps(store, run.id)
     _conclude(run, status, folder / "log.txt")
@@ -344,7 +348,7 @@ def _last_word(log_file: Path) -> str:
 
 def _keep(store: Store, run: Run) -> None:
     record = {name: value for name, value in run.record.items() if name != "stages"}  # each step keeps its own
-    store.write(f"{FOLDER}/{run.id}.json", encode("run", record))
+    store.write(f"{FOLDER}/{run.id}.json", encode("run", redact_all(record)))
 
 
 def find(store: Store, name: str = "") -> Run:

@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import contextlib
 import os
-import re
 import secrets
+import stat
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from components.shared import keys
+from components.shared.privacy import redact
 from components.shared.source import open_source
 from workflows.synth.synth import MARKER
 
 SERVICE_ACCOUNT_TOKEN = Path("/var/run/secrets/kubeflow/pipelines/token")
 """Where Kubeflow puts a token for its API into the pods that ask for one."""
+
+
+STATE = ("runs", "replays", "cache", "tracking", "tracking.db*", "heads.json", "hash.key*", "signing.key")
+"""What medloop keeps in its home besides the store, which has a rule of its own."""
 
 
 @dataclass(frozen=True)
@@ -57,7 +62,7 @@ class Settings:
     @property
     def tracking_shown(self) -> str:
         """The address of the tracking server as anybody may read it: without the password that it may hold."""
-        return re.sub(r"//[^/]*@", "//", self.tracking)
+        return redact(self.tracking)
 
     @property
     def key_file(self) -> Path:
@@ -78,6 +83,23 @@ class Settings:
     def next_key_file(self) -> Path:
         """The key that a rotation on its way will put in the place of the hash key."""
         return self.home / "hash.key.next"
+
+
+def prepare_home(settings: Settings) -> None:
+    """Make the home private to its owner and invisible to git, and close what an earlier version left open in it."""
+    home = settings.home
+    home.mkdir(stat.S_IRWXU, parents=True, exist_ok=True)
+    if not (home / ".gitignore").exists() and not (home / ".git").exists():
+        (home / ".gitignore").write_text("*\n")
+    for path in open_to_others(settings):
+        with contextlib.suppress(OSError):  # not ours, or a file system without permissions
+            path.chmod(stat.S_IRWXU if path.is_dir() else stat.S_IRUSR | stat.S_IWUSR)
+
+
+def open_to_others(settings: Settings) -> list[Path]:
+    """Return what lies in the home and holds state that others than its owner may read."""
+    found = (path for pattern in STATE for path in settings.home.glob(pattern))
+    return sorted(path for path in found if path.lstat().st_mode & 0o077 and not path.is_symlink())
 
 
 def read_settings() -> Settings:
@@ -133,7 +155,7 @@ def hash_key(settings: Settings, source: str, make: bool = True) -> str:
                 "synthetic scans, with the public one). Restore the key from its copy, or set MEDLOOP_HOME to another "
                 "directory to begin a new loop."
             )
-        settings.home.mkdir(parents=True, exist_ok=True)
+        prepare_home(settings)
         descriptor = os.open(settings.key_file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
         with os.fdopen(descriptor, "w") as file:
             file.write(secrets.token_hex(32) + "\n")
@@ -168,7 +190,7 @@ def stage_environment(settings: Settings, source: str, make_key: bool = True) ->
         **os.environ,
         keys.VARIABLE: hash_key(settings, source, make_key),
         "MLFLOW_TRACKING_URI": settings.tracking,
-        "MLFLOW_DISABLE_TELEMETRY": "true",
+        "MPLCONFIGDIR": str(settings.home / "cache" / "matplotlib"),  # else in the user's home
         "MEDLOOP_LOG": "json",
         "PYTHONUNBUFFERED": "1",
     }

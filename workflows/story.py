@@ -17,6 +17,7 @@ from components.deploy.approval import AWAITING, expired, newest
 from components.shared import work
 from components.shared.contracts import Manifest, decode
 from components.shared.price import read_price
+from components.shared.privacy import printable
 from components.shared.releases import Entry, read_chain
 from components.shared.store import Store
 from workflows.data.left_out import left_out
@@ -98,7 +99,7 @@ def as_json(store: Store, run: Run) -> str:
     shown = {"figures": figures["all"]["figures"] if figures else None, "decision": decision(store, run)}
     if shown["decision"] and shown["decision"]["outcome"] == AWAITING:
         shown["approval"] = newest(store, decided(run))
-    return json.dumps({**run.record, **shown}, indent=1, sort_keys=True, ensure_ascii=False)
+    return _lines(json.dumps({**run.record, **shown}, indent=1, sort_keys=True, ensure_ascii=False).split("\n"))
 
 
 def summarise(console: Console, settings: Settings, store: Store, run: Run) -> None:
@@ -115,7 +116,7 @@ def summarise(console: Console, settings: Settings, store: Store, run: Run) -> N
     if run.record["outcome"] == "failed":
         _print_failure(console, settings, run)
         return
-    console.print(run.record["sentence"], style="bold", highlight=False, markup=False)
+    console.print(printable(run.record["sentence"]), style="bold", highlight=False, markup=False)
     console.print(f"In service: {run.record['in_service'] or 'nothing'}", style="bold", highlight=False)
     page = write_page(settings, store, run)
     console.print()
@@ -181,7 +182,7 @@ def _print_figures(console: Console, figures: dict[str, Any]) -> None:
         if figure:
             interval = f"{figure['low']:.3f} – {figure['high']:.3f}" if figure["low"] is not None else "–"
             of = f" for {positive}" if positive and name in ("sensitivity", "specificity") else ""
-            table.add_row(escape(name.replace("_", " ") + of), f"{figure['value']:.3f}", interval)
+            table.add_row(escape(printable(name.replace("_", " ") + of)), f"{figure['value']:.3f}", interval)
     console.print(table, highlight=False)
 
 
@@ -190,11 +191,11 @@ def _print_failure(console: Console, settings: Settings, run: Run) -> None:
     failed = (
         f"{f'The stage {where} failed.' if where else 'The run broke off outside of its stages.'} {run.record['why']}"
     )
-    console.print(failed, style="bold", highlight=False, markup=False)
+    console.print(printable(failed), style="bold", highlight=False, markup=False)
     if run.record["last_lines"]:
         console.print("\nIts last lines:", highlight=False)
         for line in run.record["last_lines"]:
-            console.print(f"  {line}", highlight=False, markup=False, soft_wrap=True)
+            console.print(f"  {printable(line)}", highlight=False, markup=False, soft_wrap=True)
     console.print(
         f"\nWhat is in service is untouched. The whole log: {settings.runs / run.id / 'log.txt'}\n"
         "Once that is mended, the same command goes on from there.",
@@ -217,7 +218,7 @@ def explain(store: Store, run: Run) -> str:
     else:
         lines.append(f"It learned from {record['arguments']['source']}.")
     if record["outcome"] == "failed":
-        return "\n".join([*lines, f"It failed in {_place(record)}: {record['why']}"])
+        return _lines([*lines, f"It failed in {_place(record)}: {record['why']}"])
     verdict = decision(store, run)
     data = dataset(store, run)
     if data:
@@ -225,7 +226,7 @@ def explain(store: Store, run: Run) -> str:
     if told := spent(run):
         lines.append(told)
     if verdict is None:
-        return "\n".join([*lines, f"It is {record['outcome']}, and came to no decision."])
+        return _lines([*lines, f"It is {record['outcome']}, and came to no decision."])
     subject = verdict["subject"]
     against = f"the model in service ({subject['champion'][:12]})" if subject["champion"] else "no model in service"
     lines += [
@@ -241,7 +242,12 @@ def explain(store: Store, run: Run) -> str:
     if verdict["outcome"] == AWAITING:
         lines.append(_approval(store, run))
     lines += ["", released.record["sentence"] if released else record.get("sentence", "")]
-    return "\n".join(lines)
+    return _lines(lines)
+
+
+def _lines(lines: list[str]) -> str:
+    """The lines as text; none becomes two because of what a record holds."""
+    return "\n".join(map(printable, lines))
 
 
 def _released(store: Store, run: Run) -> Entry | None:
@@ -293,7 +299,7 @@ def there_and_here(run: Run | dict[str, Any]) -> dict[str, str]:
             f"{record['failed_stage'] or 'broken off'}: {record['why']}" if "why" in record else ""
         )
         began = record["started"].replace("T", " ")[:16]
-        return {"run": run.id, "began": began, "took": took, "state": record["outcome"], "what": what}
+        return {"run": run.id, "began": began, "took": took, "state": record["outcome"], "what": printable(what)}
     began, ended = (run.get(name) or "" for name in ("created_at", "finished_at"))
     took = "–"
     if began and ended > "1971":

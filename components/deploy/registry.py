@@ -146,7 +146,6 @@ def _asking() -> Iterator[Any]:
     if not os.environ.get("MLFLOW_TRACKING_URI"):
         yield None
         return
-    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")  # nothing about a hospital's releases goes elsewhere
     # A server that is not there is given up in seconds; MLflow by itself goes on asking for four minutes.
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")

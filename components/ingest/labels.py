@@ -84,7 +84,7 @@ def read_labels(source: Source, listing: Sequence[Entry], asked: Asked, order: C
     _check_sources(asked, table)
     published = _published(images, table, asked)
     counts = Counter(label for label in published.labels if label)
-    choice = Choice(asked, counts, published.what)
+    choice = Choice(asked, counts, published.what, table)
     meanings: dict[str | None, Meaning] = {label: choice.meaning(label) for label in counts}
     meanings[None] = Meaning(problem=published.problem)
     meanings[""], unlabelled = _unlabelled(asked, table, published)

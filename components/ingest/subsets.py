@@ -7,7 +7,9 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 from components.ingest.asked import Asked
+from components.ingest.tables import Table
 from components.shared.interface import nearest
+from components.shared.privacy import one_line
 
 NEGATIVE = ("normal", "negative", "healthy", "benign", "control", "no finding", "clear")
 """Names of classes that mean the absence of a finding; such a class goes first, and is not the one looked for."""
@@ -17,6 +19,10 @@ NOT_ASKED, MAPPED_OUT, SEVERAL, BEYOND = "of no class asked for", "label_map", "
 
 TOLD = 50
 """Of more labels than these a message gives the number alone: they may be anything, and so may name patients."""
+
+
+FEW, MANY = 3, 20
+"""A label of a table that fewer images have, among more than so many, may be a value of another column."""
 
 
 class Meaning(NamedTuple):
@@ -35,8 +41,10 @@ def order_classes(names: Iterable[str], first: str = "") -> list[str]:
 class Choice:
     """The classes of a data set, chosen from the labels that its images have."""
 
-    def __init__(self, asked: Asked, published: Mapping[str, int], what: str) -> None:
+    def __init__(self, asked: Asked, published: Mapping[str, int], what: str, table: Table) -> None:
         """`published` counts the images of each label as it is written; `what` is what a label is called."""
+        self._lines = table.label_lines if "label" in table.columns else {}
+        self._table = table.name
         self._asked = asked
         self._what = what
         self._found: Counter[str] = Counter()
@@ -83,6 +91,8 @@ class Choice:
                 f"The name of a {self._what} is not in UTF-8, and a class must have a name that can be written down. "
                 "Rename it, or give the labels in a table."
             )
+        for label in found:
+            one_line(label, f"The name of a {self._what}")
         if len(found) > 10 and len(found) * 2 > self._images:
             raise ValueError(
                 f"{self._images} images have {len(found)} different {self._what}s, and so those are no classes. Check "
@@ -98,12 +108,30 @@ class Choice:
         if unknown:
             name, others = max(unknown, key=lambda label: (found[label], label)), len(unknown) - 1
             count = f"{found[name]} image{'s' * (found[name] != 1)}"
-            called = f"the label {name!r}" if len(found) <= TOLD else "a label"
+            called = f"the label {name!r}" if len(found) <= TOLD and self._is_shown(name) else "a label"
+            called += self._line_of(name)
             more = f" Nor does it name {others} more." if others else ""
             raise ValueError(
                 f"label_map does not name {called} of {count}.{self._nearest(name, asked.label_map)}{more} Map it to a "
                 "class, or to '' to leave its images out."
             )
+
+        rare = [name for name in found if not self._is_shown(name) and name not in asked.classes]
+        if rare and not (asked.label_map or asked.classes) and self._images > MANY:
+            raise ValueError(
+                f"A label{self._line_of(rare[0])} has {found[rare[0]]} of {self._images} images, and is not shown here "
+                "since it may come from another column. If it is a class, name all classes with ingest_options "
+                "classes; if not, correct that line."
+            )
+
+    def _is_shown(self, label: str) -> bool:
+        """Whether a label may be quoted: one that few lines of a table have may be a value of another column."""
+        return not self._lines or self._found[label] >= FEW
+
+    def _line_of(self, label: str) -> str:
+        """Where the table has this label, to be added to a sentence; nothing where no table has it."""
+        lines = [line for text, line in self._lines.items() if label in self.parts(text)]
+        return f" in line {min(lines)} of {self._table}" if lines else ""
 
     def _classes(self) -> list[str]:
         asked = self._asked
@@ -129,7 +157,9 @@ class Choice:
 
     def _listed(self, names: Iterable[str], verb: str = "There are") -> str:
         listed = list(names)
-        return f"{verb} {', '.join(listed) if len(listed) <= TOLD else len(listed)}."
+        shown = [name for name in listed if name not in self._found or self._is_shown(name)]
+        more = f" and {len(listed) - len(shown)} of fewer than {FEW} images each" if shown != listed else ""
+        return f"{verb} {', '.join(shown) + more if len(listed) <= TOLD else len(listed)}."
 
     def _nearest(self, name: str, known: Iterable[str]) -> str:
         return nearest(name, known) if len(self._found) <= TOLD else ""

@@ -5,8 +5,7 @@ from __future__ import annotations
 import codecs
 import csv
 import re
-from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -30,9 +29,6 @@ _WORDS = {
 }
 _SEXES = {"": "", **{word: sex for sex, words in _WORDS.items() for word in words.split()}}
 
-SHOWN, SHORT = 3, 12
-"""So many entries for sex that mean nothing are told, if there are no more, each so short: more may be names."""
-
 
 class Line(NamedTuple):
     """What a table says of a file."""
@@ -50,6 +46,8 @@ class Table:
     name: str
     columns: frozenset[str] = frozenset()
     lines: Mapping[str, Line] = field(default_factory=dict)
+    label_lines: Mapping[str, int] = field(default_factory=dict)
+    """The first line with each label: an error names it rather than the label, which may be from another column."""
     warnings: tuple[tuple[str, str], ...] = ()
 
 
@@ -92,7 +90,7 @@ def read_table(path: Path, name: str, columns: Mapping[str, str], files: Files, 
     warnings = [*missing.judge(skip_missing, bool(reading.lines)), *reading.warnings()]
     if not reading.lines:
         raise ValueError(f"{name} has no line below the names of its columns. Write one for each image, or remove it.")
-    return Table(name, frozenset(places), reading.lines, tuple(warnings))
+    return Table(name, frozenset(places), reading.lines, reading.label_lines, tuple(warnings))
 
 
 @contextmanager
@@ -157,7 +155,7 @@ def _places(name: str, header: list[str], columns: Mapping[str, str], files: Fil
     """Where each of our columns stands in the table."""
     if any(_is_value(column, files) for column in header):
         raise ValueError(f"{name} begins with values. Begin it with a line of the columns' names.")
-    listed = ", ".join(column for column in header if column) or "none"
+    listed = _listed(header, [*columns.values()] if columns else COLUMNS)
     if columns:
         for ours, theirs in columns.items():
             if theirs not in header:
@@ -196,6 +194,20 @@ def _is_value(column: str, files: Files) -> bool:
     )
 
 
+def _listed(header: list[str], known: Sequence[str]) -> str:
+    """The columns' names, if one of them at least is like a known one; else the line may hold values."""
+    shown = [column for column in header if column]
+    parts = [part.strip() for column in shown for part in re.split(r"[;\t]", column)]
+    if shown and not any(part in known or nearest(part, known) for part in parts):
+        return f"{len(shown)} others, which are not shown here: the first line may hold values"
+    return ", ".join(shown) or "none"
+
+
+def _where(lines: Sequence[int]) -> str:
+    """Where to look for what is counted."""
+    return f"line {lines[0]}" if len(lines) == 1 else f"the first in line {lines[0]}"
+
+
 def _parted(header: list[str]) -> str:
     if len(header) == 1:
         for mark, called in ((";", "semicolons"), ("\t", "tabs")):
@@ -209,16 +221,15 @@ class _Reading:
 
     def __init__(self, name: str, places: Mapping[str, int], width: int) -> None:
         self.lines: dict[str, Line] = {}
+        self.label_lines: dict[str, int] = {}
         self._name, self._width = name, width
         self._file = places["file"]
         self._patient, self._label, self._official = (places.get(n) for n in ("patient_id", "label", "official"))
         self._about = [(column, places[column]) for column in ABOUT if column in places]
-        self._kept: dict[tuple[str, ...], tuple[dict[str, str], bool, bool]] = {}
-        self._ages = 0
-        self._odd: Counter[str] = Counter()
+        self._kept: dict[tuple[str, ...], tuple[dict[str, str], list[str]]] = {}
+        self._odd: dict[str, list[int]] = {"age": [], "sex": []}  # the lines; a value may be a name in a shifted column
         self._sex_of: dict[str, str] = {}
         self._both: set[str] = set()
-        self._sex = next((place for place, (column, _) in enumerate(self._about) if column == "sex"), 0)
 
     def line(self, fields: list[str], number: int, files: Files) -> tuple[str, Line]:
         """The file that a line means, "" where the source has none such, and what it says of it."""
@@ -238,9 +249,8 @@ class _Reading:
         )
         file = files.find(fields[self._file].strip(), self._name, number)
         if file:
-            self._ages += kept[1]
-            if kept[2]:
-                self._odd[given[self._sex]] += 1
+            for column in kept[1]:
+                self._odd[column].append(number)
         return file, line
 
     def add(self, file: str, line: Line, number: int) -> None:
@@ -249,6 +259,7 @@ class _Reading:
             raise ValueError(
                 f"{self._name}, line {number} says something else of a file than an earlier line. Keep one of them."
             )
+        self.label_lines.setdefault(line.label, number)
         sex = line.about.get("sex", "")
         if line.patient and sex and self._sex_of.setdefault(line.patient, sex) != sex:
             self._both.add(line.patient)
@@ -256,17 +267,16 @@ class _Reading:
     def warnings(self) -> list[tuple[str, str]]:
         """What could not be understood, and how often."""
         found = []
-        if self._ages:
-            ages, are, count = ("age", "is", "counts") if self._ages == 1 else ("ages", "are", "count")
-            detail = f"{self._ages} {ages} in {self._name} cannot be read or {are} above {OLDEST} years, and {count}"
-            found.append(("no age", f"{detail} as unknown"))
-        if self._odd:
-            number = self._odd.total()
-            entries, count = ("entry", "counts") if number == 1 else ("entries", "count")
+        if lines := self._odd["age"]:
+            ages, are, count = ("age", "is", "counts") if len(lines) == 1 else ("ages", "are", "count")
             detail = (
-                f"{number} {entries} for sex in {self._name} cannot be read as M or F{self._told_odd()}, and {count}"
+                f"{len(lines)} {ages} in {self._name} ({_where(lines)}) cannot be read or {are} above {OLDEST} years"
             )
-            found.append(("no sex", f"{detail} as unknown"))
+            found.append(("no age", f"{detail}, and {count} as unknown"))
+        if lines := self._odd["sex"]:
+            entries, count = ("entry", "counts") if len(lines) == 1 else ("entries", "count")
+            detail = f"{len(lines)} {entries} for sex in {self._name} ({_where(lines)}) cannot be read as M or F"
+            found.append(("no sex", f"{detail}, and {count} as unknown"))
         if self._both:
             number = len(self._both)
             patients = "1 patient has" if number == 1 else f"{number} patients have"
@@ -274,20 +284,15 @@ class _Reading:
             found.append(("two sexes", detail))
         return found
 
-    def _told_odd(self) -> str:
-        """The entries for sex that mean nothing, where they are few words: many, long or with digits they may name."""
-        plain = all(len(entry) <= SHORT and not any(mark.isdigit() for mark in entry) for entry in self._odd)
-        return f" ({', '.join(sorted(self._odd))})" if len(self._odd) <= SHOWN and plain else ""
-
-    def _told(self, given: tuple[str, ...]) -> tuple[dict[str, str], bool, bool]:
+    def _told(self, given: tuple[str, ...]) -> tuple[dict[str, str], list[str]]:
         about = {column: value for (column, _), value in zip(self._about, given, strict=True)}
         age, sex = about.get("age", ""), about.get("sex", "")
-        odd_age, odd_sex = bool(age) and age_of(age) < 0, sex.lower() not in _SEXES
-        if odd_age:
+        odd = ["age"] * (bool(age) and age_of(age) < 0) + ["sex"] * (sex.lower() not in _SEXES)
+        if "age" in odd:
             about["age"] = ""
         if sex:
             about["sex"] = sex_of(sex)
-        return {column: value for column, value in about.items() if value}, odd_age, odd_sex
+        return {column: value for column, value in about.items() if value}, odd
 
     def _side(self, text: str, number: int) -> str:
         side = text.strip().lower()

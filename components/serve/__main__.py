@@ -59,8 +59,10 @@ def main(argv: list[str]) -> int:
     arguments = parser.parse_args(argv)
 
     from components.serve.serve import serve  # here, so that help answers at once
+    from components.shared.privacy import protect_process
     from components.shared.work import configure_logging
 
+    protect_process()
     configure_logging()
     return serve(arguments.store, arguments.host, arguments.port, arguments.poll)
 

@@ -14,6 +14,7 @@ from typing import Any
 from components.serve import prediction
 from components.shared import artifacts, releases, signing, work
 from components.shared.contracts import Blob, Manifest
+from components.shared.privacy import redact
 from components.shared.releases import Entry
 from components.shared.runtime import Model
 from components.shared.store import Store
@@ -221,4 +222,4 @@ def load(store: Store, entry: Entry) -> Model:
 def _reason(error: Exception) -> str:
     if isinstance(error, KeyError):
         return f"{error} is missing in its description"
-    return getattr(error, "strerror", None) or str(error) or type(error).__name__
+    return redact(getattr(error, "strerror", None) or str(error)) or type(error).__name__

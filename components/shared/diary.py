@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from components.shared.contracts import encode, try_decode
+from components.shared.privacy import redact_all
 from components.shared.store import Store
 
 VARIABLE = "MEDLOOP_RUN"
@@ -43,7 +44,7 @@ class Page:
         """Say how far the step is: started, reused, finished or failed; and what is known of it by now."""
         self._record |= {"state": state, **fields}
         if self._run:
-            self._store.write(self._name, encode("step", self._record))
+            self._store.write(self._name, encode("step", redact_all(self._record)))
 
     def fail(self, why: str) -> None:
         """Say that the step failed, if that can still be said: the error itself matters more."""

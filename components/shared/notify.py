@@ -19,10 +19,15 @@ def notify(message: dict[str, Any]) -> bool:
         return False
     try:
         if not url.startswith(("http://", "https://")):
-            raise ValueError(f"{VARIABLE} must begin with http:// or https://")
+            raise ValueError("it must begin with http:// or https://")
         answer = urllib3.request("POST", url, json=message, timeout=10, retries=False)
-    except (urllib3.exceptions.HTTPError, ValueError) as error:
-        log.warning("notification not delivered", extra={"fields": {"why": str(error)}})
+    except (urllib3.exceptions.LocationValueError, ValueError) as error:  # the first quotes the address
+        why = "it cannot be parsed" if isinstance(error, urllib3.exceptions.LocationValueError) else str(error)
+        log.warning("notification not delivered", extra={"fields": {"why": f"{VARIABLE} is no address: {why}."}})
+        return False
+    except urllib3.exceptions.HTTPError as error:
+        why = f"the receiver does not answer ({type(error).__name__})"
+        log.warning("notification not delivered", extra={"fields": {"why": why}})
         return False
     if answer.status >= 300:
         log.warning("notification not taken", extra={"fields": {"why": f"the receiver answered {answer.status}"}})

@@ -75,7 +75,8 @@ class Store:
         place = self.backend.root / PARTIAL if isinstance(self.backend, Directory) else Path(tempfile.gettempdir())
         path = place / secrets.token_hex(8)
         try:
-            place.mkdir(parents=True, exist_ok=True)
+            if isinstance(self.backend, Directory):
+                self.backend.make_folder(place)
             yield path
         except OSError as error:
             if isinstance(self.backend, Directory) and error.errno in (errno.ENOSPC, errno.EACCES, errno.EROFS):
@@ -258,6 +259,34 @@ class Directory:
 
     def __init__(self, root: Path) -> None:
         self.root = root
+        self._group: int | None = None
+
+    def for_group(self) -> int:
+        """Return the permissions of the root's group, which all that is written below it gets too: usually none.
+
+        A root that only its group may enter besides its owner (chmod 2770) is shared on purpose. One that everybody may
+        enter was made under a usual umask: it is closed, if it is ours and holds a store.
+        """
+        if self._group is None:
+            about = self.root.stat()
+            self._group = about.st_mode & (stat.S_ISGID | stat.S_IRWXG)
+            if about.st_mode & stat.S_IRWXO and about.st_uid == os.geteuid():
+                self._group = 0
+                with contextlib.suppress(OSError):  # a file system without permissions
+                    self.root.chmod(stat.S_IRWXU)
+        return self._group
+
+    def make_folder(self, folder: Path) -> None:
+        """Make a folder of the store, and those above it, for the owner and the root's group alone."""
+        if folder.exists():
+            return
+        if folder == self.root:
+            folder.mkdir(stat.S_IRWXU, parents=True, exist_ok=True)
+            return
+        self.make_folder(folder.parent)
+        folder.mkdir(stat.S_IRWXU, exist_ok=True)
+        if group := self.for_group():
+            folder.chmod(stat.S_IRWXU | group)
 
     def _at(self, name: str) -> Path:
         """Return where a name lies; never outside of the root, whatever a changed record makes of it."""
@@ -331,7 +360,10 @@ class Directory:
     def names(self, prefix: str) -> list[str]:
         def refuse(error: OSError) -> None:
             if not isinstance(error, FileNotFoundError):
-                raise PermissionError(f"The store {self.root} cannot be read ({error.strerror}). Make it readable.")
+                raise PermissionError(
+                    f"The store {self.root} cannot be read ({error.strerror}). Run as its owner, or share it with a "
+                    "group: docs/privacy.md says how."
+                )
 
         base = self.root / prefix
         found = []
@@ -348,11 +380,11 @@ class Directory:
         try:
             for path in (part, target):
                 self._refuse_links(path)
-                path.parent.mkdir(parents=True, exist_ok=True)
+                self.make_folder(path.parent)
             fill(part)
             with part.open("rb") as file:
                 os.fsync(file.fileno())
-            part.chmod(0o444)
+            part.chmod(stat.S_IRUSR | (self.for_group() & stat.S_IRGRP))
             put(part, target)
         except FileExistsError:
             raise
@@ -399,6 +431,8 @@ def open_store(uri: str) -> Store:
         return over(uri, Path(scratch))
     where, backend = _backend(uri)
     if isinstance(backend, Directory):
+        if any((backend.root / name).is_dir() for name in ("objects", "releases")):
+            backend.for_group()
         return Store(where, backend, None)
     cache = Path(os.environ.get("MEDLOOP_CACHE") or Path(tempfile.gettempdir()) / f"medloop-cache-{os.getuid()}")
     if not cache.exists():

@@ -22,6 +22,7 @@ from components.shared import contracts, diary, lineage, signing, stage_keys
 from components.shared.artifacts import gather, lay_out
 from components.shared.contracts import Manifest
 from components.shared.interface import COMPONENTS, Interface, read
+from components.shared.privacy import printable, redact
 from components.shared.scratch import VARIABLE as SCRATCH
 from components.shared.store import Store, open_store
 
@@ -159,8 +160,8 @@ def sentence(error: Exception) -> str:
     if isinstance(error, OSError) and error.filename is not None:
         return f"{error.strerror or type(error).__name__}, on a file whose name is not written down here."
     if isinstance(error, OSError) and len(error.args) > 1:
-        return str(error.args[1])
-    return str(error) or type(error).__name__
+        return redact(str(error.args[1]))
+    return redact(str(error)) or type(error).__name__
 
 
 def prepare(stage: str, inputs: Mapping[str, str], parameters: Mapping[str, Any]) -> Plan:
@@ -265,7 +266,7 @@ def _run(interface: Interface, store: Store, plan: Plan, manifests: Mapping[str,
             values = function(**folders, **extra, **plan.parameters) or {}
         except ValueError as error:
             if plan.stage not in IMPURE and _is_verdict(error, plan.stage):
-                refusal = _signed("error", plan.stage, {"key": plan.key, "message": str(error)})
+                refusal = _signed("error", plan.stage, {"key": plan.key, "message": redact(str(error))})
                 store.write(f"work/{plan.key}/error.json", refusal)
             raise
         outputs = {name: gather(store, folders[name]) for name in interface.outputs}
@@ -372,7 +373,7 @@ class JsonLines(logging.Formatter):
         line = {"event": record.getMessage(), "at": round(record.created, 3), **fields}
         if record.levelno != logging.INFO:
             line["level"] = record.levelname
-        return json.dumps(line, ensure_ascii=False, default=str)
+        return printable(json.dumps(line, ensure_ascii=False, default=str))
 
 
 class Sentences(logging.Formatter):
@@ -382,11 +383,11 @@ class Sentences(logging.Formatter):
         fields = dict(getattr(record, "fields", {}))
         stage = fields.pop("stage", "")
         if record.getMessage() == "progress":
-            return f"{stage:9} {fields['done']}/{fields['total']} {fields['note']}"
+            return printable(f"{stage:9} {fields['done']}/{fields['total']} {fields['note']}")
         shown = {name: value for name, value in fields.items() if name not in ("key", "outputs", "spent")}
         values = shown.pop("values", {})
         rest = " ".join(f"{name}={value}" for name, value in {**shown, **values}.items())
-        return f"{stage:9} {record.getMessage()} {rest}".rstrip()
+        return printable(f"{stage:9} {record.getMessage()} {rest}".rstrip())
 
 
 def configure_logging() -> None:

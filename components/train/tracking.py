@@ -44,7 +44,6 @@ class Tracking:
         self._on = bool(os.environ.get("MLFLOW_TRACKING_URI"))
 
     def __enter__(self) -> Tracking:
-        os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")  # nothing about a hospital's runs goes elsewhere
         # A server that is not there is given up in seconds; MLflow by itself goes on asking for four minutes.
         os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
         os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "5")

@@ -33,7 +33,7 @@ def copy(tmp_path: Path) -> Path:
             shutil.copy2(ROOT / name, tmp_path / name)
     (tmp_path / ".venv").symlink_to(Path(sys.prefix))
     assert (tmp_path / ".venv" / ".installed").exists(), "install with `make install`; the README begins there"
-    for name in ("pyproject.toml", "constraints.txt"):
+    for name in ("pyproject.toml", "constraints.txt", "hashes.txt"):
         os.utime(tmp_path / name, (0, 0))  # installed is what runs this test
     return tmp_path
 

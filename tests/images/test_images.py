@@ -30,6 +30,7 @@ from tests.images.built import ISOLATED, docker, image, python, require
 ROOT = Path(__file__).resolve().parents[2]
 GROUPS = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["dependency-groups"]
 ANYONE = "--user=12345:0"
+SAME_GROUP = f"--user=12345:{os.getgid()}"
 
 # What users of these packages may import, beyond what medloop does: no library was taken out to save room.
 DOCUMENTED = {
@@ -202,6 +203,9 @@ def test_what_is_wrong_is_a_sentence_and_a_status(which: str, arguments: list[st
 
 @pytest.fixture
 def store(tmp_path: Path) -> Store:
+    """A store that its owner shares with a group: a service of another user may read it."""
+    (tmp_path / "store").mkdir()
+    (tmp_path / "store").chmod(0o2750)
     return open_store(str(tmp_path / "store"))
 
 
@@ -259,7 +263,7 @@ class Container:
     def __init__(self, store: Store) -> None:
         isolated = [option for option in ISOLATED if option not in ("--rm", "--network=none")]
         mounted = f"--volume={store.uri}:/store:ro"
-        done = docker("run", "--detach", *isolated, ANYONE, "--publish=127.0.0.1::8080", mounted, image("serve"))
+        done = docker("run", "--detach", *isolated, SAME_GROUP, "--publish=127.0.0.1::8080", mounted, image("serve"))
         assert done.returncode == 0, done.stderr
         self.id = done.stdout.strip()
 

@@ -72,6 +72,11 @@ def read_table(
 
 def _check_columns(columns: Sequence[str], named: bool, cut: float | None) -> None:
     unknown = [column for column in columns if column not in COLUMNS]
+    if unknown and len(unknown) == len(columns):
+        raise ValueError(
+            "The readers' table begins with none of its columns' names (the line is not shown: it may hold values). "
+            f"Begin it with some of {', '.join(COLUMNS)}."
+        )
     if unknown:
         near = difflib.get_close_matches(unknown[0], COLUMNS, n=1, cutoff=0.0)[0]
         raise ValueError(
@@ -111,8 +116,8 @@ def _reading(
         raise ValueError(f"Line {line} of the readers' table names no reader. Give each reader a name or a number.")
     if cells.get("aided", "").lower() not in AIDED:
         raise ValueError(
-            f"Line {line} of the readers' table says {cells['aided']!r} under aided, and must say yes (with the "
-            "model's help) or no."
+            f"Line {line} of the readers' table has something else under aided than yes (with the model's help) or no. "
+            "Correct it."
         )
     image = cells.get("image_id", "").lower()
     if not image and name:
@@ -143,7 +148,7 @@ def _label(label: str, line: int, classes: Sequence[str]) -> int:
     near = difflib.get_close_matches(label.upper(), [name.upper() for name in classes], n=1, cutoff=0.0)
     meant = next(name for name in classes if name.upper() == near[0])
     raise ValueError(
-        f"Line {line} of the readers' table has the label {label!r}, which is no class of the model: did you mean "
+        f"Line {line} of the readers' table has a label that is no class of the model: did you mean "
         f"{meant!r}? The classes are {', '.join(classes)}."
     )
 
@@ -156,7 +161,7 @@ def _score(text: str, line: int) -> float | None:
     except ValueError:
         score = math.nan
     if not math.isfinite(score):
-        raise ValueError(f"Line {line} of the readers' table has the score {text!r}, which is no number. Correct it.")
+        raise ValueError(f"Line {line} of the readers' table has a score that is no number. Correct it.")
     return score
 
 
@@ -164,7 +169,7 @@ def _frame(text: str, line: int) -> int:
     if not text:
         return -1
     if not text.isdecimal():
-        raise ValueError(f"Line {line} of the readers' table has the frame {text!r}, and must be a number from 0 on.")
+        raise ValueError(f"Line {line} of the readers' table has a frame that is no number from 0 on. Correct it.")
     return int(text)
 
 

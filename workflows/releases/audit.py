@@ -193,6 +193,7 @@ def write_down_head(settings: Settings, store: Store) -> None:
 def remember(settings: Settings, store: Store, log: list[Entry], accept: bool = False) -> str:
     """Write the log's head down in this home; gives a sentence where the log has lost the one that stands there."""
     from components.shared.contracts import write_record
+    from workflows.settings import prepare_home
 
     kept = _kept(settings)
     before = kept.get(store.uri)
@@ -204,7 +205,7 @@ def remember(settings: Settings, store: Store, log: list[Entry], accept: bool = 
     if log and (not before or before["head"] != log[-1].hash):
         now = datetime.now(UTC).isoformat(timespec="seconds")
         kept[store.uri] = {"entry": log[-1].number, "head": log[-1].hash, "at": now}
-        settings.home.mkdir(parents=True, exist_ok=True)
+        prepare_home(settings)
         part = settings.heads_file.with_name(f"{settings.heads_file.name}.part")
         write_record("heads", part, {"heads": kept})
         part.replace(settings.heads_file)

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from workflows.options import AsJson, ImagesAt, Reason, Runner, check_runner, images, refuse
+from workflows.options import AsJson, By, ImagesAt, Reason, Runner, check_runner, images, refuse
 from workflows.releases.audit import write_down_head
 
 app = typer.Typer()
@@ -16,7 +16,7 @@ app = typer.Typer()
 @app.command(short_help="Approve what a run left waiting, and release it.")
 def approve(
     name: Annotated[str, typer.Argument(metavar="RUN", help="The run's id or its beginning.")],
-    by: Annotated[str, typer.Option("--by", help="Who approves; it is written into the release log.")],
+    by: By,
     reason: Reason,
     days: Annotated[
         int, typer.Option(min=0, max=36500, help="Days for which it holds; 0: as many as the policy says.")

@@ -9,6 +9,7 @@ from typing import Any
 from components.shared import lineage, releases, signing
 from components.shared.contracts import Manifest, decode, digest, try_decode
 from components.shared.documents import parse_json
+from components.shared.privacy import printable
 from components.shared.releases import Entry
 from components.shared.signing import Verifier
 from components.shared.store import Store, record_number
@@ -201,7 +202,8 @@ def foreign_files(names: list[str]) -> str:
 
 def told(found: Found, store: Store) -> str:
     """What an audit came to, in plain sentences."""
-    lines = [f"✗ {problem}" for problem in found.problems] + [f"· {note}" for note in found.notes]
+    lines = [printable(f"✗ {problem}") for problem in found.problems]
+    lines += [printable(f"· {note}") for note in found.notes]
     count = f"{found.entries} {'entry' if found.entries == 1 else 'entries'}"
     if found.problems:
         wrong = len(found.problems)

@@ -10,6 +10,7 @@ from components.shared import releases
 from components.shared.contracts import Manifest
 from components.shared.documents import parse_json
 from components.shared.interface import nearest
+from components.shared.privacy import printable
 from components.shared.releases import Entry
 from components.shared.store import Store
 from workflows.settings import Settings
@@ -51,7 +52,7 @@ def line(entry: Entry, service: Entry | None) -> str:
     about += f"key {record['key_id']}  " if entry.kind == "rotation" else ""
     signed = f"  signed {record['signer']}" if "signer" in record else ""
     first = f"{mark} {entry.version or '–':5} {entry.kind:10} {when}  {about}by {record.get('by', '–')}{signed}"
-    return f"{first}\n        {record.get('reason') or record.get('sentence', '')}"
+    return f"{printable(first)}\n        {printable(str(record.get('reason') or record.get('sentence', '')))}"
 
 
 def known(store: Store, version: str) -> Entry:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -102,8 +103,8 @@ def test_a_table_tells_labels_patients_sides_and_the_rest(flat: Path) -> None:
     assert files["images/zebedee3.png"][1:] == ((3,), "", "wolfram3", {}, None)
     assert files["images/zebedee4.png"].problem == ("no class", "export.csv names no class for it")
     assert found.warnings == [
-        ("no age", "1 age in export.csv cannot be read or is above 120 years, and counts as unknown"),
-        ("no sex", "1 entry for sex in export.csv cannot be read as M or F (X), and counts as unknown"),
+        ("no age", "1 age in export.csv (line 4) cannot be read or is above 120 years, and counts as unknown"),
+        ("no sex", "1 entry for sex in export.csv (line 4) cannot be read as M or F, and counts as unknown"),
     ]
 
 
@@ -296,11 +297,56 @@ def test_common_words_for_sex_are_understood_in_any_case(root: Path) -> None:
     assert sexes(root, *words) == (["F", "F", "M", "F", "M", "F", "", ""], [])
 
 
-def test_entries_for_sex_that_mean_nothing_are_named_if_they_can_be_no_names(root: Path) -> None:
-    told = "entries for sex in patients.csv cannot be read as M or F"
-    assert sexes(root, "hen", "Q", "Q")[1] == [f"3 {told} (Q, hen), and count as unknown"]
-    for planted in (("anna", "bella", "clara", "dora"), ("zebedee-wolfram", "Q"), ("1951", "Q")):
-        assert sexes(root, *planted)[1] == [f"{len(planted)} {told}, and count as unknown"]
+@pytest.mark.parametrize("odd", [("hen", "Q", "Q"), ("Smith",), ("anna", "bella", "clara", "dora"), ("1951", "Q")])
+def test_entries_for_sex_that_mean_nothing_are_counted_and_their_line_is_named(
+    root: Path, odd: tuple[str, ...]
+) -> None:
+    found = sexes(root, "F", *odd)[1]
+    entries = "1 entry" if len(odd) == 1 else f"{len(odd)} entries"
+    where, count = ("line 3", "counts") if len(odd) == 1 else ("the first in line 3", "count")
+    assert found == [f"{entries} for sex in patients.csv ({where}) cannot be read as M or F, and {count} as unknown"]
+
+
+SHIFTED = "zebedee"
+
+
+def shifted(root: Path, count: int = 30, header: str = "file,label", **asked: Any) -> Any:
+    """A table of which one line has a patient's name where the label should stand."""
+    (root / "images").mkdir()
+    lines = []
+    for number in range(count):
+        (root / "images" / f"{number}.png").write_bytes(b"")
+        lines.append(f"images/{number}.png,{SHIFTED if number == 7 else ('clear', 'mass')[number % 2]}")
+    (root / "labels.csv").write_text("\n".join([header, *lines]) + "\n")
+    return read(root, table="labels.csv", **asked)
+
+
+@pytest.mark.parametrize(
+    ("asked", "sentence"),
+    [
+        ({}, "A label in line 9 of labels.csv has 1 of 30 images, and is not shown"),
+        ({"label_map": {"clear": "clear", "mass": "mass"}}, "label_map does not name a label in line 9 of labels.csv"),
+        ({"classes": ["clear", "nodule"]}, "it has clear, mass and 1 of fewer than 3 images each"),
+        ({"task": "multilabel", "no_finding": "none"}, "There are clear, mass and 1 of fewer than 3 images each"),
+    ],
+)
+def test_a_label_from_another_column_is_named_by_its_line(tmp_path: Path, asked: Any, sentence: str) -> None:
+    with pytest.raises(ValueError, match=re.escape(sentence)) as error:
+        shifted(tmp_path, **asked)
+    assert SHIFTED not in str(error.value)
+
+
+def test_a_first_line_that_is_like_no_known_column_is_not_quoted(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="2 others, which are not shown") as error:
+        shifted(tmp_path, header="zebedee,wolfram")
+    assert SHIFTED not in str(error.value)
+
+
+@pytest.mark.parametrize("name", ["NOR\nMAL", "NOR\x1b[31mMAL", "NOR\u202eMAL", "NOR\u2028MAL"])
+def test_a_class_whose_name_would_break_a_line_is_refused(root: Path, name: str) -> None:
+    (root / "NORMAL").rename(root / name)
+    with pytest.raises(ValueError, match="contains a line break or a control character"):
+        read(root)
 
 
 def test_a_patient_of_two_sexes_is_warned_of(root: Path) -> None:
@@ -412,7 +458,7 @@ def test_labels_that_tell_persons_apart_are_no_classes_and_are_not_told(tmp_path
     (tmp_path / "patients.csv").write_text("\n".join(["file,label", *rows, *twice]))
     assert "it has 60" in refusal(lambda: read(tmp_path, classes=["a", "b"]))
     assert "There are 60." in refusal(lambda: read(tmp_path, no_finding="clear"))
-    assert "does not name a label of 2 images. Nor" in refusal(
+    assert "does not name a label in line 11 of patients.csv of 2 images. Nor" in refusal(
         lambda: read(tmp_path, label_map={"wolfrm": "a", "b": "b"})
     )
 

@@ -401,3 +401,57 @@ def test_an_object_that_is_a_fifo_is_missing_and_one_that_changes_is_verified_ag
     os.mkfifo(path)
     with pytest.raises(FileNotFoundError, match="is not in"):
         store.fetch(blob.digest)
+
+
+def modes(root: Path) -> dict[str, set[int]]:
+    """The permissions that folders and files of a directory have."""
+    found = [root, *root.rglob("*")]
+    return {
+        what: {path.stat().st_mode & 0o7777 for path in found if path.is_dir() is (what == "folders")}
+        for what in ("folders", "files")
+    }
+
+
+def fill(store: Store) -> None:
+    store.put_bytes(b"a scan")
+    store.write("views/one.json", b"1")
+    store.create("releases/00000001.json", b"1")
+    with store.making() as path:
+        path.write_bytes(b"a shard")
+        store.put_file(path)
+
+
+@pytest.mark.parametrize("umask", [0o000, 0o022, 0o077])
+def test_a_store_is_private_whatever_the_umask(tmp_path: Path, umask: int) -> None:
+    before = os.umask(umask)
+    try:
+        fill(open_store(str(tmp_path / "store")))
+    finally:
+        os.umask(before)
+    assert modes(tmp_path / "store") == {"folders": {0o700}, "files": {0o400}}
+
+
+@pytest.mark.parametrize(
+    ("root", "folders", "files"), [(0o2770, 0o2770, 0o440), (0o770, 0o770, 0o440), (0o2750, 0o2750, 0o440)]
+)
+def test_a_store_that_its_owner_opened_to_a_group_stays_open_to_it(
+    tmp_path: Path, root: int, folders: int, files: int
+) -> None:
+    place = tmp_path / "store"
+    place.mkdir()
+    place.chmod(root)
+    fill(open_store(str(place)))
+    assert modes(place) == {"folders": {folders}, "files": {files}}
+
+
+@pytest.mark.parametrize("root", [0o755, 0o775, 0o777])
+def test_a_store_that_an_earlier_version_left_open_is_closed_when_it_is_opened(tmp_path: Path, root: int) -> None:
+    place = tmp_path / "store"
+    (place / "objects").mkdir(parents=True)
+    place.chmod(root)
+    open_store(str(place))
+    assert place.stat().st_mode & 0o7777 == 0o700
+    (tmp_path / "scans").mkdir(mode=0o755)
+    (tmp_path / "scans").chmod(0o755)
+    open_store(str(tmp_path / "scans"))  # no store: a slip in an address must not close somebody's folder
+    assert (tmp_path / "scans").stat().st_mode & 0o777 == 0o755

@@ -150,14 +150,14 @@ WRONG: dict[str, tuple[Callable[[list[Row]], list[Row]], list[str]]] = {
     ),
     "unknown label": (
         lambda rows: changed(rows, 3, label="Pneumona"),
-        ["Line 3", "'Pneumona', which is no class", "did you mean 'PNEUMONIA'", "NORMAL, PNEUMONIA"],
+        ["Line 3", "a label that is no class", "did you mean 'PNEUMONIA'", "NORMAL, PNEUMONIA"],
     ),
     "too few": (lambda rows: rows[:4], ["'Ada' has 4 images without help", "at least 10", "leave these lines out"]),
     "duplicate": (
         lambda rows: [*rows, rows[2]],
         ["Lines 4 and ", "the same image, read by 'Ada' without help", "Keep one"],
     ),
-    "aided": (lambda rows: changed(rows, 2, aided="perhaps"), ["Line 2", "'perhaps' under aided", "yes", "no."]),
+    "aided": (lambda rows: changed(rows, 2, aided="perhaps"), ["Line 2", "under aided", "yes", "no."]),
     "no reader": (lambda rows: changed(rows, 2, reader=" "), ["Line 2", "names no reader"]),
     "no label": (lambda rows: changed(rows, 5, label=""), ["Line 5", "has no label", "leave it out"]),
     "column": (lambda rows: [{**row, "lable": "x"} for row in rows], ["a column 'lable'", "did you mean 'label'"]),
@@ -169,8 +169,14 @@ WRONG: dict[str, tuple[Callable[[list[Row]], list[Row]], list[str]]] = {
         lambda rows: [{"reader": row["reader"], "image": row["image"], "score": "1"} for row in rows],
         ["scores and no labels", "--cut"],
     ),
-    "a frame": (lambda rows: changed([{**row, "frame": ""} for row in rows], 2, frame="x"), ["Line 2", "frame 'x'"]),
-    "a score": (lambda rows: changed([{**row, "score": "1"} for row in rows], 3, score="nan"), ["Line 3", "'nan'"]),
+    "a frame": (
+        lambda rows: changed([{**row, "frame": ""} for row in rows], 2, frame="x"),
+        ["Line 2", "a frame that is no number"],
+    ),
+    "a score": (
+        lambda rows: changed([{**row, "score": "1"} for row in rows], 3, score="nan"),
+        ["Line 3", "a score that is no number"],
+    ),
 }
 
 
@@ -184,7 +190,8 @@ def test_a_table_that_makes_no_sense_is_refused_with_its_line(what: str) -> None
         read(edit(rows), ids)
     for word in words:
         assert word in str(caught.value)
-    assert "none.png" not in str(caught.value)
+    for cell in ("none.png", "Pneumona", "perhaps", "'x'", "nan"):  # it may be of another column
+        assert cell not in str(caught.value)
 
 
 def read(rows: list[Row], ids: dict[str, int]) -> list[Reading]:
