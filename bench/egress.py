@@ -156,8 +156,11 @@ def main() -> None:
         settings = environment(base / "loop")
         scans = base / "loop" / "home" / "scans"
         medloop = [sys.executable, "-m", "workflows.cli"]
-        subprocess.run([*medloop, "synth", str(scans)], cwd=ROOT, env=settings, check=True, capture_output=True)
-        command = traced([*medloop, "run", "--source", str(scans), "--json"], base / "run")
+        subprocess.run(
+            [*medloop, "synth", str(scans), "--patients", "24"], cwd=ROOT, env=settings, check=True, capture_output=True
+        )
+        quick = ["--params", str(ROOT / "workflows" / "params" / "smoke.yaml"), "--policy", "lenient"]
+        command = traced([*medloop, "run", "--source", str(scans), *quick, "--json"], base / "run")
         done = subprocess.run(command, cwd=ROOT, env=settings, check=True, capture_output=True, text=True)
         outcome = json.loads(done.stdout)["outcome"]
         serve(base / "service", settings, sorted((scans / "NORMAL").glob("*.png"))[:20])
