@@ -197,7 +197,7 @@ def test_a_directory_for_temporary_files_that_cannot_take_an_upload_is_told(
     folder.mkdir()
     mount = f"mount -t tmpfs -o size=256k none {folder}" if state == "full" else "true"
     command = f"{mount} && exec {sys.executable} {script} {released.uri} {state}"
-    environment = {**os.environ, "TMPDIR": str(folder)}
+    environment = {**os.environ, "TMPDIR": str(folder), "PYTHONPATH": str(Path(__file__).parents[3])}
     done = subprocess.run(
         ["unshare", "-rm", "sh", "-c", command],
         env=environment,
@@ -208,6 +208,7 @@ def test_a_directory_for_temporary_files_that_cannot_take_an_upload_is_told(
     )
     if "unshare" in done.stderr or "mount" in done.stderr:
         pytest.skip("this machine lets nobody mount a file system of their own")
+    assert done.stdout, done.stderr
     status, detail, log = json.loads(done.stdout.splitlines()[-1])
     assert status == 507, done.stderr
     why = "is full" if state == "full" else "cannot be written"

@@ -72,10 +72,10 @@ def test_others_are_answered_while_images_take_all_their_time(service: httpx.Cli
     service.timeout = httpx.Timeout(90)
     files = [("files", ("a", SLOW)), ("files", ("b", png(image())))]
     with ThreadPoolExecutor(6) as pool:
-        slow = [pool.submit(ask, service, SLOW) for _ in range(5)]
+        slow = [pool.submit(ask, service, SLOW) for _ in range(3)]
         batch = pool.submit(service.post, "/predict/batch", files=files)
         answered = 0
-        while not all(each.done() for each in slow[:2]):
+        while not all(each.done() for each in slow[:1]):
             assert ask(service, png(image())).status_code == 200
             answered += 1
     assert answered > 10
