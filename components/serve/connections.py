@@ -9,6 +9,7 @@ import json
 import logging
 import os
 import resource
+import select
 import socket
 from collections import Counter
 from collections.abc import Callable
@@ -160,6 +161,12 @@ class Connection(H11Protocol):
         """How early it is closed where there are too many: those that wait for a header first, then the oldest."""
         return self.phase != "waiting", self.since
 
+    def has_arrived(self) -> bool:
+        """Return whether its client has sent something that was not read yet: then the delay is this server's."""
+        watch = select.poll()
+        watch.register(self.transport.get_extra_info("socket"), select.POLLIN)
+        return bool(watch.poll(0))
+
     def check(self, now: float) -> str:
         """Close the connection if its client takes too long; gives what for, or nothing."""
         phase = self.phase
@@ -228,7 +235,8 @@ class Server(uvicorn.Server):
 
     def _close_slowest(self, newest: Connection | None = None) -> int:
         waiting = [each for each in self._connections() if each.phase != "answering" and each is not newest]
-        slowest = heapq.nsmallest(AT_ONCE, waiting, key=lambda each: each.patience)
+        early = heapq.nsmallest(4 * AT_ONCE, waiting, key=lambda each: each.patience)
+        slowest = [each for each in early if not each.has_arrived()][:AT_ONCE]
         for connection in slowest:
             self.server_state.connections.discard(connection)  # its transport closes at the next turn of the loop
             connection.transport.abort()

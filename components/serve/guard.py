@@ -65,7 +65,8 @@ class Guard:
             await _apologise(error, scope, exchange)
         finally:
             self._answering -= exchange.admitted
-            if uncounted := "busy" if exchange.refused else UNFINISHED.get(exchange.status, ""):
+            unfinished = "" if exchange.admitted else UNFINISHED.get(exchange.status, "")
+            if uncounted := "busy" if exchange.refused else unfinished:
                 self._tally.add(uncounted)
             elif path != HEALTH or exchange.status != 200:
                 work.event(

@@ -295,7 +295,7 @@ def test_the_statuses_that_are_given_are_those_that_are_described(client: httpx.
 
 def test_a_few_hundred_slow_connections_at_few_descriptors_leave_health_answering() -> None:
     """As bench.connections does with 2,000 at 1,024, in less time."""
-    found = measure(connections=400, seconds=6, descriptors=DESCRIPTORS // 4)
+    found = measure(connections=400, seconds=6, descriptors=DESCRIPTORS // 2)
     assert found.opened >= 400
     assert not found.failed
     assert len(found.took["health"]) > 5
