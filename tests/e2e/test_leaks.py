@@ -20,6 +20,7 @@ import pytest
 
 from bench import egress
 from components.shared.privacy import NAMES
+from components.shared.stage_keys import derive
 from tests.components.shared.signers import Pair
 from tests.e2e.leaks import forms, found, found_in
 from tests.e2e.loop import QUICK, Place
@@ -41,6 +42,7 @@ SECRETS = {
     "MLFLOW_TRACKING_TOKEN": "trackingtoken5150",
     "MLFLOW_TRACKING_URI": PASSWORD,
     "HTTPS_PROXY": "proxypassword5150",
+    **{f"of the stage {stage}": derive(PAIR.signer, stage).text.split(":")[2] for stage in ("train", "evaluate")},
 }
 """Variables, and the part of each that nothing may show."""
 

@@ -14,6 +14,7 @@ import pytest
 
 from components.shared import notify, signing, work
 from components.shared.privacy import one_line, printable, redact, redact_all
+from components.shared.stage_keys import derive
 from tests.components.shared.signers import Pair
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -22,6 +23,7 @@ PASSWORD = 's3cr3t p/w"d'
 PLANTED = {
     "MEDLOOP_HASH_KEY": "0f" * 32,
     "MEDLOOP_SIGNING_KEY": Pair().private,
+    "MEDLOOP_STAGE_KEY": derive(Pair().signer, "train").text,
     "MEDLOOP_KFP_TOKEN": "kfp-token-1848",
     "MEDLOOP_KFP_COOKIES": "authservice_session=c00kie1848",
     "MEDLOOP_NOTIFY_URL": "https://hooks.example/services/T0/B0/hook1848",
