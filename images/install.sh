@@ -14,13 +14,14 @@ python3 -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))' 2
 # pip serves while the image is built and stays out of it: from a place of its own, it installs into the other.
 python3 -m venv /tmp/pip
 pins=$(python3 pins.py "${HASHES:-yes}")
-/tmp/pip/bin/pip install --no-cache-dir --quiet --disable-pip-version-check --upgrade 'pip>=25.1' -c "$pins"
+grep '^pip==' "$pins" >/tmp/pip.txt  # the pip that comes with Python takes hashes from requirements alone
+/tmp/pip/bin/pip install --no-cache-dir --quiet --disable-pip-version-check --upgrade -r /tmp/pip.txt
 pip() { /tmp/pip/bin/pip --python /opt/medloop/bin/python3 --no-cache-dir --quiet --disable-pip-version-check "$@"; }
 python3 -m venv --without-pip /opt/medloop
 pip install --group "$group" -c "$pins"
 pip check
 [ $# = 0 ] || pip install --no-deps "$@" -c "$pins"
-rm -rf /tmp/pip
+rm -rf /tmp/pip /tmp/pip.txt
 
 # Packages bring their own tests, which nothing imports: a tenth of the size. Libraries stay, also those not used today.
 packages=$(echo /opt/medloop/lib/python3.*/site-packages)

@@ -43,7 +43,9 @@ LABEL = "medloop.store"
 def for_containers(
     settings: Settings, environment: dict[str, str], arguments: dict[str, Any], images: Iterable[str]
 ) -> dict[str, Any]:
-    """Mounts (path → ro or rw, the same path inside) and environment; refuses where engine or image is missing."""
+    """Mounts (path → ro or rw, the same path inside), the key files that an empty file covers there, and environment;
+    refuses where engine or image is missing.
+    """
     check_images(images)
     mounts = {str(settings.home): "rw"}
     if "://" not in arguments["store"]:
@@ -54,6 +56,7 @@ def for_containers(
             mounts[address] = "ro"
     return {
         "mounts": {**mounts, **named_files(environment)},
+        "covered": [str(path) for path in settings.key_files if path.exists()],
         "environment": handed_on(environment),
         "user": f"{os.getuid()}:{os.getgid()}",
         "network": network(environment),

@@ -46,7 +46,10 @@ def _runner(local: Any, asked: dict[str, Any]) -> Any:
     gpus = {"device_requests": [DeviceRequest(count=-1, capabilities=[["gpu"]])]} if asked["gpus"] else {}
     return local.DockerRunner(
         environment=asked["environment"],
-        mounts=[Mount(path, path, "bind", read_only=mode == "ro") for path, mode in asked["mounts"].items()],
+        mounts=[
+            *(Mount(path, path, "bind", read_only=mode == "ro") for path, mode in asked["mounts"].items()),
+            *(Mount(path, os.devnull, "bind", read_only=True) for path in asked["covered"]),
+        ],
         user=asked["user"],
         entrypoint="",  # the images are commands by themselves; here the pipeline brings its own
         network_mode=asked["network"],

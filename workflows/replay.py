@@ -17,7 +17,6 @@ from components.shared import artifacts, signing
 from components.shared.contracts import Manifest
 from components.shared.interface import nearest, read
 from components.shared.scratch import VARIABLE
-from components.shared.stage_keys import RELEASING
 from components.shared.store import Store, over
 from workflows.run import Run
 from workflows.settings import Settings, stage_environment
@@ -113,7 +112,7 @@ def _environment(settings: Settings, run: Run, stage: str, folder: Path, aside: 
     environment.pop("MEDLOOP_LOG")
     # Nothing that others see: no tracking, no message, and all that is written goes aside.
     environment.pop("MEDLOOP_NOTIFY_URL", None)
-    if stage not in RELEASING:
+    if stage not in ("resolve", "deploy", "reject"):
         environment.pop(signing.VARIABLE, None)
     return {**environment, "MLFLOW_TRACKING_URI": f"sqlite:///{folder}/tracking.db", VARIABLE: str(aside)}
 
@@ -134,7 +133,8 @@ def do(
     arguments = ["--store", replay.store]
     for name, path in (*replay.inputs.items(), *replay.outputs.items()):
         arguments += [f"--{name}", str(path)]
-    for name, value in replay.step["parameters"].items():
+    # A replay signs nothing: its parameters come from a record that nobody signed.
+    for name, value in {**replay.step["parameters"], **({"signer": ""} if stage == "gate" else {})}.items():
         arguments.append(f"--{name.replace('_', '-')}={value if isinstance(value, str) else json.dumps(value)}")
     python = ["-c", DEBUGGED] if debug else ["-m", "components"]
     environment = {**replay.environment, **({"MEDLOOP_TRACEBACK": "1"} if debug else {})}

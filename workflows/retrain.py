@@ -124,6 +124,7 @@ def retrain(  # noqa: PLR0917 - these are the pipeline's parameters, given by na
         "looks": now.outputs["looks"],
         "spent": now.outputs["spent"],
         "signer": signer,
+        "revision": now.outputs["revision"],
     }
     verdict = gate(**limits, report=report.outputs["report"], shipped=False)
     ending = {"state": now.outputs["state"], "store": store, "by": by}

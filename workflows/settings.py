@@ -80,6 +80,11 @@ class Settings:
         return self.home / "signing.key"
 
     @property
+    def key_files(self) -> tuple[Path, ...]:
+        """The files of this home that hold keys: a container gets the key that it needs by its environment."""
+        return self.key_file, self.next_key_file, self.signing_key_file
+
+    @property
     def next_key_file(self) -> Path:
         """The key that a rotation on its way will put in the place of the hash key."""
         return self.home / "hash.key.next"

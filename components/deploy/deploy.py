@@ -6,10 +6,10 @@ from typing import Annotated, Any
 
 import numpy as np
 
-from components.deploy import card, proof
+from components.deploy import card
 from components.deploy.approval import AWAITING, granted
 from components.deploy.registry import project
-from components.shared import contracts, releases, signing
+from components.shared import contracts, proof, releases, stage_keys
 from components.shared.contracts import In, OneOf
 from components.shared.notify import notify
 from components.shared.runtime import Model
@@ -41,7 +41,7 @@ def deploy(
     verdict = contracts.read_record("decision", decision / "decision.json")
     resolved = contracts.read_record("resolved", state / "resolved.json")
     _verify(verdict, resolved, work.inputs["model"])
-    proof.same_report(verdict, work, signing.verifier())
+    proof.same_report(verdict, work, stage_keys.trusted())
     awaited = verdict["outcome"] == AWAITING
     approval = granted(work.store, work.inputs["decision"], verdict) if awaited else None
     log = releases.read_log(work.store)

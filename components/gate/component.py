@@ -16,6 +16,7 @@ def gate(
     looks: int,
     spent: float,
     signer: str,
+    revision: str,
     shipped: bool,
 ) -> NamedTuple("Values", [("outcome", str), ("sentence", str)]):
     from components.stage import call

@@ -30,6 +30,7 @@ def gate(
     looks: Annotated[int, Between(1, 1000000)] = 1,
     spent: Annotated[float, Between(0, 1000000)] = 0.0,
     signer: str = "",
+    revision: str = "",
     shipped: bool = False,
 ) -> dict[str, Any]:
     """Approve or refuse a model by what its report shows, or let it wait for a person; say why in one sentence.
@@ -40,13 +41,15 @@ def gate(
       looks: the how-manieth look at this locked test set this is
       spent: which error rate the looks before it have spent in all
       signer: the id of the key that signs the decision, as resolve found it; nothing where none does
+      revision: the state of the source that the run began with; where a key is set, the steps behind the report must
+          have read that one
       shipped: whether the report is of the graph that would be shipped, or only of the one it is made from; deploy
           releases by a decision on the first alone
     """
     ours, asked = _signer(signer), settle(policy)
     metrics = read_record("metrics", report / "metrics.json")
     record = {**decide(metrics, asked, looks, spent, work.inputs["report"]), "signer": signer, "shipped": shipped}
-    record["lineage"] = _trace(decision / lineage.FILE, record, work, ours) if ours else ""
+    record["lineage"] = _trace(decision / lineage.FILE, record, work, ours, revision) if ours else ""
     shown = page(report / "report.html", record).encode()
     (decision / "page.html").write_bytes(shown)
     write_record("decision", decision / "decision.json", {**record, "page": digest(shown)})
@@ -55,14 +58,16 @@ def gate(
     return {"outcome": record["outcome"], "sentence": record["sentence"]}
 
 
-def _trace(file: Path, record: Mapping[str, Any], work: Work, ours: signing.Signer) -> str:
+def _trace(file: Path, record: Mapping[str, Any], work: Work, ours: signing.Signer, revision: str) -> str:
     """Write the signed results of all steps that led to the report; return the file's digest.
 
     Raise a PermissionError where a step is not proven: then nothing is decided, and so nothing untrue is signed.
     """
     trusted = signing.verifier() or signing.trusting(ours)
-    data = lineage.encode(lineage.trace(work.store, trusted, record["report"]))
+    results = lineage.trace(work.store, trusted, record["report"])
+    data = lineage.encode(results)
     lineage.check(work.store, trusted, data, record)
+    lineage.check_source(results, revision)
     file.write_bytes(data)
     return digest(data)
 

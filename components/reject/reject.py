@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from components.shared import contracts, releases, signing
+from components.shared import contracts, proof, releases
 from components.shared.contracts import In
 from components.shared.notify import notify
 from components.shared.work import Work, event
@@ -24,9 +24,7 @@ def reject(decision: In, state: In, work: Work, *, run: str = "", by: str = "") 
     run = run or work.run
     verdict = contracts.read_record("decision", decision / "decision.json")
     resolved = contracts.read_record("resolved", state / "resolved.json")
-    if trusted := signing.verifier():
-        signing.check_file(trusted, decision / "decision.json", "decision", "The decision")
-        signing.check_file(trusted, state / "resolved.json", "resolved", "What resolve found")
+    proof.signed_and_whole(decision, state, work)
     outcome = verdict["outcome"]
     if outcome not in ENTRIES:
         raise RuntimeError(

@@ -60,10 +60,21 @@ def together(store: Store, several: Iterable[Manifest]) -> Manifest:
     """Return the manifest that stands for several, kept in the store; itself, where it is one that does so already."""
     members = [*several]
     if len(members) == 1 and members[0].parts:
+        check_parts(store, members[0])
         return members[0]
     manifest = Manifest.of(members)
     store.put_bytes(manifest.encode())
     return manifest
+
+
+def check_parts(store: Store, manifest: Manifest) -> None:
+    """Raise a PermissionError unless a manifest that stands for several holds what these hold, and nothing else."""
+    parts = [Manifest.decode(store.get(part), "a part") for part in manifest.parts]
+    if any(part.parts for part in parts) or Manifest.of(parts) != manifest:
+        raise PermissionError(
+            "An artifact that stands for several does not hold what these hold: it was changed. Run again to make it "
+            "anew."
+        )
 
 
 def gather(store: Store, folder: Path) -> Manifest:

@@ -14,7 +14,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from components.shared import signing, stage_keys
+from components.shared import stage_keys
 from components.shared.contracts import decode, encode, fingerprint, read_record
 from components.shared.store import Store
 from components.shared.tables import INDEX, SPLIT, read_table, write_table
@@ -263,7 +263,7 @@ def _view_of(store: Store, shard: str, spec: dict[str, Any]) -> NDArray[np.uint8
 
 def _known_view(store: Store, name: str, shard: str, spec: dict[str, Any]) -> NDArray[np.uint8] | None:
     """The view of a shard that was made before, or None; where public keys are set, only one that a stage signed."""
-    data, trusted = store.read(name), signing.verifier()
+    data, trusted = store.read(name), stage_keys.trusted()
     try:
         if data is None:
             return None

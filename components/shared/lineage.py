@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from components.shared import contracts, stage_keys
+from components.shared.artifacts import check_parts
 from components.shared.contracts import Manifest, fingerprint
 from components.shared.signing import Verifier
 from components.shared.store import Store
@@ -21,6 +22,9 @@ MAKERS = {
 """By which stages an input is made. A previous split and a model in service are named by the release log instead."""
 FILE = "lineage.json"
 """The file of a decision that holds the results it rests on."""
+
+LARGEST = 4 * 2**20
+"""Bytes that the record of a step's work may have."""
 
 Result = dict[str, Any]
 
@@ -49,9 +53,9 @@ def key_of(record: Result) -> str:
 def made_by(store: Store, trusted: Verifier, digest: str, stages: Sequence[str]) -> Result:
     """Return the signed result of the step that gave this artifact, or raise a PermissionError where none did."""
     what = f"The artifact {digest[:12]}"
-    ref = contracts.try_decode("ref", store.read(f"refs/{digest}.json")) or {}
+    ref = contracts.try_decode("ref", store.read(f"refs/{digest}.json", LARGEST)) or {}
     key = str(ref.get("key", ""))
-    data = store.read(f"work/{key}/result.json") if contracts.is_digest(key) else None
+    data = store.read(f"work/{key}/result.json", LARGEST) if contracts.is_digest(key) else None
     if data is None:
         raise PermissionError(
             f"{what} is not the result of a step that the store knows, where one of {' or '.join(stages)} is expected. "
@@ -73,8 +77,8 @@ def made_by(store: Store, trusted: Verifier, digest: str, stages: Sequence[str])
 def check_inputs(store: Store, trusted: Verifier, inputs: Mapping[str, Manifest]) -> None:
     """Raise a PermissionError unless each input that a stage makes was made and signed by such a stage."""
     for name, manifest in inputs.items():
-        for digest in manifest.parts or (manifest.digest,):
-            if name in MAKERS:
+        if name in MAKERS:
+            for digest in _members(store, name, manifest):
                 made_by(store, trusted, digest, MAKERS[name])
 
 
@@ -95,6 +99,11 @@ def trace(store: Store, trusted: Verifier, report: str) -> list[Result]:
 def encode(results: Sequence[Result]) -> bytes:
     """Return the content of the file that keeps these results beside a decision."""
     return contracts.encode("lineage", {"results": list(results)})
+
+
+def signers(data: bytes) -> set[str]:
+    """Return the ids of the keys from which those of the steps in `data` follow."""
+    return {str(record.get("signer", "")) for record in contracts.decode("lineage", data, FILE)["results"]}
 
 
 def check(store: Store, trusted: Verifier, data: bytes, verdict: Mapping[str, Any]) -> list[Result]:
@@ -129,25 +138,39 @@ def _disagreement(store: Store, made: Mapping[str, Result], verdict: Mapping[str
     for record, stage in [*stages, *((part, "ingest") for part in parts)]:
         if record["stage"] != stage:
             return f"{record['stage']} gave what {stage} gives"
-    for record in (report, model, trained, split):
-        for name, digest in rows.items():
-            if record["inputs"].get(name, digest) != digest:
+    for record, names in ((report, rows), (model, rows), (trained, rows), (split, ("dataset",))):
+        for name in names:
+            if record["inputs"][name] != rows[name]:
                 return f"{record['stage']} worked on another {name}"
+    shares = sorted(part["parameters"]["part"] for part in parts)
+    if shares != sorted(f"{number}/{len(parts)}" for number in range(1, len(parts) + 1)):
+        return f"merge had the parts {', '.join(shares)} of the source"
     if report["inputs"]["model"] != subject["model"] or report["parameters"]["precision"] != subject["precision"]:
         return "evaluate judged another model"
     return ""
+
+
+def check_source(results: Sequence[Result], revision: str) -> None:
+    """Raise a PermissionError unless the steps read this state of the source."""
+    for record in results:
+        if record["stage"] == "ingest" and record["parameters"]["revision"] != revision:
+            raise PermissionError(
+                "The step ingest behind the report read another state of the source than the run found when it began. "
+                "Nothing was decided; run again."
+            )
 
 
 def check_begin(results: Sequence[Result], resolved: Mapping[str, Any]) -> None:
     """Raise a PermissionError unless the steps began with what resolve saw: the source, the key, the model in service
     and the split before.
     """
+    check_source(results, resolved["revision"])
     handed = resolved.get("handed") or {}
     for record in results:
         stage, inputs, parameters = record["stage"], record["inputs"], record["parameters"]
         wrong = ""
-        if stage == "ingest" and any(parameters[name] != resolved[name] for name in ("revision", "key_id")):
-            wrong = "another state of the source"
+        if stage == "ingest" and parameters["key_id"] != resolved["key_id"]:
+            wrong = "another hash key"
         if stage == "evaluate" and inputs["champion"] != handed.get("champion"):
             wrong = "another model in service"
         if stage == "split" and handed.get("previous") not in (inputs["previous"], *record["outputs"].values()):
@@ -160,4 +183,14 @@ def check_begin(results: Sequence[Result], resolved: Mapping[str, Any]) -> None:
 
 
 def _parts(store: Store, portions: str) -> tuple[str, ...]:
-    return Manifest.decode(store.get(portions), "the portions").parts
+    return _members(store, "portions", Manifest.decode(store.get(portions), "the portions"))
+
+
+def _members(store: Store, name: str, manifest: Manifest) -> tuple[str, ...]:
+    """Return the artifacts that an input consists of: portions are several, anything else is one."""
+    if (name == "portions") != bool(manifest.parts):
+        raise PermissionError(f"The artifact {name} was put together in another way than medloop does. Run again.")
+    if not manifest.parts:
+        return (manifest.digest,)
+    check_parts(store, manifest)
+    return manifest.parts

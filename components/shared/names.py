@@ -9,7 +9,7 @@ MOST, LONGEST, DEEPEST = 100_000, 1024, 16
 """What an artifact may have at most: files, bytes in a file's name, and folders above a file."""
 LONGEST_PART = 255
 
-_DEVICE = re.compile(r"(con|prn|aux|nul|conin\$|conout\$|com[0-9¹²³]|lpt[0-9¹²³])(\..*)?", re.IGNORECASE)
+_DEVICE = re.compile(r"(con|prn|aux|nul|conin\$|conout\$|com[0-9¹²³]|lpt[0-9¹²³])\s*(\..*)?", re.IGNORECASE)
 """Names that are devices on Windows, with any ending."""
 
 

@@ -34,9 +34,15 @@ class StageKey:
     """A stage's private key, with the certificate by the signing key that it follows from."""
 
     stage: str
-    signer: str
+    root: str
+    """The public half of the signing key, as text."""
     certificate: str
     key: Ed25519PrivateKey = field(repr=False)
+
+    @property
+    def signer(self) -> str:
+        """Return the id of the signing key."""
+        return signing.key_id(base64.b64decode(self.root))
 
     @property
     def text(self) -> str:
@@ -45,7 +51,7 @@ class StageKey:
 
         form, no = serialization.Encoding.Raw, serialization.NoEncryption()
         private = base64.b64encode(self.key.private_bytes(form, serialization.PrivateFormat.Raw, no)).decode()
-        return ":".join((self.stage, self.signer, private, self.certificate))
+        return ":".join((self.stage, self.root, private, self.certificate))
 
     def sign(self, kind: str, record: dict[str, Any]) -> dict[str, Any]:
         """Return the record with this key's signature, and with what it takes to check that."""
@@ -58,7 +64,7 @@ class StageKey:
 def derive(signer: signing.Signer, stage: str) -> StageKey:
     """Return the key of a stage, which follows from the signing key and cannot be traced back to it."""
     key = signing.private_key(signer.derived(f"stage key of {stage}"))
-    return StageKey(stage, signer.id, signer.sign(_CERTIFICATE, _certified(stage, signing.of(key).public)), key)
+    return StageKey(stage, signer.public, signer.sign(_CERTIFICATE, _certified(stage, signing.of(key).public)), key)
 
 
 def for_stages(names: Iterable[str]) -> dict[str, dict[str, str]]:
@@ -91,13 +97,43 @@ def held(stage: str = "") -> StageKey | None:
     return derive(ours, stage or "any") if ours else None
 
 
+def trusted() -> signing.Verifier | None:
+    """Return those whose signatures on steps count: the public keys that are set, or else the key that signs here.
+
+    None where there is neither; then nothing is verified.
+    """
+    if public := signing.verifier():
+        return public
+    key = held()
+    return signing.trusting_public(key.root) if key else None
+
+
+def require(stage: str) -> None:
+    """Raise a RuntimeError where what this stage does would not be signed so that it counts."""
+    key, verifier = held(stage), signing.verifier()
+    if key and verifier:
+        verifier.check(
+            _CERTIFICATE,
+            _certified(stage, signing.of(key.key).public),
+            key.certificate,
+            f"The key in {VARIABLE}",
+            key.signer,
+        )
+    if verifier and key is None:
+        raise RuntimeError(
+            f"{signing.VERIFY} asks for signatures, and the step {stage} has no key to sign its result with. Set "
+            f"{VARIABLE} to the key of this stage, which `medloop keys stages` writes; it signs for {stage} alone."
+        )
+
+
 def parse(text: str) -> StageKey:
     """Return the key in the form that `text` gives it; ValueError otherwise."""
     parts = text.split(":")
     try:
-        stage, signer, private, certificate = parts
-        return StageKey(stage, signer, certificate, signing.private_key(base64.b64decode(private, validate=True)))
-    except ValueError:
+        stage, root, private, certificate = parts
+        signing.trusting_public(root)
+        return StageKey(stage, root, certificate, signing.private_key(base64.b64decode(private, validate=True)))
+    except (ValueError, PermissionError):
         raise ValueError(
             f"{VARIABLE} does not hold the key of a stage (its {len(text)} characters are not shown). Write the keys "
             "with `medloop keys stages` and set the one of this stage."
@@ -143,16 +179,16 @@ def seal(key: StageKey | None, name: str, data: bytes) -> bytes:
 
 
 def unseal(name: str, data: bytes, stages: tuple[str, ...] = ()) -> bytes | None:
-    """Return the data behind a seal; None where public keys are set and none of these stages sealed it by this name."""
-    trusted = signing.verifier()
+    """Return the data behind a seal; None where signatures count and none of these stages sealed it by this name."""
+    verifier = trusted()
     if not data.startswith(_SEALED):
-        return None if trusted else data
+        return None if verifier else data
     try:
         start = len(_SEALED) + 8
         end = start + int(data[start - 8 : start], 16)
         content = data[end:]
-        if trusted:
-            record = check(trusted, "sealed", data[start:end], name)
+        if verifier:
+            record = check(verifier, "sealed", data[start:end], name)
             known = not stages or record["stage_key"]["stage"] in stages
             digest = hashlib.sha256(content).hexdigest()
             if not known or (record.get("name"), record.get("content")) != (name, digest):

@@ -76,6 +76,7 @@ class Store:
         path = place / secrets.token_hex(8)
         try:
             if isinstance(self.backend, Directory):
+                self.backend.refuse_links(path)
                 self.backend.make_folder(place)
             yield path
         except OSError as error:
@@ -345,10 +346,10 @@ class Directory:
 
     def delete(self, name: str) -> None:
         target = self._at(name)
-        self._refuse_links(target)
+        self.refuse_links(target)
         target.unlink(missing_ok=True)
 
-    def _refuse_links(self, target: Path) -> None:
+    def refuse_links(self, target: Path) -> None:
         """Raise a PermissionError where a folder above `target` is a link: what is written would lie elsewhere."""
         if target.parent.resolve() != self.root.resolve() / target.parent.relative_to(self.root):
             raise PermissionError(
@@ -379,7 +380,7 @@ class Directory:
         part = self.root / PARTIAL / secrets.token_hex(8)
         try:
             for path in (part, target):
-                self._refuse_links(path)
+                self.refuse_links(path)
                 self.make_folder(path.parent)
             fill(part)
             with part.open("rb") as file:

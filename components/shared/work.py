@@ -18,7 +18,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from components.shared import contracts, diary, lineage, signing, stage_keys
+from components.shared import contracts, diary, lineage, stage_keys
 from components.shared.artifacts import gather, lay_out
 from components.shared.contracts import Manifest
 from components.shared.interface import COMPONENTS, Interface, read
@@ -134,25 +134,15 @@ def _step(
     page.write("started", key=plan.key, inputs=plan.inputs, parameters=plan.parameters, code=plan.code)
     if stage in IMPURE or os.environ.get(SCRATCH):
         return _run(interface, store, plan, manifests)
-    if trusted := signing.verifier():
-        _require_key(stage)
+    stage_keys.require(stage)
+    if trusted := stage_keys.trusted():
         lineage.check_inputs(store, trusted, manifests)
     if earlier := finished(store, plan.key):
         _refer(store, plan, earlier.outputs.values())
         return earlier
-    if refusal := _refusal(store, plan.key):
+    if refusal := _refusal(store, plan):
         raise ValueError(f"{refusal['message']} (The same work failed before; it is not tried again until it changes.)")
     return _run(interface, store, plan, manifests)
-
-
-def _require_key(stage: str) -> None:
-    """Raise a RuntimeError where this step's result would not be signed, before the work is done in vain."""
-    if stage_keys.held(stage) is None:
-        raise RuntimeError(
-            f"{signing.VERIFY} asks for signatures, and the step {stage} has no key to sign its result with. Set "
-            f"{stage_keys.VARIABLE} to the key of this stage, which `medloop keys stages` writes; it signs for {stage} "
-            "alone."
-        )
 
 
 def sentence(error: Exception) -> str:
@@ -192,11 +182,13 @@ def finished(store: Store, key: str) -> Done | None:
 
 
 def _result(store: Store, key: str) -> dict[str, Any] | None:
-    data = store.read(f"work/{key}/result.json")
+    data = store.read(f"work/{key}/result.json", lineage.LARGEST)
     record = contracts.try_decode("result", data)
     if data is None or record is None or not {"stage", "outputs", "values", "seconds", "inputs"} <= set(record):
         return None
-    if trusted := signing.verifier():
+    if not all(isinstance(record[name], dict) for name in ("outputs", "values", "inputs")):
+        return None
+    if trusted := stage_keys.trusted():
         try:
             lineage.check_result(trusted, data, f"The result of {record['stage']}")
             if lineage.key_of(record) != key:
@@ -207,18 +199,18 @@ def _result(store: Store, key: str) -> dict[str, Any] | None:
     return record
 
 
-def _refusal(store: Store, key: str) -> dict[str, Any] | None:
-    """The error for which the work of this key is not tried again, or None; signed by a stage, where keys are set."""
-    data = store.read(f"work/{key}/error.json")
+def _refusal(store: Store, plan: Plan) -> dict[str, Any] | None:
+    """The error for which this work is not tried again, or None; where signatures count, one that its stage signed."""
+    data = store.read(f"work/{plan.key}/error.json", lineage.LARGEST)
     record = contracts.try_decode("error", data)
     if data is None or record is None or not isinstance(record.get("message"), str):
         return None
-    if trusted := signing.verifier():
+    if trusted := stage_keys.trusted():
         try:
-            stage_keys.check(trusted, "error", data, "The error")
+            signed = stage_keys.check(trusted, "error", data, "The error")
         except PermissionError:
             return None
-        return record if record.get("key") == key else None
+        return record if (signed["stage_key"]["stage"], record.get("key")) == (plan.stage, plan.key) else None
     return record
 
 
@@ -242,9 +234,10 @@ def whole(store: Store, output: str) -> bool:
     manifest = contracts.try_decode("manifest", store.get(output)) if store.has(output) else None
     if manifest and manifest.get("parts"):
         return all(whole(store, part) for part in manifest["parts"])
-    ref = contracts.try_decode("ref", store.read(f"refs/{output}.json"))
-    done = _result(store, ref["key"]) if ref else None
-    if ref is None or done is None or finished(store, ref["key"]) is None:
+    ref = contracts.try_decode("ref", store.read(f"refs/{output}.json", lineage.LARGEST)) or {}
+    key = str(ref.get("key", ""))
+    done = _result(store, key) if key else None
+    if done is None or finished(store, key) is None:
         return False
     # What came from outside (an earlier split, a model in service) was made by other runs, and is not asked for.
     given = {name: digest for name, digest in done["inputs"].items() if name not in ("previous", "champion")}

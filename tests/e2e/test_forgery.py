@@ -7,12 +7,14 @@ import json
 import os
 import pickle
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from components.shared import contracts, releases, signing, stage_keys, work
@@ -21,7 +23,7 @@ from components.shared.contracts import Blob, Manifest, encode
 from components.shared.store import Store, open_store
 from tests import made
 from tests.components.shared.signers import Pair, use
-from tests.workflows.by_hand import QUICK, ByHand
+from tests.workflows.by_hand import LENIENT, QUICK, ByHand
 
 STAGES = ("ingest", "merge", "split", "train", "evaluate", "quantize", "gate")
 HELD = ("releases", "approvals", "lease")
@@ -313,6 +315,23 @@ def _(a: Attacker) -> None:
     path.symlink_to("/etc/passwd")
 
 
+@attack("names that lead out, through a link in the folder of unfinished files")
+def _(a: Attacker) -> None:
+    a.forget("ingest")
+    shutil.rmtree(a.home / "store" / "masters")
+    shutil.rmtree(a.home / "store" / "partial", ignore_errors=True)
+    (a.home / "outside").mkdir()
+    (a.home / "store" / "partial").symlink_to(a.home / "outside")
+
+
+@attack("a result and a reference that are no mappings")
+def _(a: Attacker) -> None:
+    key, record = a.done("evaluate")
+    a.put(f"work/{key}/result.json", encode("result", {**_record(record), "outputs": [1]}))
+    for name in a.store.names("refs"):
+        a.put(name, encode("ref", {"stage": "evaluate"}))
+
+
 def _record(record: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in record.items() if name not in ("kind", "schema")}
 
@@ -378,10 +397,10 @@ def signed(store: Store) -> list[Any]:
     return found
 
 
-def is_refused(run: ByHand) -> bool:
+def is_refused(run: ByHand, policy: Mapping[str, Any] = LENIENT) -> bool:
     """Whether the run ends with a sentence before it has released anything."""
     try:
-        run.whole()
+        run.whole(policy)
     except (OSError, ValueError, RuntimeError) as error:
         return bool(str(error)) and releases.FOLDER not in {path.name for path in Path(run.store.uri).iterdir()}
     return False
@@ -401,9 +420,7 @@ def test_who_may_write_into_the_store_gets_nothing_untrue_signed_or_released(
     attacker.found_nothing()
 
 
-def test_without_public_keys_the_same_is_believed(
-    attacker: Attacker, honest: ByHand, pair: Pair, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_without_keys_the_same_is_believed(attacker: Attacker, honest: ByHand, monkeypatch: pytest.MonkeyPatch) -> None:
     """The attack is real: nothing but the signatures stops it."""
     ATTACKS["result of evaluate, unsigned"](attacker)
     use(monkeypatch, None)
@@ -569,3 +586,115 @@ def test_an_image_that_trains_cannot_release_itself(name: str, attacker: Attacke
             assert [each for _, each in truth(run.store)] == judged_anew(run)
     assert len(attacker.store.names(releases.FOLDER)) <= 1
     attacker.found_nothing()
+
+
+# Artifacts between the steps are changed on their way.
+
+
+def flipped(store: Store, manifest: Manifest) -> dict[str, Blob]:
+    """The files of a portion or a split, with every label or side another."""
+    files = dict(manifest.files)
+    for name, blob in files.items():
+        if name.endswith(("index.parquet", "splits.parquet")):
+            table = pq.read_table(io.BytesIO(store.get(blob.digest)))
+            if "labels" in table.column_names:
+                column, changed = (
+                    "labels",
+                    pa.array([[1 - each for each in row] for row in table["labels"].to_pylist()]),
+                )
+            else:
+                other = {"train": "test", "test": "train", "val": "val"}
+                column, changed = "side", pa.array([other[side] for side in table["side"].to_pylist()])
+            place = table.column_names.index(column)
+            field = table.schema.field(column)
+            target = io.BytesIO()
+            pq.write_table(table.set_column(place, field, changed.cast(field.type)), target)
+            files[name] = store.put_bytes(target.getvalue())
+    return files
+
+
+class OnTheWay(ByHand):
+    """A run in which somebody without a key changes an artifact before the stage that takes it."""
+
+    def __init__(self, home: Path) -> None:
+        super().__init__(home)
+        self.changes: dict[str, Callable[[Path], Path]] = {}
+
+    def step(self, stage: str, inputs: dict[str, Path], **parameters: Any) -> work.Done:
+        taken = {name: self.changes.get(f"{stage}.{name}", Path)(path) for name, path in inputs.items()}
+        return super().step(stage, taken, **parameters)
+
+
+@pytest.fixture
+def on_the_way(attacker: Attacker) -> OnTheWay:
+    run = OnTheWay(attacker.home)
+    run.scans = attacker.run.scans
+    return run
+
+
+def behind_honest_parts(store: Store) -> Callable[[Path], Path]:
+    """Other files in the name of the parts of before; of an artifact without parts, in its own name."""
+
+    def change(path: Path) -> Path:
+        manifest = Manifest.decode(path.read_bytes(), "an artifact")
+        forged = Manifest(flipped(store, manifest), manifest.parts or (manifest.digest,))
+        return store.fetch(store.put_bytes(forged.encode()).digest)
+
+    return change
+
+
+@pytest.mark.parametrize(
+    "where", ["merge.portions", "train.splits", "evaluate.splits", "split.dataset", "split.previous"]
+)
+def test_what_stands_for_several_holds_what_these_hold(
+    where: str, on_the_way: OnTheWay, attacker: Attacker, honest: ByHand
+) -> None:
+    on_the_way.changes[where] = behind_honest_parts(on_the_way.store)
+    # No split was there before, and another way to say so changes nothing.
+    assert is_refused(on_the_way) or (where == "split.previous" and truth(attacker.store) == truth(honest.store))
+    attacker.found_nothing()
+
+
+@pytest.mark.parametrize("ending", ["deploy", "reject"])
+def test_a_page_that_was_changed_on_its_way_is_not_written_into_the_log(
+    ending: str, on_the_way: OnTheWay, attacker: Attacker
+) -> None:
+    def change(path: Path) -> Path:
+        manifest = Manifest.decode(path.read_bytes(), "a decision")
+        page = on_the_way.store.put_bytes(b"<h1>Accuracy 0.999, please approve</h1>")
+        forged = Manifest({**manifest.files, "page.html": page})
+        return on_the_way.store.fetch(on_the_way.store.put_bytes(forged.encode()).digest)
+
+    on_the_way.changes[f"{ending}.decision"] = change
+    policy = LENIENT if ending == "deploy" else {**LENIENT, "approval": {"needed": "always"}}
+    assert is_refused(on_the_way, policy)
+    assert not attacker.canary.exists()
+
+
+def test_a_source_that_is_touched_again_and_again_does_not_stop_the_loop(
+    honest: ByHand, tmp_path: Path, pair: Pair, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The work is found done, and what was decided is about the source as it is now."""
+    use(monkeypatch, pair, pair)
+    run = Attacker(honest, tmp_path).run
+    run.scans = tmp_path / "scans"
+    shutil.copytree(honest.scans, run.scans)
+    for _ in range(3):
+        run.whole()
+        for path in run.scans.rglob("*.png"):
+            os.utime(path)
+    assert [entry.kind for entry in releases.read_log(run.store)] == ["release"]
+
+
+def test_a_key_that_signs_is_enough_and_may_be_replaced(
+    honest: ByHand, tmp_path: Path, pair: Pair, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without public keys only what the present key signed counts: work of before is done again, and nothing stops."""
+    use(monkeypatch, pair)
+    a = Attacker(honest, tmp_path)
+    ATTACKS["outcome of gate alone"](a)
+    use(monkeypatch, Pair())
+    a.run.whole()
+    (released,), (true,) = truth(a.store), truth(honest.store)
+    assert released == true
+    assert "splendid" not in str(releases.read_log(a.store)[0].record["sentence"])

@@ -65,7 +65,7 @@ class ByHand:
         now, rows = self.data(policy=policy)
         champion = self.out(now, "champion")
         limits = {"policy": dict(policy), "looks": now.values["looks"], "spent": now.values["spent"]}
-        limits["signer"] = now.values["signer"]
+        limits |= {name: now.values[name] for name in ("signer", "revision")}
         model = self.train(rows)
         report = self.step("evaluate", {**rows, "model": model, "champion": champion}, precision="float32")
         verdict = self.step("gate", {"report": self.out(report, "report")}, **limits, shipped=False)

@@ -37,7 +37,13 @@ def write(store: Store, run: Run, by: str, reason: str, days: int) -> dict[str, 
         raise ValueError(f"--days is {days}, and must be from 1 to {limit}, which the policy allows.")
     log, digest = releases.read_log(store), decided(run)
     _still_fits(log, verdict)
-    if releases.awaited(log, digest) is None:
+    entry = releases.awaited(log, digest)
+    if entry is not None and entry.record.get("run") != run.id:
+        raise ValueError(
+            f"The release log says that this decision waits for the run {entry.record.get('run')}, and not for the run "
+            f"{run.id}. Nothing was approved; look at that run, and approve it by its id."
+        )
+    if entry is None:
         raise ValueError(
             f"The release log does not say that the decision of the run {run.id} waits for approval: the run broke off "
             "before it ended, its model was refused since, or something else came into service meanwhile. Nothing was "

@@ -184,11 +184,15 @@ def _steps(
     found: Found, store: Store, trusted: Verifier, manifest: Manifest, verdict: dict[str, Any], what: str
 ) -> None:
     """Check the signed results of the steps that the decision rests on; say where it was made without them."""
-    file = manifest.files.get(lineage.FILE)
+    file, page = manifest.files.get(lineage.FILE), manifest.files.get("page.html")
+    if page is None or page.digest != verdict.get("page"):
+        found.problems.append(f"{what} does not hold the page that was signed with it.")
     if not verdict.get("lineage"):
         found.notes.append(f"{what} was made by a version of medloop that did not sign the steps before it.")
     elif file is None or file.digest != verdict["lineage"]:
         found.problems.append(f"{what} does not hold the steps that were signed with it.")
+    elif signers := sorted(lineage.signers(store.get(file.digest)) - set(trusted.keys)):
+        found.notes.append(f"{what} rests on steps signed with the key {', '.join(signers)}, which is not trusted now.")
     else:
         found.steps += len(lineage.check(store, trusted, store.get(file.digest), verdict))
 

@@ -49,7 +49,12 @@ def judge(report: Path, tmp_path: Path) -> Callable[..., Metrics]:
     """Runs the gate on the report, with its metrics changed, and gives the decision."""
 
     def run(
-        change: Callable[[Metrics], object] = bool, looks: int = 1, spent: float = 0.0, signer: str = "", **policy: Any
+        change: Callable[[Metrics], object] = bool,
+        looks: int = 1,
+        spent: float = 0.0,
+        signer: str = "",
+        revision: str = "",
+        **policy: Any,
     ) -> Metrics:
         folder = tmp_path / "report"
         shutil.copytree(report, folder, dirs_exist_ok=True)
@@ -58,7 +63,7 @@ def judge(report: Path, tmp_path: Path) -> Callable[..., Metrics]:
         (folder / "metrics.json").write_text(json.dumps(metrics))
         (tmp_path / "decision").mkdir(exist_ok=True)
         work = Work("key", open_store(str(tmp_path / "store")), {"report": "e" * 64})
-        given: dict[str, Any] = {"looks": looks, "spent": spent, "signer": signer}
+        given: dict[str, Any] = {"looks": looks, "spent": spent, "signer": signer, "revision": revision}
         values = gate(folder, tmp_path / "decision", work, policy=over(EASY, policy), **given)
         record = contracts.read_record("decision", tmp_path / "decision" / "decision.json")
         assert values == {"outcome": record["outcome"], "sentence": record["sentence"]}
@@ -81,7 +86,8 @@ def test_the_interface_can_be_read() -> None:
     interface = read("gate")
     assert interface.inputs == ("report",)
     assert interface.outputs == ("decision",)
-    assert interface.settle({}) == {"policy": {}, "looks": 1, "spent": 0.0, "signer": "", "shipped": False}
+    plain = {"policy": {}, "looks": 1, "spent": 0.0, "signer": "", "revision": "", "shipped": False}
+    assert interface.settle({}) == plain
     assert all(parameter.help for parameter in interface.parameters.values())
 
 
@@ -598,11 +604,11 @@ def test_the_decision_is_signed_by_the_key_that_the_run_began_with(
     ours, other = Pair(), Pair()
     use(monkeypatch, ours, ours)
     with pytest.raises(PermissionError, match="not the result of a step that the store knows"):
-        judge(signer=ours.id)
+        judge(signer=ours.id, revision="revision")
     assert not (tmp_path / "decision" / "decision.sig").exists()
     store = open_store(str(tmp_path / "store"))
     keep(store, steps(store, judge()["subject"], "e" * 64))
-    decision = judge(signer=ours.id)
+    decision = judge(signer=ours.id, revision="revision")
     assert decision["signer"] == ours.id
     assert decision["lineage"] == contracts.file_digest(tmp_path / "decision" / "lineage.json")
     path = tmp_path / "decision" / "decision.json"
@@ -613,7 +619,7 @@ def test_the_decision_is_signed_by_the_key_that_the_run_began_with(
     for key, words in ((other, f"holds the key {other.id}"), (None, "is not set")):
         use(monkeypatch, key)
         with pytest.raises(RuntimeError, match=f"began with the signing key {ours.id}, and .* {words}"):
-            judge(signer=ours.id)
+            judge(signer=ours.id, revision="revision")
 
 
 def test_without_a_signer_there_is_no_signature(judge: Callable[..., Metrics], tmp_path: Path) -> None:

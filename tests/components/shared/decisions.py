@@ -69,6 +69,7 @@ def report(store: Store, subject: dict[str, str]) -> str:
 def steps(store: Store, subject: dict[str, Any], report: str) -> list[dict[str, Any]]:
     """The signed results of the steps of a run that came to this report."""
     portion = Manifest({"portion.json": store.put_bytes(b"{}")})
+    store.put_bytes(portion.encode())
     several = store.put_bytes(Manifest.of([portion]).encode()).digest
     rows = {"dataset": subject["dataset"], "splits": subject["split"]}
     trained = "7" * 64 if subject["precision"] == "int8" else subject["model"]
@@ -78,7 +79,7 @@ def steps(store: Store, subject: dict[str, Any], report: str) -> list[dict[str, 
         result("train", rows, {"model": trained}),
         result("split", {"dataset": subject["dataset"], "previous": NOTHING}, {"splits": subject["split"]}),
         result("merge", {"portions": several}, {"dataset": subject["dataset"]}),
-        result("ingest", {}, {"portion": portion.digest}, revision="revision", key_id="key"),
+        result("ingest", {}, {"portion": portion.digest}, revision="revision", key_id="key", part="1/1"),
     ]
     if trained != subject["model"]:
         results.append(result("quantize", {"model": trained, **rows}, {"quantized": subject["model"]}))

@@ -6,7 +6,7 @@ import math
 from pathlib import Path
 from typing import Any
 
-from components.shared import contracts, lineage, signing
+from components.shared import contracts, lineage, signing, stage_keys
 from components.shared.contracts import Manifest
 from components.shared.documents import read_json
 from components.shared.signing import Verifier
@@ -20,10 +20,10 @@ SIGNED = {
 
 
 def signed_and_whole(decision: Path, state: Path, work: Work) -> None:
-    """Where public keys are set: an exception unless gate and resolve signed what they handed on, and nothing else is
-    in it. Without them nobody's word is asked for.
+    """Where signatures count: an exception unless gate and resolve signed what they handed on, nothing else is in it,
+    and signed steps lead from what resolve saw to what gate decided. Without keys nobody's word is asked for.
     """
-    trusted = signing.verifier()
+    trusted = stage_keys.trusted()
     if trusted is None:
         return
     signing.check_file(trusted, decision / "decision.json", "decision", "The decision")
@@ -36,7 +36,8 @@ def signed_and_whole(decision: Path, state: Path, work: Work) -> None:
     )
     for name, files in SIGNED.items():
         _as_kept(work, name, files)
-    _as_kept(work, "model", None)
+    if "model" in work.inputs:
+        _as_kept(work, "model", None)
 
 
 def _check_steps(trusted: Verifier, file: Path, verdict: dict[str, Any], resolved: dict[str, Any], work: Work) -> None:
