@@ -60,12 +60,9 @@ class Model:
         try:
             self._session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
         except Exception as error:  # onnxruntime has an exception for each status, and no base for them
-            if "External data" not in str(error):
-                raise
-            raise ValueError(
-                f"The model's {precision} graph keeps weights in another file; all of them must be in the graph's own. "
-                "Export it without external data."
-            ) from None
+            outside = "External data" in str(error)
+            why = "it keeps weights in another file; export it without external data" if outside else str(error)
+            raise ValueError(f"The model's graph {PRECISIONS[precision]} cannot be loaded: {why}") from error
 
     def __call__(self, views: NDArray[np.uint8]) -> Answer:
         """Logits and pooled features of uint8 views [N, H, W]."""
