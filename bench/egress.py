@@ -133,9 +133,14 @@ def _ask(request: urllib.request.Request) -> str:
         return f"{error.headers}\n{error.read().decode()}"
 
 
-CONTROL = (
-    "import onnxruntime, socket, time\ntry: socket.getaddrinfo('medloop.invalid', 80)\nexcept OSError: time.sleep(2)"
-)
+CONTROL = """
+import contextlib, onnxruntime, pathlib, socket, time
+with contextlib.suppress(OSError):
+    socket.getaddrinfo("medloop.invalid", 80)
+until = time.monotonic() + 60  # its telemetry is a thread, which a busy machine starts late
+while time.monotonic() < until and not any(pathlib.Path.home().rglob("onnxruntime.db")):
+    time.sleep(0.1)
+"""
 
 
 def control(base: Path) -> Egress:
