@@ -26,12 +26,12 @@ from torchvision.transforms import Compose, Grayscale, PILToTensor, Resize
 from bench.ingest import ingest, merge, quarters, told, watched
 from bench.loop import clock
 from bench.scans import KERMANY, make, repeated
-from components.shared.artifacts import lay_out
 from components.shared.contracts import Manifest
-from components.shared.dataset import Data, Views
-from components.shared.keys import SYNTHETIC
-from components.shared.store import open_store
-from components.shared.work import step
+from components.shared.datasets.dataset import Data, Views
+from components.shared.privacy.hash_keys import SYNTHETIC
+from components.shared.runtime.work import step
+from components.shared.storage.artifacts import lay_out
+from components.shared.storage.store import open_store
 
 SIZE, BATCH = 224, 64
 

@@ -19,7 +19,7 @@ from PIL import Image, ImageFilter
 from bench.loop import clock, medloop
 from components.shared import contracts
 from components.shared.contracts import Manifest
-from components.shared.store import Store, open_store
+from components.shared.storage.store import Store, open_store
 
 SIDE = 128
 

@@ -28,7 +28,7 @@ import httpx
 import numpy as np
 from PIL import Image
 
-from components.shared.store import open_store
+from components.shared.storage.store import open_store
 from tests import made
 
 DESCRIPTORS = 1024
@@ -52,7 +52,7 @@ def service(folder: Path, descriptors: int = DESCRIPTORS) -> Iterator[tuple[str,
     made.release_bundle(store, made.make_bundle(folder / "bundle"))
     log = folder / "log"
     limit = f"import resource; resource.setrlimit(resource.RLIMIT_NOFILE, ({descriptors}, {descriptors}))"
-    program = f"{limit}; import sys; from components.serve.__main__ import main; sys.exit(main(sys.argv[1:]))"
+    program = f"{limit}; import sys; from serving.__main__ import main; sys.exit(main(sys.argv[1:]))"
     command = [sys.executable, "-c", program, "--store", store.uri, "--port", "0"]
     with log.open("wb") as file, subprocess.Popen(command, stderr=file) as process:
         try:

@@ -93,7 +93,7 @@ def environment(base: Path, **more: str) -> dict[str, str]:
 
 def serve(folder: Path, settings: Mapping[str, str], images: Sequence[Path]) -> tuple[str, list[str]]:
     """Start the service under the tracer, send it these images, end it; gives its log, and its answers with headers."""
-    command = traced([sys.executable, "-m", "workflows.cli", "serve", "--port", "0"], folder)
+    command = traced([sys.executable, "-m", "medloop.cli.main", "serve", "--port", "0"], folder)
     service = subprocess.Popen(command, cwd=ROOT, env=dict(settings), stderr=subprocess.PIPE, text=True)
     assert service.stderr is not None
     said, answers = [], []
@@ -160,7 +160,7 @@ def main() -> None:
         base = Path(scratch)
         settings = environment(base / "loop")
         scans = base / "loop" / "home" / "scans"
-        medloop = [sys.executable, "-m", "workflows.cli"]
+        medloop = [sys.executable, "-m", "medloop.cli.main"]
         subprocess.run(
             [*medloop, "synth", str(scans), "--patients", "24"], cwd=ROOT, env=settings, check=True, capture_output=True
         )

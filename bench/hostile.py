@@ -33,9 +33,9 @@ from PIL import Image
 
 from bench.loop import ROOT
 from bench.scans import make
-from components.shared import source as sources
-from components.shared.keys import SYNTHETIC, parse
-from components.shared.store import open_store
+from components.shared.privacy.hash_keys import SYNTHETIC, parse
+from components.shared.storage import source as sources
+from components.shared.storage.store import open_store
 from tests import made
 from tests.components.shared.decoders import Decoders
 from tests.components.shared.hostile import HONEST, KINDS
@@ -59,7 +59,7 @@ def files() -> None:
 @contextmanager
 def service(checkout: Path, folder: Path) -> Iterator[tuple[str, subprocess.Popen[str]]]:
     """The address of a checkout's service, and its process."""
-    command = [sys.executable, "-m", "components.serve", "--store", str(folder), "--port", "0"]
+    command = [sys.executable, "-m", "serving", "--store", str(folder), "--port", "0"]
     environment = {**os.environ, "PYTHONPATH": str(checkout), "MEDLOOP_LOG": "json"}
     process = subprocess.Popen(command, cwd=checkout, env=environment, stderr=subprocess.PIPE, text=True)
     assert process.stderr

@@ -17,8 +17,8 @@ from pathlib import Path
 
 from bench.loop import clock
 from bench.scans import KERMANY, make, repeated
-from components.shared import source as sources
-from components.shared.keys import SYNTHETIC, parse
+from components.shared.privacy.hash_keys import SYNTHETIC, parse
+from components.shared.storage import source as sources
 
 BARE = """
 import sys

@@ -19,7 +19,10 @@ from numpy.typing import NDArray
 from scipy.stats import binom, norm
 
 from components.evaluate.estimates import area, crowding
-from components.evaluate.intervals import (
+from components.evaluate.operating import operating_points
+from components.evaluate.population import Settings, comparison, population
+from components.evaluate.subgroups import divided, gaps
+from components.shared.statistics.intervals import (
     Area,
     Floats,
     Share,
@@ -32,10 +35,7 @@ from components.evaluate.intervals import (
     uneven,
     wilson,
 )
-from components.evaluate.metrics import Scored
-from components.evaluate.operating import operating_points
-from components.evaluate.population import Settings, comparison, population
-from components.evaluate.subgroups import divided, gaps
+from components.shared.statistics.metrics import Scored
 
 PATIENTS = (50, 200, 600, 2000)
 CROWDS = ((1, 0.0), (3, 0.3), (5, 0.0), (5, 0.3), (5, 0.7))

@@ -26,9 +26,9 @@ import yaml
 from bench.batches import data_set
 from bench.scans import KERMANY
 from components.shared.contracts import Manifest
-from components.shared.keys import SYNTHETIC
-from components.shared.store import Store, open_store
-from components.shared.work import step
+from components.shared.privacy.hash_keys import SYNTHETIC
+from components.shared.runtime.work import step
+from components.shared.storage.store import Store, open_store
 
 ROOT = Path(__file__).resolve().parents[1]
 LEDGER = Path(__file__).parent / "ledger.csv"

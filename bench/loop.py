@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from components.shared import contracts
-from components.shared.interface import read
-from components.shared.keys import SYNTHETIC
-from components.shared.store import open_store
+from components.shared.privacy.hash_keys import SYNTHETIC
+from components.shared.runtime.interface import read
+from components.shared.storage.store import open_store
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -41,7 +41,7 @@ def clock(command: list[str], home: Path, **environment: str) -> tuple[float, st
 
 
 def medloop(*arguments: str) -> list[str]:
-    return [sys.executable, "-m", "workflows.cli", *arguments]
+    return [sys.executable, "-m", "medloop.cli.main", *arguments]
 
 
 def by_hand(run: dict[str, Any], orchestrated: Path, home: Path, scans: Path) -> float:

@@ -21,8 +21,8 @@ from PIL import Image, ImageDraw
 
 from components.ingest.look import look
 from components.merge.near import groups
-from workflows.synth.people import World, plan
-from workflows.synth.phantom import render
+from medloop.synth.people import World, plan
+from medloop.synth.phantom import render
 
 KERMANY = Path(__file__).resolve().parents[2] / "shared" / "data" / "kermany_cxr"
 WITHIN = 23

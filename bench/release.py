@@ -21,8 +21,8 @@ from scipy.optimize import brentq
 from scipy.stats import norm
 
 from components.evaluate.estimates import Estimate, area, crowding
-from components.evaluate.intervals import Area, Floats, draw
 from components.evaluate.paired import LEVELS, area_bound, likeness, share_bounds
+from components.shared.statistics.intervals import Area, Floats, draw
 
 MARGINS = {"accuracy": 0.05, "auc": 0.03}
 LOOKS, ERROR = 24, 0.05

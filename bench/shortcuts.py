@@ -28,8 +28,8 @@ from sklearn.preprocessing import StandardScaler
 
 from bench.scans import KERMANY
 from bench.training import PLAIN, Never, Silent
-from components.shared.dataset import Views
-from components.shared.views import view
+from components.shared.datasets.dataset import Views
+from components.shared.imaging.views import view
 from components.train import models
 from components.train.augment import Augmentation
 from components.train.feed import Side

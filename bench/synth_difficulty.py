@@ -29,7 +29,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from components.train.models import build
-from workflows.synth import CLASSES, synth
+from medloop.synth import CLASSES, synth
 
 Floats = NDArray[np.float32]
 STRENGTHS = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)

@@ -19,10 +19,12 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from components.deploy.approval import AWAITING, FOLDER, approve
-from components.shared import artifacts, releases, signing, work
 from components.shared.contracts import Manifest, read_record
-from components.shared.store import open_store
+from components.shared.ledger import release_log, signing
+from components.shared.ledger.approvals import AWAITING, FOLDER, approve
+from components.shared.runtime import work
+from components.shared.storage import artifacts
+from components.shared.storage.store import open_store
 from tests import made
 from tests.components.shared.decisions import decision, state
 
@@ -41,14 +43,14 @@ class Scene:
         self.folders = {name: self.root / name for name in ("decision", "state", "model")}
         made.make_bundle(self.folders["model"], gain=9.0)
         digest = artifacts.gather(self.store, self.folders["model"]).digest
-        champion = releases.read_log(self.store)[0].record["model"]
+        champion = release_log.read_log(self.store)[0].record["model"]
         decision(self.folders["decision"], self.store, digest, AWAITING, champion=champion)
         state(self.folders["state"], self.store, champion=champion)
         self.handed = {name: artifacts.gather(self.store, folder) for name, folder in self.folders.items()}
         waits = {"model": digest, "decision": self.handed["decision"].digest}
-        releases.append(self.store, releases.read_chain(self.store), "awaiting", **waits)
+        release_log.append(self.store, release_log.read_chain(self.store), "awaiting", **waits)
         approve(self.store, self.handed["decision"].digest, {"subject": {"model": digest}}, "bench", "as it is", 1)
-        self.entries = len(releases.read_chain(self.store))
+        self.entries = len(release_log.read_chain(self.store))
 
     def accepted(self, handed: dict[str, bytes]) -> bool:
         """Whether deploy releases what these manifests stand for; the log is as before afterwards."""
@@ -61,7 +63,7 @@ class Scene:
         except Exception:  # whatever stops it: it was not released
             return False
         finally:
-            for name in self.store.names(releases.FOLDER)[self.entries :]:
+            for name in self.store.names(release_log.FOLDER)[self.entries :]:
                 self.store.delete(name)
         return True
 
@@ -119,7 +121,7 @@ def cases(scene: Scene) -> Iterator[tuple[str, Change]]:
         for what, digest in objects.items():
             yield f"{what}, in the store", partial(in_place, scene, Path(store.uri) / "objects" / digest[:2] / digest)
     approvals = store.names(f"{FOLDER}/{scene.handed['decision'].digest}")
-    named = {f"the release log’s entry {n}": name for n, name in enumerate(store.names(releases.FOLDER), 1)}
+    named = {f"the release log’s entry {n}": name for n, name in enumerate(store.names(release_log.FOLDER), 1)}
     for what, name in {**named, "the approval": approvals[0]}.items():
         yield f"{what}, in the store", partial(in_place, scene, Path(store.uri) / name)
 

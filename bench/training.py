@@ -30,11 +30,11 @@ from torchvision.models import resnet18
 from bench.batches import data_set, split
 from bench.ingest import told
 from bench.scans import KERMANY, make, repeated
-from components.shared.artifacts import lay_out
 from components.shared.contracts import Manifest
-from components.shared.dataset import Data
-from components.shared.keys import SYNTHETIC
-from components.shared.store import open_store
+from components.shared.datasets.dataset import Data
+from components.shared.privacy.hash_keys import SYNTHETIC
+from components.shared.storage.artifacts import lay_out
+from components.shared.storage.store import open_store
 from components.train import models
 from components.train.augment import Augmentation
 from components.train.feed import Side

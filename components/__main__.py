@@ -11,12 +11,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, cast
 
-from components.shared import artifacts, work
 from components.shared.contracts import Manifest
-from components.shared.documents import parse_json
-from components.shared.interface import Interface, Parameter, read, stages
-from components.shared.privacy import printable, protect_process
-from components.shared.store import open_store
+from components.shared.parsing.json_documents import parse_json
+from components.shared.privacy.redaction import printable, protect_process
+from components.shared.runtime import work
+from components.shared.runtime.interface import Interface, Parameter, read, stages
+from components.shared.storage import artifacts
+from components.shared.storage.store import open_store
 
 
 def main(argv: list[str]) -> int:

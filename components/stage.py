@@ -10,12 +10,13 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
-from components.shared import artifacts, work
 from components.shared.contracts import Manifest
-from components.shared.documents import read_json
-from components.shared.interface import read
-from components.shared.privacy import protect_process
-from components.shared.store import open_store
+from components.shared.parsing.json_documents import read_json
+from components.shared.privacy.redaction import protect_process
+from components.shared.runtime import work
+from components.shared.runtime.interface import read
+from components.shared.storage import artifacts
+from components.shared.storage.store import open_store
 
 SHELL = "_KFP_RUNTIME=true python3 -m kfp.dsl.executor_main"
 EXEC = SHELL.replace("python3", "exec python3")

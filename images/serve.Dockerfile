@@ -16,13 +16,13 @@ RUN sh install.sh serve
 
 COPY components/__init__.py components/
 COPY components/shared components/shared
-COPY components/serve components/serve
-RUN chmod -R a+rX . && python3 -m compileall -q components
+COPY serving serving
+RUN chmod -R a+rX . && python3 -m compileall -q components serving
 
 USER 10001:10001
 EXPOSE 8080
 ENV MEDLOOP_USAGE="docker run --publish 8080:8080 medloop-serve"
-ENTRYPOINT ["python3", "-m", "components.serve", "--host", "0.0.0.0"]
+ENTRYPOINT ["python3", "-m", "serving", "--host", "0.0.0.0"]
 CMD ["--store", "/store"]
 HEALTHCHECK --interval=15s --timeout=5s --start-period=20s CMD ["python3", "-c", "\
 from http.client import HTTPConnection; \

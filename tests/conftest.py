@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from components.shared import keys
+from components.shared.privacy import hash_keys
 
 SETTINGS = (
     "MEDLOOP_HOME",
@@ -33,6 +33,6 @@ def _same_umask() -> Iterator[None]:
 
 @pytest.fixture(autouse=True)
 def _clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv(keys.VARIABLE, keys.SYNTHETIC)
+    monkeypatch.setenv(hash_keys.VARIABLE, hash_keys.SYNTHETIC)
     for name in (*SETTINGS, *(name for name in os.environ if name.startswith("AWS_"))):
         monkeypatch.delenv(name, raising=False)

@@ -12,9 +12,12 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
-from components.shared import artifacts, contracts, dataset, releases
+from components.shared import contracts
 from components.shared.contracts import Manifest
-from components.shared.store import Store
+from components.shared.datasets import dataset
+from components.shared.ledger import release_log
+from components.shared.storage import artifacts
+from components.shared.storage.store import Store
 
 CLASSES = ["NORMAL", "PNEUMONIA"]
 
@@ -208,11 +211,11 @@ def make_bundle(
     return folder
 
 
-def release_bundle(store: Store, bundle: Path, what: str = "release", precision: str = "float32") -> releases.Entry:
+def release_bundle(store: Store, bundle: Path, what: str = "release", precision: str = "float32") -> release_log.Entry:
     """Put a bundle into service in the store's release log."""
-    log = releases.read_log(store)
+    log = release_log.read_log(store)
     model: Manifest = artifacts.gather(store, bundle)
-    version = f"v{len(releases.versions(log)) + 1}"
-    return releases.append(
+    version = f"v{len(release_log.versions(log)) + 1}"
+    return release_log.append(
         store, log, what, version=version, model=model.digest, runtime="onnxruntime", precision=precision, run="made"
     )

@@ -8,10 +8,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from components.shared.diary import IMAGE
-from components.shared.interface import nearest
+from components.shared.runtime.interface import nearest
+from components.shared.runtime.step_log import IMAGE
 from components.stage import Placed
-from workflows.kubeflow.placement import Placement
+from workflows.placement import Placement
 
 PIPELINES = ("retrain", "release")
 """The pipelines there are; each is a function in the module of its name."""

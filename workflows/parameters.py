@@ -14,8 +14,8 @@ from typing import Any
 
 import yaml
 
-from components.shared.interface import COMPONENTS, REQUIRED, Parameter, nearest, read, stages
-from components.shared.yaml_documents import parse_yaml, read_yaml
+from components.shared.parsing.yaml_documents import parse_yaml, read_yaml
+from components.shared.runtime.interface import COMPONENTS, REQUIRED, Parameter, nearest, read, stages
 
 GIVEN_BY_THE_RUN = ("store", "by")
 """Parameters of the pipeline that the command line fills in itself."""

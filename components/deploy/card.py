@@ -11,12 +11,12 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from components.deploy.registry import CARD
 from components.shared import contracts
 from components.shared.contracts import Manifest
-from components.shared.documents import parse_json
-from components.shared.releases import Entry
-from components.shared.store import Store
+from components.shared.ledger.model_registry import CARD
+from components.shared.ledger.release_log import Entry
+from components.shared.parsing.json_documents import parse_json
+from components.shared.storage.store import Store
 
 Record = Mapping[str, Any]
 

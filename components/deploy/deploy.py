@@ -7,14 +7,16 @@ from typing import Annotated, Any
 import numpy as np
 
 from components.deploy import card
-from components.deploy.approval import AWAITING, granted
-from components.deploy.registry import project
-from components.shared import contracts, proof, releases, stage_keys
+from components.shared import contracts
 from components.shared.contracts import In, OneOf
-from components.shared.notify import notify
-from components.shared.runtime import Model
-from components.shared.views import blank_views
-from components.shared.work import Work, event
+from components.shared.imaging.views import blank_views
+from components.shared.inference import Model
+from components.shared.ledger import release_log, stage_keys
+from components.shared.ledger.approvals import AWAITING, granted
+from components.shared.ledger.model_registry import project
+from components.shared.runtime import proof
+from components.shared.runtime.notify import notify
+from components.shared.runtime.work import Work, event
 
 
 def deploy(
@@ -44,8 +46,8 @@ def deploy(
     proof.same_report(verdict, work, stage_keys.trusted())
     awaited = verdict["outcome"] == AWAITING
     approval = granted(work.store, work.inputs["decision"], verdict) if awaited else None
-    log = releases.read_log(work.store)
-    service = releases.in_service(log)
+    log = release_log.read_log(work.store)
+    service = release_log.in_service(log)
     if service and service.record["model"] == work.inputs["model"]:
         event("unchanged", "deploy", version=service.version)
         project(log, work.store.uri)  # an earlier try may have ended between the log and its picture
@@ -54,7 +56,7 @@ def deploy(
             "version": service.version,
             "sentence": f"This very model is in service already, as {service.version}.",
         }
-    if rollback := releases.withdrawn(log).get(work.inputs["model"]):
+    if rollback := release_log.withdrawn(log).get(work.inputs["model"]):
         event("withheld", "deploy", entry=rollback.number)
         return {
             "outcome": "withheld",
@@ -67,7 +69,7 @@ def deploy(
             f"The release log has moved on since this run began: entry {len(log)} was written by somebody else. "
             "Nothing was released; run again to be judged against what is in service now."
         )
-    if awaited and releases.awaited(log, work.inputs["decision"]) is None:
+    if awaited and release_log.awaited(log, work.inputs["decision"]) is None:
         raise RuntimeError(
             f"The release log does not say that the decision {work.inputs['decision'][:12]} waits for approval: its "
             "run broke off before it ended, or its model was refused since. Nothing was released; run again."
@@ -85,7 +87,7 @@ def deploy(
         )
     precision = verdict["subject"]["precision"]
     _try_out(Model(model, precision))
-    version = f"v{len(releases.versions(log)) + 1}"
+    version = f"v{len(release_log.versions(log)) + 1}"
     sentence = f"{version}: {verdict['sentence']}"
     if approval:
         shown = verdict["sentence"].partition(": ")[2] or verdict["sentence"]
@@ -102,14 +104,14 @@ def deploy(
         "policy": verdict["policy_digest"],
         "spent": verdict["budget"]["error_at_this_look"],
         **({"approval": approval} if approval else {}),
-        **releases.beginning(resolved),
+        **release_log.beginning(resolved),
         "run": run,
         "by": by,
         "sentence": sentence,
     }
     kept = card.keep(work.store, version, record, verdict, service)
-    entry = releases.append(work.store, log, "release", **record, card=kept)
-    project(releases.read_log(work.store), work.store.uri)
+    entry = release_log.append(work.store, log, "release", **record, card=kept)
+    project(release_log.read_log(work.store), work.store.uri)
     notify({"outcome": "released", "version": version, "run": run, "sentence": sentence, "entry": entry.number})
     return {"outcome": "released", "version": version, "sentence": sentence}
 
@@ -136,7 +138,7 @@ def _verify(verdict: dict[str, Any], resolved: dict[str, Any], model: str) -> No
         )
 
 
-def _moved_on(log: list[releases.Entry], head: str, awaited: bool) -> bool:
+def _moved_on(log: list[release_log.Entry], head: str, awaited: bool) -> bool:
     """Whether the log has other entries than those that were there when the run began.
 
     While a model waits for a person, others may be refused or begin to wait, and the log may be sealed: that changes

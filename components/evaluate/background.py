@@ -8,7 +8,7 @@ from typing import Any
 
 from components.evaluate.groups import sites
 from components.evaluate.shortcuts import COPIES
-from components.evaluate.wording import NONE, count, number, size, written
+from components.shared.reporting.wording import NONE, count, number, size, written
 
 Metrics = Mapping[str, Any]
 

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from components.evaluate.intervals import (
+from components.shared.statistics.intervals import (
     ALIKE,
     Area,
     Figure,
@@ -29,7 +29,7 @@ from components.evaluate.intervals import (
     of_share,
     uneven,
 )
-from components.evaluate.metrics import Bools, Ints, Scored
+from components.shared.statistics.metrics import Bools, Ints, Scored
 
 SCORES = ("accuracy", "balanced_accuracy", "auc", "pr_auc", "sensitivity", "specificity", "precision", "f1")
 """Figures between 0 and 1 that a flawless model has at 1."""

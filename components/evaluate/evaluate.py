@@ -13,9 +13,7 @@ import onnxruntime
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from components.evaluate.curves import curves
 from components.evaluate.explain import explanations
-from components.evaluate.metrics import Scored
 from components.evaluate.mistakes import mistakes
 from components.evaluate.operating import operating_points
 from components.evaluate.page import page
@@ -31,10 +29,12 @@ from components.evaluate.scoring import Judge, Rows, beside, in_service, same_cl
 from components.evaluate.shortcuts import shortcuts
 from components.evaluate.subgroups import UNKNOWN, age_band, divided, gaps
 from components.shared.contracts import Between, In, OneOf, Out, read_record, write_record
-from components.shared.dataset import SPLIT, Data, Views
-from components.shared.runtime import PRECISIONS, Model
-from components.shared.tables import read_table, write_table
-from components.shared.work import Work
+from components.shared.datasets.dataset import SPLIT, Data, Views
+from components.shared.datasets.parquet_tables import read_table, write_table
+from components.shared.inference import PRECISIONS, Model
+from components.shared.runtime.work import Work
+from components.shared.statistics.curves import curves
+from components.shared.statistics.metrics import Scored
 
 TIMED, WARMED = 40, 4
 """How many images are timed one by one, and how many before them are not counted."""

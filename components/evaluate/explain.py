@@ -22,11 +22,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from components.evaluate.intervals import Floats
-from components.evaluate.metrics import Ints, Scored
 from components.evaluate.overlay import overlay
 from components.evaluate.shuffled import shuffled
-from components.shared.runtime import PRECISIONS, Model
+from components.shared.inference import PRECISIONS, Model
+from components.shared.statistics.intervals import Floats
+from components.shared.statistics.metrics import Ints, Scored
 
 Layer = tuple[Floats, Floats]
 """Weights and bias of a linear layer."""

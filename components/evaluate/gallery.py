@@ -8,7 +8,7 @@ from typing import Any
 
 from components.evaluate.explain import KINDS, verdict
 from components.evaluate.headlines import IN_USE
-from components.evaluate.wording import NONE, count
+from components.shared.reporting.wording import NONE, count
 
 DIGITS = 12
 """So many of an image id's digits stand on the page: enough to find it in predictions.parquet."""

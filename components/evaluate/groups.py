@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from components.evaluate.subgroups import JUDGED
-from components.evaluate.wording import NAMES, apart, written
-from components.shared.tables import AGES
+from components.shared.datasets.parquet_tables import AGES
+from components.shared.reporting.wording import NAMES, apart, written
 
 FIELDS = {"sex": "Sex", "age": "Age", "site": "Site", "view": "View", "label_source": "Label from"}
 WORDS = {"F": "female", "M": "male"}

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from components.evaluate.subgroups import SMALL
-from components.evaluate.wording import NAMES, NONE, count, difference, meaning, written
+from components.shared.reporting.wording import NAMES, NONE, count, difference, meaning, written
 
 CARDS = ("accuracy", "auc", "sensitivity", "specificity")
 HEADLINE = ("accuracy", "exact_match", "auc", "sensitivity", "specificity", "weighted_kappa")

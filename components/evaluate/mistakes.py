@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from components.evaluate.explain import Candidates, said
-from components.evaluate.metrics import Scored
+from components.shared.statistics.metrics import Scored
 
 LISTED = 20
 """At most so many wrong answers stand on the page."""

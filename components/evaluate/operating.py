@@ -8,10 +8,10 @@ from typing import Any
 
 import numpy as np
 
-from components.evaluate.curves import steps
 from components.evaluate.estimates import Estimate, counted, share
-from components.evaluate.intervals import Share
-from components.evaluate.metrics import Bools, Scored
+from components.shared.statistics.curves import steps
+from components.shared.statistics.intervals import Share
+from components.shared.statistics.metrics import Bools, Scored
 
 SPECIFICITIES = (0.9, 0.95)
 """At which specificities the sensitivity is told."""

@@ -8,9 +8,10 @@ from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from components.evaluate import background, gallery, groups, headlines, plots
+from components.evaluate import background, gallery, groups, headlines
 from components.evaluate.subgroups import JUDGED, SMALL
-from components.evaluate.wording import NAMES, count
+from components.shared.reporting import plots
+from components.shared.reporting.wording import NAMES, count
 
 MANY = 4
 """Plots of more classes than these are folded, but for the first kind."""

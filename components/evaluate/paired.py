@@ -24,7 +24,7 @@ from typing import Any
 import numpy as np
 
 from components.evaluate.estimates import Estimate
-from components.evaluate.intervals import (
+from components.shared.statistics.intervals import (
     Area,
     Floats,
     area_freedom,
@@ -35,7 +35,7 @@ from components.evaluate.intervals import (
     student,
     unseen,
 )
-from components.evaluate.metrics import Bools, Scored
+from components.shared.statistics.metrics import Bools, Scored
 
 LEVELS = (0.05, 0.025, 0.02, 0.01, 0.005, 0.002, 0.001, 0.0005, 0.0002, 0.0001)
 """The error rates at which a lower bound is given."""

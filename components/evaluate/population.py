@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from components.evaluate.curves import curves
 from components.evaluate.estimates import MICRO, SCORES, Estimate, estimates
-from components.evaluate.intervals import Figure, Floats, draw, of_figure, unseen, wilson
-from components.evaluate.metrics import OTHERS, Measure, Scored, confusion, once, resample
 from components.evaluate.paired import Paired, compared_areas, compared_draws, compared_shares
+from components.shared.statistics.curves import curves
+from components.shared.statistics.intervals import Figure, Floats, draw, of_figure, unseen, wilson
+from components.shared.statistics.metrics import OTHERS, Measure, Scored, confusion, once, resample
 
 BY_CLASS = (*SCORES, "kappa", "brier", "calibration_error")
 """Figures that each class or finding has, against the rest."""

@@ -9,12 +9,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from components.evaluate.metrics import Scored
 from components.shared.contracts import LOST, read_record
-from components.shared.dataset import Data, Views
-from components.shared.runtime import Model
-from components.shared.views import framing
-from components.shared.work import progress
+from components.shared.datasets.dataset import Data, Views
+from components.shared.imaging.views import framing
+from components.shared.inference import Model
+from components.shared.runtime.work import progress
+from components.shared.statistics.metrics import Scored
 
 Rows = NDArray[np.int64]
 DECIDED = ("colour", "window_center", "window_width")

@@ -22,12 +22,12 @@ from numpy.typing import NDArray
 from PIL import Image, ImageFilter
 
 from components.evaluate.estimates import estimates
-from components.evaluate.intervals import Figure
-from components.evaluate.metrics import Ints, Scored
 from components.evaluate.population import Settings, counts
 from components.evaluate.subgroups import SMALL, UNKNOWN
-from components.shared.runtime import Model
-from components.shared.views import framing
+from components.shared.imaging.views import framing
+from components.shared.inference import Model
+from components.shared.statistics.intervals import Figure
+from components.shared.statistics.metrics import Ints, Scored
 
 LIMIT = 500
 """So many images at most are copied; of more, patients are drawn."""

@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 
 from components.evaluate.estimates import Estimate, estimates
-from components.evaluate.intervals import Figure, Floats
-from components.evaluate.metrics import Ints, Scored
-from components.shared.tables import AGES
+from components.shared.datasets.parquet_tables import AGES
+from components.shared.statistics.intervals import Figure, Floats
+from components.shared.statistics.metrics import Ints, Scored
 
 SMALL = 20
 """A subgroup of fewer patients is said to be too small."""

@@ -10,9 +10,9 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from components.gate.checks import Check, error_at_this_look, found, judge
 from components.gate.policy import Policy, same_classes, settle
-from components.shared import lineage, signing
 from components.shared.contracts import Between, In, Out, digest, fingerprint, read_record, write_record
-from components.shared.work import Work
+from components.shared.ledger import lineage, signing
+from components.shared.runtime.work import Work
 
 MARKER = "<!-- decision -->"
 """Where the report leaves room for the decision."""

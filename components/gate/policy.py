@@ -9,8 +9,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from components.shared.interface import nearest
-from components.shared.yaml_documents import read_yaml
+from components.shared.parsing.yaml_documents import read_yaml
+from components.shared.runtime.interface import nearest
 
 SHIPPED = Path(__file__).parent / "policy.yaml"
 

@@ -6,8 +6,8 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from components.shared.interface import nearest
-from components.shared.source import TABLE
+from components.shared.runtime.interface import nearest
+from components.shared.storage.source import TABLE
 
 ABOUT = ("sex", "age", "site", "view", "modality", "label_source", "text")
 """What a table may say of an image besides the names, the label and the side."""

@@ -21,15 +21,16 @@ from components.ingest.groups import Group
 from components.ingest.look import look
 from components.ingest.records import FACTS, Fact, Masters, Shard
 from components.ingest.text import text_like
-from components.shared import header, keys
 from components.shared.contracts import digest
-from components.shared.dataset import ShardWriter, pixel_digest, read_shard
-from components.shared.decoder import limited, limits
-from components.shared.keys import HashKey
-from components.shared.pixels import Decoding, Master, Pixels
-from components.shared.source import CHANGED, Bucket, Entry, Source, open_source
-from components.shared.store import Store, open_store
-from components.shared.work import configure_logging, log
+from components.shared.datasets.dataset import ShardWriter, pixel_digest, read_shard
+from components.shared.imaging import header
+from components.shared.imaging.decoder import limited, limits
+from components.shared.imaging.pixels import Decoding, Master, Pixels
+from components.shared.privacy import hash_keys
+from components.shared.privacy.hash_keys import HashKey
+from components.shared.runtime.work import configure_logging, log
+from components.shared.storage.source import CHANGED, Bucket, Entry, Source, open_source
+from components.shared.storage.store import Store, open_store
 
 AHEAD = 4
 """How many objects of a bucket are on their way, or wait in memory, while one is decoded."""
@@ -84,7 +85,7 @@ def decode(task: Task) -> Masters:
     group, how = task.group, task.how
     if task.upto:
         group = replace(group, members=[member for member in group.members if member[0] < task.upto])
-    store, key, where = open_store(task.store_uri), keys.from_environment(), records.place(how)
+    store, key, where = open_store(task.store_uri), hash_keys.from_environment(), records.place(how)
     known_before = [found for name in task.earlier if (found := records.read(store, where, name))]
     before = _Before([task.begun, *known_before] if task.begun else known_before, store)
     source = open_source(task.address)

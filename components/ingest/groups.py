@@ -6,7 +6,7 @@ from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from components.shared.source import Entry
+from components.shared.storage.source import Entry
 
 GROUP = 128
 """The mean number of files in a shard."""

@@ -13,9 +13,9 @@ import pyarrow.compute as pc
 from components.ingest.labels import Labelled
 from components.ingest.names import patient_of
 from components.ingest.records import FACTS, Masters
-from components.shared import header
-from components.shared.keys import HashKey
-from components.shared.tables import INDEX
+from components.shared.datasets.parquet_tables import INDEX
+from components.shared.imaging import header
+from components.shared.privacy.hash_keys import HashKey
 
 Row = dict[str, Any]
 

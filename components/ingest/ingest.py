@@ -12,14 +12,14 @@ from components.ingest.index import index
 from components.ingest.labels import Labelled, Labels, read_labels
 from components.ingest.masters import masters
 from components.ingest.records import Masters
-from components.shared import keys
-from components.shared import source as sources
 from components.shared.contracts import Between, OneOf, Out, fingerprint, write_record
-from components.shared.keys import HashKey
-from components.shared.pixels import Decoding
-from components.shared.source import Source
-from components.shared.tables import QUARANTINE, WARNINGS, write_csv, write_table
-from components.shared.work import Work, progress
+from components.shared.datasets.parquet_tables import QUARANTINE, WARNINGS, write_csv, write_table
+from components.shared.imaging.pixels import Decoding
+from components.shared.privacy import hash_keys
+from components.shared.privacy.hash_keys import HashKey
+from components.shared.runtime.work import Work, progress
+from components.shared.storage import source as sources
+from components.shared.storage.source import Source
 
 Row = dict[str, Any]
 
@@ -140,7 +140,7 @@ def ingest(
 
 
 def _key(key_id: str) -> HashKey:
-    key = keys.from_environment()
+    key = hash_keys.from_environment()
     if key.id != key_id:
         raise RuntimeError(f"The hash key here has the id {key.id}, and the run began with {key_id}. Set the same key.")
     return key

@@ -15,8 +15,8 @@ from components.ingest.lists import read_lists
 from components.ingest.names import Files, class_and_side, patient_of, side_of
 from components.ingest.subsets import BEYOND, Choice, Meaning, within_limit
 from components.ingest.tables import Table, read_table
-from components.shared.interface import nearest
-from components.shared.source import TABLE_SUFFIXES, Entry, Source
+from components.shared.runtime.interface import nearest
+from components.shared.storage.source import TABLE_SUFFIXES, Entry, Source
 
 Problem = tuple[str, str]
 

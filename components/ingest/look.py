@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from components.shared.views import Pixels
+from components.shared.imaging.views import Pixels
 
 WAVES = 16
 """How many waves fit along each side of the finest pattern, in halves: 16 by 16 patterns are 256 bits."""

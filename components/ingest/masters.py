@@ -13,10 +13,10 @@ from components.ingest import records
 from components.ingest.decode import Task
 from components.ingest.groups import Group, overlapping
 from components.ingest.records import Masters
-from components.shared.decoder import Decoder, EndedError, Template
-from components.shared.pixels import Decoding
-from components.shared.source import Source
-from components.shared.store import Store
+from components.shared.imaging.decoder import Decoder, EndedError, Template
+from components.shared.imaging.pixels import Decoding
+from components.shared.storage.source import Source
+from components.shared.storage.store import Store
 
 AT_ONCE = 8
 """How many records are read side by side."""

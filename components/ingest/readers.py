@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from components.ingest.volumes import is_volume, read_volume
-from components.shared.pixels import Decoding, Master, decode_images
+from components.shared.imaging.pixels import Decoding, Master, decode_images
 
 
 def read(data: bytes, how: Decoding) -> Iterator[Master]:

@@ -9,12 +9,13 @@ from typing import Any, NamedTuple
 import pyarrow as pa
 
 from components.ingest.groups import Group
-from components.shared import keys, stage_keys
 from components.shared.contracts import fingerprint
-from components.shared.documents import parse_json
-from components.shared.pixels import Decoding
-from components.shared.store import Store
-from components.shared.work import package_versions
+from components.shared.imaging.pixels import Decoding
+from components.shared.ledger import stage_keys
+from components.shared.parsing.json_documents import parse_json
+from components.shared.privacy import hash_keys
+from components.shared.runtime.work import package_versions
+from components.shared.storage.store import Store
 
 DECODER = 5
 """Counts the changes in decoding that give other masters; part of every record's place."""
@@ -73,7 +74,7 @@ def place(how: Decoding) -> str:
     """Where records lie of files that were decoded in this way, by this code, under this key."""
     shared = package_versions("store")
     versions = {name: version for name, version in package_versions("ingest").items() if name not in shared}
-    return f"masters/{fingerprint([DECODER, versions, asdict(how), keys.from_environment().id])[:32]}"
+    return f"masters/{fingerprint([DECODER, versions, asdict(how), hash_keys.from_environment().id])[:32]}"
 
 
 def names(store: Store, where: str) -> list[str]:

@@ -8,8 +8,8 @@ from typing import NamedTuple
 
 from components.ingest.asked import Asked
 from components.ingest.tables import Table
-from components.shared.interface import nearest
-from components.shared.privacy import one_line
+from components.shared.privacy.redaction import one_line
+from components.shared.runtime.interface import nearest
 
 NEGATIVE = ("normal", "negative", "healthy", "benign", "control", "no finding", "clear")
 """Names of classes that mean the absence of a finding; such a class goes first, and is not the one looked for."""

@@ -13,9 +13,9 @@ from typing import NamedTuple
 
 from components.ingest.asked import ABOUT, COLUMNS
 from components.ingest.names import OFFICIAL, Files
-from components.shared.documents import check_columns, table_lines
-from components.shared.interface import nearest
-from components.shared.source import IMAGE_SUFFIXES
+from components.shared.parsing.json_documents import check_columns, table_lines
+from components.shared.runtime.interface import nearest
+from components.shared.storage.source import IMAGE_SUFFIXES
 
 OLDEST = 120
 """An age above it, in years, is a slip of the pen."""

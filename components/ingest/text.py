@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageFilter
 
-from components.shared.views import Pixels
+from components.shared.imaging.views import Pixels
 
 Bytes = NDArray[np.uint8]
 

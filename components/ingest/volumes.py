@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from components.shared.dicom import Unusable, careful
-from components.shared.pictures import quiet
-from components.shared.pixels import MAX_PIXELS, Decoding, Master, evenly, masters
-from components.shared.views import Pixels
+from components.shared.imaging.dicom import Unusable, careful
+from components.shared.imaging.pictures import quiet
+from components.shared.imaging.pixels import MAX_PIXELS, Decoding, Master, evenly, masters
+from components.shared.imaging.views import Pixels
 
 if TYPE_CHECKING:
     from nibabel.nifti1 import Nifti1Header

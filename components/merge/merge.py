@@ -14,8 +14,16 @@ import pyarrow.compute as pc
 from components.merge.crowd import crowds
 from components.merge.repeats import mark_near, mark_repeated, without_contrary
 from components.shared.contracts import Between, Ins, Out, read_record, write_record
-from components.shared.tables import INDEX, QUARANTINE, WARNINGS, read_csv, read_table, write_csv, write_table
-from components.shared.work import log
+from components.shared.datasets.parquet_tables import (
+    INDEX,
+    QUARANTINE,
+    WARNINGS,
+    read_csv,
+    read_table,
+    write_csv,
+    write_table,
+)
+from components.shared.runtime.work import log
 
 Row = dict[str, Any]
 

@@ -10,7 +10,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from components.merge.near import groups, named
-from components.shared.tables import INDEX
+from components.shared.datasets.parquet_tables import INDEX
 
 Row = dict[str, Any]
 

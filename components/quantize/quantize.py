@@ -17,11 +17,11 @@ from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantTy
 from onnxruntime.quantization.shape_inference import quant_pre_process
 
 from components.shared.contracts import Between, In, Out
-from components.shared.dataset import Data
-from components.shared.documents import read_json
-from components.shared.runtime import PRECISIONS, Model, read_bundle
-from components.shared.views import framing, normalise
-from components.shared.work import Work, progress
+from components.shared.datasets.dataset import Data
+from components.shared.imaging.views import framing, normalise
+from components.shared.inference import PRECISIONS, Model, read_bundle
+from components.shared.parsing.json_documents import read_json
+from components.shared.runtime.work import Work, progress
 
 
 def quantize(

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
-from components.shared import contracts, proof, releases
+from components.shared import contracts
 from components.shared.contracts import In
-from components.shared.notify import notify
-from components.shared.work import Work, event
+from components.shared.ledger import release_log
+from components.shared.runtime import proof
+from components.shared.runtime.notify import notify
+from components.shared.runtime.work import Work, event
 
 ENTRIES = {"refused": "refusal", "awaiting approval": "awaiting"}
 """What the log calls the outcomes that end a run here."""
@@ -30,13 +32,13 @@ def reject(decision: In, state: In, work: Work, *, run: str = "", by: str = "") 
         raise RuntimeError(
             f"The decision is {outcome!r}, and only what is {' or '.join(ENTRIES)} ends here. The rest is for deploy."
         )
-    log = releases.read_log(work.store)
-    if releases.key_id(log) not in ("", resolved["key_id"]):
+    log = release_log.read_log(work.store)
+    if release_log.key_id(log) not in ("", resolved["key_id"]):
         raise RuntimeError(
             "The hash key was rotated since this run began, so its split no longer counts. Nothing was written down; "
             "run again."
         )
-    service = releases.in_service(log)
+    service = release_log.in_service(log)
     subject = verdict["subject"]
     if outcome != "refused" and service and service.record["model"] == subject["model"]:  # approved, and asked again
         return {
@@ -48,7 +50,7 @@ def reject(decision: In, state: In, work: Work, *, run: str = "", by: str = "") 
     newest = log[-1].record if log else {}
     if (newest.get("request"), newest.get("decision")) != (resolved["request"], work.inputs["decision"]):
         # A repetition is no second decision; what came out otherwise, because the work had to be done anew, is one.
-        releases.append(
+        release_log.append(
             work.store,
             log,
             ENTRIES[outcome],
@@ -58,7 +60,7 @@ def reject(decision: In, state: In, work: Work, *, run: str = "", by: str = "") 
             dataset=subject["dataset"],
             split=subject["split"],
             spent=verdict["budget"]["error_at_this_look"],
-            **releases.beginning(resolved),
+            **release_log.beginning(resolved),
             run=run,
             by=by,
             sentence=verdict["sentence"],

@@ -7,11 +7,15 @@ import math
 from typing import Any
 
 from components.resolve import weights as kept_weights
-from components.shared import artifacts, contracts, keys, releases, signing, work
-from components.shared import source as sources
+from components.shared import contracts
 from components.shared.contracts import Manifest, Out
-from components.shared.interface import COMPONENTS
-from components.shared.work import Work
+from components.shared.ledger import release_log, signing
+from components.shared.privacy import hash_keys
+from components.shared.runtime import work
+from components.shared.runtime.interface import COMPONENTS
+from components.shared.runtime.work import Work
+from components.shared.storage import artifacts
+from components.shared.storage import source as sources
 
 NOTHING = Manifest().digest
 """What names an artifact that is not there: no split before, no model in service."""
@@ -51,9 +55,9 @@ def resolve(
         quantize_options: what quantize was asked beyond them
     """
     listing = _listing(source)
-    log = releases.read_log(work.store)
-    releases.check_writable(log)  # now, and not at the end of a day's training
-    key_id = keys.from_environment().id
+    log = release_log.read_log(work.store)
+    release_log.check_writable(log)  # now, and not at the end of a day's training
+    key_id = hash_keys.from_environment().id
     _same_key(log, key_id)
     revision = sources.revision(listing)
     begins_with = kept_weights.keep(weights, work.store) if weights else ""
@@ -61,9 +65,9 @@ def resolve(
     options = [ingest_options, merge_options, split_options, train_options]
     options += [evaluate_options, policy, quantize_options]
     request = contracts.fingerprint([_plain([asked, options]), revision, key_id, begins_with, code])
-    service = releases.in_service(log)
+    service = release_log.in_service(log)
     seen = {
-        "previous": releases.newest_split(log),
+        "previous": release_log.newest_split(log),
         "champion": service.record["model"] if service else "",
         "champion_version": service.version if service else "",
     }
@@ -78,7 +82,7 @@ def resolve(
         "revision": revision,
         "files": len(listing),
         "key_id": key_id,
-        "head": releases.head(log),
+        "head": release_log.head(log),
         "request": request,
         "code": contracts.fingerprint(code),
         "repeats": log[-1].record.get("run", "") if repeats else "",
@@ -107,14 +111,14 @@ def _listing(address: str) -> list[sources.Entry]:
     return listing
 
 
-def _repeats(work_: Work, log: list[releases.Entry], request: str) -> bool:
+def _repeats(work_: Work, log: list[release_log.Entry], request: str) -> bool:
     """Whether the newest entry answers this very request, with all of its work still there to be found done."""
     if not log or log[-1].record.get("request") != request:
         return False
     return work.whole(work_.store, log[-1].record["decision"])
 
 
-def _look(work_: Work, log: list[releases.Entry], request: str, champion_now: str) -> tuple[int, float]:
+def _look(work_: Work, log: list[release_log.Entry], request: str, champion_now: str) -> tuple[int, float]:
     """The number that this run's look at the locked test has, from 1, and the error rate that those before it spent.
 
     Every decision is a look, whatever it came to: who tries often enough passes any test once. A release that a person
@@ -123,9 +127,9 @@ def _look(work_: Work, log: list[releases.Entry], request: str, champion_now: st
     """
     looks: dict[tuple[str, ...], int] = {}
     costs: list[float] = []
-    split, known = releases.newest_split(log), 0
+    split, known = release_log.newest_split(log), 0
     for entry in log:
-        if entry.kind in releases.DECISIONS:
+        if entry.kind in release_log.DECISIONS:
             champion = str(entry.record.get("seen", {}).get("champion", ""))
             asked = str(entry.record.get("request")), champion, str(entry.record.get("model"))
             number = looks.setdefault(asked, len(looks) + 1)
@@ -138,14 +142,14 @@ def _look(work_: Work, log: list[releases.Entry], request: str, champion_now: st
     return number, sum(costs[: number - 1])
 
 
-def _same_key(log: list[releases.Entry], key_id: str) -> None:
-    known = releases.key_id(log)
+def _same_key(log: list[release_log.Entry], key_id: str) -> None:
+    known = release_log.key_id(log)
     if known not in ("", key_id):
         raise ValueError(
             f"The hash key at hand has the id {key_id}, and this store was made with key {known}. With another key "
-            f"every patient would look new, and test patients would leak into training. Set {keys.VARIABLE} to the "
-            "store's key (if it was rotated, the one since then), or set MEDLOOP_HOME to another directory to begin a "
-            "new loop."
+            f"every patient would look new, and test patients would leak into training. Set {hash_keys.VARIABLE} to "
+            "the store's key (if it was rotated, the one since then), or set MEDLOOP_HOME to another directory to "
+            "begin a new loop."
         )
 
 

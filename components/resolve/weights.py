@@ -7,7 +7,7 @@ import tempfile
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
-from components.shared.store import Store
+from components.shared.storage.store import Store
 
 LIMIT = 4 * 2**30
 """A file of more bytes is no file of weights."""
@@ -55,7 +55,7 @@ def _of_file(path: Path, address: str, store: Store) -> str:
 
 
 def _from_bucket(address: str, path: Path) -> None:
-    from components.shared import s3  # only those who name a bucket need the client
+    from components.shared.storage import s3
 
     bucket, _, name = address.removeprefix("s3://").partition("/")
     folder, _, last = name.rpartition("/")

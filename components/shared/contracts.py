@@ -10,8 +10,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 
-from components.shared import names
-from components.shared.documents import parse_json
+from components.shared.parsing import names
+from components.shared.parsing.json_documents import parse_json
 
 In = Annotated[Path, "in"]
 """A stage's argument that is a directory to read."""

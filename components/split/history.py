@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from components.shared.contracts import read_record
-from components.shared.tables import SPLIT, read_table, write_table
+from components.shared.datasets.parquet_tables import SPLIT, read_table, write_table
 from components.split.columns import NONE, Codes, distinct, least, named, positions, side_codes
 
 PATIENTS = pa.schema(

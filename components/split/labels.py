@@ -9,7 +9,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from components.shared.tables import read_table, write_table
+from components.shared.datasets.parquet_tables import read_table, write_table
 
 FILE = "labels.parquet"
 LABELS = pa.schema([("pixel_digest", pa.string()), ("labels", pa.string())])

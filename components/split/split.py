@@ -10,8 +10,8 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from components.shared.contracts import Between, In, Out, fingerprint, read_record, write_record
-from components.shared.tables import SPLIT, read_table, write_table
-from components.shared.work import log
+from components.shared.datasets.parquet_tables import SPLIT, read_table, write_table
+from components.shared.runtime.work import log
 from components.split.columns import NONE, SIDES, Codes, named, once, positions, side_codes
 from components.split.consent import withdrawn_ids, withdrawn_images, withdrawn_patients
 from components.split.draw import lots

@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from components.shared.tables import AGES
+from components.shared.datasets.parquet_tables import AGES
 from components.split.columns import Codes, distinct, positions
 
 IMAGES = (2, 3, 5, 9, 17, 33, 65)

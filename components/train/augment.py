@@ -10,7 +10,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from components.shared.interface import nearest
+from components.shared.runtime.interface import nearest
 from components.train import changes
 
 

@@ -17,8 +17,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from components.shared.store import Store
-from components.shared.work import log, sentence
+from components.shared.runtime.work import log, sentence
+from components.shared.storage.store import Store
 
 FOLDER = "tensorboard"
 """Where in the store the courses lie: what `tensorboard --logdir` is given."""

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from components.shared.work import Work, log, sentence
+from components.shared.runtime.work import Work, log, sentence
 
 PREFIX = "checkpoint-"
 SHARE = 0.02

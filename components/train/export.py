@@ -16,9 +16,9 @@ from torch import nn
 
 from components.shared import contracts
 from components.shared.contracts import In
-from components.shared.documents import read_json
-from components.shared.runtime import OUTPUTS, PRECISIONS, Model
-from components.shared.views import normalise
+from components.shared.imaging.views import normalise
+from components.shared.inference import OUTPUTS, PRECISIONS, Model
+from components.shared.parsing.json_documents import read_json
 
 OPSET = 18
 """The one that torch's exporter writes by itself; newer ones are converted from it, and give readers nothing more."""

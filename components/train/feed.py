@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from components.shared.dataset import Views
+from components.shared.datasets.dataset import Views
 
 AHEAD = 2
 """How many batches wait while one is learned from."""

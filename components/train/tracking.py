@@ -16,8 +16,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from components.shared import diary
-from components.shared.work import code_version, log
+from components.shared.runtime import step_log
+from components.shared.runtime.work import code_version, log
 
 EXPERIMENT = "medloop"
 PATIENCE = 60.0
@@ -110,7 +110,7 @@ class Tracking:
         else:
             mark = {"medloop.work": self.key}
             self._run = client.create_run(number, run_name=f"train {self.key[:12]}", tags=mark).info.run_id
-        told = {"code": code_version("train"), "run": diary.run(), **self.tags}
+        told = {"code": code_version("train"), "run": step_log.run(), **self.tags}
         tags = [RunTag(f"medloop.{name}", value) for name, value in told.items() if value]
         parameters = [Param(name, str(value)) for name, value in self.parameters.items()]
         for first in range(0, max(len(parameters), 1), MOST):

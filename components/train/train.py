@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 
 from components.shared import contracts
 from components.shared.contracts import Between, In, OneOf, Out
-from components.shared.dataset import Data, Views
-from components.shared.views import framing
-from components.shared.work import Work, event
+from components.shared.datasets.dataset import Data, Views
+from components.shared.imaging.views import framing
+from components.shared.runtime.work import Work, event
 from components.train import models
 from components.train import weights as pretrained
 from components.train.augment import Augmentation

@@ -12,8 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from components.shared.price import read_price
-from components.shared.work import Work
+from components.shared.runtime.price import read_price
+from components.shared.runtime.work import Work
 from components.train.board import Board
 from components.train.feed import Side
 from components.train.judge import probabilities

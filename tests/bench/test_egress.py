@@ -19,7 +19,7 @@ import components, time
 import onnxruntime, fastapi, uvicorn, mlflow, sqlalchemy, alembic, kfp, kfp.local, docker, pyarrow, pydicom, nibabel
 import onnx, matplotlib, jinja2, minio, cryptography, typer, rich, tensorboardX
 from mlflow import MlflowClient
-from components.serve.app import create_app
+from serving.app import create_app
 MlflowClient(tracking_uri="sqlite:///{home}/tracking.db").search_experiments()
 time.sleep(2)
 """
@@ -49,7 +49,9 @@ def test_the_images_switch_the_same_telemetry_off(name: str) -> None:
     assert {key: said.get(key) for key in TELEMETRY_OFF} == TELEMETRY_OFF
 
 
-@pytest.mark.parametrize("module", ["workflows.cli", "workflows.engine", "components.stage", "components.__main__"])
+@pytest.mark.parametrize(
+    "module", ["medloop.cli.main", "medloop.runner.engine", "components.stage", "components.__main__"]
+)
 def test_an_entry_point_switches_it_off_before_it_loads_a_library(module: str) -> None:
     program = f"import {module}, os, sys; print({{n: os.environ.get(n) for n in {list(TELEMETRY_OFF)}}}, end='')"
     done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True, env={})

@@ -10,6 +10,7 @@ import re
 import sys
 import tomllib
 from collections.abc import Iterator
+from graphlib import CycleError, TopologicalSorter
 from importlib.metadata import packages_distributions
 from pathlib import Path
 
@@ -19,6 +20,11 @@ ROOT = Path(__file__).resolve().parents[2]
 INTERFACES = "component*.py"
 """Files that hold a typed interface for the pipeline, and nothing else."""
 INTERFACE_IMPORTS = ("kfp.dsl", "components.stage")
+OURS = ("components", "serving", "workflows", "medloop")
+LAYERS = {"components.shared": 0, "components": 1, "serving": 1, "workflows": 2, "medloop": 3}
+"""A module imports its own layer and lower ones."""
+ROOTS = {"", "components", "components.shared", "medloop"}
+"""Folders whose own files stand beside folders that import them."""
 
 
 def named(distribution: str) -> str:
@@ -69,7 +75,7 @@ def module_file(module: str, root: Path) -> Path | None:
 
 def reached(root: Path, stage: str) -> list[Path]:
     """The files that a stage may come to: its own but for the interface, and what they import of components.shared."""
-    waiting = [path for path in sorted((root / "components" / stage).rglob("*.py")) if not path.match(INTERFACES)]
+    waiting = [path for path in sorted(folder(root, stage).rglob("*.py")) if not path.match(INTERFACES)]
     seen = {*waiting}
     while waiting:
         for module in imports(waiting.pop(), root):
@@ -80,8 +86,14 @@ def reached(root: Path, stage: str) -> list[Path]:
     return sorted(seen)
 
 
+def folder(root: Path, name: str) -> Path:
+    """The folder of a stage, or of the service, whose image is called serve."""
+    return root / "serving" if name == "serve" else root / "components" / name
+
+
 def _is_own(module: str, stage: str) -> bool:
-    return any(f"{module}.".startswith(f"components.{folder}.") for folder in (stage, "shared"))
+    own = "serving" if stage == "serve" else f"components.{stage}"
+    return module == "components" or f"{module}.".startswith((f"{own}.", "components.shared."))
 
 
 def violations(root: Path, stage: str) -> list[str]:
@@ -91,10 +103,10 @@ def violations(root: Path, stage: str) -> list[str]:
     for path in reached(root, stage):
         for module in imports(path, root):
             top = module.split(".")[0]
-            ours = top in ("components", "workflows")
+            ours = top in OURS
             if not _is_own(module, stage) and (ours or not (top in sys.stdlib_module_names or top in packages)):
                 found.append(f"{path.relative_to(root)} imports {module}")
-    for interface in (root / "components" / stage).glob(INTERFACES):
+    for interface in folder(root, stage).glob(INTERFACES):
         for module in imports(interface, root):
             top = module.split(".")[0]
             if module not in INTERFACE_IMPORTS and top not in sys.stdlib_module_names:
@@ -104,9 +116,8 @@ def violations(root: Path, stage: str) -> list[str]:
 
 def folders(root: Path) -> list[str]:
     """Everything that has an image of its own: the stages, and the service."""
-    return sorted(
-        path.name for path in (root / "components").iterdir() if any(path.glob("*.py")) and path.name != "shared"
-    )
+    stages = (path for path in (root / "components").iterdir() if any(path.glob("*.py")) and path.name != "shared")
+    return [*sorted(path.name for path in stages), "serve"]
 
 
 @pytest.mark.parametrize("stage", folders(ROOT))
@@ -119,12 +130,61 @@ def test_every_stage_and_the_service_are_looked_at() -> None:
     assert {*stages, "serve"} <= set(folders(ROOT))
 
 
-def test_nothing_in_components_imports_workflows() -> None:
-    files = sorted((ROOT / "components").rglob("*.py"))
-    found = [
-        f"{path.name} imports {m}" for path in files for m in imports(path, ROOT) if m.split(".")[0] == "workflows"
-    ]
-    assert found == []
+def graph(root: Path) -> dict[str, set[str]]:
+    """Every module of ours, with those that it imports."""
+    files = {path: module_name(path, root) for top in OURS for path in sorted((root / top).rglob("*.py"))}
+    names = set(files.values())
+    found: dict[str, set[str]] = {}
+    for path, name in files.items():
+        wanted = {m if m in names else m.rpartition(".")[0] for m in imports(path, root)}
+        found[name] = {m for m in wanted if m in names and m != name}
+    return found
+
+
+def module_name(path: Path, root: Path) -> str:
+    """The name under which a file is imported."""
+    parts = path.relative_to(root).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def by_folder(modules: dict[str, set[str]], root: Path) -> dict[str, set[str]]:
+    """The same graph, of folders."""
+
+    def of(name: str) -> str:
+        return name if (root.joinpath(*name.split(".")) / "__init__.py").is_file() else name.rpartition(".")[0]
+
+    found: dict[str, set[str]] = {}
+    for name, wanted in modules.items():
+        found.setdefault(of(name), set()).update(of(m) for m in wanted if of(m) != of(name))
+    return found
+
+
+def cycle(modules: dict[str, set[str]]) -> list[str]:
+    """A cycle of imports, or nothing."""
+    try:
+        [*TopologicalSorter(modules).static_order()]
+    except CycleError as error:
+        return [*error.args[1]]
+    return []
+
+
+def test_no_import_runs_upwards() -> None:
+    def layer(name: str) -> int:
+        return LAYERS["components.shared" if f"{name}.".startswith("components.shared.") else name.partition(".")[0]]
+
+    modules = graph(ROOT)
+    assert len(modules) > 150
+    assert [f"{name} imports {m}" for name, wanted in modules.items() for m in wanted if layer(m) > layer(name)] == []
+
+
+def test_no_modules_import_one_another() -> None:
+    assert cycle(graph(ROOT)) == []
+    assert cycle({"a": {"b"}, "b": {"a"}})
+
+
+def test_no_folders_import_one_another() -> None:
+    below = {name: wanted for name, wanted in by_folder(graph(ROOT), ROOT).items() if name not in ROOTS}
+    assert cycle({name: wanted - ROOTS for name, wanted in below.items()}) == []
 
 
 def test_only_train_imports_torch() -> None:
@@ -135,7 +195,7 @@ def test_only_train_imports_torch() -> None:
 
 
 def test_the_shared_contracts_need_the_standard_library_alone() -> None:
-    for name in ("contracts", "interface", "keys", "source"):
+    for name in ("contracts", "runtime/interface", "privacy/hash_keys", "storage/source"):
         modules = imports(ROOT / "components" / "shared" / f"{name}.py", ROOT)
         others = {m for m in modules if m.split(".")[0] not in sys.stdlib_module_names}
         assert {m for m in others if not m.startswith("components.shared.")} == set(), name

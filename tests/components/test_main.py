@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from components.shared.contracts import Manifest
-from components.shared.interface import read, stages
-from components.shared.store import Store, open_store
+from components.shared.runtime.interface import read, stages
+from components.shared.storage.store import Store, open_store
 from tests import made
 from tests.components.shared.steps import contents, manifest, nothing, step
 

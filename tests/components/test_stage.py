@@ -6,7 +6,7 @@ import importlib
 
 import pytest
 
-from components.shared.interface import stages
+from components.shared.runtime.interface import stages
 
 
 @pytest.mark.parametrize("name", stages())

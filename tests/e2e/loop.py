@@ -16,8 +16,8 @@ from typing import Any
 
 import pytest
 
-from components.shared.store import Store
-from workflows.story import artifact_file
+from components.shared.storage.store import Store
+from medloop.runner.explain import artifact_file
 
 ROOT = Path(__file__).resolve().parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -43,7 +43,7 @@ class Place:
 
     def medloop(self, *arguments: str, status: int = 0) -> subprocess.CompletedProcess[str]:
         """Run `medloop` to its end; the exit status must be as said."""
-        command = [sys.executable, "-W", "error::DeprecationWarning:components", "-m", "workflows.cli", *arguments]
+        command = [sys.executable, "-W", "error::DeprecationWarning:components", "-m", "medloop.cli.main", *arguments]
         done = subprocess.run(
             command, capture_output=True, text=True, env=self.environment(), cwd=ROOT, timeout=280, check=False
         )
@@ -58,7 +58,7 @@ class Place:
 
     def begin(self, *arguments: str) -> subprocess.Popen[str]:
         """Start a run on this place's scans without waiting for it."""
-        command = [sys.executable, "-m", "workflows.cli", "run", "--source", str(self.scans), *QUICK, *arguments]
+        command = [sys.executable, "-m", "medloop.cli.main", "run", "--source", str(self.scans), *QUICK, *arguments]
         return subprocess.Popen(
             command,
             stdout=subprocess.PIPE,

@@ -89,7 +89,7 @@ def on_a_disk(place: Place, mount: str) -> subprocess.CompletedProcess[str]:
         pytest.skip("this machine does not let a user make a mount namespace, so no disk can be filled or locked")
     disk = place.home / "disk"
     disk.mkdir()
-    run = f"{mount.format(disk=disk)} && exec {sys.executable} -m workflows.cli run --source {place.scans}"
+    run = f"{mount.format(disk=disk)} && exec {sys.executable} -m medloop.cli.main run --source {place.scans}"
     environment = {**place.environment(), "MEDLOOP_STORE": str(disk / "store")}
     command = ["unshare", "-rm", "sh", "-c", run]
     return subprocess.run(command, capture_output=True, text=True, env=environment, cwd=ROOT, check=False)

@@ -17,14 +17,14 @@ import docker
 import pytest
 from docker.models.containers import Container
 
-from components.shared.interface import stages
-from components.shared.store import open_store
+from components.shared.runtime.interface import stages
+from components.shared.storage.store import open_store
+from medloop.runner.containers import LABEL, network
 from tests.components.shared.servers import moto
 from tests.e2e.loop import QUICK, ROOT, Place, end, same_but_for_time
 from tests.e2e.test_interruptions import checkpoints
 from tests.e2e.test_s3 import over
 from tests.images.built import WHERE, image, require
-from workflows.containers import LABEL, network
 
 
 def test_a_run_in_containers_equals_a_run_in_processes(place: Place) -> None:
@@ -112,7 +112,7 @@ def test_the_network_of_this_machine_is_used_where_storage_is_on_it() -> None:
 
 
 def test_without_an_engine_a_run_in_containers_says_so(place: Place) -> None:
-    command = [sys.executable, "-m", "workflows.cli", "run", "--source", str(place.scans), "--runner", "docker"]
+    command = [sys.executable, "-m", "medloop.cli.main", "run", "--source", str(place.scans), "--runner", "docker"]
     environment = {**place.environment(), "DOCKER_HOST": "unix:///nowhere/docker.sock"}
     done = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=ROOT, check=False)
     assert done.returncode == 1

@@ -18,13 +18,15 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from components.shared import contracts, releases, signing, stage_keys, work
-from components.shared.artifacts import gather
+from components.shared import contracts
 from components.shared.contracts import Blob, Manifest, encode
-from components.shared.store import Store, open_store
+from components.shared.ledger import release_log, signing, stage_keys
+from components.shared.runtime import work
+from components.shared.storage.artifacts import gather
+from components.shared.storage.store import Store, open_store
 from tests import made
 from tests.components.shared.signers import Pair, use
-from tests.workflows.by_hand import LENIENT, QUICK, ByHand
+from tests.medloop.by_hand import LENIENT, QUICK, ByHand
 
 STAGES = ("ingest", "merge", "split", "train", "evaluate", "quantize", "gate")
 HELD = ("releases", "approvals", "lease")
@@ -378,7 +380,7 @@ def figures(store: Store, report: str) -> Any:
 
 def truth(store: Store) -> list[tuple[str, Any]]:
     """What the log says was released: the model, and the figures of the report behind it."""
-    log = releases.read_log(open_store(store.uri))
+    log = release_log.read_log(open_store(store.uri))
     return [(entry.record["model"], figures(store, entry.record["report"])) for entry in log]
 
 
@@ -404,7 +406,7 @@ def is_refused(run: ByHand, policy: Mapping[str, Any] = LENIENT) -> bool:
     try:
         run.whole(policy)
     except (OSError, ValueError, RuntimeError) as error:
-        return bool(str(error)) and releases.FOLDER not in {path.name for path in Path(run.store.uri).iterdir()}
+        return bool(str(error)) and release_log.FOLDER not in {path.name for path in Path(run.store.uri).iterdir()}
     return False
 
 
@@ -414,10 +416,10 @@ def test_who_may_write_into_the_store_gets_nothing_untrue_signed_or_released(
 ) -> None:
     true_figures = signed(attacker.store)
     ATTACKS[name](attacker)
-    planted = attacker.store.names(releases.FOLDER)
+    planted = attacker.store.names(release_log.FOLDER)
     if not (is_refused(attacker.run) or planted):
         assert truth(attacker.store) == truth(honest.store)
-    assert attacker.store.names(releases.FOLDER)[: len(planted)] == planted
+    assert attacker.store.names(release_log.FOLDER)[: len(planted)] == planted
     assert all(each in true_figures for each in signed(attacker.store))
     attacker.found_nothing()
 
@@ -586,7 +588,7 @@ def test_an_image_that_trains_cannot_release_itself(name: str, attacker: Attacke
         assert with_key  # its own model is released where it is good enough, by what is true of it
         if name != "with its key: an entry of the release log":
             assert [each for _, each in truth(run.store)] == judged_anew(run)
-    assert len(attacker.store.names(releases.FOLDER)) <= 1
+    assert len(attacker.store.names(release_log.FOLDER)) <= 1
     attacker.found_nothing()
 
 
@@ -685,7 +687,7 @@ def test_a_source_that_is_touched_again_and_again_does_not_stop_the_loop(
         run.whole()
         for path in run.scans.rglob("*.png"):
             os.utime(path)
-    assert [entry.kind for entry in releases.read_log(run.store)] == ["release"]
+    assert [entry.kind for entry in release_log.read_log(run.store)] == ["release"]
 
 
 def test_a_key_that_signs_is_enough_and_may_be_replaced(
@@ -699,4 +701,4 @@ def test_a_key_that_signs_is_enough_and_may_be_replaced(
     a.run.whole()
     (released,), (true,) = truth(a.store), truth(honest.store)
     assert released == true
-    assert "splendid" not in str(releases.read_log(a.store)[0].record["sentence"])
+    assert "splendid" not in str(release_log.read_log(a.store)[0].record["sentence"])

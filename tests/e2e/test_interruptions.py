@@ -7,8 +7,8 @@ import re
 import signal
 from pathlib import Path
 
-from components.shared import releases
-from components.shared.store import open_store
+from components.shared.ledger import release_log
+from components.shared.storage.store import open_store
 from tests.e2e.loop import Place, end, states, wait_for
 
 LONG = ("--set", "epochs=10")
@@ -30,7 +30,7 @@ def test_ctrl_c_ends_all_children_and_the_run_goes_on(place: Place) -> None:
     assert "the same command goes on from there" in printed
     assert place.processes() == []
     assert not list((place.home / "runs").glob("*/tmp"))
-    assert releases.read_log(open_store(str(place.home / "store"))) == []
+    assert release_log.read_log(open_store(str(place.home / "store"))) == []
     again = place.begin(*LONG)
     printed, _ = again.communicate(timeout=250)
     assert again.returncode == 0, printed

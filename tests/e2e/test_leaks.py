@@ -19,8 +19,8 @@ from urllib.parse import quote
 import pytest
 
 from bench import egress
-from components.shared.privacy import NAMES
-from components.shared.stage_keys import derive
+from components.shared.ledger.stage_keys import derive
+from components.shared.privacy.redaction import NAMES
 from tests.components.shared.signers import Pair
 from tests.e2e.leaks import forms, found, found_in
 from tests.e2e.loop import QUICK, Place
@@ -137,7 +137,7 @@ def act(done: Loop) -> None:
 
 def say(done: Loop, name: str, *arguments: str, status: int | None = 0) -> None:
     """Run a command, under the tracer where there is one, and keep what it says."""
-    command = [sys.executable, "-m", "workflows.cli", *arguments]
+    command = [sys.executable, "-m", "medloop.cli.main", *arguments]
     if egress.available():
         command = egress.traced(command, done.base / "traces" / name)
     ended = subprocess.run(

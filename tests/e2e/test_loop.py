@@ -13,13 +13,14 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
-from components.shared import contracts, releases
+from components.shared import contracts
 from components.shared.contracts import Manifest
-from components.shared.interface import read
-from components.shared.keys import SYNTHETIC
-from components.shared.store import open_store
+from components.shared.ledger import release_log
+from components.shared.privacy.hash_keys import SYNTHETIC
+from components.shared.runtime.interface import read
+from components.shared.storage.store import open_store
+from medloop.runner.explain import artifact_file
 from tests.e2e.loop import ROOT, Place, outputs, same_but_for_time, shown_as, states
-from workflows.story import artifact_file
 
 PURE = ("ingest", "merge", "split", "train", "evaluate", "gate", "quantize")
 
@@ -151,7 +152,7 @@ def test_new_scans_retrain_and_no_known_patient_changes_side(
     store = open_store(str(place.home / "store"))
     report = next(step for step in reversed(second["stages"]) if step["stage"] == "evaluate")["outputs"]["report"]
     figures = contracts.decode("metrics", artifact_file(store, report, "metrics.json"), "metrics.json")
-    in_service = releases.versions(releases.read_log(store))["v1"].record["model"]
+    in_service = release_log.versions(release_log.read_log(store))["v1"].record["model"]
     assert figures["comparison"]["champion"] == in_service
     assert figures["core"]["images"] + figures["new"]["images"] == figures["all"]["images"]
     assert second["outcome"] == "released"
@@ -195,7 +196,7 @@ def test_stages_by_hand_give_what_the_pipeline_gave(released: tuple[Place, dict[
         record = contracts.decode("result", store.read(f"work/{step['key']}/result.json") or b"", "result")
         parameters = dict(record["parameters"])
         if step["stage"] == "ingest":
-            from components.shared import source
+            from components.shared.storage import source
 
             parameters["source"] = str(tmp_path / "scans")
             parameters["revision"] = source.revision(source.entries(parameters["source"]))

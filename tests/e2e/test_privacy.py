@@ -298,7 +298,7 @@ def test_a_file_that_cannot_be_read_is_not_named(broken: Said) -> None:
     drop = ["setpriv", "--bounding-set", powers, "--inh-caps", powers] if os.geteuid() == 0 else []
     if drop and subprocess.run([*drop, "true"], capture_output=True, check=False).returncode:
         pytest.skip("this machine does not let root give up reading everything")
-    command = [*drop, sys.executable, "-m", "workflows.cli", "run", "--source", str(broken.source), *QUICK]
+    command = [*drop, sys.executable, "-m", "medloop.cli.main", "run", "--source", str(broken.source), *QUICK]
     done = subprocess.run(
         command, capture_output=True, text=True, env=broken.place.environment(), cwd=ROOT, check=False
     )

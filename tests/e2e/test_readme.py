@@ -61,7 +61,7 @@ def test_every_command_of_the_readme_works(copy: Path) -> None:
 def test_the_readme_names_every_command() -> None:
     from typer.main import get_command
 
-    from workflows.cli import app
+    from medloop.cli.main import app
 
     names = set(get_command(app).commands)  # type: ignore[attr-defined]
     assert len(names) > 15

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from components.shared.contracts import Manifest, digest
-from components.shared.store import open_store
+from components.shared.storage.store import open_store
 from tests.components.shared.faults import faulty
 from tests.components.shared.servers import BUCKET, KEY, SECRET, S3Server, client, minio, moto, rclone
 from tests.e2e.loop import QUICK, Place, outputs, states

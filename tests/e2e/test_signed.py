@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from components.shared import signing
 from components.shared.contracts import Manifest
-from components.shared.store import open_store
+from components.shared.ledger import signing
+from components.shared.storage.store import open_store
 from tests.components.shared.signers import Pair
 from tests.e2e.leaks import unpacked
 from tests.e2e.loop import Place, outputs

@@ -8,8 +8,8 @@ from functools import cache
 
 import pytest
 
-from components.shared.work import code_version
-from workflows.images import choose
+from components.shared.runtime.work import code_version
+from workflows.image_names import choose
 
 WHERE = os.environ.get("MEDLOOP_IMAGES", "")
 ISOLATED = (
@@ -41,7 +41,7 @@ def python(name: str, code: str, *options: str) -> subprocess.CompletedProcess[s
 @cache
 def why_not(name: str) -> str:
     """Why an image cannot be tested, or nothing."""
-    code = f"from components.shared.work import code_version; print(code_version({name!r}))"
+    code = f"from components.shared.runtime.work import code_version; print(code_version({name!r}))"
     try:
         done = python(name, code)
     except FileNotFoundError:

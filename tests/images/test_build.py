@@ -11,10 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from components.shared.interface import stages
+from components.shared.runtime.interface import stages
 from images.build import LABEL, labels, names, reference
 from tests.images.built import docker, image, require
-from workflows.images import choose
+from workflows.image_names import choose
 
 ROOT = Path(__file__).resolve().parents[2]
 

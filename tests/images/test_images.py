@@ -18,8 +18,8 @@ import pytest
 from packaging.requirements import Requirement
 
 from components.shared.contracts import Manifest
-from components.shared.interface import read, stages
-from components.shared.store import Store, open_store
+from components.shared.runtime.interface import read, stages
+from components.shared.storage.store import Store, open_store
 from images.build import LABEL, labels, names
 from tests import made
 from tests.components.shared.steps import nothing, step

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from components.ingest.asked import Asked
-from components.shared.yaml_documents import read_yaml
+from components.shared.parsing.yaml_documents import read_yaml
 from workflows.parameters import settle
 
 FILES = sorted((Path(__file__).resolve().parents[2] / "workflows" / "params").glob("*.yaml"))

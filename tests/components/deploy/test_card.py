@@ -11,14 +11,15 @@ from typer.testing import CliRunner
 
 from components.deploy import card
 from components.deploy.card import Told
-from components.deploy.registry import CARD
-from components.shared import contracts, releases
-from components.shared.artifacts import gather
+from components.shared import contracts
 from components.shared.contracts import Manifest
-from components.shared.store import Store, open_store
+from components.shared.ledger import release_log
+from components.shared.ledger.model_registry import CARD
+from components.shared.storage.artifacts import gather
+from components.shared.storage.store import Store, open_store
+from medloop.cli.main import app
 from tests import made
 from tests.components.deploy.test_deploy import Candidate
-from workflows.cli import app
 
 CHAPTERS = [
     "# Model card: medloop v2",
@@ -193,7 +194,7 @@ def test_a_release_names_its_card_and_the_command_line_shows_it(
 ) -> None:
     Candidate(tmp_path / "one", store).deploy()
     Candidate(tmp_path / "two", store, gain=9).deploy()
-    entry = releases.read_log(store)[1]
+    entry = release_log.read_log(store)[1]
     manifest = Manifest.decode(store.get(entry.record["card"]), "card")
     assert set(manifest.files) == {CARD}
     words = store.get(manifest.files[CARD].digest).decode()
@@ -214,7 +215,7 @@ def test_the_card_comes_into_the_registry(store: Store, tmp_path: Path, monkeypa
     from mlflow import MlflowClient
 
     (version,) = MlflowClient().search_model_versions("name='medloop'")
-    entry = releases.read_log(store)[0].record
+    entry = release_log.read_log(store)[0].record
     assert version.description.startswith("# Model card: medloop v1\n")
     assert len(version.description) <= 5000
     assert version.tags["medloop.card"] == entry["card"]

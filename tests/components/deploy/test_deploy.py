@@ -10,13 +10,14 @@ import onnx
 import pytest
 from onnx import numpy_helper
 
-from components.deploy.approval import FOLDER, approve, newest
-from components.deploy.registry import project
-from components.shared import contracts, releases
-from components.shared.artifacts import gather
-from components.shared.notify import VARIABLE
-from components.shared.store import Store, open_store
-from components.shared.work import Done
+from components.shared import contracts
+from components.shared.ledger import release_log
+from components.shared.ledger.approvals import FOLDER, approve, newest
+from components.shared.ledger.model_registry import project
+from components.shared.runtime.notify import VARIABLE
+from components.shared.runtime.work import Done
+from components.shared.storage.artifacts import gather
+from components.shared.storage.store import Store, open_store
 from tests import made
 from tests.components.shared.decisions import DATASET, SPLIT, decision, state
 from tests.components.shared.servers import BUCKET, free_port, listening, rclone
@@ -43,7 +44,7 @@ class Candidate:
     def inputs(self, verdict: dict[str, Any] | None = None, seen: dict[str, Any] | None = None) -> tuple[Path, Path]:
         """The directories of decision and state."""
         self.tries += 1
-        service = releases.in_service(releases.read_log(self.store))
+        service = release_log.in_service(release_log.read_log(self.store))
         champion = service.record["model"] if service else ""
         folders = self.root / f"decision{self.tries}", self.root / f"state{self.tries}"
         decision(folders[0], self.store, **{"model": self.digest, "champion": champion, **(verdict or {})})
@@ -63,7 +64,7 @@ def candidate(tmp_path: Path, store: Store) -> Candidate:
 
 def test_an_approved_model_goes_into_service(candidate: Candidate, store: Store) -> None:
     done = candidate.deploy()
-    log = releases.read_log(store)
+    log = release_log.read_log(store)
     entry = log[0].record
     assert done.values == {"outcome": "released", "version": "v1", "sentence": "v1: It is approved."}
     assert [e.kind for e in log] == ["release"]
@@ -83,7 +84,7 @@ def test_an_approved_model_goes_into_service(candidate: Candidate, store: Store)
 def test_versions_count_on(candidate: Candidate, store: Store, tmp_path: Path) -> None:
     candidate.deploy()
     assert Candidate(tmp_path / "next", store, gain=9).deploy().values["version"] == "v2"
-    assert [entry.version for entry in releases.history(releases.read_log(store))] == ["v1", "v2"]
+    assert [entry.version for entry in release_log.history(release_log.read_log(store))] == ["v1", "v2"]
 
 
 def test_the_model_in_service_is_not_released_again(candidate: Candidate, store: Store) -> None:
@@ -91,14 +92,14 @@ def test_the_model_in_service_is_not_released_again(candidate: Candidate, store:
     again = candidate.deploy()
     assert again.values["outcome"] == "unchanged"
     assert again.values["sentence"] == "This very model is in service already, as v1."
-    assert len(releases.read_log(store)) == 1
+    assert len(release_log.read_log(store)) == 1
 
 
 def test_a_try_that_died_after_its_entry_finds_it_done(candidate: Candidate, store: Store) -> None:
     candidate.deploy()
     again = candidate.deploy(verdict={"champion": ""}, seen={"champion": "", "head": ""})
     assert again.values["version"] == "v1"
-    assert len(releases.read_log(store)) == 1
+    assert len(release_log.read_log(store)) == 1
 
 
 @pytest.mark.parametrize(
@@ -120,7 +121,7 @@ def test_what_is_not_an_approval_of_this_model_here_and_now_is_refused(
 ) -> None:
     with pytest.raises((RuntimeError, ValueError), match=sentence):
         candidate.deploy(verdict, seen)
-    assert releases.read_log(store) == []
+    assert release_log.read_log(store) == []
 
 
 def test_an_entry_written_by_someone_else_meanwhile_stops_it(
@@ -136,7 +137,7 @@ def test_an_entry_written_by_someone_else_meanwhile_stops_it(
     }
     with pytest.raises(RuntimeError, match="moved on since this run began: entry 1 was written"):
         step("deploy", store, inputs, run="run-2")
-    assert [entry.record["model"] for entry in releases.read_log(store)] == [other.digest]
+    assert [entry.record["model"] for entry in release_log.read_log(store)] == [other.digest]
 
 
 def test_a_model_that_was_not_compared_with_the_one_in_service_is_not_released(
@@ -144,8 +145,8 @@ def test_a_model_that_was_not_compared_with_the_one_in_service_is_not_released(
 ) -> None:
     other = Candidate(tmp_path / "other", store, gain=9)
     other.deploy()
-    log = releases.read_log(store)
-    seen = state(tmp_path / "seen", store, head=releases.head(log), champion="")
+    log = release_log.read_log(store)
+    seen = state(tmp_path / "seen", store, head=release_log.head(log), champion="")
     inputs = {
         "decision": decision(tmp_path / "decision", store, candidate.digest, champion=""),
         "state": seen,
@@ -153,7 +154,7 @@ def test_a_model_that_was_not_compared_with_the_one_in_service_is_not_released(
     }
     with pytest.raises(RuntimeError, match="The decision compares with no model, and in service is"):
         step("deploy", store, inputs, run="run-2")
-    assert releases.in_service(releases.read_log(store)) == log[-1]
+    assert release_log.in_service(release_log.read_log(store)) == log[-1]
 
 
 def test_a_model_that_a_person_took_back_is_not_released_again_by_a_run(
@@ -162,13 +163,13 @@ def test_a_model_that_a_person_took_back_is_not_released_again_by_a_run(
     candidate.deploy()
     bad = Candidate(tmp_path / "bad", store, gain=9)
     bad.deploy()
-    log = releases.read_log(store)
+    log = release_log.read_log(store)
     fields = {name: log[0].record[name] for name in ("version", "model", "runtime", "precision")}
-    releases.append(store, log, "rollback", **fields, reason="misses pneumonia", by="Dr. B")
+    release_log.append(store, log, "rollback", **fields, reason="misses pneumonia", by="Dr. B")
     again = bad.deploy()
     assert again.values["outcome"] == "withheld"
     assert "taken out of service by Dr. B (misses pneumonia)" in again.values["sentence"]
-    service = releases.in_service(releases.read_log(store))
+    service = release_log.in_service(release_log.read_log(store))
     assert service is not None
     assert service.version == "v1"
 
@@ -199,7 +200,7 @@ def test_a_model_that_gives_no_numbers_is_not_released(store: Store, tmp_path: P
     candidate.digest = gather(store, candidate.bundle).digest
     with pytest.raises(RuntimeError, match="no finite probabilities"):
         candidate.deploy()
-    assert releases.read_log(store) == []
+    assert release_log.read_log(store) == []
 
 
 def test_a_store_that_does_not_create_once_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -210,7 +211,7 @@ def test_a_store_that_does_not_create_once_is_refused(tmp_path: Path, monkeypatc
         candidate = Candidate(tmp_path / "candidate", store)
         with pytest.raises(RuntimeError, match=r"ignores If-None-Match.*a directory, MinIO, or AWS S3"):
             candidate.deploy()
-        assert releases.read_log(store) == []
+        assert release_log.read_log(store) == []
 
 
 def test_a_notification_is_posted(candidate: Candidate, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -226,7 +227,7 @@ def test_a_notification_is_posted(candidate: Candidate, monkeypatch: pytest.Monk
 def test_a_deaf_receiver_stops_no_release(candidate: Candidate, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(VARIABLE, f"http://127.0.0.1:{free_port()}/")
     assert candidate.deploy().values["version"] == "v1"
-    assert len(releases.read_log(store)) == 1
+    assert len(release_log.read_log(store)) == 1
 
 
 def test_a_tracking_server_that_is_not_there_stops_no_release(
@@ -234,7 +235,7 @@ def test_a_tracking_server_that_is_not_there_stops_no_release(
 ) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/no/such/folder/mlflow.db")
     assert candidate.deploy().values["version"] == "v1"
-    assert len(releases.read_log(store)) == 1
+    assert len(release_log.read_log(store)) == 1
 
 
 def test_without_a_tracking_address_nothing_is_projected(store: Store) -> None:
@@ -246,14 +247,14 @@ WAITS: dict[str, Any] = {"outcome": "awaiting approval"}
 
 def approved(candidate: Candidate, days: int = 30, **changes: Any) -> str:
     """Approve what this candidate's next decision will be, with the record changed; gives the decision's digest."""
-    service = releases.in_service(releases.read_log(candidate.store))
+    service = release_log.in_service(release_log.read_log(candidate.store))
     champion = service.record["model"] if service else ""
     folder = decision(
         candidate.root / f"given{len(changes)}{days}", candidate.store, candidate.digest, champion=champion, **WAITS
     )
     digest = gather(candidate.store, folder).digest
-    log = releases.read_log(candidate.store)
-    releases.append(candidate.store, log, "awaiting", model=candidate.digest, decision=digest)
+    log = release_log.read_log(candidate.store)
+    release_log.append(candidate.store, log, "awaiting", model=candidate.digest, decision=digest)
     record = approve(candidate.store, digest, {"subject": {"model": candidate.digest}}, "Dr. B", "Read them.", days)
     if changes:
         (name,) = candidate.store.names(f"{FOLDER}/{digest}")
@@ -281,7 +282,7 @@ def test_what_waited_goes_into_service_with_a_persons_approval(candidate: Candid
     digest = approved(candidate)
     done = candidate.deploy(WAITS)
     assert done.values["outcome"] == "released"
-    entry = releases.read_log(store)[1].record
+    entry = release_log.read_log(store)[1].record
     assert entry["decision"] == digest
     assert (entry["approval"]["by"], entry["approval"]["reason"]) == ("Dr. B", "Read them.")
     assert entry["approval"]["decision"] == digest
@@ -312,7 +313,7 @@ def test_an_approval_that_ended_or_is_another_ones_is_none(
     approved(candidate, **changes)
     with pytest.raises((RuntimeError, ValueError), match=sentence):
         candidate.deploy(WAITS)
-    assert [entry.kind for entry in releases.read_log(store)] == ["awaiting"]
+    assert [entry.kind for entry in release_log.read_log(store)] == ["awaiting"]
 
 
 def test_a_refused_decision_is_not_helped_by_an_approval(candidate: Candidate, store: Store) -> None:
@@ -337,10 +338,10 @@ def test_while_one_waits_others_may_be_refused_or_wait_and_nothing_else(
 ) -> None:
     service = made.release_bundle(store, made.make_bundle(tmp_path / "service", gain=9))
     approved(candidate)
-    before = releases.head(releases.read_log(store))
+    before = release_log.head(release_log.read_log(store))
     kept = {name: service.record[name] for name in ("version", "model", "runtime", "precision")}
     fields = {"promotion": kept, "rotation": {"key_id": "key"}}.get(what, {"model": "m"})
-    releases.append(store, releases.read_log(store), what, **fields)
+    release_log.append(store, release_log.read_log(store), what, **fields)
     if what in ("refusal", "awaiting", "seal"):
         assert candidate.deploy(WAITS, seen={"head": before}).values["outcome"] == "released"
         return
@@ -355,18 +356,18 @@ def test_an_approval_from_before_another_model_came_into_service_is_none(
     Candidate(tmp_path / "other", store, gain=9).deploy()
     with pytest.raises(RuntimeError, match=r"moved on|in service"):
         candidate.deploy({**WAITS, "champion": ""}, seen={"champion": "", "head": ""})
-    assert [entry.kind for entry in releases.read_log(store)] == ["awaiting", "release"]
+    assert [entry.kind for entry in release_log.read_log(store)] == ["awaiting", "release"]
 
 
 def test_what_is_approved_must_wait_by_the_log(candidate: Candidate, store: Store) -> None:
     """A run may break off between its two gates, and a model that waits may be refused under another policy."""
-    log = releases.read_log(store)
+    log = release_log.read_log(store)
     digest = gather(store, decision(candidate.root / "given", store, candidate.digest, **WAITS)).digest
     approve(store, digest, {"subject": {"model": candidate.digest}}, "Dr. B", "Read them.", 30)
     with pytest.raises(RuntimeError, match=r"does not say that the decision .* waits for approval: its run broke off"):
         candidate.deploy(WAITS)
-    entry = releases.append(store, log, "awaiting", model=candidate.digest, decision=digest)
-    releases.append(store, [entry], "refusal", model=candidate.digest)
+    entry = release_log.append(store, log, "awaiting", model=candidate.digest, decision=digest)
+    release_log.append(store, [entry], "refusal", model=candidate.digest)
     with pytest.raises(RuntimeError, match="or its model was refused since"):
         candidate.deploy(WAITS)
-    assert releases.in_service(releases.read_log(store)) is None
+    assert release_log.in_service(release_log.read_log(store)) is None

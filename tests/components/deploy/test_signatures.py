@@ -8,11 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from components.deploy.approval import FOLDER
-from components.shared import contracts, releases, signing
-from components.shared.artifacts import gather
+from components.shared import contracts
 from components.shared.contracts import Manifest
-from components.shared.store import Store, open_store
+from components.shared.ledger import release_log, signing
+from components.shared.ledger.approvals import FOLDER
+from components.shared.storage.artifacts import gather
+from components.shared.storage.store import Store, open_store
 from tests.components.deploy.test_deploy import WAITS, Candidate, approved
 from tests.components.shared.signers import Pair, use
 from tests.components.shared.steps import step
@@ -37,7 +38,7 @@ def ours(monkeypatch: pytest.MonkeyPatch) -> Pair:
 
 def test_what_is_signed_goes_into_service(candidate: Candidate, store: Store, ours: Pair) -> None:
     assert candidate.deploy().values["version"] == "v1"
-    assert releases.read_log(store)[0].record["signer"] == ours.id
+    assert release_log.read_log(store)[0].record["signer"] == ours.id
 
 
 def test_what_was_made_without_a_key_is_refused(
@@ -50,7 +51,7 @@ def test_what_was_made_without_a_key_is_refused(
         candidate.hand_in(*made)
     with pytest.raises(PermissionError, match="What resolve found is not signed"):
         candidate.hand_in(candidate.inputs()[0], made[1])
-    assert releases.read_log(store) == []
+    assert release_log.read_log(store) == []
 
 
 def test_the_decision_of_a_foreign_key_is_refused(
@@ -62,7 +63,7 @@ def test_the_decision_of_a_foreign_key_is_refused(
     use(monkeypatch, ours, ours)
     with pytest.raises(PermissionError, match=f"The decision is signed with the key {other.id}"):
         candidate.hand_in(*made)
-    assert releases.read_log(store) == []
+    assert release_log.read_log(store) == []
 
 
 def test_the_decision_of_a_key_that_was_rotated_out_but_is_still_trusted_is_taken(
@@ -108,7 +109,7 @@ def test_a_changed_decision_is_refused(
     change(decision)
     with pytest.raises(PermissionError, match=words):
         candidate.hand_in(decision, state)
-    assert releases.read_log(store) == []
+    assert release_log.read_log(store) == []
 
 
 def test_a_signed_decision_about_another_model_does_not_serve_for_this_one(
@@ -119,7 +120,7 @@ def test_a_signed_decision_about_another_model_does_not_serve_for_this_one(
     graph.write_bytes(graph.read_bytes() + b"\0")
     with pytest.raises(RuntimeError, match="The decision approves the model"):
         candidate.hand_in(decision, state)
-    assert releases.read_log(store) == []
+    assert release_log.read_log(store) == []
 
 
 def test_a_changed_object_of_the_model_is_refused(candidate: Candidate, store: Store) -> None:
@@ -134,7 +135,7 @@ def test_a_changed_object_of_the_model_is_refused(candidate: Candidate, store: S
     inputs = {name: store.fetch(made.digest) for name, made in handed.items()}
     with pytest.raises(OSError, match="does not hold what its name says"):
         step("deploy", store, {**inputs, "model": store.fetch(manifest.digest)}, run="run-1", by="someone")
-    assert releases.read_log(store) == []
+    assert release_log.read_log(store) == []
 
 
 def report_of(store: Store, decision: Path) -> Manifest:
@@ -153,7 +154,7 @@ def test_a_report_that_differs_or_is_gone_is_refused(candidate: Candidate, store
     path.unlink()
     with pytest.raises(FileNotFoundError, match="is not in"):
         candidate.hand_in(decision, state)
-    assert releases.read_log(store) == []
+    assert release_log.read_log(store) == []
 
 
 def test_a_report_about_another_model_is_refused(candidate: Candidate, store: Store, tmp_path: Path) -> None:
@@ -164,7 +165,7 @@ def test_a_report_about_another_model_is_refused(candidate: Candidate, store: St
     contracts.write_record("decision", decision / "decision.json", {**record, "report": theirs})
     with pytest.raises(RuntimeError, match="is another one than it was made on: model differs"):
         candidate.hand_in(decision, state)
-    assert releases.read_log(store) == []
+    assert release_log.read_log(store) == []
 
 
 def test_a_forged_entry_in_the_log_stops_a_release(
@@ -196,7 +197,7 @@ def test_a_manifest_that_names_another_size_is_refused(
     handed.write_bytes(text.replace(b"\n", b" "))
     with pytest.raises(ValueError, match="no manifest as medloop writes it"):
         step("deploy", store, inputs, run="run-1", by="someone")
-    assert releases.read_log(store) == []
+    assert release_log.read_log(store) == []
 
 
 def test_the_private_key_is_nowhere_in_the_store(candidate: Candidate, store: Store, ours: Pair) -> None:
@@ -228,7 +229,7 @@ def test_an_approval_counts_only_by_a_trusted_signature(
         store.create(name, changed)
         with pytest.raises(PermissionError, match=f"The approval .* {sentence}"):
             candidate.deploy(WAITS)
-    assert [entry.kind for entry in releases.read_log(store)] == ["awaiting"]
+    assert [entry.kind for entry in release_log.read_log(store)] == ["awaiting"]
     store.delete(name)
     store.create(name, sound)
     assert candidate.deploy(WAITS).values["outcome"] == "released"

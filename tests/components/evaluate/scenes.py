@@ -15,9 +15,10 @@ import pyarrow.parquet as pq
 from onnx import numpy_helper
 
 from components.evaluate.evaluate import evaluate
-from components.shared import contracts, dataset
-from components.shared.store import Store, open_store
-from components.shared.work import Work
+from components.shared import contracts
+from components.shared.datasets import dataset
+from components.shared.runtime.work import Work
+from components.shared.storage.store import Store, open_store
 from tests import made
 
 DIGESTS = {"model": "a" * 64, "champion": "b" * 64, "dataset": "c" * 64, "splits": "d" * 64}

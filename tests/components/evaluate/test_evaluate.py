@@ -17,9 +17,10 @@ from sklearn.metrics import cohen_kappa_score, roc_auc_score
 from components.evaluate.evaluate import described
 from components.evaluate.subgroups import age_band
 from components.gate.gate import gate
-from components.shared import contracts, dataset, runtime
-from components.shared.interface import read
-from components.shared.work import Work
+from components.shared import contracts, inference
+from components.shared.datasets import dataset
+from components.shared.runtime.interface import read
+from components.shared.runtime.work import Work
 from tests import made
 from tests.components.evaluate import scenes
 from tests.components.evaluate.scenes import DIGESTS, Scene
@@ -91,7 +92,7 @@ def test_images_are_cropped_as_the_model_was_trained(tmp_path: Path) -> None:
     scene = scenes.make(tmp_path, wrong=0)
     scene.run("whole")
     scenes.change_metadata(
-        tmp_path / "model", preprocess={**runtime.read_bundle(tmp_path / "model")["preprocess"], "crop": 0.2}
+        tmp_path / "model", preprocess={**inference.read_bundle(tmp_path / "model")["preprocess"], "crop": 0.2}
     )
     scene.run("cropped")
     whole, cropped = (
@@ -509,7 +510,7 @@ def test_other_classes(tmp_path: Path, which: str) -> None:
 @pytest.mark.parametrize("which", ["model", "champion"])
 def test_images_decoded_in_another_way(tmp_path: Path, which: str) -> None:
     scene = scenes.make(tmp_path, champion=True)
-    preprocess = runtime.read_bundle(tmp_path / which)["preprocess"]
+    preprocess = inference.read_bundle(tmp_path / which)["preprocess"]
     smaller = {**preprocess["decoding"], "max_side": 512, "frames": 3}
     scenes.change_metadata(tmp_path / which, preprocess={**preprocess, "decoding": smaller})
     scene.run("smaller")

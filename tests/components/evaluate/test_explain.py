@@ -29,11 +29,11 @@ from components.evaluate.explain import (
     shuffled_head,
     verdict,
 )
-from components.evaluate.metrics import Scored
 from components.evaluate.overlay import GAP, SIDE, overlay
 from components.evaluate.shuffled import shuffled, weights
 from components.quantize.quantize import _to_int8
-from components.shared.runtime import Model
+from components.shared.inference import Model
+from components.shared.statistics.metrics import Scored
 from components.train.export import export_graph, write_head
 from components.train.models import NETWORKS, build
 from tests.components.evaluate import scenes
@@ -268,7 +268,7 @@ def test_the_report_names_and_shows_the_explained_images(scene: Scene) -> None:
 
 def test_a_model_that_reads_the_middle_is_shown_to_look_there(scene: Scene) -> None:
     """The made bundle calls what is bright in the middle: the map of such a call is highest there."""
-    from components.shared.dataset import Data
+    from components.shared.datasets.dataset import Data
 
     data = Data.open(scene.root / "dataset", scene.store)
     model = Model(scene.root / "model")

@@ -8,8 +8,8 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from components.evaluate.metrics import Scored
 from components.evaluate.mistakes import LISTED, mistakes
+from components.shared.statistics.metrics import Scored
 from tests.components.evaluate import scenes
 
 

@@ -7,8 +7,8 @@ import pytest
 from scipy.stats import norm
 from sklearn.metrics import recall_score, roc_curve
 
-from components.evaluate.metrics import Scored
 from components.evaluate.operating import operating_points
+from components.shared.statistics.metrics import Scored
 
 
 def binormal(seed: int, patients: int, ties: int = 10**6) -> Scored:

@@ -16,10 +16,10 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from components.evaluate import plots, wording
 from components.evaluate.page import page as draw
 from components.evaluate.subgroups import JUDGED
-from components.shared import contracts, runtime
+from components.shared import contracts, inference
+from components.shared.reporting import plots, wording
 from tests.components.evaluate import scenes
 from tests.components.evaluate.scenes import Scene
 
@@ -88,7 +88,7 @@ def again(scene: Scene, metrics: dict[str, Any]) -> str:
     sources = {
         "dataset": contracts.read_record("dataset", scene.root / "dataset" / "dataset.json"),
         "split": contracts.read_record("split", scene.root / "splits" / "split.json"),
-        "model": runtime.read_bundle(scene.root / "model"),
+        "model": inference.read_bundle(scene.root / "model"),
     }
     pictures = {entry["file"]: (scene.report / entry["file"]).read_bytes() for entry in metrics["explanations"]}
     none_wrong = {"answers": 0, "images": 0, "rows": [], "service": None}

@@ -10,7 +10,6 @@ from scipy.stats import binomtest, norm
 from sklearn.metrics import roc_auc_score
 
 from components.evaluate.estimates import estimates
-from components.evaluate.metrics import Scored
 from components.evaluate.paired import (
     CONTINUITY,
     EXACT,
@@ -23,6 +22,7 @@ from components.evaluate.paired import (
     signs,
 )
 from components.evaluate.population import Settings, comparison
+from components.shared.statistics.metrics import Scored
 
 SETTINGS = Settings(400, 0.95, 7)
 

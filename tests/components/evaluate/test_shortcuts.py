@@ -10,11 +10,11 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from components.evaluate.metrics import Scored
 from components.evaluate.population import Settings
 from components.evaluate.shortcuts import LIMIT, copied, figures, placed, sample, sentence, shortcuts
-from components.shared.runtime import Model
-from components.shared.views import view
+from components.shared.imaging.views import view
+from components.shared.inference import Model
+from components.shared.statistics.metrics import Scored
 from tests import made
 from tests.components.evaluate import scenes
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from components.evaluate.metrics import Scored
 from components.evaluate.subgroups import divided, gaps
+from components.shared.statistics.metrics import Scored
 
 
 def scored(right: list[float], patients: int, seed: int = 1) -> tuple[Scored, list[str]]:

@@ -15,10 +15,11 @@ import yaml
 
 from components.gate.gate import MARKER, gate
 from components.gate.policy import over, settle
-from components.shared import contracts, signing
-from components.shared.interface import read
-from components.shared.store import open_store
-from components.shared.work import Work
+from components.shared import contracts
+from components.shared.ledger import signing
+from components.shared.runtime.interface import read
+from components.shared.runtime.work import Work
+from components.shared.storage.store import open_store
 from tests.components.evaluate import scenes
 from tests.components.gate.reports import Metrics, promised
 from tests.components.shared.decisions import keep, steps

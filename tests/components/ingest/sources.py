@@ -10,7 +10,7 @@ from typing import Any
 from components.ingest import decode
 from components.ingest.asked import Asked
 from components.ingest.labels import Labelled, Labels, read_labels
-from components.shared.source import Directory, Entry
+from components.shared.storage.source import Directory, Entry
 
 PLANTED = ("zebedee", "wolfram", "1951")
 """Parts of files' and patients' names, which no message may tell."""

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from components.shared.store import Store, open_store
+from components.shared.storage.store import Store, open_store
 from tests.components.ingest.test_ingest import KEY, Scans, about, ingest, quarantine, row_of, rows
 from tests.components.shared.images import encoded, gray
 

@@ -14,9 +14,10 @@ import numpy as np
 import pytest
 
 from components.ingest.decode import AHEAD
-from components.shared import keys, source
-from components.shared.store import Store, open_store
-from components.shared.work import Done
+from components.shared.privacy import hash_keys
+from components.shared.runtime.work import Done
+from components.shared.storage import source
+from components.shared.storage.store import Store, open_store
 from tests.components.ingest.test_ingest import Scans, about, everything, many, merged, row_of, stored_bytes
 from tests.components.shared.faults import Answer, Faults, faulty
 from tests.components.shared.images import dicom, encoded, gray
@@ -24,7 +25,7 @@ from tests.components.shared.servers import BUCKET, S3Server, client, moto, rclo
 from tests.components.shared.steps import step
 
 Kind = Callable[[Path], AbstractContextManager[S3Server]]
-KEY = keys.parse(keys.SYNTHETIC)
+KEY = hash_keys.parse(hash_keys.SYNTHETIC)
 
 
 @dataclass

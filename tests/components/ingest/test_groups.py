@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from components.ingest.groups import FIRST, GROUP, Group, group, overlapping, partition
 from components.shared.contracts import digest
-from components.shared.source import Entry
+from components.shared.storage.source import Entry
 
 Files = list[tuple[str, Entry]]
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from components.shared.store import Store, open_store
+from components.shared.storage.store import Store, open_store
 from tests.components.ingest.test_ingest import KEY, Scans, everything, ingest, quarantine, rows
 from tests.components.shared import hostile
 from tests.components.shared.images import dicom, encoded, gray

@@ -18,17 +18,18 @@ import pytest
 
 from components.ingest import masters
 from components.ingest.names import patient_of
-from components.shared import keys, source
-from components.shared.artifacts import together
 from components.shared.contracts import digest
-from components.shared.dataset import Data, read_shard
-from components.shared.pixels import Pixels
-from components.shared.store import Store, open_store
-from components.shared.work import Done
+from components.shared.datasets.dataset import Data, read_shard
+from components.shared.imaging.pixels import Pixels
+from components.shared.privacy import hash_keys
+from components.shared.runtime.work import Done
+from components.shared.storage import source
+from components.shared.storage.artifacts import together
+from components.shared.storage.store import Store, open_store
 from tests.components.shared.images import dicom, encoded, gray
 from tests.components.shared.steps import contents, laid_out, step
 
-KEY = keys.parse(keys.SYNTHETIC)
+KEY = hash_keys.parse(hash_keys.SYNTHETIC)
 
 
 @dataclass
@@ -418,7 +419,7 @@ def test_no_name_of_a_patient_or_a_file_reaches_the_store(store: Store, scans: S
 
 
 def test_another_key_than_the_runs_is_refused(store: Store, scans: Scans, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv(keys.VARIABLE, "ab" * 32)
+    monkeypatch.setenv(hash_keys.VARIABLE, "ab" * 32)
     with pytest.raises(RuntimeError, match=f"the run began with {KEY.id}. Set the same key"):
         ingest(store, scans)
 
@@ -427,11 +428,11 @@ def test_another_key_gives_other_ids_and_the_same_fingerprint(
     store: Store, scans: Scans, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     first = ingest(store, scans)
-    monkeypatch.setenv(keys.VARIABLE, "ab" * 32)
-    second = ingest(store, scans, key_id=keys.parse("ab" * 32).id)
+    monkeypatch.setenv(hash_keys.VARIABLE, "ab" * 32)
+    second = ingest(store, scans, key_id=hash_keys.parse("ab" * 32).id)
     assert about(store, first)["fingerprint"] == about(store, second)["fingerprint"]
     assert not set(rows(store, first)) & set(rows(store, second))
-    assert about(store, second)["key_id"] == keys.parse("ab" * 32).id
+    assert about(store, second)["key_id"] == hash_keys.parse("ab" * 32).id
 
 
 def test_a_source_that_changed_is_refused_and_the_same_work_may_be_tried_again(store: Store, scans: Scans) -> None:

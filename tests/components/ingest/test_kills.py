@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 
 from components.shared.contracts import Manifest, file_digest
-from components.shared.store import open_store
+from components.shared.storage.store import open_store
 from tests.components.ingest.test_ingest import KEY, Scans, ingest, merged
 from tests.components.shared.images import encoded, gray
 from tests.components.shared.steps import contents

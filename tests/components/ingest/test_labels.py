@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from components.shared.source import Directory
-from components.shared.store import Store, open_store
+from components.shared.storage.source import Directory
+from components.shared.storage.store import Store, open_store
 from tests.components.ingest.sources import PLANTED, add, by_name, classes_of, listing, read
 from tests.components.ingest.test_ingest import KEY, Scans, about, ingest, quarantine, row_of
 

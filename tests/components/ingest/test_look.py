@@ -13,8 +13,8 @@ from PIL import Image, ImageDraw
 
 from components.ingest.look import look
 from components.merge.near import groups
-from workflows.synth.people import World, plan
-from workflows.synth.phantom import render
+from medloop.synth.people import World, plan
+from medloop.synth.phantom import render
 
 Picture = NDArray[np.uint8]
 WITHIN = 23

@@ -12,8 +12,8 @@ import pytest
 from components.ingest.asked import Asked
 from components.ingest.labels import Labels, read_labels
 from components.ingest.names import patient_of
-from components.shared.source import Directory
-from components.shared.yaml_documents import read_yaml
+from components.shared.parsing.yaml_documents import read_yaml
+from components.shared.storage.source import Directory
 from tests.components.ingest.sources import add, by_name, classes_of, listing, order, read
 
 ROOT = Path(__file__).resolve().parents[3]

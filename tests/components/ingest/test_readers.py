@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from components.ingest.readers import read
-from components.shared.pixels import Decoding, Master
+from components.shared.imaging.pixels import Decoding, Master
 from tests.components.shared.fresh import outcome
 from tests.components.shared.images import dicom, encoded, gray
 

@@ -8,8 +8,8 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
 from components.ingest.text import text_like
-from workflows.synth.people import World, plan
-from workflows.synth.phantom import render
+from medloop.synth.people import World, plan
+from medloop.synth.phantom import render
 
 Picture = NDArray[np.uint8]
 LINES = ("MUSTER, Erika", "12.08.1964", "ID 0049317")

@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 
-from components.shared.store import open_store
+from components.shared.storage.store import open_store
 from components.split.leakage import leaks
 from tests.components.ingest.test_ingest import Scans, ingest
 from tests.components.shared.steps import contents, laid_out, nothing, output, step

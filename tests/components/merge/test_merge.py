@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from components.shared.store import Store, open_store
-from components.shared.work import Done
+from components.shared.runtime.work import Done
+from components.shared.storage.store import Store, open_store
 from tests.components.ingest.test_ingest import (
     KEY,
     Scans,

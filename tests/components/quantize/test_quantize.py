@@ -12,10 +12,10 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper, save
 
 from components.shared.contracts import Manifest
-from components.shared.dataset import Data
-from components.shared.runtime import Model, read_bundle
-from components.shared.store import Store, open_store
-from components.shared.work import Done
+from components.shared.datasets.dataset import Data
+from components.shared.inference import Model, read_bundle
+from components.shared.runtime.work import Done
+from components.shared.storage.store import Store, open_store
 from tests import made
 from tests.components.shared.steps import contents, laid_out, manifest, remove, step
 

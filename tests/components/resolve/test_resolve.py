@@ -8,17 +8,20 @@ from typing import Any
 
 import pytest
 
-from components.shared import contracts, keys, releases, signing, source
-from components.shared.artifacts import gather
+from components.shared import contracts
 from components.shared.contracts import Manifest
-from components.shared.store import Store, open_store
-from components.shared.work import Done
+from components.shared.ledger import release_log, signing
+from components.shared.privacy import hash_keys
+from components.shared.runtime.work import Done
+from components.shared.storage import source
+from components.shared.storage.artifacts import gather
+from components.shared.storage.store import Store, open_store
 from tests import made
 from tests.components.shared.images import encoded, gray
 from tests.components.shared.signers import Pair, use
 from tests.components.shared.steps import laid_out, step
 
-KEY = keys.parse(keys.SYNTHETIC)
+KEY = hash_keys.parse(hash_keys.SYNTHETIC)
 OPTIONS = ("ingest", "split", "train", "evaluate", "quantize")
 
 
@@ -46,13 +49,13 @@ def state(store: Store, done: Done) -> dict[str, Any]:
     return found
 
 
-def release(store: Store, done: Done, what: str, tmp_path: Path, **fields: Any) -> releases.Entry:
+def release(store: Store, done: Done, what: str, tmp_path: Path, **fields: Any) -> release_log.Entry:
     """The entry that the run which resolved this would write."""
-    model = gather(store, made.make_bundle(tmp_path / f"bundle{len(releases.read_log(store))}")).digest
+    model = gather(store, made.make_bundle(tmp_path / f"bundle{len(release_log.read_log(store))}")).digest
     resolved = state(store, done)
     kept = {name: resolved[name] for name in ("request", "seen", "key_id", "revision")}
-    fields["decision"] = decided(store, tmp_path / f"decision{len(releases.read_log(store))}")
-    return releases.append(store, releases.read_log(store), what, model=model, run="run-1", **kept, **fields)
+    fields["decision"] = decided(store, tmp_path / f"decision{len(release_log.read_log(store))}")
+    return release_log.append(store, release_log.read_log(store), what, model=model, run="run-1", **kept, **fields)
 
 
 def decided(store: Store, folder: Path) -> str:
@@ -168,13 +171,13 @@ def test_another_key_than_the_stores_is_refused(
     store: Store, scans: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     release(store, resolve(store, scans), "refusal", tmp_path)
-    monkeypatch.setenv(keys.VARIABLE, "ab" * 32)
+    monkeypatch.setenv(hash_keys.VARIABLE, "ab" * 32)
     with pytest.raises(ValueError, match=f"this store was made with key {KEY.id}.*every patient would look new"):
         resolve(store, scans)
 
 
 def test_no_key_is_refused(store: Store, scans: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv(keys.VARIABLE)
+    monkeypatch.delenv(hash_keys.VARIABLE)
     with pytest.raises(RuntimeError, match="MEDLOOP_HASH_KEY is not set"):
         resolve(store, scans)
 
@@ -231,7 +234,7 @@ def test_each_decision_is_a_look_at_the_locked_test(store: Store, scans: Path, t
         fields = {"version": "v1"} if what == "release" else {}
         release(store, resolve(store, scans, {"epochs": epochs}), what, tmp_path, **fields)
         assert look(store, scans, 9) == epochs + 1
-    releases.append(store, releases.read_log(store), "rotation", key_id=KEY.id)
+    release_log.append(store, release_log.read_log(store), "rotation", key_id=KEY.id)
     assert look(store, scans, 9) == 4
 
 
@@ -258,12 +261,12 @@ def test_what_has_to_be_done_anew_is_a_look_of_its_own(store: Store, scans: Path
     store.delete("work/decision0/result.json")
     assert look(store, scans, 1) == 3
     model = gather(store, made.make_bundle(tmp_path / "other", gain=9)).digest
-    first = releases.read_log(store)[0].record
+    first = release_log.read_log(store)[0].record
     again = {name: first[name] for name in ("request", "seen", "key_id", "decision")}
-    releases.append(store, releases.read_log(store), "refusal", model=model, **again)
+    release_log.append(store, release_log.read_log(store), "refusal", model=model, **again)
     assert look(store, scans, 3) == 4  # it came out with another model
     split = store.put_bytes(Manifest().encode()).digest
-    releases.append(store, releases.read_log(store), "refusal", split=split, **again, model=model)
+    release_log.append(store, release_log.read_log(store), "refusal", split=split, **again, model=model)
     assert look(store, scans, 2) == 4  # and nothing is as it was for the one before
 
 

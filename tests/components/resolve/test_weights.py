@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from components.resolve import weights
-from components.shared.store import Store, open_store
+from components.shared.storage.store import Store, open_store
 from tests.components.shared import servers
 
 CONTENT = b"weights of a network" * 100

@@ -5,9 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from components.shared import contracts, lineage, releases, signing, stage_keys
+from components.shared import contracts
 from components.shared.contracts import Manifest
-from components.shared.store import Store
+from components.shared.ledger import lineage, release_log, signing, stage_keys
+from components.shared.storage.store import Store
 
 NOTHING = Manifest().digest
 SPLIT, DATASET = "5" * 64, "d" * 64
@@ -110,7 +111,7 @@ def state(folder: Path, store: Store, champion: str = "", request: str = "reques
         "revision": "revision",
         "files": 2,
         "key_id": "key",
-        "head": releases.head(releases.read_log(store)),
+        "head": release_log.head(release_log.read_log(store)),
         "request": request,
         "code": "c" * 64,
         "repeats": "",

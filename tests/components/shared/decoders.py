@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from components.ingest import readers
-from components.shared.decoder import Decoder, EndedError, Template, limited, limits
-from components.shared.pixels import Decoding
+from components.shared.imaging.decoder import Decoder, EndedError, Template, limited, limits
+from components.shared.imaging.pixels import Decoding
 
 
 def work(data: bytes, how: dict[str, Any]) -> bytes:

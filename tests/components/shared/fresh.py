@@ -13,7 +13,7 @@ READ = """
 import json, resource, sys, time
 sys.path.insert(0, {repository!r})
 from {module} import {name} as read
-from components.shared.pixels import Decoding
+from components.shared.imaging.pixels import Decoding
 data = open({path!r}, "rb").read()
 def taken():
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
@@ -34,7 +34,11 @@ MEMORY = 8 * 2**30
 
 
 def outcome(
-    data: bytes, folder: Path, module: str = "components.shared.pixels", name: str = "decode_images", warm: bytes = b""
+    data: bytes,
+    folder: Path,
+    module: str = "components.shared.imaging.pixels",
+    name: str = "decode_images",
+    warm: bytes = b"",
 ) -> tuple[str, int, float]:
     """The number of images or the refusal, how many MiB more were needed at the most, and the seconds.
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from components.shared import signing
-from components.shared.signing import Signer
+from components.shared.ledger import signing
+from components.shared.ledger.signing import Signer
 
 
 class Pair:

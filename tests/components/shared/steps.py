@@ -5,9 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from components.shared import artifacts, work
 from components.shared.contracts import Manifest
-from components.shared.store import Store, open_store
+from components.shared.runtime import work
+from components.shared.storage import artifacts
+from components.shared.storage.store import Store, open_store
 
 
 def manifest(store: Store, folder: Path) -> Path:

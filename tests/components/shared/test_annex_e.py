@@ -16,12 +16,12 @@ from pydicom.sequence import Sequence
 from pydicom.tag import BaseTag
 from pydicom.uid import ImplicitVRLittleEndian
 
-from components.shared import keys
-from components.shared.annex_e import PROFILE, strip
-from components.shared.header import FIELDS, passing, pseudonymous
+from components.shared.imaging.annex_e import PROFILE, strip
+from components.shared.imaging.header import FIELDS, passing, pseudonymous
+from components.shared.privacy import hash_keys
 from tests.components.shared.images import dicom
 
-KEY = keys.parse("ab" * 32)
+KEY = hash_keys.parse("ab" * 32)
 NAME, DAY, UID = "ZEBEDEE", "19340229", "1.2.826.19340229"
 TOKENS = (NAME, DAY)
 NUMBERS = {"US": 19340, "SS": 19340, "UL": 19340229, "SL": 19340229, "FL": 1934.5, "FD": 19340229.0, "AT": 0x00100010}

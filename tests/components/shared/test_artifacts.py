@@ -8,10 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from components.shared import contracts, names
-from components.shared.artifacts import gather, lay_out
+from components.shared import contracts
 from components.shared.contracts import Blob, Manifest
-from components.shared.store import Store, open_store
+from components.shared.parsing import names
+from components.shared.storage.artifacts import gather, lay_out
+from components.shared.storage.store import Store, open_store
 
 HOSTILE: tuple[str, ...] = (
     "..",

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from components.shared.decoder import MEMORY, SECONDS, Decoder, EndedError, Limits, Template, limited, limits
+from components.shared.imaging.decoder import MEMORY, SECONDS, Decoder, EndedError, Limits, Template, limited, limits
 from tests.components.shared import hostile
 from tests.components.shared.decoders import Decoders
 from tests.components.shared.images import encoded, gray
@@ -94,7 +94,7 @@ def test_limits_hold_for_each_file_and_not_for_all_together(template: Template) 
 
 
 SAYING = """
-from components.shared.decoder import Decoder, EndedError, Template
+from components.shared.imaging.decoder import Decoder, EndedError, Template
 template = Template({job!r})
 decoder = Decoder(template)
 decoder.send({what!r})
@@ -143,7 +143,7 @@ def test_a_process_stands_still_and_goes_on(template: Template) -> None:
 
 ORPHANED = """
 import sys
-from components.shared.decoder import Decoder, Template
+from components.shared.imaging.decoder import Decoder, Template
 template = Template({job!r})
 decoders = [Decoder(template) for _ in range(2)]
 for decoder in decoders:

@@ -11,8 +11,8 @@ from typing import Annotated, Any, get_args, get_origin, get_type_hints
 import pytest
 
 from components.shared.contracts import Between, In, Ins, OneOf, Out
-from components.shared.interface import COMPONENTS, Interface, Parameter, read, stages
-from components.shared.work import Work
+from components.shared.runtime.interface import COMPONENTS, Interface, Parameter, read, stages
+from components.shared.runtime.work import Work
 
 ALL = ["deploy", "evaluate", "gate", "ingest", "merge", "quantize", "reject", "resolve", "split", "train"]
 

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from components.shared import jpeg, pictures
+from components.shared.imaging import jpeg, pictures
 
 SIDES = st.integers(8, 130)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from components.shared.notify import VARIABLE, notify
+from components.shared.runtime.notify import VARIABLE, notify
 from tests.components.shared.servers import free_port, listening
 
 

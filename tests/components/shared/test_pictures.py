@@ -13,8 +13,8 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from components.shared.pixels import Decoding, Master, decode_image, decode_images
-from components.shared.views import blank_views, normalise, view
+from components.shared.imaging.pixels import Decoding, Master, decode_image, decode_images
+from components.shared.imaging.views import blank_views, normalise, view
 from tests import made
 from tests.components.shared.fresh import outcome
 from tests.components.shared.images import encoded, gray

@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from PIL import Image
 
-from components.shared.pixels import Decoding, Master, decode_image
-from components.shared.views import evened, normalise, view
+from components.shared.imaging.pixels import Decoding, Master, decode_image
+from components.shared.imaging.views import evened, normalise, view
 from tests.components.shared.images import dicom, encoded, gray
 
 

@@ -16,9 +16,10 @@ import pytest
 from minio.credentials import StaticProvider
 from minio.minioadmin import MinioAdmin
 
-from components.shared import releases, s3
 from components.shared.contracts import digest
-from components.shared.store import Store, open_store
+from components.shared.ledger import release_log
+from components.shared.storage import s3
+from components.shared.storage.store import Store, open_store
 from tests.components.shared.faults import KINDS, Answer, Faults, faulty
 from tests.components.shared.servers import (
     BUCKET,
@@ -630,9 +631,9 @@ def test_a_server_that_cuts_what_it_keeps_is_made_whole(monkeypatch: pytest.Monk
 def test_folder_markers_and_large_records_are_told_apart_from_entries(store: Store) -> None:
     store.write("releases/", b"")  # as consoles make it, so that a folder is shown
     store.write("releases/.DS_Store", b"x")
-    first = releases.append(store, [], "seal", reason="a test", by="someone")
-    assert releases.read_log(store) == [first]
-    assert releases.foreign_names(store) == ["releases/", "releases/.DS_Store"]
-    store.write("releases/00000002.json", b" " * (releases.ENTRY_BYTES + 1))
+    first = release_log.append(store, [], "seal", reason="a test", by="someone")
+    assert release_log.read_log(store) == [first]
+    assert release_log.foreign_names(store) == ["releases/", "releases/.DS_Store"]
+    store.write("releases/00000002.json", b" " * (release_log.ENTRY_BYTES + 1))
     with pytest.raises(ValueError, match=r"broken at releases/00000002\.json: .* is larger than the 1,048,576 bytes"):
-        releases.read_log(store)
+        release_log.read_log(store)

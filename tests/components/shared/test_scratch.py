@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from components.shared import releases
 from components.shared.contracts import digest
-from components.shared.scratch import VARIABLE
-from components.shared.store import Store, open_store
+from components.shared.ledger import release_log
+from components.shared.storage.scratch import VARIABLE
+from components.shared.storage.store import Store, open_store
 from tests.components.shared.servers import BUCKET, rclone
 
 
@@ -112,7 +112,7 @@ def test_a_release_that_is_tried_on_is_no_release(
     fields = {"version": "v1", "model": "a" * 64, "runtime": "onnxruntime", "precision": "float32", "run": "r"}
     monkeypatch.setenv(VARIABLE, str(tmp_path / "aside"))
     tried = open_store(under.uri)
-    releases.append(tried, [], "release", **fields)
-    assert [entry.version for entry in releases.read_log(tried)] == ["v1"]
+    release_log.append(tried, [], "release", **fields)
+    assert [entry.version for entry in release_log.read_log(tried)] == ["v1"]
     monkeypatch.delenv(VARIABLE)
-    assert releases.read_log(open_store(under.uri)) == []
+    assert release_log.read_log(open_store(under.uri)) == []

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from components.shared import releases
 from components.shared.contracts import digest, encode
-from components.shared.store import Store, open_store
+from components.shared.ledger import release_log
+from components.shared.storage.store import Store, open_store
 from tests.components.shared.signers import Pair, use
 
 
@@ -22,7 +22,7 @@ def write(store: Store, *events: str) -> None:
     for event in events:
         what, _, version = event.partition(" ")
         fields = {"version": version, "model": f"model of {version}"} if version else {}
-        releases.append(store, releases.read_chain(store), what, **fields)
+        release_log.append(store, release_log.read_chain(store), what, **fields)
 
 
 def forge(store: Store, number: int, again: bool = True, **changes: str) -> None:
@@ -43,11 +43,11 @@ def test_every_entry_is_signed_and_read(store: Store, monkeypatch: pytest.Monkey
     ours = Pair()
     use(monkeypatch, ours, ours)
     write(store, "release v1", "refusal", "promotion v1", "rollback", "rotation")
-    log = releases.read_log(store)
+    log = release_log.read_log(store)
     assert {entry.record["signer"] for entry in log} == {ours.id}
     assert all(len(entry.record["signature"]) == 88 for entry in log)
     use(monkeypatch, None)
-    assert releases.read_log(store) == log
+    assert release_log.read_log(store) == log
 
 
 @pytest.mark.parametrize("number", [1, 2, 3])
@@ -59,10 +59,10 @@ def test_a_changed_entry_is_refused_though_the_chain_was_made_whole(
     write(store, "release v1", "release v2", "release v3")
     forge(store, number, model="another")
     use(monkeypatch, None)
-    assert len(releases.read_log(store)) == 3, "without public keys nobody can tell"
+    assert len(release_log.read_log(store)) == 3, "without public keys nobody can tell"
     use(monkeypatch, None, ours)
     with pytest.raises(PermissionError, match="of the release log is not what was signed"):
-        releases.read_log(store)
+        release_log.read_log(store)
 
 
 def test_an_entry_written_otherwise_but_meaning_the_same_is_refused(
@@ -73,7 +73,7 @@ def test_an_entry_written_otherwise_but_meaning_the_same_is_refused(
     write(store, "release v1")
     store.write("releases/00000001.json", (store.read("releases/00000001.json") or b"").replace(b"\n", b" "))
     with pytest.raises(PermissionError, match="not in the one form in which it was signed"):
-        releases.read_log(store)
+        release_log.read_log(store)
 
 
 def test_an_unsigned_log_is_refused_where_keys_are_verified(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -81,7 +81,7 @@ def test_an_unsigned_log_is_refused_where_keys_are_verified(store: Store, monkey
     write(store, "release v1", "refusal")
     use(monkeypatch, None, ours)
     with pytest.raises(PermissionError, match="Entry 2 of the release log is not signed"):
-        releases.read_log(store)
+        release_log.read_log(store)
 
 
 def test_the_log_of_a_foreign_key_is_refused(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -90,7 +90,7 @@ def test_the_log_of_a_foreign_key_is_refused(store: Store, monkeypatch: pytest.M
     write(store, "release v1")
     use(monkeypatch, None, ours)
     with pytest.raises(PermissionError, match=f"signed with the key {other.id}, and MEDLOOP_VERIFY_KEYS trusts"):
-        releases.read_log(store)
+        release_log.read_log(store)
 
 
 def test_entries_before_a_seal_are_covered_by_it(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -100,20 +100,26 @@ def test_entries_before_a_seal_are_covered_by_it(store: Store, monkeypatch: pyte
     with pytest.raises(RuntimeError, match=r"2 entries has no signature.*medloop audit seal"):
         write(store, "release v2")
     write(store, "seal", "release v2")
-    assert len(releases.read_log(store)) == 4
+    assert len(release_log.read_log(store)) == 4
     forge(store, 1, model="another")
     with pytest.raises(PermissionError, match="Entry 4 of the release log is not what was signed"):
-        releases.read_log(store)
+        release_log.read_log(store)
 
 
 def test_an_unsigned_entry_behind_a_seal_is_refused(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     ours = Pair()
     use(monkeypatch, ours, ours)
     write(store, "seal")
-    record = {"number": 2, "before": releases.read_log(store)[0].hash, "what": "release", "at": "now", "version": "v9"}
+    record = {
+        "number": 2,
+        "before": release_log.read_log(store)[0].hash,
+        "what": "release",
+        "at": "now",
+        "version": "v9",
+    }
     store.create("releases/00000002.json", encode("release", record))
     with pytest.raises(PermissionError, match="Entry 2 of the release log is not signed"):
-        releases.read_log(store)
+        release_log.read_log(store)
 
 
 def test_a_seal_without_a_trusted_signature_covers_nothing(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -123,7 +129,7 @@ def test_a_seal_without_a_trusted_signature_covers_nothing(store: Store, monkeyp
     write(store, "seal")
     use(monkeypatch, None, ours)
     with pytest.raises(PermissionError, match=f"Entry 2 of the release log is signed with the key {other.id}"):
-        releases.read_log(store)
+        release_log.read_log(store)
 
 
 def test_keys_are_rotated_with_both_trusted_or_with_a_seal(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -132,17 +138,17 @@ def test_keys_are_rotated_with_both_trusted_or_with_a_seal(store: Store, monkeyp
     write(store, "release v1")
     use(monkeypatch, new, old, new)
     write(store, "release v2")
-    assert len(releases.read_log(store)) == 2
+    assert len(release_log.read_log(store)) == 2
     use(monkeypatch, new, new)
     with pytest.raises(PermissionError, match=f"Entry 1 of the release log is signed with the key {old.id}"):
-        releases.read_log(store)
+        release_log.read_log(store)
     write(store, "seal")  # the new key's word for all that came before
-    assert len(releases.read_log(store)) == 3
+    assert len(release_log.read_log(store)) == 3
     use(monkeypatch, old)  # whoever found the old key writes in vain
     write(store, "release v9")
     use(monkeypatch, None, new)
     with pytest.raises(PermissionError, match="Entry 4 of the release log"):
-        releases.read_log(store)
+        release_log.read_log(store)
 
 
 def test_an_entry_of_a_trusted_key_that_does_not_hold_is_refused_even_before_a_seal(
@@ -155,7 +161,7 @@ def test_an_entry_of_a_trusted_key_that_does_not_hold_is_refused_even_before_a_s
     write(store, "seal")
     use(monkeypatch, None, ours)
     with pytest.raises(PermissionError, match="Entry 1 of the release log is not what was signed"):
-        releases.read_log(store)
+        release_log.read_log(store)
 
 
 def test_no_entry_is_written_that_would_be_refused(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -169,5 +175,5 @@ def test_no_entry_is_written_that_would_be_refused(store: Store, monkeypatch: py
     with pytest.raises(RuntimeError, match="after a signed entry none goes unsigned"):
         write(store, "release v2")
     with pytest.raises(RuntimeError, match="after a signed entry none goes unsigned"):
-        releases.check_writable(releases.read_chain(store))
-    assert len(releases.read_chain(store)) == 1
+        release_log.check_writable(release_log.read_chain(store))
+    assert len(release_log.read_chain(store)) == 1

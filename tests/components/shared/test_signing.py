@@ -12,8 +12,9 @@ import pytest
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ed25519, x25519
 
-from components.shared import contracts, signing
-from components.shared.signing import VARIABLE, VERIFY
+from components.shared import contracts
+from components.shared.ledger import signing
+from components.shared.ledger.signing import VARIABLE, VERIFY
 from tests.components.shared.signers import Pair, use
 
 FORM = serialization.Encoding
@@ -35,8 +36,9 @@ def test_without_keys_nothing_is_signed_or_verified() -> None:
 
 def test_without_keys_cryptography_is_not_imported() -> None:
     script = (
-        "import sys; from components.shared import releases, signing; from components.shared.store import open_store\n"
-        "signing.signer(); signing.verifier(); releases.read_log(open_store('nowhere'))\n"
+        "import sys; from components.shared.ledger import release_log, signing\n"
+        "from components.shared.storage.store import open_store\n"
+        "signing.signer(); signing.verifier(); release_log.read_log(open_store('nowhere'))\n"
         "print('cryptography' in sys.modules)"
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)

@@ -20,7 +20,8 @@ import pytest
 from minio.credentials import StaticProvider
 from minio.minioadmin import MinioAdmin
 
-from components.shared import contracts, source
+from components.shared import contracts
+from components.shared.storage import source
 from tests.components.shared.faults import KINDS, Answer, Faults, faulty
 from tests.components.shared.servers import (
     BUCKET,

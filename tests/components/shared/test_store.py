@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from components.shared.contracts import digest
-from components.shared.store import Store, open_store
+from components.shared.storage.store import Store, open_store
 from tests.components.shared.servers import BUCKET, S3Server, free_port, minio, moto, rclone
 
 REPOSITORY = Path(__file__).resolve().parents[3]
@@ -180,7 +180,7 @@ def test_a_record_is_created_once_in_a_directory(tmp_path: Path) -> None:
 def test_of_processes_that_race_for_a_record_one_wins(tmp_path: Path) -> None:
     code = f"""
         import sys
-        from components.shared.store import open_store
+        from components.shared.storage.store import open_store
         store = open_store({str(tmp_path)!r})
         me = sys.stdin.readline().strip()
         print("ready", flush=True)
@@ -264,7 +264,7 @@ def test_an_address_that_is_none_is_refused(uri: str) -> None:
 
 WRITES = """
     import sys
-    from components.shared.store import open_store
+    from components.shared.storage.store import open_store
     store = open_store({root!r})
     for write in (lambda: store.put_bytes(b"x" * 3_000_000), lambda: store.create("r/1", b"x" * 3_000_000)):
         try:
@@ -289,7 +289,7 @@ def test_a_store_that_may_not_be_written_says_so(tmp_path: Path) -> None:
         for path in everything:
             path.chmod(0o555)
         # Permissions do not bind root: the process becomes nobody after it has loaded what root alone may read.
-        become = "import os, components.shared.store\nif os.getuid() == 0: os.setuid(65534)\n"
+        become = "import os, components.shared.storage.store\nif os.getuid() == 0: os.setuid(65534)\n"
         command = [sys.executable, "-c", become + textwrap.dedent(WRITES.format(root=str(root)))]
         done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=False)
         for path in everything:
@@ -330,7 +330,7 @@ def test_a_root_that_is_a_file_says_so(tmp_path: Path) -> None:
 
 def test_a_writer_that_is_killed_leaves_no_half_object(tmp_path: Path) -> None:
     code = f"""
-        from components.shared.store import open_store
+        from components.shared.storage.store import open_store
         store = open_store({str(tmp_path)!r})
         number = 0
         while True:

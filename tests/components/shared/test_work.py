@@ -12,10 +12,11 @@ from typing import Any
 
 import pytest
 
-from components.shared import artifacts, diary, work
 from components.shared.contracts import decode, encode
-from components.shared.interface import COMPONENTS
-from components.shared.store import Store, open_store
+from components.shared.runtime import step_log, work
+from components.shared.runtime.interface import COMPONENTS
+from components.shared.storage import artifacts
+from components.shared.storage.store import Store, open_store
 from tests import made
 from tests.components.shared.steps import contents, manifest, nothing, remove, step
 
@@ -60,11 +61,11 @@ def test_the_key_changes_with_the_stages_own_and_the_shared_code_alone(tmp_path:
     shutil.copy(COMPONENTS.parent / "pyproject.toml", tmp_path)
     edits = ["", "components/reject/component.py", "components/gate/gate.py", "components/reject/reject.py"]
     versions = []
-    for edited in [*edits, "components/shared/releases.py"]:
+    for edited in [*edits, "components/shared/ledger/release_log.py"]:
         if edited:
             with (tmp_path / edited).open("a") as file:
                 file.write("# another line\n")
-        code = "from components.shared.work import code_version; print(code_version('reject'))"
+        code = "from components.shared.runtime.work import code_version; print(code_version('reject'))"
         run = subprocess.run(
             [sys.executable, "-W", "error", "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True
         )
@@ -176,14 +177,14 @@ def test_the_result_says_what_it_was_made_of(store: Store, inputs: dict[str, Pat
 def test_what_the_work_took_over_all_its_tries_is_told_again_with_its_result(
     store: Store, inputs: dict[str, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv(diary.VARIABLE, "run")
+    monkeypatch.setenv(step_log.VARIABLE, "run")
     first = step("split", store, inputs)
     assert first.spent == {}
     name = f"work/{first.key}/result.json"
     record = decode("result", store.read(name) or b"", name)
     store.write(name, encode("result", {**record, "spent": {"device_seconds": 7200.5}}))
     assert step("split", store, inputs).spent == {"device_seconds": 7200.5}
-    made, reused = diary.steps(store, "run")
+    made, reused = step_log.steps(store, "run")
     assert "spent" not in made
     assert reused["spent"] == {"device_seconds": 7200.5}
 

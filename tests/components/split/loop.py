@@ -10,8 +10,9 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from components.shared import contracts, dataset
+from components.shared import contracts
 from components.shared.contracts import digest
+from components.shared.datasets import dataset
 from components.split.split import split
 
 CLASSES = ["NORMAL", "PNEUMONIA"]

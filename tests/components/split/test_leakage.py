@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from components.shared.tables import SPLIT
+from components.shared.datasets.parquet_tables import SPLIT
 from components.split.leakage import Leak, leaks
 from tests.components.split.loop import Image, Loop, base, hashed
 

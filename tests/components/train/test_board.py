@@ -16,7 +16,7 @@ from PIL import Image
 from tensorboardX.proto.event_pb2 import Event, SessionLog
 from tensorboardX.record_writer import masked_crc32c
 
-from components.shared.store import Store, open_store
+from components.shared.storage.store import Store, open_store
 from components.train.board import FOLDER, Board
 
 KEY = "0123456789ab" * 5 + "cdef"

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from components.shared.store import open_store
+from components.shared.storage.store import open_store
 from components.train.device import choose, precision_on
 from tests.components.shared.steps import manifest, remove, step
 from tests.made import make_dataset, make_split

@@ -17,8 +17,8 @@ import torch
 from numpy.typing import NDArray
 
 from components.evaluate.explain import gradcam, read_head
-from components.shared.runtime import OUTPUTS, Model, read_bundle
-from components.shared.views import normalise
+from components.shared.imaging.views import normalise
+from components.shared.inference import OUTPUTS, Model, read_bundle
 from components.train.export import OPSET, _rounded_up, check_parity, export_graph, write_bundle, write_head
 from components.train.models import NETWORKS, build
 from tests.components.train.networks import by_autograd, warmed

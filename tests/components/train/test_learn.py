@@ -10,8 +10,8 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from components.shared.dataset import Views
-from components.shared.work import log
+from components.shared.datasets.dataset import Views
+from components.shared.runtime.work import log
 from components.train import models
 from components.train.augment import Augmentation
 from components.train.checkpoint import Checkpoints

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from components.shared.price import Price, read_price
+from components.shared.runtime.price import Price, read_price
 from components.train.pace import Pace, spell
 
 

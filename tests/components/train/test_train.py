@@ -18,12 +18,12 @@ import onnx
 import pytest
 import torch
 
-from components.shared import keys
-from components.shared.dataset import Data
-from components.shared.runtime import OUTPUTS, Model, read_bundle
-from components.shared.store import Store, open_store
-from components.shared.views import normalise
-from components.shared.work import Done
+from components.shared.datasets.dataset import Data
+from components.shared.imaging.views import normalise
+from components.shared.inference import OUTPUTS, Model, read_bundle
+from components.shared.privacy import hash_keys
+from components.shared.runtime.work import Done
+from components.shared.storage.store import Store, open_store
 from components.train.calibrate import best_threshold, fit_temperature
 from components.train.memory import careful
 from components.train.models import build
@@ -194,7 +194,7 @@ def by_hand(room: Room, out: Path, **parameters: Any) -> subprocess.Popen[str]:
     ]
     command += [f"--{name}={path}" for name, path in room.inputs.items()]
     command += [f"--{name.replace('_', '-')}={value}" for name, value in given.items()]
-    environment = {**os.environ, keys.VARIABLE: keys.SYNTHETIC}
+    environment = {**os.environ, hash_keys.VARIABLE: hash_keys.SYNTHETIC}
     return subprocess.Popen(
         command, cwd=REPOSITORY, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )

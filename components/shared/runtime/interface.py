@@ -1,0 +1,178 @@
+"""A stage's interface as its function's signature states it, read from the source without importing anything.
+
+The default and the limits of a parameter stand once, in that signature. The command line, the pipeline, the work key
+and the help texts all read them here.
+"""
+
+from __future__ import annotations
+
+import ast
+import difflib
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+COMPONENTS = Path(__file__).resolve().parents[2]
+REQUIRED = object()
+TYPES: dict[str, type] = {"int": int, "float": float, "str": str, "bool": bool, "dict": dict, "list": list}
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """One parameter of a stage: its type, default, limits and what it is for."""
+
+    name: str
+    type: type
+    default: Any
+    limit: tuple[float, float] | None
+    choices: tuple[str, ...] | None
+    help: str
+
+    @property
+    def required(self) -> bool:
+        """Whether it has no default."""
+        return self.default is REQUIRED
+
+    @property
+    def bounds(self) -> str:
+        """Its limits in words, or nothing."""
+        if self.limit:
+            low, high = (f"{int(side)}" if side == int(side) else f"{side:g}" for side in self.limit)
+            return f"from {low} to {high}"
+        return "one of " + ", ".join(self.choices) if self.choices else ""
+
+    def check(self, value: Any) -> Any:
+        """The value in this parameter's type, or a ValueError that states value, limit and remedy."""
+        value = self._typed(value)
+        if self.limit and not self.limit[0] <= value <= self.limit[1]:
+            raise ValueError(f"{self.name} is {value}, and must be {self.bounds}. Set it within that range.")
+        if self.choices and value not in self.choices:
+            raise ValueError(f"{self.name} is {value!r}, and must be {self.bounds}.{nearest(str(value), self.choices)}")
+        return value
+
+    def _typed(self, value: Any) -> Any:
+        wanted = self.type
+        problem = ValueError(f"{self.name} is {value!r}, and must be {_WORDS[wanted]}. Give a value of that type.")
+        if isinstance(value, bool) and wanted is not bool:
+            raise problem
+        if wanted is float and isinstance(value, str):  # YAML takes 1e-3 for a text
+            try:
+                value = float(value)
+            except ValueError:
+                raise problem from None
+        if wanted is float and isinstance(value, int | float):
+            try:
+                value = float(value)
+            except OverflowError:
+                raise problem from None
+            if math.isnan(value):  # it would pass every comparison with a limit
+                raise problem
+            return value
+        if wanted is int and isinstance(value, float) and value.is_integer():
+            return int(value)  # pipelines hand integers inside dictionaries on as floats
+        if not isinstance(value, wanted):
+            raise problem
+        return value
+
+
+_WORDS = {
+    int: "a whole number",
+    float: "a number",
+    str: "a text",
+    bool: "true or false",
+    dict: "a mapping",
+    list: "a list",
+}
+
+
+@dataclass(frozen=True)
+class Interface:
+    """What a stage takes and gives: directories in and out, and parameters. `several` are inputs of many artifacts."""
+
+    stage: str
+    summary: str
+    inputs: tuple[str, ...]
+    several: tuple[str, ...]
+    outputs: tuple[str, ...]
+    parameters: Mapping[str, Parameter]
+    takes_work: bool
+
+    def settle(self, given: Mapping[str, Any]) -> dict[str, Any]:
+        """Every parameter's value: what was given, checked, and the defaults for the rest."""
+        unknown = sorted(set(given) - set(self.parameters))
+        if unknown:
+            raise ValueError(
+                f"{self.stage} has no parameter {unknown[0]!r}.{nearest(unknown[0], self.parameters)} "
+                f"It has: {', '.join(sorted(self.parameters))}."
+            )
+        missing = [name for name, p in self.parameters.items() if p.required and name not in given]
+        if missing:
+            raise ValueError(f"{self.stage} needs a value for {missing[0]}, and has no default for it. Give one.")
+        return {name: p.check(given.get(name, p.default)) for name, p in self.parameters.items()}
+
+
+def nearest(name: str, known: Any) -> str:
+    """The sentence that names the likeliest meant name, or nothing."""
+    close = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
+    return f" Did you mean {close[0]!r}?" if close else ""
+
+
+def stages() -> list[str]:
+    """The names of all stages: the folders that have a component.py."""
+    return sorted(path.parent.name for path in COMPONENTS.glob("*/component.py"))
+
+
+@cache
+def read(stage: str) -> Interface:
+    """The interface of a stage, from the source of its function."""
+    path = COMPONENTS / stage / f"{stage}.py"
+    if stage not in stages() or not path.is_file():
+        raise ValueError(f"There is no stage {stage!r}.{nearest(stage, stages())} Stages: {', '.join(stages())}.")
+    tree = ast.parse(path.read_text(encoding="utf-8"), str(path))
+    function = next(n for n in tree.body if isinstance(n, ast.FunctionDef) and n.name == stage)
+    doc = ast.get_docstring(function) or ""
+    helps = {name: words for _, name, words in re.findall(r"^( *)(\w+): (.+(?:\n\1 +.+)*)", doc, flags=re.MULTILINE)}
+    paths: dict[str, list[str]] = {"In": [], "Ins": [], "Out": []}
+    takes_work = False
+    for argument in function.args.args:
+        annotation = ast.unparse(argument.annotation) if argument.annotation else ""
+        if annotation in paths:
+            paths[annotation].append(argument.arg)
+        elif annotation == "Work":
+            takes_work = True
+        else:
+            raise TypeError(f"{path}: {argument.arg} must be In, Ins, Out or Work; parameters are keyword-only.")
+    parameters = {
+        argument.arg: _parameter(argument, default, " ".join(helps.get(argument.arg, "").split()))
+        for argument, default in zip(function.args.kwonlyargs, function.args.kw_defaults, strict=True)
+    }
+    inputs, several = (*paths["In"], *paths["Ins"]), tuple(paths["Ins"])
+    return Interface(stage, doc.split("\n\n")[0], inputs, several, tuple(paths["Out"]), parameters, takes_work)
+
+
+def _parameter(argument: ast.arg, default: ast.expr | None, help: str) -> Parameter:
+    if argument.annotation is None:
+        raise TypeError(f"The parameter {argument.arg} has no annotation.")
+    limit, choices, annotation = None, None, argument.annotation
+    if isinstance(annotation, ast.Subscript) and ast.unparse(annotation.value) == "Annotated":
+        assert isinstance(annotation.slice, ast.Tuple)
+        parts = annotation.slice.elts
+        annotation, mark = parts[0], parts[1]
+        assert isinstance(mark, ast.Call)
+        values = [ast.literal_eval(value) for value in mark.args]
+        if ast.unparse(mark.func) == "Between":
+            limit = (float(values[0]), float(values[1]))
+        else:
+            choices = tuple(values[0])
+    kind = TYPES[ast.unparse(annotation).split("[")[0]]
+    value = REQUIRED if default is None else ast.literal_eval(default)
+    return Parameter(argument.arg, kind, value, limit, choices, help)
+
+
+def default(stage: str, parameter: str) -> Any:
+    """The default of a stage's parameter, for those who pass it on (the pipeline's signature)."""
+    return read(stage).parameters[parameter].default

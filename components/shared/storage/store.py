@@ -1,0 +1,277 @@
+"""The store: content-addressed objects and named records, in a directory or in S3-compatible storage."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import logging
+import os
+import re
+import secrets
+import stat
+import tempfile
+import time
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from components.shared.contracts import Blob, digest, file_digest, is_digest
+from components.shared.storage.directory import ABANDONED, PARTIAL, Backend, Directory, unwritable
+from components.shared.storage.scratch import VARIABLE as SCRATCH
+from components.shared.storage.scratch import Scratch
+
+log = logging.getLogger("medloop.store")
+
+
+class Store:
+    """Objects by digest, and records by name, over one backend."""
+
+    def __init__(self, uri: str, backend: Backend, cache: Path | None) -> None:
+        self.uri = uri
+        self.backend = backend
+        self._cache = cache
+        self._verified: dict[str, tuple[int, ...]] = {}
+
+    # Objects: named by what they hold, written once, verified when they are read.
+
+    def put_bytes(self, data: bytes) -> Blob:
+        """Keep these bytes; gives their digest and size."""
+        blob = Blob(digest(data), len(data))
+        if self.backend.size(_object(blob.digest)) != blob.size:  # one cut short is written anew
+            self.backend.write(_object(blob.digest), data)
+        return blob
+
+    def put_file(self, path: Path, known: str = "") -> Blob:
+        """Keep this file's content; gives its digest, `known` where it was taken in writing, and its size."""
+        blob = Blob(known or file_digest(path), path.stat().st_size)
+        if self.backend.size(_object(blob.digest)) != blob.size:
+            self.backend.upload(_object(blob.digest), path)
+        return blob
+
+    @contextlib.contextmanager
+    def making(self) -> Iterator[Path]:
+        """The path of a large file to write, which is kept without being copied if it lies where the store does."""
+        place = self.backend.root / PARTIAL if isinstance(self.backend, Directory) else Path(tempfile.gettempdir())
+        path = place / secrets.token_hex(8)
+        try:
+            if isinstance(self.backend, Directory):
+                self.backend.refuse_links(path)
+                self.backend.make_folder(place)
+            yield path
+        except OSError as error:
+            if isinstance(self.backend, Directory) and error.errno in (errno.ENOSPC, errno.EACCES, errno.EROFS):
+                raise type(error)(error.errno, unwritable(self.backend.root, error)) from None
+            if error.errno == errno.ENOSPC:
+                raise OSError(error.errno, f"{place} is full. Free some space on its disk; run again after") from None
+            raise
+        finally:
+            with contextlib.suppress(OSError):
+                path.unlink(missing_ok=True)
+
+    def tidy(self) -> None:
+        """Remove what writers that were killed have left half-written."""
+        if isinstance(self.backend, Directory):
+            for part in (self.backend.root / PARTIAL).glob("*"):
+                with contextlib.suppress(OSError):
+                    if time.time() - part.stat().st_mtime > ABANDONED:
+                        part.unlink()
+
+    def discard(self, object_digest: str) -> None:
+        """Remove an object that does not hold what its name says, so that it can be made again."""
+        self._verified.pop(object_digest, None)
+        self.backend.delete(_object(object_digest))
+
+    def has(self, object_digest: str) -> bool:
+        """Whether the store holds the object."""
+        return self.backend.size(_object(object_digest)) is not None
+
+    def fetch(self, object_digest: str) -> Path:
+        """A local, read-only file with the object's content, verified anew whenever the file has changed."""
+        path = self._local(object_digest)
+        if self._verified.get(object_digest) != _state(path):
+            if self._cache is not None and path.is_file() and file_digest(path) != object_digest:
+                path.unlink()  # a damaged cache is no loss: fetch it again
+            if self._cache is not None and not path.exists():
+                self._download(object_digest, path)
+            state = _state(path)
+            if not state:
+                raise FileNotFoundError(_missing(object_digest, self.uri))
+            if file_digest(path) != object_digest:
+                raise OSError(
+                    errno.EIO,
+                    f"The object {object_digest[:12]} in {self.uri} does not hold what its name says: it was changed "
+                    "or damaged. Restore it from a copy, or delete it and run again to make it anew",
+                )
+            self._verified[object_digest] = state
+        return path
+
+    def owns(self, path: Path) -> bool:
+        """Return whether this local file is an object of the store, or a copy that it keeps."""
+        return is_digest(path.name) and path == self._local(path.name).resolve()
+
+    def check_again(self, blob: Blob) -> None:
+        """Raise an OSError if the store has lost an object or changed it since this process verified it.
+
+        The content of a bucket's object is not transferred again: its size is compared, and the local copy verified.
+        """
+        self._verified.pop(blob.digest, None)
+        if self._cache is not None and self.backend.size(_object(blob.digest)) != blob.size:
+            raise FileNotFoundError(_missing(blob.digest, self.uri))
+        self.fetch(blob.digest)
+
+    def get(self, object_digest: str) -> bytes:
+        """The object's content."""
+        return self.fetch(object_digest).read_bytes()
+
+    def fetch_all(self, digests: Iterable[str]) -> list[Path]:
+        """Local files for many objects, fetched side by side."""
+        with ThreadPoolExecutor(8) as pool:
+            return list(pool.map(self.fetch, digests))
+
+    def _local(self, object_digest: str) -> Path:
+        name = _object(object_digest)
+        return Path(self.uri) / name if self._cache is None else self._cache / name.removeprefix("objects/")
+
+    def _download(self, object_digest: str, path: Path) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        for attempt in range(3):
+            part = path.with_name(f"{path.name}.{secrets.token_hex(4)}")
+            try:
+                if not self.backend.download(_object(object_digest), part):
+                    raise FileNotFoundError(_missing(object_digest, self.uri))
+                if file_digest(part) == object_digest:
+                    part.replace(path)
+                    return
+                log.warning("object %s arrived damaged, attempt %d", object_digest[:12], attempt + 1)
+            finally:
+                part.unlink(missing_ok=True)
+        raise OSError(errno.EIO, f"The object {object_digest[:12]} in {self.uri} arrives damaged each time. Restore it")
+
+    # Records: named by their place. Some are created once and never changed.
+
+    def read(self, name: str, limit: int | None = None) -> bytes | None:
+        """A record's bytes, or None; a ValueError where it is no regular file, or larger than `limit`."""
+        data = self.backend.read(name, limit)
+        if data is not None and limit is not None and len(data) > limit:
+            raise ValueError(f"{name} is larger than the {limit:,} bytes that it may have. Restore it from a copy.")
+        return data
+
+    def write(self, name: str, data: bytes) -> None:
+        """Write or replace a record, atomically."""
+        self.backend.write(name, data)
+
+    def create(self, name: str, data: bytes) -> None:
+        """Write a record that must not exist yet; FileExistsError when another writer was first."""
+        self.backend.create(name, data)
+
+    def delete(self, name: str) -> None:
+        """Remove a record, if it is there."""
+        self.backend.delete(name)
+
+    def names(self, prefix: str) -> list[str]:
+        """The names of the records below a prefix, sorted."""
+        return sorted(self.backend.names(prefix))
+
+    def numbered(self, folder: str, digits: int = 8) -> list[str]:
+        """Return the folder's records that are named by a number, in its order. Foreign files beside them do not count.
+
+        File managers, network file systems, editors and object browsers leave such files in any folder.
+        """
+        names = (name for name in self.backend.names(folder) if record_number(name, folder, digits))
+        return sorted(names, key=lambda name: record_number(name, folder, digits))
+
+    def creates_once(self) -> bool:
+        """Whether this store really refuses to create a record twice (some S3 servers overwrite it)."""
+        name = f"probe/{secrets.token_hex(8)}"
+        try:
+            self.create(name, b"first")
+            try:
+                self.create(name, b"second")
+            except FileExistsError:
+                return self.read(name) == b"first"
+            return False
+        finally:
+            # A probe that stays harms nobody: what was found out counts.
+            with contextlib.suppress(OSError):
+                self.delete(name)
+
+    def skew(self) -> float | None:
+        """Seconds by which this machine's clock is ahead of the store's server; None where there is no other clock."""
+        return self.backend.skew()
+
+
+def _object(object_digest: str) -> str:
+    if not is_digest(object_digest):
+        raise ValueError(
+            f"An object is named by {str(object_digest)[:20]!r}, and must be named by the 64 hexadecimal digits of a "
+            "SHA-256. The record that names it was changed; make it again."
+        )
+    return f"objects/{object_digest[:2]}/{object_digest}"
+
+
+def record_number(name: str, folder: str, digits: int = 8) -> int:
+    """Return the number that names this record in its folder, or 0 where the name is not one of ours."""
+    found = re.fullmatch(rf"{re.escape(folder)}/([0-9]{{{digits},12}})\.json", name)
+    number = int(found[1]) if found else 0
+    return number if name == f"{folder}/{number:0{digits}d}.json" else 0
+
+
+def _state(path: Path) -> tuple[int, ...]:
+    """Return what changes with a file's content, or nothing where there is no regular file."""
+    try:
+        found = path.stat()
+    except OSError:
+        return ()
+    if not stat.S_ISREG(found.st_mode):
+        return ()  # to open a FIFO would wait for ever
+    return (found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns)
+
+
+def _missing(object_digest: str, uri: str) -> str:
+    return (
+        f"The object {object_digest[:12]} is not in {uri}. It was removed, or the manifest belongs to another store: "
+        "use the store that the run used, or run again."
+    )
+
+
+def open_store(uri: str) -> Store:
+    """The store at a directory or at s3://bucket/prefix; credentials and endpoint come from the environment."""
+    if scratch := os.environ.get(SCRATCH, ""):
+        return over(uri, Path(scratch))
+    where, backend = _backend(uri)
+    if isinstance(backend, Directory):
+        if any((backend.root / name).is_dir() for name in ("objects", "releases")):
+            backend.for_group()
+        return Store(where, backend, None)
+    cache = Path(os.environ.get("MEDLOOP_CACHE") or Path(tempfile.gettempdir()) / f"medloop-cache-{os.getuid()}")
+    if not cache.exists():
+        cache.parent.mkdir(parents=True, exist_ok=True)
+        cache.mkdir(mode=0o700, exist_ok=True)  # scans come to lie there, and others may look into /tmp
+    return Store(where, backend, cache)
+
+
+def over(uri: str, scratch: Path) -> Store:
+    """The store as it is, with all that is written going to a directory of its own."""
+    where, backend = _backend(uri)
+    return Store(where, Scratch(backend, Directory(scratch / "written")), scratch / "cache")
+
+
+def _backend(uri: str) -> tuple[str, Backend]:
+    """The address in full, and what keeps the bytes there."""
+    if not uri:
+        raise ValueError("The store's address is empty. Give a directory or s3://bucket/prefix.")
+    if "://" not in uri:
+        root = Path(uri).absolute()
+        return str(root), Directory(root)
+    parts = urlsplit(uri)
+    if "@" in parts.netloc:
+        raise ValueError(
+            "The store's address holds a user or a password (not shown). Write s3://bucket/prefix alone; keys have "
+            "variables of their own, such as AWS_ACCESS_KEY_ID."
+        )
+    if parts.scheme != "s3" or not parts.netloc or "?" in uri or "#" in uri:
+        raise ValueError(f"The store's address is {uri!r}. Give a directory or s3://bucket/prefix.")
+    from components.shared.storage import s3
+
+    return uri.rstrip("/"), s3.connect(parts.netloc, parts.path.strip("/"))

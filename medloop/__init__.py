@@ -1,0 +1,1 @@
+import components  # noqa: F401  # switches telemetry off before anything else is imported

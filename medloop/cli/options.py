@@ -1,0 +1,97 @@
+"""What the commands share: options that several take, parameters settled from them, and how they refuse."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated, Any, NoReturn
+
+import typer
+from typer.core import TyperCommand
+
+from components.shared.privacy.redaction import one_line, printable, redact
+
+Source = Annotated[
+    str, typer.Option("--source", "-s", help="Directory of images, or s3://bucket/prefix: a folder for each class.")
+]
+Params = Annotated[Path | None, typer.Option("--params", "-p", help="YAML file of parameters; holds overrides only.")]
+Assign = Annotated[list[str] | None, typer.Option("--set", help="One parameter, as name=value. Repeat for more.")]
+Policy = Annotated[str, typer.Option("--policy", help="The gate's policy: a YAML file, or a shipped one's name.")]
+RunName = Annotated[str, typer.Argument(metavar="[RUN]", help="A run's id or its beginning; the latest by default.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON on standard output, and nothing else there.")]
+
+
+def _one_line(_: typer.Context, option: typer.CallbackParam, value: str) -> str:
+    try:
+        return one_line(value, f"--{option.name}")
+    except ValueError as error:
+        refuse(str(error))
+
+
+Reason = Annotated[
+    str, typer.Option("--reason", callback=_one_line, help="Why, on one line; it is written into the release log.")
+]
+By = Annotated[str, typer.Option("--by", callback=_one_line, help="Who approves; it is written into the release log.")]
+Runner = Annotated[str, typer.Option("--runner", help="subprocess: on this machine; docker: in the stage's image.")]
+ImagesAt = Annotated[str, typer.Option("--images", help="Where the images are: registry/prefix:tag.")]
+Brought = Annotated[
+    list[str] | None, typer.Option("--image", help="An image of your own for a stage, as stage=image. Repeat for more.")
+]
+
+
+class WithParameters(TyperCommand):
+    """A command whose help ends with a run's first parameters, read when it is asked for."""
+
+    def format_epilog(self, _context: Any, formatter: Any) -> None:
+        """Write the list."""
+        from workflows.parameters import describe_first
+
+        formatter.write(f"\n{describe_first(formatter.width)}\n")
+
+
+def arguments(
+    source: str,
+    params: Path | None,
+    assignments: list[str] | None,
+    policy: str = "",
+    defaults: dict[str, Any] | None = None,
+) -> dict[str, Any]:
+    """All parameters of a run; ends with a sentence where they make no sense."""
+    from workflows.parameters import settle
+
+    try:
+        return settle(source or None, params, assignments or [], defaults or {}, policy)
+    except ValueError as error:
+        refuse(str(error))
+
+
+def images(where: str, brought: list[str] | None) -> dict[str, str]:
+    """The image of each stage; ends with a sentence where a name makes no sense."""
+    from medloop.settings import read_settings
+    from workflows.image_names import choose
+
+    try:
+        return choose(where or read_settings().images, brought or [])
+    except ValueError as error:
+        refuse(str(error))
+
+
+def refuse(sentence: str) -> NoReturn:
+    """End, because what was asked makes no sense."""
+    tell(sentence)
+    raise typer.Exit(2)
+
+
+def tell(sentence: str) -> None:
+    """Say what went wrong, as JSON too where that was asked for."""
+    # A line that text from outside breaks is indented: it cannot pass for a message of its own.
+    sys.stderr.write("medloop: " + "\n  ".join(map(printable, sentence.splitlines())) + "\n")
+    if "--json" in sys.argv:
+        typer.echo(json.dumps({"error": redact(sentence)}))
+
+
+def check_runner(runner: str) -> None:
+    """Refuse a runner that there is not."""
+    if runner not in ("subprocess", "docker"):
+        refuse(f"--runner is {runner!r}, and must be subprocess or docker.")

@@ -1,0 +1,85 @@
+"""The page at /: what is in service, and a form to try an image. It needs nothing from another server."""
+
+from __future__ import annotations
+
+from html import escape
+from string import Template
+
+from serving.deployment import State
+
+HEADERS = {
+    "Content-Security-Policy": "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; "
+    "connect-src 'self'; img-src data:; form-action 'none'; frame-ancestors 'none'; base-uri 'none'"
+}
+
+PAGE = Template("""<!doctype html>
+<html lang="en">
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>medloop</title>
+<link rel="icon" href="data:,">
+<style>
+  :root { color-scheme: light dark; }
+  body { font: 16px/1.5 system-ui, sans-serif; max-width: 42rem; margin: 3rem auto; padding: 0 1rem; }
+  h1 { margin-bottom: 0; }
+  form { display: flex; gap: .75rem; flex-wrap: wrap; margin: 1.5rem 0; }
+  dl { display: grid; grid-template-columns: max-content 1fr max-content; gap: .3rem 1rem; align-items: center; }
+  dd { margin: 0; } meter { width: 100%; }
+  .warning { border-left: 4px solid #c60; padding-left: .75rem; }
+  code { background: #8882; padding: 0 .25em; border-radius: 3px; }
+</style>
+<h1>medloop</h1>
+<p>$summary</p>
+$warning
+<form>
+  <input type="file" name="file" aria-label="image" accept=".png,.jpg,.jpeg,.dcm,image/png,image/jpeg,application/dicom"
+    required>
+  <button>Predict</button>
+</form>
+<p id="said" role="status"></p>
+<dl id="classes"></dl>
+<h2>For programs</h2>
+<ul>
+  <li><code>POST /predict</code> with the form field <code>file</code>; <code>return_features</code> adds features</li>
+  <li><code>POST /predict/batch</code> with several <code>files</code></li>
+  <li><a href="model/info">/model/info</a>, <a href="health">/health</a>,
+    <a href="openapi.json">/openapi.json</a>: the whole interface</li>
+</ul>
+<script>
+  const said = document.getElementById("said"), classes = document.getElementById("classes");
+  const make = (tag, text) => Object.assign(document.createElement(tag), {textContent: text});
+  document.forms[0].addEventListener("submit", async (event) => {
+    event.preventDefault();
+    classes.replaceChildren();
+    said.textContent = "…";
+    try {
+      const reply = await fetch("predict", {method: "POST", body: new FormData(event.target)});
+      const found = await reply.json();
+      if (!reply.ok) { said.textContent = found.detail; return; }
+      said.textContent = `$${found.prediction} ($${found.model_version}, $${found.inference_time_ms} ms)`;
+      for (const [name, p] of Object.entries(found.probabilities)) {
+        const bar = document.createElement("dd");
+        bar.append(Object.assign(document.createElement("meter"), {value: p}));
+        classes.append(make("dt", name), bar, make("dd", `$${(100 * p).toFixed(1)} %`));
+      }
+    } catch { said.textContent = "The service did not answer."; }
+  });
+</script>
+</html>
+""")
+
+
+def render(state: State) -> str:
+    """The page as HTML."""
+    serving = state.serving
+    if serving:
+        about = serving.info()
+        summary = (
+            f"Version <strong>{escape(serving.version)}</strong> is in service: {escape(str(about['architecture']))}, "
+            f"{escape(about['precision'])}, released {escape(str(about['released_at']))}; "
+            f"it tells {escape(', '.join(about['classes']))} apart."
+        )
+    else:
+        summary = "There is no model in service."
+    warning = f'<p class="warning">{escape(state.problem)}</p>' if state.problem else ""
+    return PAGE.substitute(summary=summary, warning=warning)
