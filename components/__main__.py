@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from components.shared.contracts import Manifest
+from components.shared.errors import exit_code, is_foreseen
 from components.shared.parsing.json_documents import parse_json
 from components.shared.privacy.redaction import printable, protect_process
 from components.shared.runtime import work
@@ -31,11 +32,11 @@ def main(argv: list[str]) -> int:
         arguments = vars(_parser(interface).parse_args(argv[1:]))
         work.configure_logging()
         return _run(interface, arguments)
-    except (ValueError, OSError, RuntimeError) as error:
-        if os.environ.get("MEDLOOP_TRACEBACK"):
+    except Exception as error:
+        if os.environ.get("MEDLOOP_TRACEBACK") or not is_foreseen(error):
             raise
         sys.stderr.write(f"{argv[0]}: {printable(str(error))}\n")
-        return 1
+        return exit_code(error)
 
 
 def _run(interface: Interface, arguments: dict[str, object]) -> int:

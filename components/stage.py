@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from components.shared.contracts import Manifest
+from components.shared.errors import is_foreseen
 from components.shared.parsing.json_documents import read_json
 from components.shared.privacy.redaction import protect_process
 from components.shared.runtime import work
@@ -75,11 +76,13 @@ def call(name: str, arguments: Mapping[str, Any]) -> Any:
             inputs = {key: _manifest(key, arguments[key], arguments["store"], folder) for key in interface.inputs}
             done = work.step(name, arguments["store"], inputs, {**options, **given})
     except Exception as error:
-        why = {"stage": name, "why": work.sentence(error), "trace": traceback.format_tb(error.__traceback__)}
-        work.log.error("failed", extra={"fields": why})
-        if not isinstance(error, ValueError | OSError | RuntimeError):
-            raise  # nobody foresaw it, so there is no sentence for it: show where it happened
-        sys.exit(1)
+        why = {"stage": name, "why": work.sentence(error)}
+        if is_foreseen(error):
+            work.log.error("failed", extra={"fields": why})
+            sys.exit(1)
+        trace = "".join(traceback.format_tb(error.__traceback__))
+        work.log.error("failed", extra={"fields": {**why, "trace": trace}})
+        raise
     for key, manifest in done.outputs.items():
         Path(arguments[key].path).write_bytes(manifest.encode())
         arguments[key].metadata.update({"digest": manifest.digest, "bytes": manifest.bytes})

@@ -9,6 +9,7 @@ import stat
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from components.shared.errors import UnavailableError, UsageError
 from components.shared.privacy import hash_keys
 from components.shared.privacy.redaction import redact
 from components.shared.storage.source import open_source
@@ -112,7 +113,7 @@ def read_settings() -> Settings:
     home = Path(os.environ.get("MEDLOOP_HOME") or ".medloop").expanduser().absolute()
     store = os.environ.get("MEDLOOP_STORE") or str(home / "store")
     if store.startswith("s3:") and not store.startswith("s3://"):
-        raise ValueError(f"MEDLOOP_STORE is {store!r}. A bucket is written s3://bucket/prefix, with two slashes.")
+        raise UsageError(f"MEDLOOP_STORE is {store!r}. A bucket is written s3://bucket/prefix, with two slashes.")
     return Settings(
         home,
         store if "://" in store else str(Path(store).expanduser().absolute()),
@@ -155,7 +156,7 @@ def hash_key(settings: Settings, source: str, make: bool = True) -> str:
         if not make:
             return ""
         if "://" not in settings.store and (Path(settings.store) / "releases").is_dir():
-            raise RuntimeError(
+            raise UnavailableError(
                 f"There is no hash key {settings.key_file}, and the store has a history that was made with one (for "
                 "synthetic scans, with the public one). Restore the key from its copy, or set MEDLOOP_HOME to another "
                 "directory to begin a new loop."

@@ -17,6 +17,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import HTMLResponse, JSONResponse
 from numpy.typing import NDArray
 
+from components.shared.errors import RefusedError
 from components.shared.imaging.views import framing
 from serving import page
 from serving.connections import Tally, most_connections
@@ -176,7 +177,7 @@ class Service:
     async def _view(self, file: UploadFile, serving: Serving) -> NDArray[np.uint8]:
         """What the model sees of an image file; a ValueError says in a sentence why the file cannot be used."""
         if (file.size or 0) > self.limits.file_bytes:
-            raise ValueError(self._too_large())
+            raise RefusedError(self._too_large())
         preprocess = serving.model.preprocess
 
         def read() -> bytes:

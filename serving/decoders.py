@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from components.shared.errors import RefusedError
 from components.shared.imaging.decoder import REFUSAL, VIEW, Decoder, EndedError, Template
 
 WORK = "serving.decoding:look_at"
@@ -94,7 +95,7 @@ class Decoders:
             answer = REFUSAL + end.sentence().encode()
         if not answer.startswith(VIEW):
             reason = answer[1:].decode().rstrip(".")
-            raise ValueError(f"{reason[:1].upper()}{reason[1:]}.")
+            raise RefusedError(f"{reason[:1].upper()}{reason[1:]}.")
         side = framing[0]
         shape = (side, side, 3) if decoding["colour"] == "rgb" else (side, side)
         return np.frombuffer(answer, np.uint8, offset=1).reshape(shape)

@@ -12,6 +12,7 @@ from types import TracebackType
 from typing import Any
 
 from components.shared.contracts import Blob, Manifest
+from components.shared.errors import RefusedError, UnavailableError
 from components.shared.inference import Model
 from components.shared.ledger import release_log, signing
 from components.shared.ledger.release_log import Entry
@@ -154,7 +155,7 @@ class Deployment:
         seen = self._head
         if seen and (len(entries) < seen.number or entries[seen.number - 1].hash != seen.hash):
             self._signatures = REFUSED if signing.verifier() else NOT_CHECKED
-            raise ValueError(
+            raise RefusedError(
                 f"The release log no longer holds entry {seen.number} as it was. Entries were removed or changed: "
                 "restore the log from a copy, or start the service anew if that was meant."
             )
@@ -173,7 +174,7 @@ class Deployment:
         try:
             return Serving(entry, load(self._store, entry))
         except Exception as error:
-            raise RuntimeError(
+            raise UnavailableError(
                 f"Version {entry.version} (entry {entry.number} of the release log) cannot be loaded: {_reason(error)}"
             ) from error
 
@@ -211,7 +212,7 @@ def load(store: Store, entry: Entry) -> Model:
     """The model that an entry names, verified and tried; an exception says what is wrong with it."""
     record = entry.record
     if record.get("runtime") != "onnxruntime":
-        raise ValueError(f"it is released for the runtime {record.get('runtime')!r}; this service has onnxruntime.")
+        raise RefusedError(f"it is released for the runtime {record.get('runtime')!r}; this service has onnxruntime.")
     manifest = Manifest.decode(store.get(record["model"]), f"the model of {entry.version}")
     with tempfile.TemporaryDirectory(prefix="medloop-serve-") as scratch:
         bundle = Path(scratch) / "bundle"

@@ -13,6 +13,7 @@ from types import FrameType
 
 import uvicorn
 
+from components.shared.errors import MedloopError, UsageError, exit_code
 from components.shared.ledger import signing
 from components.shared.runtime import work
 from components.shared.storage.store import open_store
@@ -34,22 +35,22 @@ def serve(store_uri: str, host: str = "127.0.0.1", port: int = 8080, poll: float
     """
     try:
         if not 0.05 <= poll <= 3600:
-            raise ValueError(f"poll is {poll:g} seconds, and must be from 0.05 to 3600. Set it within that range.")
+            raise UsageError(f"poll is {poll:g} seconds, and must be from 0.05 to 3600. Set it within that range.")
         raise_descriptors()
         signing.verifier()  # a key that is none is told now, and not as a log that cannot be read
         listener = bind(host, port)  # before all else: a port in use must not cost the loading of a model
         with listener:
             _answer(listener, Deployment(open_store(store_uri), poll))
-    except (ValueError, OSError) as error:
+    except (MedloopError, OSError) as error:
         log.error(getattr(error, "strerror", None) or str(error), extra={"fields": {"stage": "serve"}})
-        return 1
+        return exit_code(error)
     return 0
 
 
 def bind(host: str, port: int) -> Listener:
     """A socket that listens there, or an exception that says in a sentence why it cannot."""
     if not 0 <= port <= 65535:
-        raise ValueError(f"The port is {port}, and must be from 0 (any free one) to 65535. Give another.")
+        raise UsageError(f"The port is {port}, and must be from 0 (any free one) to 65535. Give another.")
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
         listener = socket.create_server((host, port), family=family, backlog=2048)

@@ -13,6 +13,7 @@ from urllib.parse import urlencode, urlsplit
 
 import urllib3
 
+from components.shared.errors import UsageError
 from workflows.image_names import REFERENCE
 
 HUB = "registry-1.docker.io"
@@ -28,7 +29,7 @@ def digest(name: str) -> str:
     """The image's name with its digest in place of its tag, as the registry holds it now."""
     found = REFERENCE.fullmatch(name)
     if found is None:
-        raise ValueError(f"{name!r} is no name of an image. Write registry/path/name:tag in small letters.")
+        raise UsageError(f"{name!r} is no name of an image. Write registry/path/name:tag in small letters.")
     if found["digest"]:
         return name
     host, path = found["host"] or HUB, found["path"]

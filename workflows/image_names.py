@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 
+from components.shared.errors import UsageError
 from components.shared.runtime.interface import nearest, stages
 from components.stage import image
 
@@ -25,13 +26,13 @@ def choose(where: str, brought: Iterable[str]) -> dict[str, str]:
     for assignment in brought:
         stage, equals, name = assignment.partition("=")
         if not equals or not name:
-            raise ValueError(f"--image takes stage=image, and got {assignment!r}. Write, say, --image train=mine:1.0.")
+            raise UsageError(f"--image takes stage=image, and got {assignment!r}. Write, say, --image train=mine:1.0.")
         if stage not in images:
-            raise ValueError(f"There is no stage {stage!r}.{nearest(stage, images)} Stages: {', '.join(images)}.")
+            raise UsageError(f"There is no stage {stage!r}.{nearest(stage, images)} Stages: {', '.join(images)}.")
         images[stage] = name
     for name in images.values():
         if not REFERENCE.fullmatch(name):
-            raise ValueError(f"{name!r} is no name of an image. Write registry/path/name:tag in small letters.")
+            raise UsageError(f"{name!r} is no name of an image. Write registry/path/name:tag in small letters.")
     return images
 
 

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from components.shared.errors import UsageError
 from components.shared.runtime.interface import nearest
 from components.shared.runtime.step_log import IMAGE
 from components.stage import Placed
@@ -89,11 +90,11 @@ def check(pipeline: str, output: Path) -> None:
     """Refuse a pipeline that is not there, and a file that no server takes or that cannot be written."""
     if pipeline not in PIPELINES:
         known = ", ".join(PIPELINES)
-        raise ValueError(f"There is no pipeline {pipeline!r}.{nearest(pipeline, PIPELINES)} There are: {known}.")
+        raise UsageError(f"There is no pipeline {pipeline!r}.{nearest(pipeline, PIPELINES)} There are: {known}.")
     if output.suffix not in (".yaml", ".yml"):
-        raise ValueError(f"The package is {output.name!r}; a server takes a file that ends in .yaml. Name one.")
+        raise UsageError(f"The package is {output.name!r}; a server takes a file that ends in .yaml. Name one.")
     if not output.absolute().parent.is_dir():
-        raise ValueError(f"There is no directory {output.parent} for the package. Make it, or name another.")
+        raise UsageError(f"There is no directory {output.parent} for the package. Make it, or name another.")
 
 
 def compile_package(

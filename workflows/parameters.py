@@ -14,6 +14,7 @@ from typing import Any
 
 import yaml
 
+from components.shared.errors import UsageError
 from components.shared.parsing.yaml_documents import parse_yaml, read_yaml
 from components.shared.runtime.interface import COMPONENTS, REQUIRED, Parameter, nearest, read, stages
 
@@ -89,14 +90,14 @@ def settle(
     for assignment in assignments:
         name, equals, text = assignment.partition("=")
         if not equals:
-            raise ValueError(f"--set takes name=value, and got {assignment!r}. Write, say, --set epochs=5.")
+            raise UsageError(f"--set takes name=value, and got {assignment!r}. Write, say, --set epochs=5.")
         _assign(asked, name.strip(), _value(name.strip(), text))
     if source:
         asked["source"] = source
     settled = {}
     for name, parameter in pipeline_parameters().items():
         if parameter.required and not asked.get(name):
-            raise ValueError(
+            raise UsageError(
                 "No source was given. Name the directory of images with --source DIR, or s3://bucket/prefix."
             )
         settled[name] = parameter.check(asked.get(name, defaults.get(name, parameter.default)))
@@ -118,9 +119,9 @@ def _read_file(path: Path) -> dict[str, Any]:
         content = read_yaml(path) or {}
     except FileNotFoundError:
         shipped = sorted(p.stem for p in (Path(__file__).parent / "params").glob("*.yaml"))
-        raise ValueError(f"There is no parameter file {path}. Shipped ones: {', '.join(shipped)}.") from None
+        raise UsageError(f"There is no parameter file {path}. Shipped ones: {', '.join(shipped)}.") from None
     if not isinstance(content, dict):
-        raise ValueError(f"{path} holds a {type(content).__name__}; write one `name: value` a line.")
+        raise UsageError(f"{path} holds a {type(content).__name__}; write one `name: value` a line.")
     return content
 
 
@@ -129,7 +130,7 @@ def read_policy(named: Any) -> dict[str, Any]:
     if isinstance(named, Mapping):
         return dict(named)
     if not isinstance(named, str) or not named:
-        raise ValueError(f"policy is {named!r}, and must be a policy's name, a file, or a mapping of its sections.")
+        raise UsageError(f"policy is {named!r}, and must be a policy's name, a file, or a mapping of its sections.")
     shipped = {path.stem: path for path in sorted((Path(__file__).parent / "policies").glob("*.yaml"))}
     if named == "default":
         return {}
@@ -139,12 +140,12 @@ def read_policy(named: Any) -> dict[str, Any]:
         if error.errno not in (errno.ENOENT, errno.EISDIR, errno.ENOTDIR, errno.ENAMETOOLONG):
             raise
         known = ["default", *shipped]
-        raise ValueError(
+        raise UsageError(
             f"There is no policy {_short(named)!r}.{nearest(named, known)} Name a YAML file, or one of those that come "
             f"along: {', '.join(known)}."
         ) from None
     if content is not None and not isinstance(content, dict):
-        raise ValueError(f"{named} holds a {type(content).__name__}; write the sections of a policy: docs/gate.md.")
+        raise UsageError(f"{named} holds a {type(content).__name__}; write the sections of a policy: docs/gate.md.")
     return content or {}
 
 
@@ -201,21 +202,21 @@ def _assign(asked: dict[str, Any], name: str, value: Any) -> None:
         known = [*direct, *options]
         inside = [full for full in options if full.partition(".")[2] == name]
         hint = f" Did you mean {inside[0]!r}?" if inside else nearest(name, known)
-        raise ValueError(f"There is no parameter {name!r}.{hint} `medloop params` lists them all.")
+        raise UsageError(f"There is no parameter {name!r}.{hint} `medloop params` lists them all.")
 
 
 def _value(name: str, text: str) -> Any:
     if name == POLICY and not text.lstrip().startswith("{"):
         return text  # a name or a path
     if name.startswith(f"{POLICY}.") and not text.strip():
-        raise ValueError(f"--set {name}= gives no value. Give one, or null to take that limit away.")
+        raise UsageError(f"--set {name}= gives no value. Give one, or null to take that limit away.")
     parameter = pipeline_parameters().get(name) or option_parameters().get(name)
     if parameter and parameter.type is str:
         return text
     try:
         value = parse_yaml(text)
     except yaml.constructor.ConstructorError as error:
-        raise ValueError(f"--set {name}={_short(text)} is not readable: {error.problem}. Mend it.") from None
+        raise UsageError(f"--set {name}={_short(text)} is not readable: {error.problem}. Mend it.") from None
     except yaml.YAMLError:
         return text
     if isinstance(value, str) and parameter and parameter.type is float:
@@ -240,7 +241,7 @@ def describe(words: Sequence[str] = (), width: int = 80) -> str:
     chosen = {name: each for name, each in every.items() if all(word in name for word in words)}
     if not chosen:
         hint = nearest(words[-1], [name.rpartition(".")[2] for name in every])
-        raise ValueError(
+        raise UsageError(
             f"No parameter's name holds {' and '.join(map(repr, words))}.{hint} `medloop params` lists them all."
         )
     return "\n".join(line for name, each in chosen.items() for line in _lines(name, each, width))

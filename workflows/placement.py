@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from components.shared.errors import UsageError
+
 SPOT_TAINTS = (
     ("cloud.google.com/gke-spot", "true"),
     ("kubernetes.azure.com/scalesetpriority", "spot"),
@@ -133,8 +135,8 @@ def seconds(duration: str) -> int:
     """The seconds in a duration such as 90, 30s, 10m, 2h or 1d."""
     found = re.fullmatch(r"([0-9]{1,9})([smhd]?)", duration)
     if not found:
-        raise ValueError(f"{duration!r} is no duration. Write a number and s, m, h or d, such as 90s or 2h.")
+        raise UsageError(f"{duration!r} is no duration. Write a number and s, m, h or d, such as 90s or 2h.")
     given = int(found[1]) * {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400}[found[2]]
     if given > YEAR:
-        raise ValueError(f"{duration!r} is more than a year. Write at most 365d.")
+        raise UsageError(f"{duration!r} is more than a year. Write at most 365d.")
     return given

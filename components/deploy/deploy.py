@@ -9,6 +9,7 @@ import numpy as np
 from components.deploy import card
 from components.shared import contracts
 from components.shared.contracts import In, OneOf
+from components.shared.errors import UnavailableError
 from components.shared.imaging.views import blank_views
 from components.shared.inference import Model
 from components.shared.ledger import release_log, stage_keys
@@ -65,23 +66,23 @@ def deploy(
             f"({rollback.record['reason']}). Only a person can put it back, with `medloop promote`.",
         }
     if _moved_on(log, resolved["head"], awaited):
-        raise RuntimeError(
+        raise UnavailableError(
             f"The release log has moved on since this run began: entry {len(log)} was written by somebody else. "
             "Nothing was released; run again to be judged against what is in service now."
         )
     if awaited and release_log.awaited(log, work.inputs["decision"]) is None:
-        raise RuntimeError(
+        raise UnavailableError(
             f"The release log does not say that the decision {work.inputs['decision'][:12]} waits for approval: its "
             "run broke off before it ended, or its model was refused since. Nothing was released; run again."
         )
     in_service = service.record["model"] if service else ""
     if verdict["subject"]["champion"] != in_service:
-        raise RuntimeError(
+        raise UnavailableError(
             f"The decision compares with {verdict['subject']['champion'][:12] or 'no model'}, and in service is "
             f"{in_service[:12] or 'none'}. Nothing was released; run again to be judged against what is in service."
         )
     if not work.store.creates_once():
-        raise RuntimeError(
+        raise UnavailableError(
             f"The store {work.store.uri} overwrites records that must be created once (it ignores If-None-Match), so "
             "two runs could release at the same time. Use a store that keeps it: a directory, MinIO, or AWS S3."
         )
@@ -118,21 +119,21 @@ def deploy(
 
 def _verify(verdict: dict[str, Any], resolved: dict[str, Any], model: str) -> None:
     if verdict["outcome"] not in ("approved", AWAITING):
-        raise RuntimeError(
+        raise UnavailableError(
             f"The decision is {verdict['outcome']!r}, not 'approved'. Only approved models are released."
         )
     if verdict.get("shipped") is not True:
-        raise RuntimeError(
+        raise UnavailableError(
             "The decision is on a model as it was trained, and what would be shipped was not judged by it. Hand in the "
             "decision on the shipped graph."
         )
     if verdict["subject"]["model"] != model:
-        raise RuntimeError(
+        raise UnavailableError(
             f"The decision approves the model {verdict['subject']['model'][:12]}, and this one is {model[:12]}. "
             "Hand in the model that was judged."
         )
     if verdict["subject"]["champion"] != resolved["seen"]["champion"]:
-        raise RuntimeError(
+        raise UnavailableError(
             "The decision compares with another model in service than the one this run found. Run again to be judged "
             "against what is in service now."
         )
@@ -156,4 +157,4 @@ def _try_out(model: Model) -> None:
     shape = blank_views(1, model.preprocess).shape
     views = np.random.default_rng(0).integers(0, 255, shape, dtype=np.uint8)
     if not np.isfinite(model.probabilities(model(views).logits)).all():
-        raise RuntimeError("The model gives no finite probabilities for a test image. It was not released.")
+        raise UnavailableError("The model gives no finite probabilities for a test image. It was not released.")

@@ -31,6 +31,7 @@ from components.evaluate.subgroups import UNKNOWN, age_band, divided, gaps
 from components.shared.contracts import Between, In, OneOf, Out, read_record, write_record
 from components.shared.datasets.dataset import SPLIT, Data, Views
 from components.shared.datasets.parquet_tables import read_table, write_table
+from components.shared.errors import RefusedError
 from components.shared.inference import PRECISIONS, Model
 from components.shared.runtime.work import Work
 from components.shared.statistics.curves import curves
@@ -72,7 +73,7 @@ def evaluate(
     data = Data.open(dataset, work.store)
     rows = locked_rows(data, splits)
     if ordered and data.about["task"] == "multilabel":
-        raise ValueError(
+        raise RefusedError(
             f"ordered is true, and the {len(data.classes)} findings of this data set are not classes that could be "
             "ordered. Set ordered to false."
         )
@@ -149,20 +150,20 @@ def locked_rows(data: Data, splits: Path) -> Rows:
     """The positions of the test images in the index, or a ValueError that says what is wrong with the test."""
     rows = data.rows(splits, "test")
     if not len(rows):
-        raise ValueError(
+        raise RefusedError(
             "The split has 0 test images, and at least 1 of each of two classes is needed. Give the test a share, or "
             "hand in the split that was made of this dataset."
         )
     made_of, ours = read_record("split", splits / "split.json")["dataset"], data.about["fingerprint"]
     if made_of != ours:
-        raise ValueError(
+        raise RefusedError(
             f"The split was made of a dataset with the fingerprint {made_of[:12]}, and this one has {ours[:12]}: some "
             "of its test images may have been learned from. Hand in the split that was made of this dataset."
         )
     if data.about["task"] == "multilabel":
         found = data.targets[rows].sum(axis=0)
         if not ((found > 0) & (found < len(rows))).any():
-            raise ValueError(
+            raise RefusedError(
                 f"None of the {len(data.classes)} findings is there on some of the {len(rows)} test images and not on "
                 "others, and at least one has to be, to tell how well it is found. Add patients with findings and "
                 "without, and split again."
@@ -170,7 +171,7 @@ def locked_rows(data: Data, splits: Path) -> Rows:
         return rows
     present = np.unique(data.labels[rows])
     if len(present) < 2:
-        raise ValueError(
+        raise RefusedError(
             f"All {len(rows)} test images are of one class, {data.classes[present[0]]!r}, and at least two classes are "
             "needed to tell how well they are told apart. Add patients of the other classes and split again."
         )

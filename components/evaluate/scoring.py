@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from components.shared.contracts import LOST, read_record
 from components.shared.datasets.dataset import Data, Views
+from components.shared.errors import RefusedError
 from components.shared.imaging.views import framing
 from components.shared.inference import Model
 from components.shared.runtime.work import progress
@@ -65,7 +66,7 @@ def same_classes(model: Model, data: Data, which: str) -> None:
     """Refuse a model of another task or other classes than the dataset's."""
     classes, task = data.classes, data.about["task"]
     if model.about["task"] != task:
-        raise ValueError(
+        raise RefusedError(
             f"The task of the {which} is {model.about['task']}; that of the dataset is {task}. Train on this dataset, "
             "or ingest with the task that the model has (ingest_options.task)."
         )
@@ -78,7 +79,7 @@ def same_classes(model: Model, data: Data, which: str) -> None:
         "model in service": "The two can't be compared on the same images: release the new classes as a new loop, with "
         "a store of its own, or map the dataset's labels to the classes in service.",
     }[which]
-    raise ValueError(
+    raise RefusedError(
         f"The classes of the {which} are {', '.join(model.classes)}; those of the dataset are {', '.join(classes)}: "
         f"the {which} {problem}. {remedy}"
     )
@@ -95,7 +96,7 @@ def same_decoding(model: Model, data: Data, which: str) -> None:
         "model in service": "The two can't be compared on the same images: ingest as before, or release the new way "
         "as a new loop, with a store of its own.",
     }[which]
-    raise ValueError(
+    raise RefusedError(
         f"The {which} was trained on images decoded with {differing} {ours[differing]}; the dataset's are decoded "
         f"with {theirs[differing]}. {remedy}"
     )
@@ -131,7 +132,7 @@ class Judge:
         logits = np.concatenate(batches)
         bad = int((~np.isfinite(logits)).any(axis=1).sum())
         if bad:
-            raise ValueError(
+            raise RefusedError(
                 f"The {which} ({model.precision}) gives no number for {bad} of {len(logits)} test images, and 0 are "
                 "allowed. Its weights or its quantization are broken: train or quantize it again."
             )

@@ -12,6 +12,8 @@ from typing import Any
 
 import numpy as np
 
+from components.shared.errors import RefusedError
+
 GRAPH, NODE, INITIALIZER = 7, 1, 5
 """Where a model holds its graph, and a graph its nodes and weights."""
 NODE_INPUT, NODE_OUTPUT = 1, 2
@@ -116,7 +118,7 @@ def _fields(data: bytes, start: int, end: int) -> Iterator[tuple[int, int, int]]
             case 5:
                 at += 4
             case other:
-                raise ValueError(
+                raise RefusedError(
                     f"The model's graph is no ONNX file: it holds a field of the type {other} at byte {first:,}, and "
                     "the types 0, 1, 2 and 5 are known. Export the model again."
                 )

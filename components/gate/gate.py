@@ -11,6 +11,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from components.gate.checks import Check, error_at_this_look, found, judge
 from components.gate.policy import Policy, same_classes, settle
 from components.shared.contracts import Between, In, Out, digest, fingerprint, read_record, write_record
+from components.shared.errors import RefusedError, UnavailableError
 from components.shared.ledger import lineage, signing
 from components.shared.runtime.work import Work
 
@@ -99,7 +100,7 @@ def _signer(signer: str) -> signing.Signer | None:
     ours = signing.signer()
     if ours is None or ours.id != signer:
         there = f"holds the key {ours.id}" if ours else "is not set"
-        raise RuntimeError(
+        raise UnavailableError(
             f"The run began with the signing key {signer}, and {signing.VARIABLE} {there} in this step. Give all steps "
             "the same key, and run again."
         )
@@ -113,12 +114,12 @@ def identified(metrics: dict[str, Any]) -> dict[str, str]:
         name for name in SUBJECT if not isinstance(subject.get(name), str) or not (subject[name] or name == "champion")
     ]
     if missing:
-        raise ValueError(
+        raise RefusedError(
             f"The report does not say what it judged: {', '.join(missing)} of {len(SUBJECT)} entries missing in its "
             "subject. Evaluate the model again."
         )
     if not metrics.get("classes"):
-        raise ValueError("The report names 0 classes, and at least 2 are needed. Evaluate the model again.")
+        raise RefusedError("The report names 0 classes, and at least 2 are needed. Evaluate the model again.")
     return {name: subject[name] for name in SUBJECT}
 
 
@@ -174,7 +175,7 @@ def page(report: Path, record: dict[str, Any]) -> str:
     text = report.read_text(encoding="utf-8")
     before, marker, after = text.partition(MARKER)
     if not marker:
-        raise ValueError(f"The report's page has no place for the decision ({MARKER}). Evaluate the model again.")
+        raise RefusedError(f"The report's page has no place for the decision ({MARKER}). Evaluate the model again.")
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent),
         autoescape=True,

@@ -9,6 +9,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from components.shared.errors import UsageError
 from components.shared.parsing.yaml_documents import read_yaml
 from components.shared.runtime.interface import nearest
 
@@ -58,7 +59,7 @@ def settle(given: Mapping[str, Any]) -> Policy:
         whole["name"] = f"{whole['name']}, changed"
     budget = whole["budget"]
     if budget["error"] / budget["looks"] < SMALLEST_ERROR * (1 - 1e-9):
-        raise ValueError(
+        raise UsageError(
             f"The policy's budget spreads an error rate of {budget['error']:g} over {budget['looks']} looks, which "
             f"leaves less than {SMALLEST_ERROR:g} for each, and no report bounds a difference at that. Plan at most "
             f"{math.floor(budget['error'] / SMALLEST_ERROR + 1e-9)} looks."
@@ -88,7 +89,7 @@ def same_classes(policy: Policy, classes: Iterable[str]) -> None:
     for figure in [*lines, *(name for table in tables for name in table)]:
         _, at, of = figure.partition("@")
         if at and of not in known:
-            raise ValueError(
+            raise UsageError(
                 f"The policy asks for {figure!r}, and the data has no class {of!r}.{nearest(of, known)} "
                 f"Its classes: {', '.join(known)}."
             )
@@ -98,14 +99,14 @@ def line(text: str) -> Line:
     """A line of `require`, read."""
     found = LINE.fullmatch(text)
     if found is None:
-        raise ValueError(f"The policy's require holds {text!r}. Write a figure, > or <, and a number: accuracy > 0.9.")
+        raise UsageError(f"The policy's require holds {text!r}. Write a figure, > or <, and a number: accuracy > 0.9.")
     sign = {"≥": ">=", "≤": "<="}.get(found["sign"], found["sign"])
     if "=" in sign and sign not in (">=", "<="):
-        raise ValueError(
+        raise UsageError(
             f"The policy's require holds {text!r}, and a figure hardly ever equals a number. Write >= or <=."
         )
     if text.rstrip().endswith("%"):
-        raise ValueError(
+        raise UsageError(
             f"The policy's require holds {text!r}, and figures are shares, not per cent. Write 0.9 for 90 %."
         )
     figure = _figure("require", found["figure"], (*RISING, *FALLING))
@@ -137,13 +138,13 @@ def _without_none(table: Mapping[str, Any]) -> dict[str, Any]:
 
 def _section(where: str, given: Any, rules: Mapping[str, Rule]) -> dict[str, Any]:
     if not isinstance(given, Mapping):
-        raise ValueError(
+        raise UsageError(
             f"{_whose(where)} is {given!r}, and must be a mapping with some of: {', '.join(rules)}. See docs/gate.md."
         )
     checked = {}
     for name, value in given.items():
         if name not in rules:
-            raise ValueError(
+            raise UsageError(
                 f"{_whose(where)} has no {'section' if where == 'policy' else 'entry'} {name!r}."
                 f"{nearest(str(name), rules)} There are: {', '.join(rules)}."
             )
@@ -164,12 +165,12 @@ def _table(names: tuple[str, ...], limit: Rule) -> Rule:
 
     def check(where: str, value: Any) -> dict[str, Any]:
         if not isinstance(value, Mapping):
-            raise ValueError(f"The policy's {where} is {value!r}, and must be a mapping from figures to limits.")
+            raise UsageError(f"The policy's {where} is {value!r}, and must be a mapping from figures to limits.")
         checked: dict[str, Any] = {}
         for name, each in value.items():
             figure = _figure(where, name, names)
             if figure in checked:
-                raise ValueError(f"The policy's {where} holds {figure} twice, in two spellings. Keep one of them.")
+                raise UsageError(f"The policy's {where} holds {figure} twice, in two spellings. Keep one of them.")
             checked[figure] = limit(f"{where}.{name}", each)
         return checked
 
@@ -183,21 +184,21 @@ def _figure(where: str, name: Any, names: tuple[str, ...]) -> str:
     if figure not in names:
         if figure in RISING + FALLING and not set(names) <= {*COMPARED} and names != OF_A_SUBGROUP:
             place, other = ("ceilings", "lower") if figure in FALLING else ("floors", "higher")
-            raise ValueError(
+            raise UsageError(
                 f"The policy's {where} holds {figure}, which is better the {other} it is. Put it under {place}."
             )
         meant = f" Did you mean {SYNONYMS[figure]!r}?" if SYNONYMS.get(figure) in names else nearest(figure, names)
-        raise ValueError(f"The policy's {where} knows no figure {figure!r}.{meant} There are: {', '.join(names)}.")
+        raise UsageError(f"The policy's {where} knows no figure {figure!r}.{meant} There are: {', '.join(names)}.")
     if not at:
         return figure
     if names in (COMPARED, OF_A_SUBGROUP):
-        raise ValueError(f"The policy's {where} holds {name!r}, and takes no class. Leave out what follows {figure}.")
+        raise UsageError(f"The policy's {where} holds {name!r}, and takes no class. Leave out what follows {figure}.")
     if figure not in OF_A_CLASS:
-        raise ValueError(
+        raise UsageError(
             f"The policy's {where} asks for {figure} of a class, and a class has only: {', '.join(OF_A_CLASS)}."
         )
     if not of:
-        raise ValueError(f"The policy's {where} holds {name!r} and names no class after the @. Name one.")
+        raise UsageError(f"The policy's {where} holds {name!r} and names no class after the @. Name one.")
     return f"{figure}@{of}"
 
 
@@ -206,9 +207,9 @@ def _number(low: float, high: float, whole: bool = False) -> Rule:
         number = _as_number(value)
         if number is None or (whole and not number.is_integer()):
             kind = "a whole number" if whole else "a number"
-            raise ValueError(f"The policy's {where} is {value!r}, and must be {kind} from {low:,.10g} to {high:,.10g}.")
+            raise UsageError(f"The policy's {where} is {value!r}, and must be {kind} from {low:,.10g} to {high:,.10g}.")
         if not low <= number <= high:
-            raise ValueError(
+            raise UsageError(
                 f"The policy's {where} is {number:g}, and must be from {low:,.10g} to {high:,.10g}. "
                 "Set it within that range."
             )
@@ -234,7 +235,7 @@ def _or_none(rule: Rule) -> Rule:
 def _one_of(*choices: str) -> Rule:
     def check(where: str, value: Any) -> str:
         if value not in choices:
-            raise ValueError(
+            raise UsageError(
                 f"The policy's {where} is {value!r}, and must be one of {', '.join(choices)}."
                 f"{nearest(str(value), choices)}"
             )
@@ -245,22 +246,22 @@ def _one_of(*choices: str) -> Rule:
 
 def _text(where: str, value: Any) -> str:
     if not isinstance(value, str) or not 0 < len(value.strip()) <= 80:
-        raise ValueError(f"The policy's {where} is {value!r}, and must be a text of 1 to 80 characters.")
+        raise UsageError(f"The policy's {where} is {value!r}, and must be a text of 1 to 80 characters.")
     return value.strip()
 
 
 def _lines(where: str, value: Any) -> list[str]:
     if not isinstance(value, list) or not all(isinstance(each, str) for each in value):
-        raise ValueError(f"The policy's {where} is {value!r}, and must be a list of lines such as 'accuracy > 0.9'.")
+        raise UsageError(f"The policy's {where} is {value!r}, and must be a list of lines such as 'accuracy > 0.9'.")
     return [f"{read.figure} {read.sign} {read.limit:.10g}" for read in map(line, value)]
 
 
 def _fields(where: str, value: Any) -> list[str]:
     if not isinstance(value, list):
-        raise ValueError(f"The policy's {where} is {value!r}, and must be a list with some of: {', '.join(FIELDS)}.")
+        raise UsageError(f"The policy's {where} is {value!r}, and must be a list with some of: {', '.join(FIELDS)}.")
     for name in value:
         if name not in FIELDS:
-            raise ValueError(
+            raise UsageError(
                 f"The policy's {where} knows no field {name!r}.{nearest(str(name), FIELDS)} "
                 f"There are: {', '.join(FIELDS)}."
             )

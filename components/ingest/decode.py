@@ -23,6 +23,7 @@ from components.ingest.records import FACTS, Fact, Masters, Shard
 from components.ingest.text import text_like
 from components.shared.contracts import digest
 from components.shared.datasets.dataset import ShardWriter, pixel_digest, read_shard
+from components.shared.errors import RefusedError, UnavailableError
 from components.shared.imaging import header
 from components.shared.imaging.decoder import limited, limits
 from components.shared.imaging.pixels import Decoding, Master, Pixels
@@ -199,7 +200,7 @@ class _Before:
 def _pictures(data: bytes, file: str, entry: Entry, how: Decoding, key: HashKey) -> Iterator[Picture]:
     try:
         if entry.size > MAX_BYTES:
-            raise ValueError(f"the file has {entry.size:,} bytes; at most {MAX_BYTES:,} are read")
+            raise RefusedError(f"the file has {entry.size:,} bytes; at most {MAX_BYTES:,} are read")
         for master in readers.read(data, how):
             yield Picture(_described(master, key.image(entry.name, master.frame), key), master.pixels)
     except ValueError as error:
@@ -262,7 +263,7 @@ def _read(source: Source, entry: Entry, file: str) -> bytes:
     try:
         return source.read(entry)
     except FileNotFoundError:
-        raise RuntimeError(CHANGED) from None
+        raise UnavailableError(CHANGED) from None
     except ConnectionError:
         raise  # that is no matter of one file
     except OSError as error:

@@ -6,6 +6,7 @@ from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from components.shared.errors import RefusedError
 from components.shared.storage.source import Entry
 
 GROUP = 128
@@ -40,7 +41,7 @@ def partition(groups: Sequence[Group], part: str) -> list[Group]:
     """The share of the groups that falls to a part such as "2/8"."""
     number, slash, count = part.partition("/")
     if not (slash and number.isdecimal() and count.isdecimal() and 1 <= int(number) <= int(count)):
-        raise ValueError(f"part is {part!r}, and must be one such as 2/8: the second of eight. Give it in that form.")
+        raise RefusedError(f"part is {part!r}, and must be one such as 2/8: the second of eight. Give it in that form.")
     return list(groups[int(number) - 1 :: int(count)])
 
 

@@ -14,6 +14,7 @@ from components.ingest.masters import masters
 from components.ingest.records import Masters
 from components.shared.contracts import Between, OneOf, Out, fingerprint, write_record
 from components.shared.datasets.parquet_tables import QUARANTINE, WARNINGS, write_csv, write_table
+from components.shared.errors import UnavailableError
 from components.shared.imaging.pixels import Decoding
 from components.shared.privacy import hash_keys
 from components.shared.privacy.hash_keys import HashKey
@@ -105,7 +106,7 @@ def ingest(
     place = sources.open_source(source)
     listing = place.entries()
     if sources.revision(listing) != revision:
-        raise RuntimeError("The source changed since this run first looked at it. Let it settle, and run again.")
+        raise UnavailableError("The source changed since this run first looked at it. Let it settle, and run again.")
     labels = read_labels(place, listing, asked, lambda patient: key.hash("limit", patient))
     entries = {entry.name: entry for entry in listing}
     hashed = {key.hash("image", item.name): item for item in labels.files}
@@ -142,7 +143,9 @@ def ingest(
 def _key(key_id: str) -> HashKey:
     key = hash_keys.from_environment()
     if key.id != key_id:
-        raise RuntimeError(f"The hash key here has the id {key.id}, and the run began with {key_id}. Set the same key.")
+        raise UnavailableError(
+            f"The hash key here has the id {key.id}, and the run began with {key_id}. Set the same key."
+        )
     return key
 
 

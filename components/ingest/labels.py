@@ -15,6 +15,7 @@ from components.ingest.lists import read_lists
 from components.ingest.names import Files, class_and_side, patient_of, side_of
 from components.ingest.subsets import BEYOND, Choice, Meaning, within_limit
 from components.ingest.tables import Table, read_table
+from components.shared.errors import RefusedError
 from components.shared.runtime.interface import nearest
 from components.shared.storage.source import TABLE_SUFFIXES, Entry, Source
 
@@ -70,7 +71,7 @@ def read_labels(source: Source, listing: Sequence[Entry], asked: Asked, order: C
 
     def opened(name: str) -> AbstractContextManager[Path]:
         if name not in tables:
-            raise ValueError(
+            raise RefusedError(
                 f"The source has no table or list {name!r} in its root.{nearest(name, tables)} Put it there; its name "
                 f"ends in {' or '.join(sorted(TABLE_SUFFIXES))}."
             )
@@ -106,7 +107,7 @@ def _check_sources(asked: Asked, table: Table) -> None:
     """Refuse to be told the same thing in two ways, of which one would be passed over in silence."""
     for column, parameter in (("label", "label_pattern"), ("patient_id", "patient_pattern"), ("official", "official")):
         if column in table.columns and getattr(asked, parameter):
-            raise ValueError(
+            raise RefusedError(
                 f"{table.name} has {column!r}, and {parameter} is given too. Take one of them out, for they may differ."
             )
 
@@ -133,7 +134,7 @@ def _matches(parameter: str, pattern: re.Pattern[str], images: Sequence[str]) ->
     search = pattern.search
     found = [next(filter(None, match.groups()), None) if (match := search(name)) else None for name in images]
     if images and not any(found):
-        raise ValueError(
+        raise RefusedError(
             f"{parameter} is {pattern.pattern!r}, and fits none of the {len(images)} files' names. Mend it; it is "
             "searched for in the name relative to the source."
         )

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from components.ingest.names import Files
 from components.ingest.tables import Missing, open_text
+from components.shared.errors import RefusedError
 
 Open = Callable[[str], AbstractContextManager[Path]]
 """What gives a list of the source, by its name, as a local file."""
@@ -26,7 +27,7 @@ def read_lists(
                 given = line.strip()
                 file = files.find(given, name, number)
                 if file and sides.setdefault(file, side) != side:
-                    raise ValueError(
+                    raise RefusedError(
                         f"{name}, line {number} names a file for {side}, and another list names it for {sides[file]}. "
                         "Take it out of one of them."
                     )
@@ -36,5 +37,5 @@ def read_lists(
                     missing.add(number)
         warnings += missing.judge(skip_missing, found > 0)
         if not found:
-            raise ValueError(f"The list {name} is empty. Write the names of its files into it, one a line.")
+            raise RefusedError(f"The list {name} is empty. Write the names of its files into it, one a line.")
     return sides, warnings

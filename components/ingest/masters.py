@@ -13,6 +13,7 @@ from components.ingest import records
 from components.ingest.decode import Task
 from components.ingest.groups import Group, overlapping
 from components.ingest.records import Masters
+from components.shared.errors import UnavailableError
 from components.shared.imaging.decoder import Decoder, EndedError, Template
 from components.shared.imaging.pixels import Decoding
 from components.shared.storage.source import Source
@@ -69,7 +70,7 @@ class _Decoders:
             except EndedError as end:
                 self._own.decoder = None
                 if end.why == "killed" or not end.note:
-                    raise RuntimeError(
+                    raise UnavailableError(
                         f"One of {len(self._all)} decoding processes was killed, likely for want of memory. Give the "
                         "step more memory or fewer processors, and run again: what was decoded is kept."
                     ) from None
@@ -86,7 +87,7 @@ class _Decoders:
         if getattr(self._own, "decoder", None) is None:
             with self._door:
                 if self._closed:
-                    raise RuntimeError("The step is ending.")
+                    raise UnavailableError("The step is ending.")
                 self._own.decoder = Decoder(self._template)
                 self._all.append(self._own.decoder)
         found: Decoder = self._own.decoder

@@ -6,6 +6,8 @@ import re
 from collections.abc import Sequence
 from pathlib import PurePosixPath
 
+from components.shared.errors import RefusedError
+
 OFFICIAL = {"train": "train", "training": "train", "val": "val", "validation": "val", "test": "test", "testing": "test"}
 """Folder names, above the class folders, that publish a split."""
 
@@ -69,7 +71,7 @@ class Files:
                 self._bare.setdefault(known.rpartition("/")[2], []).append(known)
         meant = self._bare.get(name, [])
         if len(meant) > 1:
-            raise ValueError(
+            raise RefusedError(
                 f"{table}, line {line} names a file without its folder, and {len(meant)} files of the source have that "
                 "name. Name it relative to the source."
             )

@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 from components.ingest.asked import Asked
 from components.ingest.tables import Table
+from components.shared.errors import RefusedError
 from components.shared.privacy.redaction import one_line
 from components.shared.runtime.interface import nearest
 
@@ -87,19 +88,19 @@ class Choice:
     def _check_labels(self) -> None:
         asked, found = self._asked, self._found
         if any(not label.isprintable() and max(label) >= "\ud800" for label in found):
-            raise ValueError(
+            raise RefusedError(
                 f"The name of a {self._what} is not in UTF-8, and a class must have a name that can be written down. "
                 "Rename it, or give the labels in a table."
             )
         for label in found:
             one_line(label, f"The name of a {self._what}")
         if len(found) > 10 and len(found) * 2 > self._images:
-            raise ValueError(
+            raise RefusedError(
                 f"{self._images} images have {len(found)} different {self._what}s, and so those are no classes. Check "
                 "what the labels are read from: ingest_options columns, label_pattern, separator, or the folders."
             )
         if asked.no_finding and asked.no_finding not in found:
-            raise ValueError(
+            raise RefusedError(
                 f"No image has the label {asked.no_finding!r}, which no_finding names."
                 f"{self._nearest(asked.no_finding, found)} {self._listed(found)} Name one of those, or none."
             )
@@ -111,14 +112,14 @@ class Choice:
             called = f"the label {name!r}" if len(found) <= TOLD and self._is_shown(name) else "a label"
             called += self._line_of(name)
             more = f" Nor does it name {others} more." if others else ""
-            raise ValueError(
+            raise RefusedError(
                 f"label_map does not name {called} of {count}.{self._nearest(name, asked.label_map)}{more} Map it to a "
                 "class, or to '' to leave its images out."
             )
 
         rare = [name for name in found if not self._is_shown(name) and name not in asked.classes]
         if rare and not (asked.label_map or asked.classes) and self._images > MANY:
-            raise ValueError(
+            raise RefusedError(
                 f"A label{self._line_of(rare[0])} has {found[rare[0]]} of {self._images} images, and is not shown here "
                 "since it may come from another column. If it is a class, name all classes with ingest_options "
                 "classes; if not, correct that line."
@@ -140,7 +141,7 @@ class Choice:
         found = order_classes(mapped, asked.label_map.get(asked.no_finding, asked.no_finding))
         missing = [name for name in asked.classes if name not in found]
         if missing:
-            raise ValueError(
+            raise RefusedError(
                 f"The source has no {self._what} {missing[0]!r}; {self._listed(found, 'it has')}"
                 f"{self._nearest(missing[0], found)} Name those."
             )
@@ -148,7 +149,7 @@ class Choice:
         least = 1 if asked.multilabel else 2
         if len(names) < least:
             several = "s" * (len(names) != 1)
-            raise ValueError(
+            raise RefusedError(
                 f"The source has {len(names)} {self._what}{several}{': ' + names[0] if names else ''}; a classifier "
                 f"needs at least {least}. Put each class's images into a folder of its own, or say with ingest_options "
                 "columns or label_pattern where the labels stand."

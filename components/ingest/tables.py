@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 from components.ingest.asked import ABOUT, COLUMNS
 from components.ingest.names import OFFICIAL, Files
+from components.shared.errors import RefusedError
 from components.shared.parsing.json_documents import check_columns, table_lines
 from components.shared.runtime.interface import nearest
 from components.shared.storage.source import IMAGE_SUFFIXES
@@ -86,10 +87,12 @@ def read_table(path: Path, name: str, columns: Mapping[str, str], files: Files, 
                     else:
                         reading.add(file, line, reader.line_num)
     except csv.Error as error:
-        raise ValueError(f"{name} is not readable as CSV in UTF-8: {error}. Mend it, or save it anew.") from None
+        raise RefusedError(f"{name} is not readable as CSV in UTF-8: {error}. Mend it, or save it anew.") from None
     warnings = [*missing.judge(skip_missing, bool(reading.lines)), *reading.warnings()]
     if not reading.lines:
-        raise ValueError(f"{name} has no line below the names of its columns. Write one for each image, or remove it.")
+        raise RefusedError(
+            f"{name} has no line below the names of its columns. Write one for each image, or remove it."
+        )
     return Table(name, frozenset(places), reading.lines, reading.label_lines, tuple(warnings))
 
 
@@ -99,12 +102,12 @@ def open_text(path: Path, name: str) -> Iterator[Iterable[str]]:
     with path.open("rb") as file:
         head = file.read(64)
     if head.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) or b"\0" in head:
-        raise ValueError(f"{name} is written in UTF-16, or is no text at all. Save it anew as CSV in UTF-8.")
+        raise RefusedError(f"{name} is written in UTF-16, or is no text at all. Save it anew as CSV in UTF-8.")
     try:
         with path.open(encoding="utf-8-sig", newline="") as lines:
             yield table_lines(lines, name)
     except UnicodeDecodeError:
-        raise ValueError(
+        raise RefusedError(
             f"{name}, line {_undecodable(path)} holds a character that is not written in UTF-8; the file may be in "
             "Latin-1 or Windows-1252. Save it anew as CSV in UTF-8."
         ) from None
@@ -136,13 +139,13 @@ class Missing:
         if not self._count:
             return []
         if skip and not others:
-            raise ValueError(
+            raise RefusedError(
                 f"{self._name} names no file of the source in any of its {self._count} lines. Name the files relative "
                 "to the source, or check that it is the right table."
             )
         more = f", and so do {self._count - 1} more" if self._count > 1 else ""
         if not skip:
-            raise ValueError(
+            raise RefusedError(
                 f"{self._name}, line {self._first} names a file that is not in the source{more}. Mend the name, take "
                 "the line out, or pass over such lines with ingest_options missing_files=skip."
             )
@@ -154,35 +157,35 @@ class Missing:
 def _places(name: str, header: list[str], columns: Mapping[str, str], files: Files) -> dict[str, int]:
     """Where each of our columns stands in the table."""
     if any(_is_value(column, files) for column in header):
-        raise ValueError(f"{name} begins with values. Begin it with a line of the columns' names.")
+        raise RefusedError(f"{name} begins with values. Begin it with a line of the columns' names.")
     listed = _listed(header, [*columns.values()] if columns else COLUMNS)
     if columns:
         for ours, theirs in columns.items():
             if theirs not in header:
-                raise ValueError(
+                raise RefusedError(
                     f"{name} has no column {theirs!r}, which columns names for {ours!r}.{nearest(theirs, header)} "
                     f"It has {listed}. {_parted(header) or 'Name one of those.'}"
                 )
             if header.count(theirs) > 1:
-                raise ValueError(f"{name} has {header.count(theirs)} columns {theirs!r}. Rename all but one.")
+                raise RefusedError(f"{name} has {header.count(theirs)} columns {theirs!r}. Rename all but one.")
         return {ours: header.index(theirs) for ours, theirs in columns.items()}
     if "file" not in header:
         parted = f"{_parted(header)} " if _parted(header) else ""
-        raise ValueError(
+        raise RefusedError(
             f"{name} has no column 'file'; it has {listed}. {parted}Name each image in it, relative to the "
             "source, in a column 'file', with commas between the columns, or say with ingest_options columns what its "
             "columns are called."
         )
     unknown = [column for column in header if column not in COLUMNS]
     if unknown:
-        raise ValueError(
+        raise RefusedError(
             f"{name} has a column {unknown[0]!r}, which means nothing here.{nearest(unknown[0], COLUMNS)} "
             f"Columns may be {', '.join(COLUMNS)}; rename it, take it out, or name those to read with ingest_options "
             "columns."
         )
     twice = [column for column in header if header.count(column) > 1]
     if twice:
-        raise ValueError(f"{name} has {header.count(twice[0])} columns {twice[0]!r}. Rename all but one.")
+        raise RefusedError(f"{name} has {header.count(twice[0])} columns {twice[0]!r}. Rename all but one.")
     return {column: place for place, column in enumerate(header)}
 
 
@@ -234,7 +237,7 @@ class _Reading:
     def line(self, fields: list[str], number: int, files: Files) -> tuple[str, Line]:
         """The file that a line means, "" where the source has none such, and what it says of it."""
         if len(fields) != self._width:
-            raise ValueError(
+            raise RefusedError(
                 f"{self._name}, line {number} has more or fewer fields than the table has columns. Mend that line."
             )
         given = tuple([fields[place].strip() for _, place in self._about])
@@ -256,7 +259,7 @@ class _Reading:
     def add(self, file: str, line: Line, number: int) -> None:
         """Keep a line, unless an earlier one said otherwise."""
         if self.lines.setdefault(file, line) != line:
-            raise ValueError(
+            raise RefusedError(
                 f"{self._name}, line {number} says something else of a file than an earlier line. Keep one of them."
             )
         self.label_lines.setdefault(line.label, number)
@@ -297,7 +300,7 @@ class _Reading:
     def _side(self, text: str, number: int) -> str:
         side = text.strip().lower()
         if side and side not in OFFICIAL:
-            raise ValueError(
+            raise RefusedError(
                 f"{self._name}, line {number} names a side that is none of train, val and test. Mend it, or leave it "
                 "empty for the draw."
             )

@@ -23,6 +23,7 @@ from components.shared.datasets.parquet_tables import (
     write_csv,
     write_table,
 )
+from components.shared.errors import RefusedError
 from components.shared.runtime.work import log
 
 Row = dict[str, Any]
@@ -91,7 +92,7 @@ class Portion(NamedTuple):
 
 def _read(folder: Path) -> Portion:
     if not (folder / "portion.json").exists():
-        raise ValueError("What was handed in is no portion: it has no portion.json. Hand in what ingest gave.")
+        raise RefusedError("What was handed in is no portion: it has no portion.json. Hand in what ingest gave.")
     return Portion(
         read_record("portion", folder / "portion.json"),
         read_table(folder / "index.parquet", schema=INDEX),
@@ -103,11 +104,11 @@ def _read(folder: Path) -> Portion:
 def _agreed(parts: Sequence[Portion]) -> dict[str, Any]:
     """What all portions say alike; a ValueError where they are not the portions of one source."""
     if not parts:
-        raise ValueError("No portion was handed in, and at least 1 is needed. Ingest the source first.")
+        raise RefusedError("No portion was handed in, and at least 1 is needed. Ingest the source first.")
     count = int(parts[0].about["part"].partition("/")[2])
     there = sorted(part.about["part"] for part in parts)
     if there != sorted(f"{number}/{count}" for number in range(1, count + 1)):
-        raise ValueError(
+        raise RefusedError(
             f"The portions {', '.join(there)} are not the {count} of one source, each once. Hand in all that were "
             "ingested together."
         )
@@ -115,7 +116,7 @@ def _agreed(parts: Sequence[Portion]) -> dict[str, Any]:
         for part in parts:
             if part.about[name] != parts[0].about[name]:
                 what = {"asked": "what was asked of ingest", "files": "the files of the source"}.get(name, name)
-                raise ValueError(
+                raise RefusedError(
                     f"The portions {parts[0].about['part']} and {part.about['part']} differ in {what}. Ingest all of "
                     "one source with the same parameters."
                 )
@@ -150,7 +151,7 @@ def _refuse_people_as_classes(rows: pa.Table, about: dict[str, Any]) -> None:
         for row, label in zip(pc.list_parent_indices(lists).to_pylist(), lists.flatten().to_pylist(), strict=True)
     }
     if len(pairs) == len({label for label, _ in pairs}):
-        raise ValueError(
+        raise RefusedError(
             f"Each of the {len(classes)} classes has one patient, so they are people rather than classes (not named "
             "here). Put a folder for each class above the folders of patients, or give the labels in a table."
         )
@@ -214,12 +215,12 @@ def _require_classes(about: dict[str, Any], counts: Row) -> None:
     empty = [name for name, count in counts["by_class"].items() if not count]
     aside = f"{counts['quarantined']} files were set aside: {', '.join(counts['reasons']) or 'none'}"
     if about["task"] == "classification" and empty:
-        raise ValueError(
+        raise RefusedError(
             f"No usable image of class {empty[0]!r} is left; {aside}. Check the files of that class, or leave the "
             "class out with ingest_options classes."
         )
     if not counts["images"] or len(empty) == len(about["classes"]):
-        raise ValueError(f"No usable image with a finding is left; {aside}. Check the source and its table.")
+        raise RefusedError(f"No usable image with a finding is left; {aside}. Check the source and its table.")
 
 
 def _fingerprint(rows: pa.Table, classes: Sequence[str]) -> str:

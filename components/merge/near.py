@@ -7,6 +7,8 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from components.shared.errors import RefusedError
+
 Ints = NDArray[np.int64]
 Words = NDArray[np.uint64]
 
@@ -54,7 +56,7 @@ def _words(looks: Sequence[str]) -> tuple[Ints, Words]:
     sizes = np.fromiter(map(len, looks), dtype=np.int64, count=len(looks))
     wrong = np.flatnonzero((sizes > 0) & (sizes != BITS // 4))
     if wrong.size:
-        raise ValueError(
+        raise RefusedError(
             f"A perceptual hash has {sizes[wrong[0]]} digits, and must have {BITS // 4}: the portions were made by "
             "different versions. Ingest all of them with this one."
         )

@@ -6,6 +6,7 @@ from typing import Any
 
 from components.shared import contracts
 from components.shared.contracts import In
+from components.shared.errors import UnavailableError
 from components.shared.ledger import release_log
 from components.shared.runtime import proof
 from components.shared.runtime.notify import notify
@@ -29,12 +30,12 @@ def reject(decision: In, state: In, work: Work, *, run: str = "", by: str = "") 
     proof.signed_and_whole(decision, state, work)
     outcome = verdict["outcome"]
     if outcome not in ENTRIES:
-        raise RuntimeError(
+        raise UnavailableError(
             f"The decision is {outcome!r}, and only what is {' or '.join(ENTRIES)} ends here. The rest is for deploy."
         )
     log = release_log.read_log(work.store)
     if release_log.key_id(log) not in ("", resolved["key_id"]):
-        raise RuntimeError(
+        raise UnavailableError(
             "The hash key was rotated since this run began, so its split no longer counts. Nothing was written down; "
             "run again."
         )

@@ -9,6 +9,7 @@ from typing import Any
 from components.resolve import weights as kept_weights
 from components.shared import contracts
 from components.shared.contracts import Manifest, Out
+from components.shared.errors import RefusedError
 from components.shared.ledger import release_log, signing
 from components.shared.privacy import hash_keys
 from components.shared.runtime import work
@@ -104,7 +105,7 @@ def _listing(address: str) -> list[sources.Entry]:
     if not any(entry.is_image for entry in listing):
         links = "" if "://" in address else " (links that lead out of it are not followed)"
         known = ", ".join(sorted(sources.IMAGE_SUFFIXES))
-        raise ValueError(
+        raise RefusedError(
             f"The source {address} holds no images: no file ends in {known}{links}. "
             "Put a folder of images for each class into it."
         )
@@ -145,7 +146,7 @@ def _look(work_: Work, log: list[release_log.Entry], request: str, champion_now:
 def _same_key(log: list[release_log.Entry], key_id: str) -> None:
     known = release_log.key_id(log)
     if known not in ("", key_id):
-        raise ValueError(
+        raise RefusedError(
             f"The hash key at hand has the id {key_id}, and this store was made with key {known}. With another key "
             f"every patient would look new, and test patients would leak into training. Set {hash_keys.VARIABLE} to "
             "the store's key (if it was rotated, the one since then), or set MEDLOOP_HOME to another directory to "

@@ -7,6 +7,7 @@ import tempfile
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
+from components.shared.errors import RefusedError
 from components.shared.storage.store import Store
 
 LIMIT = 4 * 2**30
@@ -21,18 +22,18 @@ def keep(address: str, store: Store) -> str:
     """
     if re.fullmatch("[0-9a-f]{64}", address):
         if not store.has(address):
-            raise ValueError(f"The store {store.uri} has no object {address[:12]}, which weights names. Name a file.")
+            raise RefusedError(f"The store {store.uri} has no object {address[:12]}, which weights names. Name a file.")
         return address
     parts = urlsplit(address)
     if parts.username or any(word in parts.query.lower() for word in ("sig", "token", "key", "password", "credential")):
-        raise ValueError(
+        raise RefusedError(
             f"weights is an address at {parts.hostname} with credentials in it, and a run's parameters are written "
             "down. Put the file into a bucket whose keys the environment holds, or name a path."
         )
     if parts.scheme in ("", "file"):
         return _of_file(Path(unquote(parts.path) if parts.scheme else address), address, store)
     if parts.scheme not in ("s3", "http", "https"):
-        raise ValueError(
+        raise RefusedError(
             f"weights is {address}, and {parts.scheme}: is no address that is read. Give a path, or an s3:// or "
             "https:// address."
         )
@@ -50,7 +51,7 @@ def _of_file(path: Path, address: str, store: Store) -> str:
             "container sees only what it is given, so put the file where an s3:// or https:// address leads."
         )
     if path.stat().st_size > LIMIT:
-        raise ValueError(f"The weights at {address} have {path.stat().st_size:,} bytes; at most {LIMIT:,} are read.")
+        raise RefusedError(f"The weights at {address} have {path.stat().st_size:,} bytes; at most {LIMIT:,} are read.")
     return store.put_file(path).digest
 
 
@@ -67,7 +68,7 @@ def _from_bucket(address: str, path: Path) -> None:
     if size is None:
         raise FileNotFoundError(f"There are no weights at {address}. Check the bucket, the prefix and the name.")
     if size > LIMIT:
-        raise ValueError(f"The weights at {address} have {size:,} bytes; at most {LIMIT:,} are read.")
+        raise RefusedError(f"The weights at {address} have {size:,} bytes; at most {LIMIT:,} are read.")
     at.download(last, path)
 
 
@@ -83,6 +84,8 @@ def _from_server(address: str, path: Path) -> None:
                 for part in answer.stream(2**20):
                     file.write(part)
                     if file.tell() > LIMIT:
-                        raise ValueError(f"The weights at {address} have more than the {LIMIT:,} bytes that are read.")
+                        raise RefusedError(
+                            f"The weights at {address} have more than the {LIMIT:,} bytes that are read."
+                        )
     except urllib3.exceptions.HTTPError as error:
         raise OSError(f"The weights at {address} cannot be had ({type(error).__name__}). Check the address.") from None

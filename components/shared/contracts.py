@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 
+from components.shared.errors import RefusedError
 from components.shared.parsing import names
 from components.shared.parsing.json_documents import parse_json
 
@@ -78,7 +79,7 @@ def decode(kind: str, data: bytes, where: str) -> dict[str, Any]:
     try:
         document = parse_json(data)
     except ValueError as error:
-        raise ValueError(f"{where} is not a JSON {kind}: {error}. It was cut or changed; make it again.") from None
+        raise RefusedError(f"{where} is not a JSON {kind}: {error}. It was cut or changed; make it again.") from None
     return check(kind, document, where)
 
 
@@ -86,9 +87,9 @@ def check(kind: str, document: Any, where: str) -> dict[str, Any]:
     """The document, if it is a record of this kind and of the schema that this code knows."""
     found = document.get("kind") if isinstance(document, dict) else type(document).__name__
     if found != kind:
-        raise ValueError(f"{where} holds a {found!r}, where a {kind!r} is expected. Hand in the right file.")
+        raise RefusedError(f"{where} holds a {found!r}, where a {kind!r} is expected. Hand in the right file.")
     if document.get("schema") != SCHEMAS[kind]:
-        raise ValueError(
+        raise RefusedError(
             f"{where} is a {kind} of schema {document.get('schema')!r}; this version of medloop reads schema "
             f"{SCHEMAS[kind]}. Use the version that wrote it, or make it again."
         )
@@ -172,7 +173,7 @@ class Manifest:
         if sound:
             names.check(files, where)
         if not sound or manifest.encode() != data:  # else files that differ would go by the same digest
-            raise ValueError(f"{where} is no manifest as medloop writes it. It was changed; make it again.")
+            raise RefusedError(f"{where} is no manifest as medloop writes it. It was changed; make it again.")
         return manifest
 
     @property

@@ -13,6 +13,7 @@ import onnxruntime
 from numpy.typing import NDArray
 
 from components.shared.contracts import check
+from components.shared.errors import RefusedError
 from components.shared.imaging.views import normalise
 from components.shared.parsing.json_documents import read_json
 
@@ -49,7 +50,7 @@ class Model:
         self.preprocess: dict[str, Any] = self.about["preprocess"]
         self.precision = precision
         if precision not in self.about["precisions"]:
-            raise ValueError(
+            raise RefusedError(
                 f"This model has no {precision} graph; it has {', '.join(self.about['precisions'])}. Choose one."
             )
         options = onnxruntime.SessionOptions()
@@ -62,7 +63,7 @@ class Model:
         except Exception as error:  # onnxruntime has an exception for each status, and no base for them
             outside = "External data" in str(error)
             why = "it keeps weights in another file; export it without external data" if outside else str(error)
-            raise ValueError(f"The model's graph {PRECISIONS[precision]} cannot be loaded: {why}") from error
+            raise RefusedError(f"The model's graph {PRECISIONS[precision]} cannot be loaded: {why}") from error
 
     def __call__(self, views: NDArray[np.uint8]) -> Answer:
         """Logits and pooled features of uint8 views [N, H, W]."""

@@ -9,6 +9,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from components.shared.errors import RefusedError
 from components.split.columns import positions
 from components.split.history import Owners
 
@@ -25,13 +26,13 @@ def withdrawn_ids(asked: Sequence[str], known: pa.Array) -> pa.Array:
 def _named(text: str, ids: list[str]) -> str:
     shown = text[:SHORTEST] if isinstance(text, str) and re.fullmatch(r"[0-9a-f]+", text) else "a text that is no hash"
     if not isinstance(text, str) or not re.fullmatch(rf"[0-9a-f]{{{SHORTEST},}}", text):
-        raise ValueError(
+        raise RefusedError(
             f"withdrawn names {shown}, and must name patients by their keyed hash: {SHORTEST} or more of its "
             "digits 0-9 and a-f. Take it from the index of the data set."
         )
     found = [name for name in ids if name.startswith(text)]
     if len(found) != 1:
-        raise ValueError(
+        raise RefusedError(
             f"withdrawn names {shown}, and {len(found) or 'none'} of the {len(ids)} patients ever seen here "
             f"{'have' if found else 'has'} an id that begins so. Give all its digits, or take it out of the list."
         )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from components.shared.errors import RefusedError
 from components.split.columns import TEST, TRAIN, VAL, Codes, once
 from components.split.draw import draw, room_in_folds
 from components.split.history import Owners
@@ -14,9 +15,11 @@ from components.split.strata import People
 def check_fold(folds: int, fold: int) -> None:
     """A ValueError unless there are no folds or at least two, and this is one of them."""
     if folds == 1:
-        raise ValueError("folds is 1, and must be 0 for none, or from 2 to 20. With one there is nothing to train on.")
+        raise RefusedError(
+            "folds is 1, and must be 0 for none, or from 2 to 20. With one there is nothing to train on."
+        )
     if fold >= max(folds, 1):
-        raise ValueError(f"fold is {fold}, and must be below folds, which is {folds}. The first fold is 0.")
+        raise RefusedError(f"fold is {fold}, and must be below folds, which is {folds}. The first fold is 0.")
 
 
 def draw_folds(
@@ -61,7 +64,7 @@ def uneven(people: People, side: Codes, folds: int, classes: list[str]) -> list[
         if count < folds
     ]
     if found and people.findings is None:
-        raise ValueError(found[0])
+        raise RefusedError(found[0])
     return found
 
 

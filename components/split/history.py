@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from components.shared.contracts import read_record
 from components.shared.datasets.parquet_tables import SPLIT, read_table, write_table
+from components.shared.errors import RefusedError
 from components.split.columns import NONE, Codes, distinct, least, named, positions, side_codes
 
 PATIENTS = pa.schema(
@@ -71,7 +72,7 @@ def read_history(folder: Path, key_id: str) -> History:
         return History(0, PATIENTS.empty_table(), SEEN.empty_table(), OWNERS.empty_table(), SPLIT.empty_table())
     about: dict[str, Any] = read_record("split", folder / "split.json")
     if about["key_id"] != key_id:
-        raise ValueError(
+        raise RefusedError(
             f"The previous split was made with the hash key {about['key_id']}, and this data set with {key_id}: every "
             "patient would look new, and test images would come into train. Set the key of the previous split."
         )

@@ -9,6 +9,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from components.shared.errors import RefusedError
 from components.split.columns import NONE, TEST, TRAIN, Codes, least, side_codes
 from components.split.draw import draw, room_on_sides
 from components.split.history import LINKED, Given, History, Owners
@@ -55,7 +56,7 @@ def enough(people: People, there: NDArray[np.bool_], about: dict[str, Any]) -> l
         return []
     _require("The data set", int(there.sum()), "Add patients.")
     if not findings[there].any():
-        raise ValueError(
+        raise RefusedError(
             f"No image of the data set has any of its {len(classes)} findings; there is nothing to learn. Check the "
             "column of labels and the label map."
         )
@@ -73,7 +74,7 @@ def _patients(count: int) -> str:
 
 def _require(what: str, count: int, remedy: str) -> None:
     if count < FEWEST:
-        raise ValueError(
+        raise RefusedError(
             f"{what} has {_patients(count)}; the split needs at least {FEWEST}, one each for train, validation and "
             f"test. {remedy}"
         )
@@ -89,8 +90,8 @@ def missing(index_labels: tuple[Codes, Codes], side: Codes, about: dict[str, Any
         what = f"The {names[place]} side has no image"
         remedy = f"({len(side)} images in all). Add patients with one, or change the fractions in split_options."
         if about["task"] != "multilabel" and lacking:
-            raise ValueError(f"{what} of class {lacking[0]!r} {remedy}")
+            raise RefusedError(f"{what} of class {lacking[0]!r} {remedy}")
         if not there.any():
-            raise ValueError(f"{what} with a finding {remedy}")
+            raise RefusedError(f"{what} with a finding {remedy}")
         warnings += [f"{what} with the finding {name!r}. No figure can be told of it there." for name in lacking]
     return warnings

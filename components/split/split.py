@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from components.shared.contracts import Between, In, Out, fingerprint, read_record, write_record
 from components.shared.datasets.parquet_tables import SPLIT, read_table, write_table
+from components.shared.errors import RefusedError
 from components.shared.runtime.work import log
 from components.split.columns import NONE, SIDES, Codes, named, once, positions, side_codes
 from components.split.consent import withdrawn_ids, withdrawn_images, withdrawn_patients
@@ -151,4 +152,4 @@ def _tell(
 def _refuse_leaks(dataset: Path, splits: Path) -> None:
     found = leaks(dataset, splits)
     if found:
-        raise ValueError(" ".join(leak.sentence for leak in found))
+        raise RefusedError(" ".join(leak.sentence for leak in found))

@@ -10,6 +10,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
+from components.shared.errors import RefusedError
 from components.shared.runtime.interface import nearest
 from components.train import changes
 
@@ -83,7 +84,7 @@ class Augmentation:
             elif name in CHANGES:
                 amounts[name] = _amount(name, amount) if given else CHANGES[name].amount
             else:
-                raise ValueError(_unknown(name, bool(given)))
+                raise RefusedError(_unknown(name, bool(given)))
         factors = {name: strength if CHANGES[name].scaled else float(strength > 0) for name in amounts}
         scaled = {name: min(amount * factors[name], CHANGES[name].limit) for name, amount in amounts.items()}
         return Augmentation({name: scaled[name] for name in CHANGES if scaled.get(name)})
@@ -213,7 +214,7 @@ def _amount(name: str, text: str) -> float:
     except ValueError:
         amount = math.nan
     if not 0 <= amount <= limit:
-        raise ValueError(
+        raise RefusedError(
             f"The augmentation {name}={text} has an amount of {text or 'nothing'!r}, and it must be a number from 0 to "
             f"{limit:g}. The usual one is {CHANGES[name].amount:g}."
         )

@@ -7,6 +7,8 @@ import shutil
 
 import torch
 
+from components.shared.errors import UnavailableError
+
 LONG = 2000
 """Steps from which the minute that compiling takes is won back on a GPU."""
 
@@ -17,7 +19,7 @@ def choose(asked: str) -> torch.device:
     there = torch.cuda.is_available()
     if asked == "cuda" and not there:
         build = f"CUDA {torch.version.cuda}" if torch.version.cuda else "no CUDA"
-        raise RuntimeError(
+        raise UnavailableError(
             "Training was asked for on a GPU (device is 'cuda'), and this machine shows none to PyTorch (made for "
             f"{build}). Ask the cluster for one (accelerators in the cluster file), check the node's driver and device "
             "plug-in, or set device to auto or cpu."
@@ -31,7 +33,7 @@ def choose(asked: str) -> torch.device:
 def precision_on(device: torch.device, asked: str) -> str:
     """The arithmetic that was asked for: float32, bf16 or fp16; auto is bf16 where a GPU has it, float32 elsewhere."""
     if asked == "fp16" and device.type != "cuda":
-        raise RuntimeError(
+        raise UnavailableError(
             "precision is fp16, and training is on the processor, where it gains nothing. Set train_options.precision "
             "to bf16 or auto, or device to cuda."
         )
@@ -46,7 +48,7 @@ def compiles(asked: str, device: torch.device, steps: int) -> bool:
     if asked == "auto":
         return device.type == "cuda" and steps >= LONG and bool(shutil.which("cc") or shutil.which("gcc"))
     if asked == "yes" and not (shutil.which("c++") or shutil.which("g++")):
-        raise RuntimeError(
+        raise UnavailableError(
             "compiled is yes, and no C++ compiler is here for PyTorch to use. Put one into the image of train, or set "
             "train_options.compiled to auto."
         )

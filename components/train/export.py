@@ -16,6 +16,7 @@ from torch import nn
 
 from components.shared import contracts
 from components.shared.contracts import In
+from components.shared.errors import UnavailableError
 from components.shared.imaging.views import normalise
 from components.shared.inference import OUTPUTS, PRECISIONS, Model
 from components.shared.parsing.json_documents import read_json
@@ -185,7 +186,7 @@ def check_parity(model: In, network: nn.Module, views: NDArray[np.uint8]) -> flo
         for ours, theirs in zip(others, (answer.features, exported.feature_maps(some)), strict=True):
             share = max(share, float(np.abs(ours - theirs).max() / np.abs(ours).max().clip(1e-6)))
     if not (difference <= TOLERANCE and share <= TOLERANCE):
-        raise RuntimeError(
+        raise UnavailableError(
             f"The exported graph differs from the network by {difference:.2g} in a logit, and by {share:.2g} of the "
             f"largest feature; at most {TOLERANCE:g} is taken for rounding. The export is wrong: try another "
             "architecture, or report it."

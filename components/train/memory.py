@@ -7,6 +7,8 @@ from contextlib import contextmanager
 
 import torch
 
+from components.shared.errors import UnavailableError
+
 WORDS = ("allocate memory", "out of memory", "STATUS_ALLOC_FAILED")
 """What PyTorch and its libraries say of it where they raise no error of its own."""
 
@@ -23,7 +25,7 @@ def careful(device: torch.device, architecture: str, size: int, batch: int, accu
         if device.type == "cuda":
             where = f"the GPU's {torch.cuda.get_device_properties(device).total_memory / 2**30:.0f} GiB"
         halved = f"Set batch_size to {batch // 2} and train_options.accumulate to {accumulate * 2} (almost the same), "
-        raise RuntimeError(
+        raise UnavailableError(
             f"{batch} images of {size} pixels a side at once are too much for {where} with {architecture}. "
             f"{halved + 'l' if batch >= 4 else 'L'}ower image_size, or set train_options.precision to bf16."
         ) from None

@@ -17,6 +17,8 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
+from components.shared.errors import RefusedError
+
 Make = Callable[[int, int], tuple[nn.Module, int]]
 """From channels and image size to a body and the number of its features."""
 
@@ -47,13 +49,17 @@ def build(
     """
     if name not in NETWORKS:
         near = difflib.get_close_matches(name, NETWORKS, n=1, cutoff=0.0)[0]
-        raise ValueError(f"unknown network {name!r}: did you mean {near!r}? Known are {', '.join(sorted(NETWORKS))}")
+        raise RefusedError(f"unknown network {name!r}: did you mean {near!r}? Known are {', '.join(sorted(NETWORKS))}")
     if channels < 1 or classes < 2:
-        raise ValueError(f"a network for {channels} channels and {classes} classes cannot be built: at least 1 channel "
-                         "and 2 classes are needed")  # fmt: skip
+        raise RefusedError(
+            f"a network for {channels} channels and {classes} classes cannot be built: at least 1 channel and 2 "
+            "classes are needed"
+        )
     if hidden < 1 or not 0 <= dropout < 1:
-        raise ValueError(f"a head of {hidden} hidden units with dropout {dropout} cannot be built: at least 1 unit is "
-                         "needed, and a dropout from 0 to below 1")  # fmt: skip
+        raise RefusedError(
+            f"a head of {hidden} hidden units with dropout {dropout} cannot be built: at least 1 unit is needed, and a "
+            "dropout from 0 to below 1"
+        )
     body, features = NETWORKS[name](channels, size)
     made = Classifier(body, features, classes, hidden, dropout, logits_only)
     made.recipe = {
@@ -137,7 +143,7 @@ def _in_order(whole: nn.Module, *names: str, **more: nn.Module) -> nn.Sequential
 
 def _at_least(name: str, size: int, least: int) -> None:
     if size < least:
-        raise ValueError(
+        raise RefusedError(
             f"{name} cannot take images of {size} pixels: its last map would be a single point. Set image_size to "
             f"{least} or more, or choose another architecture."
         )
@@ -260,7 +266,7 @@ def vit(channels: int, size: int) -> tuple[nn.Module, int]:
 
     if size < 2 * PATCH or size % PATCH:
         near = max(2, round(size / PATCH)) * PATCH
-        raise ValueError(
+        raise RefusedError(
             f"vit cuts an image into patches of {PATCH} pixels, and {size} is not a multiple of that with at least two "
             f"a side. Set image_size to {near}, or choose another architecture."
         )

@@ -9,6 +9,8 @@ import torch
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
+from components.shared.errors import RefusedError
+
 WIDTH = 1200
 GAP = 6
 CAPTION = 22
@@ -26,7 +28,7 @@ def sheet(before: Tensor, after: Tensor, names: Sequence[str]) -> bytes:
     """
     versions, rows = after.shape[:2]
     if before.shape != after.shape[1:] or len(names) != rows or not rows or not versions:
-        raise ValueError(
+        raise RefusedError(
             f"The sheet got {len(before)} images, {versions} versions of {rows}, and {len(names)} names. Give at least "
             "one version of each image, of its size, and one name an image."
         )

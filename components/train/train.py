@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from components.shared import contracts
 from components.shared.contracts import Between, In, OneOf, Out
 from components.shared.datasets.dataset import Data, Views
+from components.shared.errors import RefusedError
 from components.shared.imaging.views import framing
 from components.shared.runtime.work import Work, event
 from components.train import models
@@ -127,7 +128,7 @@ def train(
         torch.set_num_threads(threads)
     data = Data.open(dataset, work.store)
     if data.about["decoding"]["colour"] == "rgb" and channels != 3:
-        raise ValueError(f"The data set's images have colours, and channels is {channels}. Set channels to 3.")
+        raise RefusedError(f"The data set's images have colours, and channels is {channels}. Set channels to 3.")
     augmentation = Augmentation.parse(augmentations, augment)
     sides = _sides(data, splits, {"size": image_size, "fit": fit, "crop": crop, "shades": shades, "channels": channels})
     task, classes = data.about["task"], data.classes
@@ -216,7 +217,7 @@ def _sides(data: Data, splits: In, preprocess: dict[str, Any]) -> dict[str, Side
     rows = {side: data.rows(splits, side) for side in ("train", "val")}
     _check_classes(data, rows["train"])
     if not len(rows["val"]):
-        raise ValueError(
+        raise RefusedError(
             "No image is on the validation side, on which the best epoch and the threshold are chosen. Raise "
             "split_options.val_fraction, or publish a val folder."
         )
@@ -237,7 +238,7 @@ def _check_classes(data: Data, rows: NDArray[np.int64]) -> None:
     counts = data.targets[rows].sum(axis=0)
     missing = [name for name, count in zip(data.classes, counts, strict=True) if not count]
     if missing:
-        raise ValueError(
+        raise RefusedError(
             f"None of the {len(rows):,} training images is of {' or '.join(missing)}, so it cannot be learned. Add "
             "images of it, lower split_options.test_fraction and val_fraction, or leave it out with "
             "ingest_options.classes."

@@ -20,6 +20,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from components.shared.errors import RefusedError
+
 WRAPPERS = ("state_dict", "model_state_dict", "model", "network", "net")
 """Names under which a file may hold its weights, beside other things."""
 
@@ -98,21 +100,21 @@ def _read(path: Path) -> dict[str, Tensor]:
         raise FileNotFoundError("There is no weights file at the path that was given. Check the path.") from None
     except Exception as error:  # whatever a file makes the reader do, it cannot be read
         if isinstance(error, pickle.UnpicklingError) and re.search(r"Unsupported (global|class)", str(error)):
-            raise ValueError(
+            raise RefusedError(
                 "The weights file holds Python objects beside tensors, and is not opened: they could run code. Save "
                 "the network's state_dict alone, with torch.save."
             ) from None
-        raise ValueError(f"The weights file is damaged, or of another format. {FORMATS}") from None
+        raise RefusedError(f"The weights file is damaged, or of another format. {FORMATS}") from None
     while isinstance(held, Mapping) and (inner := [name for name in WRAPPERS if isinstance(held.get(name), Mapping)]):
         held = held[inner[0]]
     found = {name: value for name, value in held.items() if isinstance(value, Tensor)} if _is_named(held) else {}
     if not found:
-        raise ValueError(f"The weights file holds no weights: {type(held).__name__} without named tensors. {FORMATS}")
+        raise RefusedError(f"The weights file holds no weights: {type(held).__name__} without named tensors. {FORMATS}")
     while prefix := next((one for one in PREFIXES if all(name.startswith(one) for name in found)), None):
         found = {name.removeprefix(prefix): value for name, value in found.items()}
     found = _without_counts(found)
     if bad := [name for name, value in found.items() if not value.isfinite().all()]:
-        raise ValueError(
+        raise RefusedError(
             f"The weights file holds values that are not numbers, in {_some(bad)}. Take the file of a training that "
             "went well."
         )
@@ -145,7 +147,7 @@ def _renamed(found: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]
 def _by_order(found: Mapping[str, Tensor], body: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The weights under the body's names, given in order, where the file has other names for the same layers."""
     if len(found) != len(body):
-        raise ValueError(
+        raise RefusedError(
             f"The weights do not fit: the file holds {len(found)} weights of a body, under names like "
             f"{next(iter(found), 'none')}, and the network's body has {len(body)}, like {next(iter(body))}. {_REMEDY}"
         )
@@ -176,7 +178,7 @@ def _fitted(found: Mapping[str, Tensor], body: Mapping[str, Tensor]) -> tuple[di
         fitted[name] = changed.to(here.dtype)
     wrong += [f"{name} is not in the network" for name in found if name not in body]
     if wrong:
-        raise ValueError(f"The weights do not fit, in {len(wrong)} layers: {_some(wrong)}. {_REMEDY}")
+        raise RefusedError(f"The weights do not fit, in {len(wrong)} layers: {_some(wrong)}. {_REMEDY}")
     return fitted, adapted
 
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from components.shared.errors import RefusedError
 from medloop.cli.options import AsJson, Reason
 
 if TYPE_CHECKING:
@@ -77,7 +78,7 @@ def show_head(
     store = open_store(settings.store)
     log = release_log.read_chain(store)
     if not log:
-        raise ValueError(f"The release log of {store.uri} has 0 entries, so it has no head. Release something first.")
+        raise RefusedError(f"The release log of {store.uri} has 0 entries, so it has no head. Release something first.")
     lost = remember(settings, store, log, accept)
     newest = log[-1]
     if as_json:

@@ -10,6 +10,7 @@ from typing import Annotated
 
 import typer
 
+from components.shared.errors import exit_code, is_foreseen
 from components.shared.privacy.redaction import protect_process
 from medloop.cli.audit import app as audit
 from medloop.cli.data import app as data
@@ -417,20 +418,20 @@ def _found(name: str):  # type: ignore[no-untyped-def]  # its types would have t
 
 
 def main() -> None:
-    """Run the command line; an error that was foreseen is a sentence, not a traceback."""
+    """Run the command line; a foreseen error is printed as a sentence, any other with its traceback."""
     protect_process()
     try:
         app(prog_name="medloop")
     except BrokenPipeError:
         sys.exit(1)
-    except (ValueError, OSError, RuntimeError, LookupError) as error:
-        if os.environ.get("MEDLOOP_TRACEBACK") or isinstance(error, KeyError | IndexError):
+    except Exception as error:
+        if os.environ.get("MEDLOOP_TRACEBACK") or not is_foreseen(error):
             raise
         if isinstance(error, OSError) and error.filename is not None:
             tell(f"{error.strerror}: {error.filename}")
         else:
             tell(str(error.args[-1] if error.args else error))
-        sys.exit(1)
+        sys.exit(exit_code(error))
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from components.shared.contracts import Manifest, read_record
+from components.shared.errors import RefusedError
 from components.shared.storage.artifacts import lay_out
 from components.shared.storage.store import Store
 from medloop.runner.run import Run, find, recent
@@ -76,7 +77,7 @@ def _named(store: Store, name: str) -> Run:
         began = (
             f"it {run.record['outcome']}" if run.record["outcome"] in ("failed", "interrupted") else "so far it went"
         )
-        raise ValueError(
+        raise RefusedError(
             f"The run {run.id} has no data set: {began} before its images were gathered. "
             f"`medloop explain {run.id}` says why; name another run, or leave the name out for the latest that has one."
         )
@@ -89,7 +90,7 @@ def _latest(store: Store) -> Run:
         return run
     earlier = next((run for run in recent(store, LATEST) if _output(run, "dataset")), None)
     if earlier is None:
-        raise ValueError(
+        raise RefusedError(
             f"None of the latest runs (up to {LATEST}) has a data set; the last one is {run.id}, "
             f"{run.record['outcome']}. `medloop explain` says why. Name an older run, or run again."
         )
@@ -104,6 +105,6 @@ def _output(run: Run, output: str) -> str:
 
 def _whole(folder: Path, wanted: str, given: Path, option: str) -> None:
     if not (folder / wanted).is_file():
-        raise ValueError(
+        raise RefusedError(
             f"There is no {wanted} in {given}. Give --{option} what a stage gave: its directory, or its manifest."
         )

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import PurePosixPath
 
 from components.shared.contracts import Manifest
+from components.shared.errors import RefusedError, UnavailableError
 from components.shared.imaging.header import FIELDS, passing
 from components.shared.ledger import release_log
 from components.shared.privacy import hash_keys
@@ -58,12 +59,12 @@ def find(settings: Settings, store: Store, address: str, beginning: str) -> Foun
     index = _index(store, run, beginning) if run else _Index({}, (-1,))
     found = [*_images(key, entries, index, beginning), *_patients(key, place, entries, index, beginning)]
     if not found:
-        raise LookupError(
+        raise RefusedError(
             f"Nothing at the source has a hash that begins with {beginning} under the key {key.id}. It may have left "
             "the source, stand at another one (name it with --source), or be of a store with another key."
         )
     if len({(each.kind, each.hash) for each in found}) > 1:
-        raise LookupError(
+        raise RefusedError(
             f"{len(found)} images and patients have a hash that begins with {beginning}. Give more of it."
         )
     return found[0]
@@ -80,12 +81,12 @@ def _latest(store: Store) -> Run | None:
 def _key(settings: Settings, store: Store, address: str) -> HashKey:
     text = hash_key(settings, address, make=False)
     if not text:
-        raise RuntimeError(
+        raise UnavailableError(
             "There is no hash key here, and only who has it can tell. Put it back: medloop keys restore FILE"
         )
     key, known = hash_keys.parse(text), release_log.key_id(release_log.read_log(store))
     if known not in ("", key.id):
-        raise ValueError(
+        raise RefusedError(
             f"The hash key at hand has the id {key.id}, and this store was made with key {known}: no hash of it can be "
             f"told. Set {hash_keys.VARIABLE} to that key, or put it back: medloop keys restore FILE"
         )

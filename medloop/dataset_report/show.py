@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from components.shared.contracts import read_record
 from components.shared.datasets.dataset import Data
+from components.shared.errors import RefusedError
 from medloop.dataset_report.choose import Chosen
 from medloop.dataset_report.groups import FIELDS, OUT, SIDES, UNKNOWN, Rows
 
@@ -64,7 +65,7 @@ def _split(chosen: Chosen, rows: Rows) -> Figures | None:
         return None
     about = read_record("split", chosen.splits / "split.json")
     if about["dataset"] != rows.data.about["fingerprint"]:
-        raise ValueError(
+        raise RefusedError(
             f"The split belongs to a data set with the fingerprint {about['dataset'][:DIGITS]}, and this one has "
             f"{rows.data.about['fingerprint'][:DIGITS]}. Give the two that belong together."
         )

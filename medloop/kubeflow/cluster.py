@@ -9,6 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from components.shared.errors import UsageError
 from components.shared.parsing.yaml_documents import read_yaml
 from components.shared.runtime.interface import nearest, stages
 from workflows.placement import SHARED_MEMORY, Placement, seconds
@@ -31,7 +32,7 @@ def read_cluster(file: Path | None) -> dict[str, Placement]:
                     settled[name] = {**settled.get(name, {}), **checked} if isinstance(checked, dict) else checked
         mounted = {*settled.get("volumes", {}), *settled.get("secret_files", {})}
         if settled.get("shared_memory") and any(path.rstrip("/") == SHARED_MEMORY for path in mounted):
-            raise ValueError(
+            raise UsageError(
                 f"{(file or SHIPPED).name}: {stage} mounts {SHARED_MEMORY}, where its shared_memory lies. Choose "
                 "another path, or set shared_memory to nothing ('') for it."
             )
@@ -46,16 +47,16 @@ TAKEN = ("/tmp", "/medloop", "/opt/medloop")  # noqa: S108 - a container's
 def _agree(where: str, place: Placement) -> None:
     """Refuse what no cluster takes together."""
     if place.cpu and place.cpu_limit and _amount(place.cpu_limit) < _amount(place.cpu):
-        raise ValueError(
+        raise UsageError(
             f"{where}: cpu_limit is {place.cpu_limit}, below the {place.cpu} of cpu. Raise it, or lower cpu."
         )
     if place.user == 0 and place.non_root:
-        raise ValueError(
+        raise UsageError(
             f"{where}: user is 0, which is root, and non_root is true. Set another user, or non_root: false."
         )
     for path in (*place.volumes, *place.secret_files):
         if path in TAKEN:
-            raise ValueError(f"{where}: {path} is taken by the image itself. Mount at another path, such as /scans.")
+            raise UsageError(f"{where}: {path} is taken by the image itself. Mount at another path, such as /scans.")
 
 
 def _amount(cpu: str) -> float:
@@ -71,13 +72,13 @@ def _read(path: Path) -> dict[str, dict[str, Any]]:
     try:
         content = read_yaml(path) or {}
     except FileNotFoundError:
-        raise ValueError(f"There is no cluster file {path}. Copy from medloop/kubeflow/cluster.yaml.") from None
+        raise UsageError(f"There is no cluster file {path}. Copy from medloop/kubeflow/cluster.yaml.") from None
     if not isinstance(content, dict) or not all(isinstance(part or {}, dict) for part in content.values()):
-        raise ValueError(f"{path} must hold a mapping for `{ALL}` or a stage's name, with one `key: value` a line.")
+        raise UsageError(f"{path} must hold a mapping for `{ALL}` or a stage's name, with one `key: value` a line.")
     for part in content:
         if part != ALL and part not in stages():
             known = [ALL, *stages()]
-            raise ValueError(
+            raise UsageError(
                 f"{path}: there is no stage {part!r}.{nearest(str(part), known)} It takes: {', '.join(known)}."
             )
     return {part: inner or {} for part, inner in content.items()}
@@ -91,41 +92,41 @@ _Check = Callable[[Any], Any]
 def _check(where: str, name: str, value: Any) -> Any:
     if name not in _CHECKS:
         known = [each.name for each in fields(Placement)]
-        raise ValueError(f"{where}: there is no such key.{nearest(str(name), known)} The keys are: {', '.join(known)}.")
+        raise UsageError(f"{where}: there is no such key.{nearest(str(name), known)} The keys are: {', '.join(known)}.")
     try:
         return _CHECKS[name](value)
     except ValueError as error:
-        raise ValueError(f"{where} is {value!r}: {error}") from None
+        raise UsageError(f"{where} is {value!r}: {error}") from None
 
 
 def _matching(pattern: str, wants: str, value: Any) -> str:
     text = f"{value:g}" if isinstance(value, float) else str(value)
     if isinstance(value, bool | dict | list) or not re.fullmatch(pattern, text):
-        raise ValueError(f"write {wants}.")
+        raise UsageError(f"write {wants}.")
     return text
 
 
 def _number(low: int, high: int, value: Any) -> int:
     if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
-        raise ValueError(f"write a whole number from {low} to {high}.")
+        raise UsageError(f"write a whole number from {low} to {high}.")
     return value
 
 
 def _truth(value: Any) -> bool:
     if not isinstance(value, bool):
-        raise ValueError("write true or false.")
+        raise UsageError("write true or false.")
     return value
 
 
 def _each(key: _Check, inner: _Check, value: Any) -> dict[str, Any]:
     if not isinstance(value, dict):
-        raise ValueError("write a mapping.")
+        raise UsageError("write a mapping.")
     return {key(name): None if each is None else inner(each) for name, each in value.items()}
 
 
 def _list(inner: _Check, value: Any) -> tuple[Any, ...]:
     if not isinstance(value, list):
-        raise ValueError("write a list.")
+        raise UsageError("write a list.")
     return tuple(inner(each) for each in value)
 
 
@@ -140,29 +141,29 @@ _TOLERATION = {
 
 def _toleration(value: Any) -> dict[str, Any]:
     if not isinstance(value, dict) or not value:
-        raise ValueError(f"write a mapping with some of {', '.join(_TOLERATION)}.")
+        raise UsageError(f"write a mapping with some of {', '.join(_TOLERATION)}.")
     for name, each in value.items():
         wanted = _TOLERATION.get(name)
         if wanted is None:
-            raise ValueError(f"a toleration has no {name!r}; it takes {', '.join(_TOLERATION)}.")
+            raise UsageError(f"a toleration has no {name!r}; it takes {', '.join(_TOLERATION)}.")
         if isinstance(wanted, tuple) and each not in wanted:
-            raise ValueError(f"its {name} is one of {', '.join(wanted)}.")
+            raise UsageError(f"its {name} is one of {', '.join(wanted)}.")
         if isinstance(wanted, type) and not isinstance(each, wanted):
-            raise ValueError(f"its {name} is {'a whole number' if wanted is int else 'a text; put it into quotes'}.")
+            raise UsageError(f"its {name} is {'a whole number' if wanted is int else 'a text; put it into quotes'}.")
         if isinstance(each, bool):
-            raise ValueError(f"its {name} is no true or false.")
+            raise UsageError(f"its {name} is no true or false.")
     if "value" in value and value.get("operator") == "Exists":
-        raise ValueError("with the operator Exists it takes no value.")
+        raise UsageError("with the operator Exists it takes no value.")
     if not value.get("key") and value.get("operator") != "Exists":
-        raise ValueError("without a key its operator must be Exists.")
+        raise UsageError("without a key its operator must be Exists.")
     if "seconds" in value and value.get("effect") != "NoExecute":
-        raise ValueError("seconds go with the effect NoExecute alone.")
+        raise UsageError("seconds go with the effect NoExecute alone.")
     return {"toleration_seconds" if name == "seconds" else name: each for name, each in value.items()}
 
 
 def _quoted(value: Any) -> str:
     if not isinstance(value, str):
-        raise ValueError("values must be texts; put numbers, true and false into quotes.")
+        raise UsageError("values must be texts; put numbers, true and false into quotes.")
     return value
 
 
@@ -187,13 +188,13 @@ _variable = partial(_matching, r"[A-Za-z_][A-Za-z0-9_]*", "names of environment 
 
 def _own_key(value: Any) -> str:
     if str(value).startswith("pipeline"):
-        raise ValueError("labels that begin with pipeline are Kubeflow's own; choose another name.")
+        raise UsageError("labels that begin with pipeline are Kubeflow's own; choose another name.")
     return _key(value)
 
 
 def _free_variable(value: Any) -> str:
     if value in ("MEDLOOP_RUN", "MEDLOOP_IMAGE"):
-        raise ValueError(f"{value} is set by medloop itself; leave it out.")
+        raise UsageError(f"{value} is set by medloop itself; leave it out.")
     return _variable(value)
 
 
@@ -201,7 +202,7 @@ def _plain_variable(value: Any) -> str:
     if re.search("SECRET|TOKEN|PASSWORD|HASH_KEY|SIGNING_KEY|STAGE_KEY|ACCESS_KEY", str(value)) and not str(
         value
     ).endswith("_FILE"):
-        raise ValueError(
+        raise UsageError(
             f"{value} is a secret by its name, and this stands in the package for all to read; see `secrets`."
         )
     return _free_variable(value)
@@ -209,7 +210,7 @@ def _plain_variable(value: Any) -> str:
 
 def _label(value: Any) -> str:
     if not re.fullmatch(r"([A-Za-z0-9]([-_.A-Za-z0-9]{0,61}[A-Za-z0-9])?)?", _quoted(value)):
-        raise ValueError(
+        raise UsageError(
             "values have at most 63 letters, digits, - _ and ., and begin and end with one of the first two."
         )
     return str(value)
@@ -228,7 +229,7 @@ def kubernetes_name(value: Any) -> str:
 def _secret(value: Any) -> str:
     name, slash, key = str(value).rstrip("?").partition("/")
     if not slash or not re.fullmatch(r"[-._A-Za-z0-9]{1,253}", key):
-        raise ValueError("write secret/key, and a question mark after it if the stage can do without.")
+        raise UsageError("write secret/key, and a question mark after it if the stage can do without.")
     kubernetes_name(name)
     return str(value)
 

@@ -9,6 +9,7 @@ from datetime import UTC, date, datetime, time, timedelta, tzinfo
 from itertools import islice, pairwise
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError, available_timezones
 
+from components.shared.errors import UsageError
 from components.shared.runtime.interface import nearest
 
 SHORT = {
@@ -78,7 +79,7 @@ def read(text: str) -> Cron:
     """The times that the five fields name; ValueError for what cannot be read, and for what is never due."""
     words = SHORT.get(text.strip().lower(), text).split()
     if len(words) != len(FIELDS):
-        raise ValueError(
+        raise UsageError(
             f"--cron is {text!r}, which has {len(words)} fields. Write five: minute, hour, day of the month, month, "
             "day of the week, such as '0 3 * * MON' for Mondays at three."
         )
@@ -87,7 +88,7 @@ def read(text: str) -> Cron:
     weekdays = frozenset(value % 7 for value in last.values)
     cron = Cron(minutes, hours, days, months, Field(weekdays, last.star, last.text))
     if not any(islice(cron.after(datetime.now(UTC)), 1)):
-        raise ValueError(f"--cron is {text!r}, and no such day ever comes. Name a day that exists.")
+        raise UsageError(f"--cron is {text!r}, and no such day ever comes. Name a day that exists.")
     return cron
 
 
@@ -98,7 +99,7 @@ def _field(word: str, name: str, low: int, high: int, text: str) -> Field:
         numbers = [_number(each, name) for each in (found[1], found[2]) if each and each != "*"] if found else []
         bad = found is None or (found[1] == "*" and found[2]) or (found[3] and int(found[3]) == 0)
         if bad or found is None or not all(low <= number <= high for number in numbers) or numbers != sorted(numbers):
-            raise ValueError(
+            raise UsageError(
                 f"--cron is {text!r}, and its {name} {part!r} cannot be read. Write numbers from {low} to {high}, "
                 "ranges such as 1-5, lists with commas, steps such as */2, or names such as MON and JAN."
             )
@@ -124,7 +125,7 @@ def zone(name: str) -> ZoneInfo:
     except (ZoneInfoNotFoundError, ValueError, OSError):
         known = sorted(available_timezones())
         hint = nearest(name, known) or " Write one such as Europe/Berlin or UTC."
-        raise ValueError(f"There is no time zone {name!r}.{hint}") from None
+        raise UsageError(f"There is no time zone {name!r}.{hint}") from None
 
 
 @dataclass(frozen=True)
@@ -222,7 +223,7 @@ def _expression(cron: Cron, distance: timedelta) -> str:
     weekly = any_date and not cron.weekdays.star
     plain = len({frozenset(hours) for hours in by_minute.values()}) == 1
     if not plain or (days != {0} and not every_day and not (weekly and len(days) == 1)):
-        raise ValueError(
+        raise UsageError(
             f"These times cannot be said in the server's time zone, whose clock is {behind / 60:+.4g} hours behind, by "
             "one cron expression. Choose hours that stay on the same day there, or set the server's own zone "
             "(cronScheduleTimezone in its pipeline-install-config) and MEDLOOP_KFP_TIMEZONE to this one."

@@ -12,6 +12,7 @@ from urllib.parse import urlsplit
 import urllib3
 from yaml import YAMLError
 
+from components.shared.errors import RefusedError
 from medloop.kubeflow.server import HOME, LOGIN, Server
 from medloop.settings import Kubeflow
 
@@ -37,7 +38,7 @@ def connect(settings: Kubeflow) -> Server:
         _find_cluster(configuration, settings)
     if settings.ca:
         if not Path(settings.ca).is_file():
-            raise ValueError(
+            raise RefusedError(
                 f"MEDLOOP_KFP_CA is {settings.ca!r}, and there is no such file. Name the authority's file."
             )
         configuration.ssl_ca_cert = settings.ca
@@ -50,12 +51,12 @@ def connect(settings: Kubeflow) -> Server:
 def _address(endpoint: str) -> str:
     parts = urlsplit(endpoint)
     if parts.scheme not in ("http", "https") or not parts.hostname:
-        raise ValueError(
+        raise RefusedError(
             f"The server's address is {endpoint!r}. Write it with http:// or https://, such as http://127.0.0.1:8080 "
             "or https://kubeflow.example/pipeline."
         )
     if "@" in parts.netloc:
-        raise ValueError(
+        raise RefusedError(
             "KF_PIPELINES_ENDPOINT holds a user or a password (not shown), which would stand in messages and links. "
             f"Write {parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path} there. {LOGIN}"
         )
@@ -74,7 +75,7 @@ def _find_cluster(configuration: Any, settings: Kubeflow) -> None:
             named = os.environ.get("KUBECONFIG") or None
             config.load_kube_config(named, settings.context or None, configuration)
         except (ConfigException, YAMLError) as error:
-            raise ValueError(
+            raise RefusedError(
                 "No Kubeflow Pipelines server is named. Set KF_PIPELINES_ENDPOINT to its address, such as "
                 "http://127.0.0.1:8080, or KUBECONFIG to a file that leads to its cluster"
                 + (f" ({named}: {' '.join(str(error).split())})." if named else ".")
@@ -124,5 +125,7 @@ def _header(secret: str, what: str) -> str:
     text = secret.strip()
     if not PRINTABLE.fullmatch(text):
         wrong = "holds characters that no header can carry" if text else "is empty"
-        raise ValueError(f"{what} {wrong} (its value is not shown). Set it to the token or cookies alone, on one line.")
+        raise RefusedError(
+            f"{what} {wrong} (its value is not shown). Set it to the token or cookies alone, on one line."
+        )
     return text

@@ -13,6 +13,7 @@ from urllib.parse import quote
 
 import urllib3
 
+from components.shared.errors import RefusedError, UnavailableError
 from components.shared.parsing.json_documents import parse_json
 
 T = TypeVar("T")
@@ -50,7 +51,7 @@ class Server:
         try:
             said = self._ask("GET", "healthz")
         except LookupError:
-            raise RuntimeError(
+            raise UnavailableError(
                 f"{self.host} has no Kubeflow Pipelines API of version 2, and this needs a server from {needed} on. "
                 "Upgrade it, or check the address: some have a path, such as /pipeline."
             ) from None
@@ -59,13 +60,13 @@ class Server:
             raise ConnectionError(f"The page at {self.host} is up, but the API server behind it is not. See its pod.")
         found = re.match(r"v?(\d+)\.(\d+)", version)
         if found and (int(found[1]), int(found[2])) < oldest:
-            raise RuntimeError(
+            raise UnavailableError(
                 f"{self.host} is Kubeflow Pipelines {version}, and what is asked for needs {needed} or newer. Upgrade "
                 "it, or ask for less in the cluster file: docs/cluster.md tells which key needs which server."
             )
         many = bool(said.get("multi_user", said.get("apiServerMultiUser", False)))
         if many and not self.namespace:
-            raise RuntimeError(
+            raise UnavailableError(
                 f"{self.host} gives each user a namespace, and none is named. Set MEDLOOP_KFP_NAMESPACE to yours."
             )
         return About(version, many)
@@ -110,7 +111,7 @@ class Server:
         try:
             return self._ask("GET", f"runs/{quote(run_id)}")
         except LookupError:
-            raise ValueError(f"{self.host} knows no run {run_id}. `medloop runs` lists those it knows.") from None
+            raise RefusedError(f"{self.host} knows no run {run_id}. `medloop runs` lists those it knows.") from None
 
     def terminate(self, run_id: str) -> None:
         """End a run that goes on."""
@@ -233,14 +234,14 @@ class Server:
                 "the role kubeflow-edit, or set MEDLOOP_KFP_NAMESPACE to a namespace of yours."
             )
         if error.status == 404:
-            return LookupError(
+            return RefusedError(
                 f"{self.host} knows no such thing ({what}: 404{said}). It may have been removed; or check the address: "
                 "some have a path, such as /pipeline."
             )
         if error.status == 409:
             return FileExistsError(f"{self.host} has it already ({what}: 409{said}).")
         if error.status in (400, 422):
-            return ValueError(f"{self.host} refuses it ({what}: {error.status}{said}).")
+            return RefusedError(f"{self.host} refuses it ({what}: {error.status}{said}).")
         return ConnectionError(
             f"{self.host} is in trouble ({what}: {error.status}{said}). Look at its pods, or try later."
         )

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from components.shared.contracts import file_digest
+from components.shared.errors import RefusedError, UnavailableError
 from medloop.kubeflow.cron import Span
 from medloop.kubeflow.server import Server
 from workflows.package import compile_package, oldest_server
@@ -81,7 +82,7 @@ def _refuse_overlap(server: Server, order: Order, mine: str = "") -> None:
     before = list(takewhile(lambda run: run["run_id"] != mine, going_on))
     if before:
         run = before[0]
-        raise RuntimeError(
+        raise UnavailableError(
             f"The run {run['run_id']} ({run.get('display_name')}) works on the store {order.store} and is "
             f"{run.get('state', 'pending').lower()}. One run at a time holds a loop. Wait for it: medloop runs; or end "
             f"it at {server.link('runs/details/' + run['run_id'])}"
@@ -133,7 +134,7 @@ def unschedule(server: Server, name: str) -> int:
     found = _of_that_name(server, name)
     if not found:
         names = sorted({str(each["display_name"]) for each in server.schedules()})
-        raise ValueError(f"There is no schedule {name!r} here. There are: {', '.join(names) or 'none'}.")
+        raise RefusedError(f"There is no schedule {name!r} here. There are: {', '.join(names) or 'none'}.")
     for each in found:
         server.unschedule(str(each["recurring_run_id"]))
     return len(found)

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from components.shared.errors import RefusedError, UnavailableError, UsageError
+
 if TYPE_CHECKING:
     from components.shared.privacy.hash_keys import HashKey
     from medloop.settings import Settings
@@ -34,7 +36,7 @@ def write_stage_keys(folder: Path) -> list[str]:
 
     given = for_stages(name for name in stages() if name not in RELEASING)
     if not given:
-        raise ValueError(
+        raise UsageError(
             f"{signing.VARIABLE} is not set, and the keys of stages follow from it. Set it: `medloop keys pair` makes "
             "one."
         )
@@ -121,7 +123,7 @@ def put_back(settings: Settings, copy: Path) -> str:
     from medloop.settings import prepare_home
 
     if settings.hash_key:
-        raise RuntimeError(
+        raise UnavailableError(
             f"{hash_keys.VARIABLE} is set, and counts before any file. Take it out of the environment, or set it to "
             f"the key in {copy}."
         )
@@ -131,13 +133,13 @@ def put_back(settings: Settings, copy: Path) -> str:
         return f"The key {wanted.id} is in {where} already. Nothing was changed."
     if now and not wanted.extends(now):
         older = " It is an earlier state of that key, from before a rotation." if now.extends(wanted) else ""
-        raise ValueError(
+        raise RefusedError(
             f"{copy} holds the key {wanted.id}, and here is the key {now.id}, in {where}.{older} Nothing was changed; "
             "to begin a new loop with that key set MEDLOOP_HOME to another directory."
         )
     made_with = release_log.key_id(release_log.read_log(open_store(settings.store)))
     if made_with and made_with != wanted.id:
-        raise ValueError(
+        raise RefusedError(
             f"{copy} holds the key {wanted.id}, and the store was made with the key {made_with}. Nothing was changed; "
             "put back a copy of that key."
         )
@@ -158,7 +160,7 @@ def read_key(path: Path) -> HashKey:
             "copy of the key begin a new loop, with MEDLOOP_HOME set to another directory."
         ) from None
     except ValueError:
-        raise ValueError(
+        raise RefusedError(
             f"{path} holds no hash key: 64 hexadecimal digits are expected, or several times 64 with colons between. "
             "Name the file that `medloop keys backup` wrote."
         ) from None
@@ -204,7 +206,7 @@ def refuse_among_scans(settings: Settings, copy: Path) -> None:
     sources = [str(run.record["arguments"]["source"]) for run in recent(open_store(settings.store), RUNS)]
     known = any("://" not in source and folder.is_relative_to(Path(source).resolve()) for source in sources if source)
     if known:
-        raise ValueError(
+        raise RefusedError(
             f"{folder} belongs to the source of a run, and whoever gets the scans would get the key with them, and so "
             "know whom each hash stands for. Name a file in another directory."
         )
@@ -214,5 +216,5 @@ def key_at_hand(settings: Settings) -> HashKey:
     """Return this home's hash key; raise if there is none."""
     key, _ = present(settings)
     if key is None:
-        raise RuntimeError(state(settings).sentence)
+        raise UnavailableError(state(settings).sentence)
     return key

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from components.shared import contracts
 from components.shared.contracts import Manifest
+from components.shared.errors import RefusedError, UnavailableError, UsageError
 from components.shared.ledger import release_log
 from components.shared.privacy import hash_keys
 from components.shared.privacy.hash_keys import HashKey
@@ -35,18 +36,18 @@ def rotate(settings: Settings, reason: str, to: Path | None = None, take_over: b
     the new one in its place.
     """
     if not reason.strip():
-        raise ValueError("A rotation of the key needs a reason. Give one with --reason.")
+        raise UsageError("A rotation of the key needs a reason. Give one with --reason.")
     store = open_store(settings.store)
     with lease(store, f"rotation-{datetime.now(UTC):%Y%m%d-%H%M%S}", take_over):
         if finish_rotation(settings):
             return f"The rotation that was cut short is done: the new key is in {settings.key_file}. {_COPY}"
         old, where = present(settings)
         if old is None:
-            raise RuntimeError("There is no hash key here to rotate. The first run on real scans makes one.")
+            raise UnavailableError("There is no hash key here to rotate. The first run on real scans makes one.")
         if settings.hash_key and to is None:
-            raise ValueError(f"The key comes from {hash_keys.VARIABLE}. Say with --to FILE where to write the new one.")
+            raise UsageError(f"The key comes from {hash_keys.VARIABLE}. Say with --to FILE where to write the new one.")
         if not settings.hash_key and to is not None:
-            raise ValueError(f"The key is in {where}, and the new one comes to lie there. Leave --to out.")
+            raise UsageError(f"The key is in {where}, and the new one comes to lie there. Leave --to out.")
         log = release_log.read_log(store)
         known = release_log.key_id(log)
         new = _next(to or settings.next_key_file, old, known, outside=to is not None)
@@ -74,9 +75,11 @@ def _next(place: Path, old: HashKey, known: str, outside: bool) -> HashKey:
     if begun and outside:
         raise FileExistsError(f"{place} holds another key. It was left as it is; name a new file with --to.")
     if known == hash_keys.parse(hash_keys.SYNTHETIC).id:
-        raise ValueError("The scans of this store are synthetic, and their key is public: there is nothing to rotate.")
+        raise RefusedError(
+            "The scans of this store are synthetic, and their key is public: there is nothing to rotate."
+        )
     if known not in ("", old.id):
-        raise ValueError(
+        raise RefusedError(
             f"The hash key at hand has the id {old.id}, and this store was made with key {known}. Put that one back "
             "before you rotate it: medloop keys restore FILE"
         )
@@ -87,7 +90,7 @@ def _next(place: Path, old: HashKey, known: str, outside: bool) -> HashKey:
 
 def _append(store: Store, log: list[release_log.Entry], old: HashKey, new: HashKey, reason: str) -> None:
     if not store.creates_once():
-        raise RuntimeError(
+        raise UnavailableError(
             f"The store {store.uri} overwrites records that must be created once. Use one that does not."
         )
     newest = release_log.newest_split(log)
@@ -137,7 +140,7 @@ def _one(kind: str, value: str | None, old: HashKey, new: HashKey) -> str | None
     if not value:
         return value
     if not re.fullmatch("[0-9a-f]{32}", value):
-        raise ValueError(
+        raise RefusedError(
             f"The latest split holds an id of {len(value)} characters where 32 hexadecimal digits are expected, so it "
             "cannot be carried on. Nothing was changed; restore the split from a copy."
         )

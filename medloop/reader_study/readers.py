@@ -13,6 +13,7 @@ import pyarrow as pa
 
 from components.shared.contracts import Manifest
 from components.shared.datasets import parquet_tables
+from components.shared.errors import RefusedError, UsageError
 from components.shared.privacy import hash_keys
 from components.shared.statistics.curves import curves
 from components.shared.statistics.metrics import Scored
@@ -44,7 +45,7 @@ def readers(settings: Settings, store: Store, run: Run, table: Path, positive: s
     locked = _locked(store, run)
     place = _positive(positive, locked.classes)
     if table.stat().st_size > TABLE_BYTES:
-        raise ValueError(f"{table} is larger than the {TABLE_BYTES // 2**20} MiB that a readers' table may have.")
+        raise RefusedError(f"{table} is larger than the {TABLE_BYTES // 2**20} MiB that a readers' table may have.")
     found = read_table(
         table.read_bytes(),
         locked.classes,
@@ -71,12 +72,12 @@ def _locked(store: Store, run: Run) -> Locked:
     step = run.last("evaluate")
     metrics = explain.metrics(store, run)
     if step is None or metrics is None:
-        raise ValueError(
+        raise RefusedError(
             f"The run {run.id} {run.record['outcome']} before its model was evaluated, so there are no test images to "
             "hold readers against."
         )
     if metrics["task"] == "multilabel":
-        raise ValueError(
+        raise RefusedError(
             f"The run {run.id} learned to tell {len(metrics['classes'])} findings, of which an image may have several, "
             "and a reader's label names one class. Name a run of a model that tells classes apart."
         )
@@ -97,7 +98,7 @@ def _locked(store: Store, run: Run) -> Locked:
 def _positive(asked: str, classes: list[str]) -> int | None:
     """The class whose sensitivity and specificity are told: of two the second, of more the one asked for."""
     if asked and asked not in classes:
-        raise ValueError(f"--positive is {asked!r}, which is no class of the model. It has {', '.join(classes)}.")
+        raise UsageError(f"--positive is {asked!r}, which is no class of the model. It has {', '.join(classes)}.")
     if asked:
         return classes.index(asked)
     return 1 if len(classes) == 2 else None
@@ -105,9 +106,9 @@ def _positive(asked: str, classes: list[str]) -> int | None:
 
 def _cut(cut: float | None, classes: list[str]) -> float | None:
     if cut is not None and not math.isfinite(cut):
-        raise ValueError(f"--cut is {cut:g}, and must be a number. Give the score from which on a reader calls it.")
+        raise UsageError(f"--cut is {cut:g}, and must be a number. Give the score from which on a reader calls it.")
     if cut is not None and len(classes) > 2:
-        raise ValueError(
+        raise UsageError(
             f"--cut is {cut:g}, and a score tells two classes apart; the model has {len(classes)}. Give labels instead."
         )
     return cut
@@ -122,7 +123,7 @@ def _names(settings: Settings, store: Store, run: Run) -> Name | None:
     wanted = about["key_id"] if about else key.id
     state = next((each for each in key.earlier() if each.id == wanted), None)
     if state is None:
-        raise ValueError(
+        raise RefusedError(
             f"The hash key at hand has the id {key.id}, and the run's data set was made with key {wanted}: no name can "
             f"be matched to it. Set {hash_keys.VARIABLE} to that key, or give the column image_id alone."
         )

@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import zip_longest
 
+from components.shared.errors import RefusedError, UnavailableError, UsageError
 from components.shared.parsing.json_documents import check_columns, table_lines
 
 COLUMNS = ("reader", "image", "image_id", "frame", "label", "score", "aided")
@@ -46,7 +47,9 @@ def read_table(
     try:
         text = data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        raise ValueError(f"The readers' table is no UTF-8 at byte {error.start:,}. Save it as CSV in UTF-8.") from None
+        raise RefusedError(
+            f"The readers' table is no UTF-8 at byte {error.start:,}. Save it as CSV in UTF-8."
+        ) from None
     rows, found = csv.reader(table_lines(io.StringIO(text, newline=""), "The readers' table")), []
     try:
         columns = [column.strip().lower() for column in next(rows, [])]
@@ -55,7 +58,7 @@ def read_table(
         for row in rows:
             values = [cell.strip() for cell in row]
             if any(values[len(columns) :]):
-                raise ValueError(
+                raise RefusedError(
                     f"Line {rows.line_num} of the readers' table has {len(values)} cells, and there are {len(columns)} "
                     "columns. Write 0.5 with a point, and put text that holds a comma into quotes."
                 )
@@ -63,7 +66,7 @@ def read_table(
             if any(values):
                 found.append(_reading(cells, rows.line_num, classes, test, name, positive, cut))
     except csv.Error as error:
-        raise ValueError(
+        raise RefusedError(
             f"Line {rows.line_num} of the readers' table cannot be read as CSV: {error}. Mend that line."
         ) from None
     _check(found)
@@ -73,30 +76,30 @@ def read_table(
 def _check_columns(columns: Sequence[str], named: bool, cut: float | None) -> None:
     unknown = [column for column in columns if column not in COLUMNS]
     if unknown and len(unknown) == len(columns):
-        raise ValueError(
+        raise RefusedError(
             "The readers' table begins with none of its columns' names (the line is not shown: it may hold values). "
             f"Begin it with some of {', '.join(COLUMNS)}."
         )
     if unknown:
         near = difflib.get_close_matches(unknown[0], COLUMNS, n=1, cutoff=0.0)[0]
-        raise ValueError(
+        raise RefusedError(
             f"The readers' table has a column {unknown[0]!r}: did you mean {near!r}? Known are {', '.join(COLUMNS)}."
         )
     twice = next((column for column in columns if columns.count(column) > 1), "")
     if twice:
-        raise ValueError(f"The readers' table has the column {twice!r} twice. Keep one of them.")
+        raise RefusedError(f"The readers' table has the column {twice!r} twice. Keep one of them.")
     if "reader" not in columns or not {"image", "image_id"} & set(columns) or not {"label", "score"} & set(columns):
-        raise ValueError(
+        raise RefusedError(
             f"The readers' table has the columns {', '.join(columns) or 'of an empty file'}, and needs reader, image "
             "(or image_id), and label (or score)."
         )
     if "image_id" not in columns and not named:
-        raise RuntimeError(
+        raise UnavailableError(
             "The readers' table names images by their files, and there is no hash key here to tell their ids. Put the "
             "key back (medloop keys restore FILE), or give the column image_id."
         )
     if "label" not in columns and cut is None:
-        raise ValueError(
+        raise UsageError(
             "The readers' table has scores and no labels. Say with --cut from which score on a reader calls the image "
             "positive."
         )
@@ -113,9 +116,9 @@ def _reading(
 ) -> Reading:
     reader = cells["reader"]
     if not reader:
-        raise ValueError(f"Line {line} of the readers' table names no reader. Give each reader a name or a number.")
+        raise RefusedError(f"Line {line} of the readers' table names no reader. Give each reader a name or a number.")
     if cells.get("aided", "").lower() not in AIDED:
-        raise ValueError(
+        raise RefusedError(
             f"Line {line} of the readers' table has something else under aided than yes (with the model's help) or no. "
             "Correct it."
         )
@@ -124,7 +127,7 @@ def _reading(
         file = cells.get("image", "").replace("\\", "/").removeprefix("./")
         image = name(file, _frame(cells.get("frame", ""), line)) if file else ""
     if image not in test:
-        raise ValueError(
+        raise RefusedError(
             f"Line {line} of the readers' table names an image that is not among the {len(test)} test images of the "
             "run. Give its name relative to the source, as `medloop data locate` tells it, or its id in "
             "predictions.parquet."
@@ -134,7 +137,7 @@ def _reading(
     if label:
         return Reading(reader, image, AIDED[cells.get("aided", "").lower()], _label(label, line, classes), score, line)
     if score is None or cut is None:
-        raise ValueError(
+        raise RefusedError(
             f"Line {line} of the readers' table has no label"
             f"{'' if score is None else ', and --cut does not say what its score means'}. Complete it, or leave it out."
         )
@@ -147,7 +150,7 @@ def _label(label: str, line: int, classes: Sequence[str]) -> int:
         return classes.index(label)
     near = difflib.get_close_matches(label.upper(), [name.upper() for name in classes], n=1, cutoff=0.0)
     meant = next(name for name in classes if name.upper() == near[0])
-    raise ValueError(
+    raise RefusedError(
         f"Line {line} of the readers' table has a label that is no class of the model: did you mean "
         f"{meant!r}? The classes are {', '.join(classes)}."
     )
@@ -161,7 +164,7 @@ def _score(text: str, line: int) -> float | None:
     except ValueError:
         score = math.nan
     if not math.isfinite(score):
-        raise ValueError(f"Line {line} of the readers' table has a score that is no number. Correct it.")
+        raise RefusedError(f"Line {line} of the readers' table has a score that is no number. Correct it.")
     return score
 
 
@@ -169,24 +172,24 @@ def _frame(text: str, line: int) -> int:
     if not text:
         return -1
     if not text.isdecimal():
-        raise ValueError(f"Line {line} of the readers' table has a frame that is no number from 0 on. Correct it.")
+        raise RefusedError(f"Line {line} of the readers' table has a frame that is no number from 0 on. Correct it.")
     return int(text)
 
 
 def _check(readings: Sequence[Reading]) -> None:
     if not readings:
-        raise ValueError("The readers' table holds 0 readings, and at least one reader's are needed.")
+        raise RefusedError("The readers' table holds 0 readings, and at least one reader's are needed.")
     seen: dict[tuple[str, str, bool], int] = {}
     for each in readings:
         first = seen.setdefault((each.reader, each.image_id, each.aided), each.line)
         if first != each.line:
-            raise ValueError(
+            raise RefusedError(
                 f"Lines {first} and {each.line} of the readers' table are the same image, read by {each.reader!r} "
                 f"{_way(each.aided)}. Keep one of them."
             )
     for (reader, aided), count in Counter((each.reader, each.aided) for each in readings).items():
         if count < LEAST:
-            raise ValueError(
+            raise RefusedError(
                 f"The reader {reader!r} has {count} images {_way(aided)}, and at least {LEAST} are needed to say "
                 "anything. Add more, or leave these lines out."
             )

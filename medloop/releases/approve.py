@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from components.shared.errors import RefusedError, UsageError
 from components.shared.ledger import release_log
 from components.shared.ledger.approvals import AWAITING, approve, expired, newest
 from components.shared.storage.store import Store
@@ -19,12 +20,14 @@ def write(store: Store, run: Run, by: str, reason: str, days: int) -> dict[str, 
     It holds for `days` days, or for as many as the policy says with 0.
     """
     if not by.strip() or not reason.strip():
-        raise ValueError("An approval needs a name and a reason. Give them with --by NAME and --reason TEXT.")
+        raise UsageError("An approval needs a name and a reason. Give them with --by NAME and --reason TEXT.")
     verdict = decision(store, run)
     if verdict is None:
-        raise ValueError(f"The run {run.id} {run.record['outcome']} before a decision, so there is nothing to approve.")
+        raise RefusedError(
+            f"The run {run.id} {run.record['outcome']} before a decision, so there is nothing to approve."
+        )
     if verdict["outcome"] != AWAITING:
-        raise ValueError(
+        raise RefusedError(
             f"The run {run.id} awaits no approval. {verdict['sentence']}"
             + (
                 " What was refused cannot be approved: mend what failed, or change the policy, and run again."
@@ -34,17 +37,17 @@ def write(store: Store, run: Run, by: str, reason: str, days: int) -> dict[str, 
         )
     limit = int(verdict["policy"]["approval"]["valid_days"])
     if not 0 <= days <= limit:
-        raise ValueError(f"--days is {days}, and must be from 1 to {limit}, which the policy allows.")
+        raise UsageError(f"--days is {days}, and must be from 1 to {limit}, which the policy allows.")
     log, digest = release_log.read_log(store), decided(run)
     _still_fits(log, verdict)
     entry = release_log.awaited(log, digest)
     if entry is not None and entry.record.get("run") != run.id:
-        raise ValueError(
+        raise RefusedError(
             f"The release log says that this decision waits for the run {entry.record.get('run')}, and not for the run "
             f"{run.id}. Nothing was approved; look at that run, and approve it by its id."
         )
     if entry is None:
-        raise ValueError(
+        raise RefusedError(
             f"The release log does not say that the decision of the run {run.id} waits for approval: the run broke off "
             "before it ended, its model was refused since, or something else came into service meanwhile. Nothing was "
             "approved; run again."
@@ -61,9 +64,9 @@ def _still_fits(log: list[release_log.Entry], verdict: Mapping[str, Any]) -> Non
     service = release_log.in_service(log)
     now = service.record["model"] if service else ""
     if service and now == verdict["subject"]["model"]:
-        raise ValueError(f"This very model is in service already, as {service.version}. Nothing was changed.")
+        raise RefusedError(f"This very model is in service already, as {service.version}. Nothing was changed.")
     if now != verdict["subject"]["champion"]:
-        raise ValueError(
+        raise RefusedError(
             f"The decision compares with {verdict['subject']['champion'][:12] or 'no model'}, and in service is now "
             f"{now[:12] or 'none'}. Nothing was approved; run again to be judged against what is in service."
         )
@@ -75,7 +78,7 @@ def release(
     """Release what was approved, by deploy alone; gives that run."""
     resolved, verdict = run.last("resolve"), decision(store, run)
     if resolved is None or verdict is None:
-        raise ValueError(f"The run {run.id} does not say what it resolved and decided. Run again.")
+        raise RefusedError(f"The run {run.id} does not say what it resolved and decided. Run again.")
     arguments = {
         "decision": decided(run),
         "model": verdict["subject"]["model"],

@@ -9,6 +9,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from components.shared.errors import RefusedError, UnavailableError, UsageError
+
 if TYPE_CHECKING:
     from components.shared.ledger.release_log import Entry
     from components.shared.storage.store import Store
@@ -44,7 +46,7 @@ def named(head: str) -> str:
     """The digits of a head as somebody wrote it, or a ValueError: a slip of the pen is no sign of a changed log."""
     digits = head.strip().lower().rstrip("….")
     if len(digits) < LEAST or set(digits) - set("0123456789abcdef"):
-        raise ValueError(
+        raise UsageError(
             f"The head is {head!r}, and must be {LEAST} to 64 digits, 0 to 9 and a to f, as `medloop audit head` "
             "prints them. Copy it again."
         )
@@ -119,14 +121,14 @@ def put_seal(settings: Settings, store: Store, head: str, reason: str) -> str:
 
     ours = signing.signer()
     if ours is None:
-        raise RuntimeError(f"{signing.VARIABLE} is not set, and a seal is a signature. Make one: medloop keys pair")
+        raise UnavailableError(f"{signing.VARIABLE} is not set, and a seal is a signature. Make one: medloop keys pair")
     if not reason.strip():
-        raise ValueError("A seal needs a reason: who has looked at the entries, and why. Give one with --reason.")
+        raise UsageError("A seal needs a reason: who has looked at the entries, and why. Give one with --reason.")
     log = release_log.read_chain(store)
     if not log:
-        raise ValueError("The release log has 0 entries: there is nothing to seal. Its first entry will be signed.")
+        raise RefusedError("The release log has 0 entries: there is nothing to seal. Its first entry will be signed.")
     if not log[-1].hash.startswith(named(head)):
-        raise ValueError(
+        raise RefusedError(
             f"The head of the release log is {log[-1].hash}, entry {len(log)}, and you name {head!r}. Look at the "
             "entries since then, and name the head up to which you looked."
         )

@@ -7,6 +7,7 @@ from itertools import pairwise
 from typing import Any
 
 from components.shared.contracts import Manifest, decode, digest, try_decode
+from components.shared.errors import RefusedError
 from components.shared.ledger import lineage, release_log, signing
 from components.shared.ledger.release_log import Entry
 from components.shared.ledger.signing import Verifier
@@ -91,7 +92,7 @@ def _read(store: Store, found: Found, log: list[Entry]) -> set[int]:
         try:
             record = decode("release", data, f"entry {number}")
             if not {"number", "before", "what", "at"} <= set(record):
-                raise ValueError(f"entry {number} lacks fields that every entry has")
+                raise RefusedError(f"entry {number} lacks fields that every entry has")
         except ValueError as error:
             found.problems.append(f"Entry {number} was changed or cut: {str(error).rstrip('.')}.")
             bad |= {number - 1, number, number + 1}

@@ -7,6 +7,7 @@ import os
 from typing import Any
 
 from components.shared.contracts import Manifest
+from components.shared.errors import RefusedError, UnavailableError, UsageError
 from components.shared.ledger import release_log
 from components.shared.ledger.release_log import Entry
 from components.shared.parsing.json_documents import parse_json
@@ -59,7 +60,7 @@ def known(store: Store, version: str) -> Entry:
     """The entry that released a version, or a ValueError that names the nearest."""
     released = release_log.versions(release_log.read_log(store))
     if version not in released:
-        raise ValueError(
+        raise RefusedError(
             f"There is no released version {version!r}.{nearest(version, released)} "
             f"Released ones: {', '.join(released) or 'none yet'}."
         )
@@ -112,7 +113,7 @@ def promote(settings: Settings, store: Store, version: str, reason: str) -> str:
     log = release_log.read_log(store)
     known = release_log.versions(log)
     if version not in known:
-        raise ValueError(
+        raise RefusedError(
             f"There is no released version {version!r}.{nearest(version, known)} "
             f"Released ones: {', '.join(known) or 'none yet'}. A refused model cannot be promoted."
         )
@@ -128,9 +129,9 @@ def rollback(settings: Settings, store: Store, reason: str) -> str:
     log = release_log.read_log(store)
     stack = release_log.history(log)
     if not stack:
-        raise ValueError("Nothing is in service, so there is nothing to roll back.")
+        raise RefusedError("Nothing is in service, so there is nothing to roll back.")
     if len(stack) < 2:
-        raise ValueError(
+        raise RefusedError(
             f"Nothing was in service before {stack[-1].version} that was not taken back, so there is none to go back "
             "to. A version that was taken back comes again with: medloop promote VERSION --reason WHY"
         )
@@ -146,9 +147,9 @@ def _append(
     settings: Settings, store: Store, log: list[release_log.Entry], what: str, target: release_log.Entry, reason: str
 ) -> None:
     if not reason.strip():
-        raise ValueError("A change of what is in service needs a reason. Give one with --reason.")
+        raise UsageError("A change of what is in service needs a reason. Give one with --reason.")
     if not store.creates_once():
-        raise RuntimeError(
+        raise UnavailableError(
             f"The store {store.uri} overwrites records that must be created once. Use one that does not."
         )
     fields = {name: target.record[name] for name in ("version", "model", "runtime", "precision")}

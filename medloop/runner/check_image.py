@@ -13,6 +13,7 @@ from typing import Any
 import workflows
 from components.shared import contracts
 from components.shared.contracts import Manifest
+from components.shared.errors import RefusedError, UnavailableError
 from components.shared.ledger import signing, stage_keys
 from components.shared.parsing.json_documents import parse_json, read_json
 from components.shared.runtime.interface import nearest, read, stages
@@ -50,7 +51,7 @@ EXECUTOR = "import os; os.environ['_KFP_RUNTIME'] = 'true'; import kfp.dsl.execu
 def check(image: str, stage: str) -> Iterator[Finding]:
     """Each check as it is done. Later ones are left out where they would make no sense."""
     if stage not in stages():
-        raise ValueError(f"There is no stage {stage!r}.{nearest(stage, stages())} Stages: {', '.join(stages())}.")
+        raise RefusedError(f"There is no stage {stage!r}.{nearest(stage, stages())} Stages: {', '.join(stages())}.")
     check_images([image])
     for name in (signing.VARIABLE, signing.VERIFY, stage_keys.VARIABLE):
         os.environ.pop(name, None)  # what is tried here is a loop of its own, and signs nothing
@@ -223,7 +224,7 @@ def _loop(settings: Settings, ending: str) -> Run:
     run = start(settings, asked, "subprocess", {}, lambda _event: None)
     if not run.last(ending):
         why = run.record.get("why") or run.record.get("sentence")
-        raise RuntimeError(f"medloop's own loop did not come to {ending} here: {why}. See `medloop doctor`.")
+        raise UnavailableError(f"medloop's own loop did not come to {ending} here: {why}. See `medloop doctor`.")
     return run
 
 

@@ -10,6 +10,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from components import TELEMETRY_OFF
+from components.shared.errors import UnavailableError
 from medloop.settings import Settings
 
 HANDED_ON = (
@@ -102,7 +103,7 @@ def check_images(images: Iterable[str]) -> None:
     try:
         client = docker.from_env()
     except DockerException as error:
-        raise RuntimeError(
+        raise UnavailableError(
             f"No Docker engine answers ({str(error).splitlines()[0]}). Start one, or use --runner subprocess."
         ) from None
     try:
@@ -113,7 +114,7 @@ def check_images(images: Iterable[str]) -> None:
             except ImageNotFound:
                 missing.append(name)
         if missing:
-            raise RuntimeError(
+            raise UnavailableError(
                 f"There is no image {', '.join(missing)} on this machine. Build them with: make images, or fetch them "
                 "with: docker pull"
             )

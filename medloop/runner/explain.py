@@ -14,6 +14,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from components.shared.contracts import Manifest, decode
+from components.shared.errors import RefusedError
 from components.shared.ledger.approvals import AWAITING, expired, newest
 from components.shared.ledger.release_log import Entry, read_chain
 from components.shared.privacy.redaction import printable
@@ -86,7 +87,7 @@ def _data_sentence(about: dict[str, Any]) -> str:
 def write_page(settings: Settings, store: Store, run: Run) -> Path:
     """Write the run's report where a browser finds it; gives its path."""
     if not (digest := decided(run)):
-        raise ValueError(f"The run {run.id} {run.record['outcome']} before a decision, so it has no report.")
+        raise RefusedError(f"The run {run.id} {run.record['outcome']} before a decision, so it has no report.")
     path = settings.runs / run.id / "report.html"
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(artifact_file(store, digest, "page.html"))

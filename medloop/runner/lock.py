@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from components.shared.contracts import encode, try_decode
+from components.shared.errors import UnavailableError
 from components.shared.storage.store import Store, record_number
 
 FOLDER = "lease"
@@ -31,20 +32,22 @@ def lease(store: Store, run: str, take_over: bool = False) -> Iterator[Lease]:
     if newest and not take_over:
         holder, there = _read(store, newest)
         if there and holder is None:
-            raise RuntimeError(f"The record {newest} is damaged. If you know that no run is going on, add --take-over.")
+            raise UnavailableError(
+                f"The record {newest} is damaged. If you know that no run is going on, add --take-over."
+            )
         if holder and not (holder["released"] or _ended(holder)):
-            raise RuntimeError(_held(holder))
+            raise UnavailableError(_held(holder))
     number = record_number(newest, FOLDER) + 1
     mine = Lease(store, f"{FOLDER}/{number:08d}.json", run)
     try:
         mine.claim()
     except FileExistsError:
-        raise RuntimeError(_TAKEN) from None
+        raise UnavailableError(_TAKEN) from None
     if (
         store.numbered(FOLDER)[-1] != mine.name
     ):  # the number was used and cleared away meanwhile, and a newer one counts
         store.delete(mine.name)
-        raise RuntimeError(_TAKEN)
+        raise UnavailableError(_TAKEN)
     for name in names:
         with contextlib.suppress(OSError):  # of something else than a file: older than ours, so it says nothing
             store.delete(name)

@@ -105,7 +105,7 @@ def ending(event: dict[str, Any]) -> str:
     """The line for a stage that has ended, or nothing."""
     stage, kind = event["stage"], event["event"]
     if kind == "failed":
-        return f"✗ {stage:9} failed: {event['why']}"
+        return f"✗ {stage:9} failed: {event['why']}" + f"\n{event.get('trace', '')}".rstrip()
     if kind == "reused":
         return f"= {stage:9} done before ({event['seconds']:.1f} s then){gist(event['values'])}{_unseen(event)}"
     if kind == "interrupted":

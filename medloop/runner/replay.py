@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from components.shared.contracts import Manifest
+from components.shared.errors import RefusedError
 from components.shared.ledger import signing
 from components.shared.runtime.interface import nearest, read
 from components.shared.storage import artifacts
@@ -62,20 +63,20 @@ def choose(run: Run, stage: str, number: int) -> dict[str, Any]:
     steps = [step for step in run.stages if step["stage"] == stage]
     if not steps:
         had = sorted({step["stage"] for step in run.stages})
-        raise ValueError(f"The run {run.id} came to no {stage!r}.{nearest(stage, had)} It did: {', '.join(had)}.")
+        raise RefusedError(f"The run {run.id} came to no {stage!r}.{nearest(stage, had)} It did: {', '.join(had)}.")
     if not 0 <= number <= len(steps):
-        raise ValueError(
+        raise RefusedError(
             f"The run {run.id} did {stage} {len(steps)} times, so there is no number {number}. Leave it out."
         )
     step = steps[number - 1]
     if "inputs" not in step:
-        raise ValueError(
+        raise RefusedError(
             f"The step {stage} of {run.id} failed before it knew its inputs: {step.get('why', 'it does not say why.')}"
         )
     interface = read(stage)
     foreign = {*step["inputs"]} - {*interface.inputs} | {*step.get("parameters", {})} - {*interface.parameters}
     if foreign:
-        raise ValueError(
+        raise RefusedError(
             f"The step {stage} of {run.id} had {', '.join(sorted(foreign))}, which {stage} does not take in this "
             "version of medloop. Use the version that ran it."
         )

@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from components.shared.contracts import decode, encode, try_decode
+from components.shared.errors import RefusedError
 from components.shared.ledger import signing, stage_keys
 from components.shared.ledger.release_log import read_chain
 from components.shared.parsing.json_documents import parse_json
@@ -359,10 +360,10 @@ def find(store: Store, name: str = "") -> Run:
     """
     ids = _ids(store)
     if not ids:
-        raise ValueError("There is no run yet. Start one with: medloop run --source DIR")
+        raise RefusedError("There is no run yet. Start one with: medloop run --source DIR")
     matching = [run_id for run_id in ids if run_id.startswith(name)]
     if not matching:
-        raise ValueError(f"There is no run {name!r}. The latest ones: {', '.join(ids[-5:])}.")
+        raise RefusedError(f"There is no run {name!r}. The latest ones: {', '.join(ids[-5:])}.")
     found = _open(store, matching[-1] if name else _latest(store, ids))
     if found.releases_what_waited and found.record["outcome"] != "failed":  # a failure is its own
         return _open(store, str(found.record["arguments"]["run"]))
@@ -400,7 +401,7 @@ def only(store: Store, name: str) -> Run:
     """The one run whose id begins so; ValueError where several do: what a person answers for must be named."""
     matching = [run_id for run_id in _ids(store) if run_id.startswith(name)]
     if len(matching) > 1 and name not in matching:
-        raise ValueError(
+        raise RefusedError(
             f"{len(matching)} runs begin with {name!r}: {', '.join(matching[-5:])}. Name one by more of its id."
         )
     return find(store, name)
@@ -428,7 +429,7 @@ def _ids(store: Store) -> list[str]:
 
 def _open(store: Store, run_id: str) -> Run:
     if not ID.fullmatch(run_id):
-        raise ValueError(f"A record of the store names a run by {len(run_id)} characters that no run's id has.")
+        raise RefusedError(f"A record of the store names a run by {len(run_id)} characters that no run's id has.")
     path = f"{FOLDER}/{run_id}.json"
     data = store.read(path)
     steps = step_log.steps(store, run_id)
@@ -437,7 +438,7 @@ def _open(store: Store, run_id: str) -> Run:
     record = decode("run", data, path)
     missing = {"run", "arguments", "by", "started", "outcome"} - set(record)
     if missing:
-        raise ValueError(
+        raise RefusedError(
             f"The record {path} lacks {', '.join(sorted(missing))}: it was changed. Restore it from a copy."
         )
     if record["outcome"] == "running" and holder(store) != run_id:

@@ -8,6 +8,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from components.shared.errors import RefusedError, UsageError
 from components.shared.parsing.json_documents import parse_json
 from medloop.synth.files import content_of
 from medloop.synth.people import CLASSES, CORRUPT, Scan, World, plan
@@ -42,27 +43,27 @@ def synth(
 
 def _check_arguments(patients: int, world: World) -> None:
     if patients < 1:
-        raise ValueError(f"patients is {patients}, but at least 1 is needed: ask for 1 or more (240 by default)")
+        raise UsageError(f"patients is {patients}, but at least 1 is needed: ask for 1 or more (240 by default)")
     if world.classes not in CLASSES:
-        raise ValueError(
+        raise UsageError(
             f"classes is {world.classes}, but only 2 (normal, pneumonia) or 3 (normal, bacteria, virus) can be drawn: "
             "choose 2 or 3"
         )
     if not 0 <= world.shift <= 2:
-        raise ValueError(f"shift is {world.shift}, but must lie from 0 (the first hospital) to 2: choose a value there")
+        raise UsageError(f"shift is {world.shift}, but must lie from 0 (the first hospital) to 2: choose a value there")
     if world.seed < 0:
-        raise ValueError(f"seed is {world.seed}, but must be 0 or more: choose a whole number from 0")
+        raise UsageError(f"seed is {world.seed}, but must be 0 or more: choose a whole number from 0")
 
 
 def _check_directory(directory: Path, patients: int, world: World) -> None:
     if not directory.exists():
         return
     if not directory.is_dir():
-        raise ValueError(f"{directory} is a file, but scans need a directory: name another path")
+        raise RefusedError(f"{directory} is a file, but scans need a directory: name another path")
     marker = directory / MARKER
     if not marker.exists():
         if any(directory.iterdir()):
-            raise ValueError(
+            raise RefusedError(
                 f"{directory} holds other files and no {MARKER}, and synthetic scans are never mixed with others: "
                 "name an empty or a new directory"
             )
@@ -70,12 +71,12 @@ def _check_directory(directory: Path, patients: int, world: World) -> None:
     held = _read_marker(marker)
     for name, asked in world._asdict().items():
         if held.get(name) != asked:
-            raise ValueError(
+            raise RefusedError(
                 f"{directory} was made with {name} {held.get(name)}, but {name} {asked} was asked for: "
                 f"use {name} {held.get(name)} there, or name another directory"
             )
     if patients < held["patients"]:
-        raise ValueError(
+        raise RefusedError(
             f"{directory} already holds {held['patients']} patients, but {patients} were asked for, and none is ever "
             f"removed: ask for {held['patients']} or more, or name another directory"
         )
@@ -85,9 +86,9 @@ def _read_marker(marker: Path) -> dict[str, Any]:
     try:
         held = parse_json(marker.read_text(encoding="utf-8"))
     except ValueError as error:
-        raise ValueError(f"{marker} is not readable as JSON: name another directory") from error
+        raise RefusedError(f"{marker} is not readable as JSON: name another directory") from error
     if not isinstance(held, dict) or held.get("schema") != 1 or not isinstance(held.get("patients"), int):
-        raise ValueError(f"{marker} is not of schema 1, the only one known here: name another directory")
+        raise RefusedError(f"{marker} is not of schema 1, the only one known here: name another directory")
     return held
 
 

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from components.shared.contracts import decode, encode, fingerprint, read_record
 from components.shared.datasets.parquet_tables import INDEX, SPLIT, read_table, write_table
+from components.shared.errors import RefusedError
 from components.shared.imaging.views import VIEW_ALGORITHM, Pixels, framing, view
 from components.shared.ledger import stage_keys
 from components.shared.storage.store import Store
@@ -174,7 +175,7 @@ class Data:
     def labels(self) -> NDArray[np.int64]:
         """The class of each image; a ValueError where images have any number of findings instead."""
         if self.about["task"] != "classification":
-            raise ValueError(
+            raise RefusedError(
                 f"The data set's task is {self.about['task']}, and one class an image is needed here. Choose one "
                 "finding with ingest_options label_map."
             )

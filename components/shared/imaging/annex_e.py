@@ -10,6 +10,8 @@ from __future__ import annotations
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
+from components.shared.errors import UnavailableError
+
 if TYPE_CHECKING:
     from pydicom import Dataset
 
@@ -233,5 +235,7 @@ def _tags() -> frozenset[int]:
 
     found = {keyword: tag_for_keyword(keyword) for keywords in PROFILE.values() for keyword in keywords}
     if unknown := [keyword for keyword, tag in found.items() if tag is None]:
-        raise RuntimeError(f"This pydicom does not know {unknown[0]}. Install the version that constraints.txt names.")
+        raise UnavailableError(
+            f"This pydicom does not know {unknown[0]}. Install the version that constraints.txt names."
+        )
     return frozenset(int(tag) for tag in found.values() if tag is not None)

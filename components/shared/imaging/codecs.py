@@ -23,6 +23,7 @@ from pydicom.uid import (
     JPEGLSNearLossless,
 )
 
+from components.shared.errors import RefusedError
 from components.shared.imaging.pictures import refuse_parts
 
 if TYPE_CHECKING:
@@ -58,7 +59,7 @@ def decode_frame(source: bytes, runner: DecodeRunner) -> bytes | bytearray:
     """The pixels of one frame; refused where it unpacks to another size than the header says."""
     found = measured(source)
     if found is None or found[:2] != (runner.columns, runner.rows):
-        raise ValueError("the compressed frame has another size than the header says")
+        raise RefusedError("the compressed frame has another size than the header says")
     refuse_parts(source)
     if runner.transfer_syntax in _WAVELETS:
         return _wavelets(source, runner)
@@ -68,7 +69,7 @@ def decode_frame(source: bytes, runner: DecodeRunner) -> bytes | bytearray:
     if runner.transfer_syntax in (JPEGLSLossless, JPEGLSNearLossless):
         bits = found[2]
         if bits in (6, 7):
-            raise ValueError("GDCM gives wrong pixels for JPEG-LS of 6 and 7 bits")
+            raise RefusedError("GDCM gives wrong pixels for JPEG-LS of 6 and 7 bits")
         runner.set_option("planar_configuration", 0)
         runner.set_option("bits_allocated", 8 if bits <= 8 else 16)
     return _gdcm(source, runner, bits)
@@ -100,13 +101,13 @@ def _gdcm(stream: bytes, runner: DecodeRunner, bits: int) -> bytes:
     image.SetPixelFormat(gdcm.PixelFormat(samples, runner.bits_allocated, bits, bits - 1, signed))
     pixels = image.GetBuffer()  # bytes, that SWIG gives as text
     if not pixels:
-        raise ValueError("GDCM cannot decompress the frame")
+        raise RefusedError("GDCM cannot decompress the frame")
     return bytes(pixels.encode("utf-8", "surrogateescape"))
 
 
 def _lossy(source: bytes, bits: int, runner: DecodeRunner) -> bytes:
     if bits != 8:
-        raise ValueError("lossy JPEG of 12 bits is not read")  # GDCM turns its whitest pixels black
+        raise RefusedError("lossy JPEG of 12 bits is not read")  # GDCM turns its whitest pixels black
     with Image.open(io.BytesIO(source), formats=("JPEG",)) as picture:
         if runner.samples_per_pixel == 1:
             return picture.convert("L").tobytes()

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from components.shared.errors import RefusedError
 from components.shared.imaging.pictures import MAX_PIXELS, quiet
 from components.shared.imaging.views import Pixels
 
@@ -50,7 +51,7 @@ def is_dicom(data: bytes) -> bool:
     return data[128:132] == b"DICM" or (begins and len(data) > 132)
 
 
-class Unusable(ValueError):  # noqa: N818 - it is what it says, and callers see a ValueError
+class Unusable(RefusedError):  # noqa: N818 - it is what it says, and callers see a ValueError
     """Why a file cannot be used, in words that quote nothing of it."""
 
 

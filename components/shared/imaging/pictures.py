@@ -12,6 +12,7 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 from PIL.JpegImagePlugin import JpegImageFile
 
+from components.shared.errors import RefusedError
 from components.shared.imaging import jpeg
 from components.shared.imaging.views import Pixels
 
@@ -81,13 +82,13 @@ def decode(data: bytes, max_side: int, rgb: bool) -> tuple[Pixels, tuple[int, in
             plain, notes = _plain(picture, rgb)
             return np.asarray(plain if turn is None else plain.transpose(turn)), size, notes
     except _TooLargeError as error:
-        raise ValueError(str(error)) from None
+        raise RefusedError(str(error)) from None
     except UnidentifiedImageError:
-        raise ValueError("the file is not a PNG, JPEG or DICOM image") from None
+        raise RefusedError("the file is not a PNG, JPEG or DICOM image") from None
     except Image.DecompressionBombError:
-        raise ValueError(f"the image claims more pixels than the {MAX_PIXELS:,} allowed") from None
+        raise RefusedError(f"the image claims more pixels than the {MAX_PIXELS:,} allowed") from None
     except (OSError, SyntaxError, ValueError, EOFError, ArithmeticError, LookupError, TypeError) as error:
-        raise ValueError(f"the image cannot be decoded ({_why(error)})") from None
+        raise RefusedError(f"the image cannot be decoded ({_why(error)})") from None
 
 
 def refuse_parts(data: bytes) -> None:
@@ -95,7 +96,7 @@ def refuse_parts(data: bytes) -> None:
     if data.startswith(b"\xff\xd8"):
         scans = data.count(b"\xff\xda")
         if scans > MAX_SCANS:
-            raise ValueError(
+            raise RefusedError(
                 f"the JPEG has {scans:,} scans; at most {MAX_SCANS} are read: save it again as an ordinary JPEG or PNG"
             )
     elif data.startswith(b"\x89PNG\r\n\x1a\n"):
@@ -103,7 +104,7 @@ def refuse_parts(data: bytes) -> None:
         while place < len(data):
             chunks += 1
             if chunks > MAX_CHUNKS:
-                raise ValueError(
+                raise RefusedError(
                     f"the PNG has more than {MAX_CHUNKS:,} chunks, and no more are read: save it again as a PNG"
                 )
             place += 12 + int.from_bytes(data[place : place + 4], "big")

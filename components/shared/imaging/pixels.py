@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 from PIL import Image
 
+from components.shared.errors import RefusedError
 from components.shared.imaging import dicom, pictures
 from components.shared.imaging.annex_e import strip
 from components.shared.imaging.header import passing
@@ -61,7 +62,7 @@ def decode_image(data: bytes, how: Decoding) -> Master:
     if dicom.is_dicom(data):
         scan = dicom.open_scan(data)
         if scan.frames > 1:
-            raise ValueError(
+            raise RefusedError(
                 f"the DICOM file has {scan.frames:,} frames, and one image is asked for: send each frame as a file of "
                 "its own"
             )
@@ -79,11 +80,11 @@ def decode_images(data: bytes, how: Decoding) -> Iterator[Master]:
 
 def _of_picture(data: bytes, how: Decoding) -> Master:
     if not data:
-        raise ValueError("the file is empty")
+        raise RefusedError("the file is empty")
     pixels, size, notes = pictures.decode(data, how.max_side, how.colour == "rgb")
     if master := _master(pixels, how, {}, -1, notes, size):
         return master
-    raise ValueError(BLANK)
+    raise RefusedError(BLANK)
 
 
 def _of_scan(scan: dicom.Scan, how: Decoding) -> Iterator[Master]:
@@ -132,7 +133,7 @@ def masters(
         waiting = replace(made, notes=tuple(note for note in made.notes if note[0] not in told))
         told.update(reason for reason, _ in made.notes)
     if waiting is None:
-        raise ValueError(_nothing(blank, unreadable))
+        raise RefusedError(_nothing(blank, unreadable))
     left_out = [
         (f"{what} frames", f"{count:,} of the {total:,} frames in its file {'are' if count > 1 else 'is'} {what}")
         for what, count in (("blank", blank), ("unreadable", unreadable))
@@ -161,7 +162,7 @@ def _master(
     """
     width, height = size if size[0] else (pixels.shape[1], pixels.shape[0])
     if min(height, width) < 8:
-        raise ValueError(f"the image is {width}×{height} pixels, and must be at least 8×8")
+        raise RefusedError(f"the image is {width}×{height} pixels, and must be at least 8×8")
     low, high, top = int(pixels.min()), int(pixels.max()), 256**pixels.dtype.itemsize - 1
     if low == high:
         return None

@@ -8,6 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from components.shared.errors import RefusedError
+
 Pixels = NDArray[np.uint8] | NDArray[np.uint16]
 
 AROUND = 8
@@ -90,7 +92,9 @@ def normalise(views: NDArray[np.uint8], preprocess: dict[str, Any]) -> NDArray[n
     """The float batch [N, channels, H, W] that a model's graph takes, of views [N, H, W] or [N, H, W, 3]."""
     channels = preprocess["channels"]
     if views.ndim == 4 and channels != 3:
-        raise ValueError(f"The views have three colours, and the model takes {channels} channels. Give it gray images.")
+        raise RefusedError(
+            f"The views have three colours, and the model takes {channels} channels. Give it gray images."
+        )
     scaled = (views.astype(np.float32) / np.float32(255) - np.float32(preprocess["mean"])) / np.float32(
         preprocess["std"]
     )

@@ -9,6 +9,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from components.shared.contracts import decode, encode
+from components.shared.errors import DamagedError, UnavailableError
 from components.shared.ledger import signing
 from components.shared.storage.store import Store, record_number
 
@@ -70,7 +71,7 @@ def moment(approval: Mapping[str, Any], name: str) -> datetime:
     except (KeyError, TypeError, ValueError):
         found = None
     if found is None or found.tzinfo is None:
-        raise ValueError(
+        raise DamagedError(
             f"The approval by {approval.get('by')} says {approval.get(name)!r} for {name}, which is no time with a "
             "zone: it was changed. Restore it from a copy."
         )
@@ -82,14 +83,14 @@ def granted(store: Store, decision: str, verdict: Mapping[str, Any]) -> dict[str
     how = "Approve it with: medloop approve RUN --by NAME --reason TEXT"
     approval = newest(store, decision)
     if approval is None:
-        raise RuntimeError(
+        raise UnavailableError(
             f"The decision {decision[:12]} awaits a person's approval, and there is none. Nothing was released. {how}"
         )
     wrong = [name for name in ("by", "reason", "at", "until") if not str(approval.get(name) or "").strip()]
     if wrong:
-        raise RuntimeError(f"The approval of {decision[:12]} lacks {', '.join(wrong)}. Nothing was released. {how}")
+        raise UnavailableError(f"The approval of {decision[:12]} lacks {', '.join(wrong)}. Nothing was released. {how}")
     if (approval.get("decision"), approval.get("model")) != (decision, verdict["subject"]["model"]):
-        raise RuntimeError(
+        raise UnavailableError(
             f"The approval by {approval['by']} is of the decision {str(approval.get('decision'))[:12]} on the model "
             f"{str(approval.get('model'))[:12]}, and this is {decision[:12]} on {verdict['subject']['model'][:12]}. "
             f"Nothing was released. {how}"
@@ -97,12 +98,12 @@ def granted(store: Store, decision: str, verdict: Mapping[str, Any]) -> dict[str
     days = verdict.get("policy", {}).get("approval", {}).get("valid_days")
     at, until = moment(approval, "at"), moment(approval, "until")
     if at > datetime.now(UTC) + AHEAD or (days is not None and until - at > timedelta(days=days)):
-        raise RuntimeError(
+        raise UnavailableError(
             f"The approval by {approval['by']} holds from {approval['at']} to {approval['until']}, and may begin now "
             f"at the latest and last {days or 3650} days. Nothing was released. {how}"
         )
     if expired(approval):
-        raise RuntimeError(
+        raise UnavailableError(
             f"The approval by {approval['by']} ended at {approval['until']}. Nothing was released. {how}"
         )
     return approval

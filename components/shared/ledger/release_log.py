@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from components.shared.contracts import decode, digest, encode
+from components.shared.errors import DamagedError, UnavailableError
 from components.shared.ledger import signing
 from components.shared.ledger.signing import Verifier
 from components.shared.storage.store import Store, record_number
@@ -56,17 +57,17 @@ def read_chain(store: Store) -> list[Entry]:
     entries: list[Entry] = []
     for name in entry_names(store):
         if record_number(name, FOLDER) != len(entries) + 1:
-            raise ValueError(
+            raise DamagedError(
                 f"The release log is broken at {name}: entry {len(entries) + 1} is missing. An entry was removed or "
                 "put in; restore the log from a copy. Until then nothing is released."
             )
         data = read_entry(store, name)
         record = decode("release", data, name)
         if not {"number", "before", "what", "at"} <= set(record):
-            raise ValueError(f"The release log is broken at {name}: it lacks fields. Restore the log from a copy.")
+            raise DamagedError(f"The release log is broken at {name}: it lacks fields. Restore the log from a copy.")
         expected = entries[-1].hash if entries else ""
         if record["number"] != len(entries) + 1 or record["before"] != expected:
-            raise ValueError(
+            raise DamagedError(
                 f"The release log is broken at {name}: it does not follow the entry before it. An entry was changed, "
                 "removed or put in; restore the log from a copy. Until then nothing is released."
             )
@@ -89,7 +90,7 @@ def read_entry(store: Store, name: str) -> bytes:
     try:
         data = store.read(name, ENTRY_BYTES)
     except ValueError as error:
-        raise ValueError(f"The release log is broken at {name}: {error}") from None
+        raise DamagedError(f"The release log is broken at {name}: {error}") from None
     if data is None:
         raise OSError(f"{name} was listed and cannot be read. The store is not whole; restore it from a copy.")
     return data
@@ -118,17 +119,17 @@ def check_writable(log: list[Entry]) -> None:
 def _check_signing(log: list[Entry], ours: signing.Signer | None, what: str) -> None:
     signed = bool(log) and "signature" in log[-1].record
     if ours is None and signing.verifier():
-        raise RuntimeError(
+        raise UnavailableError(
             f"{signing.VERIFY} asks for signatures, and {signing.VARIABLE} is not set: an entry without one would make "
             "the release log unreadable. Nothing was written; set the key."
         )
     if ours is None and signed:
-        raise RuntimeError(
+        raise UnavailableError(
             f"The release log is signed, up to entry {len(log)}, and {signing.VARIABLE} is not set: after a signed "
             "entry none goes unsigned. Nothing was written; set the key."
         )
     if ours and log and not signed and what != "seal":
-        raise RuntimeError(
+        raise UnavailableError(
             f"{signing.VARIABLE} is set, and the last of the release log's {len(log)} entries has no signature. "
             "Look at them, then seal the log: `medloop audit head` and `medloop audit seal`. Nothing was written."
         )
@@ -184,7 +185,7 @@ def history(log: list[Entry]) -> list[Entry]:
             stack.append(entry)
         elif entry.kind == "rollback":
             if not stack:
-                raise ValueError("The release log takes back more than was released. Restore it from a copy.")
+                raise DamagedError("The release log takes back more than was released. Restore it from a copy.")
             stack.pop()
     return stack
 

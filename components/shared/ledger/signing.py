@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from components.shared import contracts
+from components.shared.errors import UsageError
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
@@ -94,7 +95,7 @@ def signer() -> Signer | None:
     found = of(_private(text))
     trusted = verifier()
     if trusted and found.id not in trusted.keys:
-        raise ValueError(
+        raise UsageError(
             f"{VARIABLE} holds the key {found.id}, and {VERIFY} trusts {', '.join(trusted.keys)}: what is signed here "
             f"would be refused. Add the public key {found.public} to {VERIFY}."
         )
@@ -109,7 +110,7 @@ def verifier() -> Verifier | None:
     texts = [*_PEM.findall(text), *re.split(r"[,\s]+", _PEM.sub(" ", text))]
     keys = [_public(each) for each in texts if each]
     if not keys:
-        raise ValueError(f"{VERIFY} is set and holds no key. Set it to public keys, or take it out of the environment.")
+        raise UsageError(f"{VERIFY} is set and holds no key. Set it to public keys, or take it out of the environment.")
     return Verifier({key_id(_raw(key)): key for key in keys})
 
 
@@ -229,7 +230,7 @@ def _private(text: str) -> Ed25519PrivateKey:
     except (ValueError, TypeError):  # an encrypted key is a TypeError
         key = None
     if not isinstance(key, Ed25519PrivateKey):
-        raise ValueError(
+        raise UsageError(
             f"{VARIABLE} does not hold a private key for signatures (its {len(text)} characters are not shown): it "
             "must be Ed25519 as PEM without a password, or the base64 of its 32 bytes. Make one with: medloop keys pair"
         )
@@ -249,7 +250,7 @@ def _public(text: str) -> Ed25519PublicKey:
     except (ValueError, TypeError):
         key = None
     if not isinstance(key, Ed25519PublicKey):
-        raise ValueError(
+        raise UsageError(
             f"{VERIFY} holds something of {len(text)} characters that is no public key: each must be Ed25519, as PEM "
             "or as the base64 of its 32 bytes, as `medloop keys pair` prints it."
         )

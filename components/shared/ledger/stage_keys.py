@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from components.shared import contracts
+from components.shared.errors import UnavailableError, UsageError
 from components.shared.ledger import signing
 
 if TYPE_CHECKING:
@@ -89,7 +90,7 @@ def held(stage: str = "") -> StageKey | None:
     if text:
         found = parse(text)
         if stage and found.stage != stage:
-            raise ValueError(
+            raise UsageError(
                 f"{VARIABLE} holds the key of the stage {found.stage}, and this is {stage}. Give each stage its own: "
                 "`medloop keys stages` writes them."
             )
@@ -121,7 +122,7 @@ def require(stage: str) -> None:
             key.signer,
         )
     if verifier and key is None:
-        raise RuntimeError(
+        raise UnavailableError(
             f"{signing.VERIFY} asks for signatures, and the step {stage} has no key to sign its result with. Set "
             f"{VARIABLE} to the key of this stage, which `medloop keys stages` writes; it signs for {stage} alone."
         )
@@ -135,7 +136,7 @@ def parse(text: str) -> StageKey:
         signing.trusting_public(root)
         return StageKey(stage, root, certificate, signing.private_key(base64.b64decode(private, validate=True)))
     except (ValueError, PermissionError):
-        raise ValueError(
+        raise UsageError(
             f"{VARIABLE} does not hold the key of a stage (its {len(text)} characters are not shown). Write the keys "
             "with `medloop keys stages` and set the one of this stage."
         ) from None

@@ -10,6 +10,8 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import Any, TextIO
 
+from components.shared.errors import RefusedError
+
 BYTES, DEPTH = 64 * 2**20, 64
 """Maximum size and nesting of a JSON document. The largest of ours are manifests and reports of a few megabytes."""
 
@@ -17,7 +19,7 @@ BYTES, DEPTH = 64 * 2**20, 64
 def parse_json(data: bytes | str, most: int = BYTES) -> Any:
     """The value in a JSON document; a ValueError says what is wrong with it, in words that follow a colon."""
     if len(data) > most:
-        raise ValueError(f"it has {len(data):,} bytes, and {most:,} are allowed")
+        raise RefusedError(f"it has {len(data):,} bytes, and {most:,} are allowed")
     try:
         value = json.loads(data, object_pairs_hook=_unique)
     except RecursionError:
@@ -31,7 +33,7 @@ def read_json(data: bytes | str, where: str, most: int = BYTES) -> Any:
     try:
         return parse_json(data, most)
     except ValueError as error:
-        raise ValueError(f"{where} is not readable as JSON: {error}. Mend it, or make it again.") from None
+        raise RefusedError(f"{where} is not readable as JSON: {error}. Mend it, or make it again.") from None
 
 
 LINE, COLUMNS, COLUMN = 2**20, 1000, 200
@@ -44,19 +46,21 @@ def table_lines(file: TextIO, name: str) -> Iterator[str]:
     while line := file.readline(LINE + 1):
         number += 1
         if len(line) > LINE:
-            raise ValueError(f"{name}, line {number} has more than {LINE:,} characters. Check that it is a table.")
+            raise RefusedError(f"{name}, line {number} has more than {LINE:,} characters. Check that it is a table.")
         if "\0" in line:
-            raise ValueError(f"{name}, line {number} holds a NUL character, which no text has. Save it anew as CSV.")
+            raise RefusedError(f"{name}, line {number} holds a NUL character, which no text has. Save it anew as CSV.")
         yield line
 
 
 def check_columns(names: Sequence[str], table: str) -> None:
     """Refuse a table whose columns are too many, or have names that nobody writes."""
     if len(names) > COLUMNS:
-        raise ValueError(f"{table} has {len(names):,} columns, and {COLUMNS:,} are allowed. Check that it is a table.")
+        raise RefusedError(
+            f"{table} has {len(names):,} columns, and {COLUMNS:,} are allowed. Check that it is a table."
+        )
     longest = max(map(len, names), default=0)
     if longest > COLUMN:
-        raise ValueError(
+        raise RefusedError(
             f"{table} has a column's name of {longest:,} characters, and {COLUMN} are allowed. Begin it with a line of "
             "the columns' names."
         )
@@ -67,7 +71,7 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len(found) != len(pairs):
         counts = Counter(name for name, _ in pairs)
         twice = next(name for name, count in counts.items() if count > 1)
-        raise ValueError(f"the key {twice[:80]!r} stands there twice")
+        raise RefusedError(f"the key {twice[:80]!r} stands there twice")
     return found
 
 
@@ -81,4 +85,4 @@ def _check_depth(value: Any) -> None:
 
 
 def _too_deep() -> ValueError:
-    return ValueError(f"it is nested more than {DEPTH} deep")
+    return RefusedError(f"it is nested more than {DEPTH} deep")

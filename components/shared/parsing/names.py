@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 
+from components.shared.errors import RefusedError
+
 MOST, LONGEST, DEEPEST = 100_000, 1024, 16
 """What an artifact may have at most: files, bytes in a file's name, and folders above a file."""
 LONGEST_PART = 255
@@ -38,14 +40,14 @@ def check(names: Iterable[object], where: str) -> None:
     """Raise a ValueError unless all these names can be laid out as files in one folder."""
     given = [*names]
     if len(given) > MOST:
-        raise ValueError(f"{where} names {len(given):,} files; at most {MOST:,} are allowed. Make it again.")
+        raise RefusedError(f"{where} names {len(given):,} files; at most {MOST:,} are allowed. Make it again.")
     taken = {above.casefold() for name in given if isinstance(name, str) for above in _folders(name)}
     for number, name in enumerate(given, 1):
         wrong = problem(name)
         if not wrong and str(name).casefold() in taken:
             wrong = "is also the name of another file, or of a folder"
         if wrong:  # the name itself is not repeated: whoever wrote it chose it
-            raise ValueError(
+            raise RefusedError(
                 f"{where} is refused: the name of file {number} of {len(given)} {wrong}. medloop writes no such names, "
                 "so somebody changed it. Run again to make it anew."
             )

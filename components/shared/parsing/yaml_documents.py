@@ -8,6 +8,8 @@ from typing import Any
 import yaml
 from yaml.constructor import ConstructorError
 
+from components.shared.errors import RefusedError
+
 BYTES, DEPTH, NODES, ALIASES = 128 * 2**10, 32, 20_000, 100
 """Maximum size of a YAML document, its nesting, its values with all aliases written out, and its aliases.
 
@@ -87,8 +89,10 @@ def read_yaml(path: Path) -> Any:
     with path.open("rb") as file:
         data = file.read(BYTES + 1)  # a device has no end
     if len(data) > BYTES:
-        raise ValueError(f"{path} is larger than the {BYTES // 2**10} KiB that a YAML file may have here. Shorten it.")
+        raise RefusedError(
+            f"{path} is larger than the {BYTES // 2**10} KiB that a YAML file may have here. Shorten it."
+        )
     try:
         return parse_yaml(data.decode("utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path} is not readable as YAML: {' '.join(str(error).split())}. Mend that line.") from None
+        raise RefusedError(f"{path} is not readable as YAML: {' '.join(str(error).split())}. Mend that line.") from None

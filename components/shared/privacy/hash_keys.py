@@ -8,6 +8,8 @@ import os
 import secrets
 from dataclasses import dataclass, field
 
+from components.shared.errors import UnavailableError, UsageError
+
 VARIABLE = "MEDLOOP_HASH_KEY"
 
 SYNTHETIC = "73796e7468657469632d7363616e732d6f6e6c793a206e6f7420612073656372"
@@ -45,7 +47,7 @@ class HashKey:
     def rehash(self, kind: str, old: str, before: HashKey) -> str:
         """The hash that this key gives to the name which has the hash `old` under an earlier state of it."""
         if not self.extends(before):
-            raise ValueError(
+            raise UsageError(
                 f"The key {self.id} did not come of the key {before.id} by rotation, so ids made with that one cannot "
                 "be carried on. Use the key that was rotated."
             )
@@ -79,7 +81,7 @@ def parse(text: str) -> HashKey:
         except ValueError:
             link = b""
         if len(link) != 32 or len(part) != 64:
-            raise ValueError(
+            raise UsageError(
                 f"{VARIABLE} does not hold a key: it must be 64 hexadecimal digits, not {len(part)} characters "
                 "(a rotated key: several times 64, with colons between). "
                 "Make one with: python -c 'import secrets; print(secrets.token_hex(32))'"
@@ -92,7 +94,7 @@ def from_environment() -> HashKey:
     """The key in MEDLOOP_HASH_KEY."""
     text = os.environ.get(VARIABLE)
     if not text:
-        raise RuntimeError(
+        raise UnavailableError(
             f"{VARIABLE} is not set. Patients' names are hashed with it: set it to the key that this store was made "
             "with, or for a new store to 64 random hexadecimal digits."
         )

@@ -15,6 +15,8 @@ from functools import lru_cache
 from typing import Any, TextIO
 from urllib.parse import quote, unquote
 
+from components.shared.errors import UsageError
+
 HIDDEN = "***"
 
 NAMES = re.compile(r"(?:KEY|TOKEN|PASSWORD|PASSWD|SECRET|COOKIES?|CREDENTIALS?)$")
@@ -116,7 +118,7 @@ def printable_all(value: Any) -> Any:
 def one_line(text: str, what: str) -> str:
     """Return the text, or raise a ValueError where it could not be written on one line of a log as it is."""
     if printable(text) != text:
-        raise ValueError(
+        raise UsageError(
             f"{what} contains a line break or a control character: {printable(text)!r}. Write it as plain text on one "
             "line."
         )

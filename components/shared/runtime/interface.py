@@ -16,6 +16,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from components.shared.errors import UsageError
+
 COMPONENTS = Path(__file__).resolve().parents[2]
 REQUIRED = object()
 TYPES: dict[str, type] = {"int": int, "float": float, "str": str, "bool": bool, "dict": dict, "list": list}
@@ -49,14 +51,14 @@ class Parameter:
         """The value in this parameter's type, or a ValueError that states value, limit and remedy."""
         value = self._typed(value)
         if self.limit and not self.limit[0] <= value <= self.limit[1]:
-            raise ValueError(f"{self.name} is {value}, and must be {self.bounds}. Set it within that range.")
+            raise UsageError(f"{self.name} is {value}, and must be {self.bounds}. Set it within that range.")
         if self.choices and value not in self.choices:
-            raise ValueError(f"{self.name} is {value!r}, and must be {self.bounds}.{nearest(str(value), self.choices)}")
+            raise UsageError(f"{self.name} is {value!r}, and must be {self.bounds}.{nearest(str(value), self.choices)}")
         return value
 
     def _typed(self, value: Any) -> Any:
         wanted = self.type
-        problem = ValueError(f"{self.name} is {value!r}, and must be {_WORDS[wanted]}. Give a value of that type.")
+        problem = UsageError(f"{self.name} is {value!r}, and must be {_WORDS[wanted]}. Give a value of that type.")
         if isinstance(value, bool) and wanted is not bool:
             raise problem
         if wanted is float and isinstance(value, str):  # YAML takes 1e-3 for a text
@@ -105,13 +107,13 @@ class Interface:
         """Every parameter's value: what was given, checked, and the defaults for the rest."""
         unknown = sorted(set(given) - set(self.parameters))
         if unknown:
-            raise ValueError(
+            raise UsageError(
                 f"{self.stage} has no parameter {unknown[0]!r}.{nearest(unknown[0], self.parameters)} "
                 f"It has: {', '.join(sorted(self.parameters))}."
             )
         missing = [name for name, p in self.parameters.items() if p.required and name not in given]
         if missing:
-            raise ValueError(f"{self.stage} needs a value for {missing[0]}, and has no default for it. Give one.")
+            raise UsageError(f"{self.stage} needs a value for {missing[0]}, and has no default for it. Give one.")
         return {name: p.check(given.get(name, p.default)) for name, p in self.parameters.items()}
 
 
@@ -131,7 +133,7 @@ def read(stage: str) -> Interface:
     """The interface of a stage, from the source of its function."""
     path = COMPONENTS / stage / f"{stage}.py"
     if stage not in stages() or not path.is_file():
-        raise ValueError(f"There is no stage {stage!r}.{nearest(stage, stages())} Stages: {', '.join(stages())}.")
+        raise UsageError(f"There is no stage {stage!r}.{nearest(stage, stages())} Stages: {', '.join(stages())}.")
     tree = ast.parse(path.read_text(encoding="utf-8"), str(path))
     function = next(n for n in tree.body if isinstance(n, ast.FunctionDef) and n.name == stage)
     doc = ast.get_docstring(function) or ""

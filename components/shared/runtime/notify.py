@@ -8,6 +8,8 @@ from typing import Any
 
 import urllib3
 
+from components.shared.errors import RefusedError
+
 VARIABLE = "MEDLOOP_NOTIFY_URL"
 log = logging.getLogger("medloop")
 
@@ -19,7 +21,7 @@ def notify(message: dict[str, Any]) -> bool:
         return False
     try:
         if not url.startswith(("http://", "https://")):
-            raise ValueError("it must begin with http:// or https://")
+            raise RefusedError("it must begin with http:// or https://")
         answer = urllib3.request("POST", url, json=message, timeout=10, retries=False)
     except (urllib3.exceptions.LocationValueError, ValueError) as error:  # the first quotes the address
         why = "it cannot be parsed" if isinstance(error, urllib3.exceptions.LocationValueError) else str(error)

@@ -6,6 +6,8 @@ import math
 import os
 from dataclasses import dataclass
 
+from components.shared.errors import UsageError
+
 PRICE = "MEDLOOP_DEVICE_PRICE"
 """The environment variable with the price of an hour of the machine that trains."""
 
@@ -40,7 +42,7 @@ def read_price() -> Price | None:
     except ValueError:
         hourly = math.nan
     if not 0 <= hourly < math.inf:
-        raise ValueError(
+        raise UsageError(
             f"{PRICE} is {given!r}, and the price of an hour is a number from 0 on, like 2.5. Correct it, or unset it; "
             f"the currency goes into {CURRENCY}."
         )

@@ -8,6 +8,7 @@ from typing import Any
 
 from components.shared import contracts
 from components.shared.contracts import Manifest
+from components.shared.errors import RefusedError, UnavailableError
 from components.shared.ledger import lineage, signing, stage_keys
 from components.shared.ledger.signing import Verifier
 from components.shared.parsing.json_documents import read_json
@@ -68,12 +69,12 @@ def same_report(verdict: dict[str, Any], work: Work, trusted: Verifier | None) -
     manifest = Manifest.decode(work.store.get(verdict["report"]), "the report")
     work.store.fetch_all(blob.digest for blob in manifest.files.values())
     if "metrics.json" not in manifest.files:
-        raise ValueError("The report that the decision names holds no metrics.json. Evaluate the model again.")
+        raise RefusedError("The report that the decision names holds no metrics.json. Evaluate the model again.")
     metrics = read_json(work.store.get(manifest.files["metrics.json"].digest), "metrics.json")
     judged = metrics.get("subject") or {}
     differing = [name for name, value in verdict["subject"].items() if judged.get(name) != value]
     if differing or (trusted and _sizes_differ(work, manifest)):
-        raise RuntimeError(
+        raise UnavailableError(
             f"The report that the decision names is another one than it was made on: {', '.join(differing) or 'size'} "
             "differs. Nothing was released; run again."
         )

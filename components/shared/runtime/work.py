@@ -12,6 +12,7 @@ import sys
 import tempfile
 import time
 import tomllib
+import traceback
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cache
@@ -20,6 +21,7 @@ from typing import Any
 
 from components.shared import contracts
 from components.shared.contracts import Manifest
+from components.shared.errors import RefusedError, is_foreseen
 from components.shared.ledger import lineage, stage_keys
 from components.shared.privacy.redaction import printable, redact
 from components.shared.runtime import step_log
@@ -143,12 +145,21 @@ def _step(
         _refer(store, plan, earlier.outputs.values())
         return earlier
     if refusal := _refusal(store, plan):
-        raise ValueError(f"{refusal['message']} (The same work failed before; it is not tried again until it changes.)")
+        raise RefusedError(
+            f"{refusal['message']} (The same work failed before; it is not tried again until it changes.)"
+        )
     return _run(interface, store, plan, manifests)
 
 
 def sentence(error: Exception) -> str:
-    """What is told of an error: its own words, less a file's name that the system put in, which may be a patient's."""
+    """Return the text of an error without a file's name that the system put in, which may be a patient's.
+
+    For a fault of ours it names the kind of error and the place.
+    """
+    if not is_foreseen(error):
+        place = traceback.extract_tb(error.__traceback__)[-1:]
+        where = "".join(f", {Path(frame.filename).name} line {frame.lineno}" for frame in place)
+        return f"{type(error).__name__}: {redact(str(error))} (a fault in medloop{where}; please report it)"
     if isinstance(error, OSError) and error.filename is not None:
         return f"{error.strerror or type(error).__name__}, on a file whose name is not written down here."
     if isinstance(error, OSError) and len(error.args) > 1:
@@ -259,8 +270,8 @@ def _run(interface: Interface, store: Store, plan: Plan, manifests: Mapping[str,
         extra = {"work": own} if interface.takes_work else {}
         try:
             values = function(**folders, **extra, **plan.parameters) or {}
-        except ValueError as error:
-            if plan.stage not in IMPURE and _is_verdict(error, plan.stage):
+        except RefusedError as error:
+            if plan.stage not in IMPURE:
                 refusal = _signed("error", plan.stage, {"key": plan.key, "message": redact(str(error))})
                 store.write(f"work/{plan.key}/error.json", refusal)
             raise
@@ -269,14 +280,6 @@ def _run(interface: Interface, store: Store, plan: Plan, manifests: Mapping[str,
     if plan.stage not in IMPURE:
         _record(store, plan, done)
     return done
-
-
-def _is_verdict(error: ValueError, stage: str) -> bool:
-    """Whether the stage's own code raised this: bad input stays bad. A library's error may come of a passing fault."""
-    trace = error.__traceback__
-    while trace and trace.tb_next:
-        trace = trace.tb_next
-    return trace is not None and Path(trace.tb_frame.f_code.co_filename).parent == COMPONENTS / stage
 
 
 def _record(store: Store, plan: Plan, done: Done) -> None:

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from components.shared.contracts import Manifest
+from components.shared.errors import DamagedError
 from components.shared.storage.store import Store
 
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW
@@ -87,7 +88,7 @@ def gather(store: Store, folder: Path) -> Manifest:
     for path in sorted(folder.rglob("*")):
         name = path.relative_to(folder).as_posix()
         if path.is_symlink() and not store.owns(path.resolve()):
-            raise ValueError(
+            raise DamagedError(
                 f"The artifact's file {name[:80]!r} is a link that leads out of it. Put the file itself there."
             )
         if path.is_file():

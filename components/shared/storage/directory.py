@@ -13,6 +13,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Protocol
 
+from components.shared.errors import DamagedError
+
 log = logging.getLogger("medloop.store")
 
 PARTIAL = "partial"
@@ -72,7 +74,7 @@ class Directory:
     def _at(self, name: str) -> Path:
         """Return where a name lies; never outside of the root, whatever a changed record makes of it."""
         if name.startswith("/") or ".." in name.split("/") or "\0" in name:
-            raise ValueError(
+            raise DamagedError(
                 f"A record of {len(name)} characters names a place outside of the store {self.root}. It was changed; "
                 "make it again."
             )
@@ -190,7 +192,7 @@ _KINDS = {
 def _check_regular(mode: int, path: Path) -> None:
     if not stat.S_ISREG(mode):
         kind = _KINDS.get(stat.S_IFMT(mode), "something else")
-        raise ValueError(
+        raise DamagedError(
             f"{path} is {kind}, and must be a file. Move it away; if a record stood there, restore that from a copy."
         )
 

@@ -19,6 +19,7 @@ import urllib3
 from minio.error import S3Error
 from minio.helpers import check_bucket_name
 
+from components.shared.errors import UsageError
 from components.shared.storage.s3_client import MISSING, Client, CutShortError
 from components.shared.storage.s3_keys import Keys
 
@@ -258,7 +259,7 @@ def connect(bucket: str, prefix: str, *, pause: float = 0.1, patience: float = 6
     client = Client(endpoint, region, Keys(verify, of), http, pause, of)
     style = (os.environ.get("AWS_S3_ADDRESSING_STYLE") or "auto").lower()
     if style not in ("auto", "path", "virtual"):
-        raise ValueError(f"AWS_S3_ADDRESSING_STYLE is {style!r}, and must be auto, path or virtual.")
+        raise UsageError(f"AWS_S3_ADDRESSING_STYLE is {style!r}, and must be auto, path or virtual.")
     if style == "virtual":
         client.enable_virtual_style_endpoint()
     elif style == "path":
@@ -266,7 +267,7 @@ def connect(bucket: str, prefix: str, *, pause: float = 0.1, patience: float = 6
     try:
         check_bucket_name(bucket, strict=True, s3_check=True)
     except ValueError as error:
-        raise ValueError(
+        raise UsageError(
             f"The {of}'s bucket is {bucket!r}, and S3 does not allow that name: 3 to 63 of small letters, digits, "
             f"hyphens and dots ({error}). Check {'MEDLOOP_STORE' if of == 'store' else 'its address'}."
         ) from error
@@ -278,19 +279,19 @@ def _endpoint() -> str:
     given = os.environ.get(name) or "https://s3.amazonaws.com"
     parts = urlsplit(given)
     if parts.scheme not in ("http", "https") or not parts.hostname:
-        raise ValueError(f"{name} is {given!r}, and needs http:// or https:// and a host: http://localhost:9000.")
+        raise UsageError(f"{name} is {given!r}, and needs http:// or https:// and a host: http://localhost:9000.")
     if parts.username or parts.path.strip("/") or parts.query or parts.fragment:
         shown = f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}"
-        raise ValueError(f"{name} names more than a server. Write {shown}; the bucket goes into MEDLOOP_STORE.")
+        raise UsageError(f"{name} names more than a server. Write {shown}; the bucket goes into MEDLOOP_STORE.")
     try:
         _ = parts.port
     except ValueError as error:
-        raise ValueError(f"{name} is {given!r}, and its port is none ({error}).") from error
+        raise UsageError(f"{name} is {given!r}, and its port is none ({error}).") from error
     return f"{parts.scheme}://{parts.netloc}"
 
 
 def _authority() -> str:
     file = os.environ.get("AWS_CA_BUNDLE", "")
     if file and not Path(file).is_file():
-        raise ValueError(f"AWS_CA_BUNDLE is {file!r}, and there is no such file. Name the authority's PEM file.")
+        raise UsageError(f"AWS_CA_BUNDLE is {file!r}, and there is no such file. Name the authority's PEM file.")
     return file

@@ -13,6 +13,8 @@ from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
+from components.shared.errors import UnavailableError, UsageError
+
 if TYPE_CHECKING:
     from components.shared.storage.s3 import S3
 
@@ -81,7 +83,7 @@ def open_source(address: str) -> Source:
     scheme, _, rest = address.partition("://")
     bucket, _, prefix = rest.partition("/")  # no URL: a prefix may hold '#', '?' and '%'
     if scheme != "s3" or not bucket:
-        raise ValueError(f"The source's address is {address!r}. Give a directory or s3://bucket/prefix.")
+        raise UsageError(f"The source's address is {address!r}. Give a directory or s3://bucket/prefix.")
     return Bucket(bucket, prefix.strip("/"))
 
 
@@ -123,7 +125,7 @@ class Directory:
     def __init__(self, address: str) -> None:
         self.left_out: Counter[str] = Counter()
         if not address:
-            raise ValueError(
+            raise UsageError(
                 "No source was given. Name the directory, or s3://bucket/prefix, that holds a folder of images for "
                 "each class."
             )
@@ -192,14 +194,14 @@ class Directory:
         yield path
         about = path.stat()
         if (about.st_size, _changed(about)) != (entry.size, entry.changed):
-            raise RuntimeError(CHANGED)
+            raise UnavailableError(CHANGED)
 
     def read(self, entry: Entry) -> bytes:
         with (self.root / entry.name).open("rb") as file:
             data = file.read()
             about = os.fstat(file.fileno())
         if (len(data), about.st_size, _changed(about)) != (entry.size, entry.size, entry.changed):
-            raise RuntimeError(CHANGED)
+            raise UnavailableError(CHANGED)
         return data
 
 
@@ -246,7 +248,7 @@ class Bucket:
             with _nameless():
                 whole = self._bucket.download_version(Listed(entry.name, entry.size, str(entry.changed)), path)
             if not whole:
-                raise RuntimeError(CHANGED)
+                raise UnavailableError(CHANGED)
             yield path
 
     def read(self, entry: Entry) -> bytes:

@@ -17,6 +17,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from components.shared.contracts import Blob, digest, file_digest, is_digest
+from components.shared.errors import DamagedError, UsageError
 from components.shared.storage.directory import ABANDONED, PARTIAL, Backend, Directory, unwritable
 from components.shared.storage.scratch import VARIABLE as SCRATCH
 from components.shared.storage.scratch import Scratch
@@ -154,7 +155,7 @@ class Store:
         """A record's bytes, or None; a ValueError where it is no regular file, or larger than `limit`."""
         data = self.backend.read(name, limit)
         if data is not None and limit is not None and len(data) > limit:
-            raise ValueError(f"{name} is larger than the {limit:,} bytes that it may have. Restore it from a copy.")
+            raise DamagedError(f"{name} is larger than the {limit:,} bytes that it may have. Restore it from a copy.")
         return data
 
     def write(self, name: str, data: bytes) -> None:
@@ -203,7 +204,7 @@ class Store:
 
 def _object(object_digest: str) -> str:
     if not is_digest(object_digest):
-        raise ValueError(
+        raise DamagedError(
             f"An object is named by {str(object_digest)[:20]!r}, and must be named by the 64 hexadecimal digits of a "
             "SHA-256. The record that names it was changed; make it again."
         )
@@ -260,18 +261,18 @@ def over(uri: str, scratch: Path) -> Store:
 def _backend(uri: str) -> tuple[str, Backend]:
     """The address in full, and what keeps the bytes there."""
     if not uri:
-        raise ValueError("The store's address is empty. Give a directory or s3://bucket/prefix.")
+        raise UsageError("The store's address is empty. Give a directory or s3://bucket/prefix.")
     if "://" not in uri:
         root = Path(uri).absolute()
         return str(root), Directory(root)
     parts = urlsplit(uri)
     if "@" in parts.netloc:
-        raise ValueError(
+        raise UsageError(
             "The store's address holds a user or a password (not shown). Write s3://bucket/prefix alone; keys have "
             "variables of their own, such as AWS_ACCESS_KEY_ID."
         )
     if parts.scheme != "s3" or not parts.netloc or "?" in uri or "#" in uri:
-        raise ValueError(f"The store's address is {uri!r}. Give a directory or s3://bucket/prefix.")
+        raise UsageError(f"The store's address is {uri!r}. Give a directory or s3://bucket/prefix.")
     from components.shared.storage import s3
 
     return uri.rstrip("/"), s3.connect(parts.netloc, parts.path.strip("/"))
