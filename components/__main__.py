@@ -15,7 +15,7 @@ from components.shared.contracts import Manifest
 from components.shared.errors import exit_code, is_foreseen
 from components.shared.parsing.json_documents import parse_json
 from components.shared.privacy.redaction import printable, protect_process
-from components.shared.runtime import work
+from components.shared.runtime import events, work
 from components.shared.runtime.interface import Interface, Parameter, read, stages
 from components.shared.storage import artifacts
 from components.shared.storage.store import open_store
@@ -30,7 +30,7 @@ def main(argv: list[str]) -> int:
     try:
         interface = read(argv[0])
         arguments = vars(_parser(interface).parse_args(argv[1:]))
-        work.configure_logging()
+        events.configure_logging()
         return _run(interface, arguments)
     except Exception as error:
         if os.environ.get("MEDLOOP_TRACEBACK") or not is_foreseen(error):

@@ -14,7 +14,7 @@ from components.shared.contracts import Manifest
 from components.shared.errors import is_foreseen
 from components.shared.parsing.json_documents import read_json
 from components.shared.privacy.redaction import protect_process
-from components.shared.runtime import work
+from components.shared.runtime import events, work
 from components.shared.runtime.interface import read
 from components.shared.storage import artifacts
 from components.shared.storage.store import open_store
@@ -62,7 +62,7 @@ def image(name: str) -> str:
 def call(name: str, arguments: Mapping[str, Any]) -> Any:
     """Do a stage's work with what the executor hands in: artifacts and parameters. Gives the values it declares."""
     protect_process()
-    work.configure_logging()
+    events.configure_logging()
     interface = read(name)
     given = {
         key: value
@@ -76,12 +76,12 @@ def call(name: str, arguments: Mapping[str, Any]) -> Any:
             inputs = {key: _manifest(key, arguments[key], arguments["store"], folder) for key in interface.inputs}
             done = work.step(name, arguments["store"], inputs, {**options, **given})
     except Exception as error:
-        why = {"stage": name, "why": work.sentence(error)}
+        why = {"stage": name, "why": events.sentence(error)}
         if is_foreseen(error):
-            work.log.error("failed", extra={"fields": why})
+            events.log.error("failed", extra={"fields": why})
             sys.exit(1)
         trace = "".join(traceback.format_tb(error.__traceback__))
-        work.log.error("failed", extra={"fields": {**why, "trace": trace}})
+        events.log.error("failed", extra={"fields": {**why, "trace": trace}})
         raise
     for key, manifest in done.outputs.items():
         Path(arguments[key].path).write_bytes(manifest.encode())

@@ -59,7 +59,7 @@ def main(argv: list[str]) -> int:
     arguments = parser.parse_args(argv)
 
     from components.shared.privacy.redaction import protect_process
-    from components.shared.runtime.work import configure_logging
+    from components.shared.runtime.events import configure_logging
     from serving.serve import serve
 
     protect_process()

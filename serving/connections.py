@@ -19,7 +19,7 @@ import h11
 import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-from components.shared.runtime import work
+from components.shared.runtime import events
 
 HEADER_SECONDS = 10.0
 """Time in which the header of a request must arrive, from the connection or the answer before it."""
@@ -61,7 +61,7 @@ class Tally:
     def tell(self, now: float, open_connections: int) -> None:
         """Log the counts, if there are any and the last line is old enough."""
         if self._counts and now >= self._again:
-            work.event("connections", "serve", open=open_connections, **self._counts)
+            events.event("connections", "serve", open=open_connections, **self._counts)
             self._counts.clear()
             self._again = now + QUIET
 

@@ -17,7 +17,7 @@ from components.shared.inference import Model
 from components.shared.ledger import release_log, signing
 from components.shared.ledger.release_log import Entry
 from components.shared.privacy.redaction import redact
-from components.shared.runtime import work
+from components.shared.runtime import events
 from components.shared.storage import artifacts
 from components.shared.storage.store import Store
 from serving import prediction
@@ -200,7 +200,7 @@ class Deployment:
         serving = state.serving
         if serving and (before.serving is None or before.serving.entry != serving.entry):
             what = f"{serving.version} is in service"
-            work.event(what, "serve", release=serving.entry.number, precision=serving.model.precision)
+            events.event(what, "serve", release=serving.entry.number, precision=serving.model.precision)
 
     def _words(self, error: Exception) -> str:
         reason = _reason(error).rstrip(".")

@@ -15,7 +15,7 @@ from typing import Any
 from fastapi import HTTPException
 from fastapi.responses import JSONResponse
 
-from components.shared.runtime import work
+from components.shared.runtime import events
 from serving.connections import Tally
 
 log = logging.getLogger("medloop.serve")
@@ -69,7 +69,7 @@ class Guard:
             if uncounted := "busy" if exchange.refused else unfinished:
                 self._tally.add(uncounted)
             elif path != HEALTH or exchange.status != 200:
-                work.event(
+                events.event(
                     "request",
                     "serve",
                     method=scope["method"] if scope["method"] in ("GET", "POST", "HEAD", "OPTIONS") else "other",

@@ -15,7 +15,7 @@ import uvicorn
 
 from components.shared.errors import MedloopError, UsageError, exit_code
 from components.shared.ledger import signing
-from components.shared.runtime import work
+from components.shared.runtime import events
 from components.shared.storage.store import open_store
 from serving.app import Limits, create_app
 from serving.connections import Listener, Repeats, Server, Tally, raise_descriptors
@@ -103,9 +103,9 @@ def _answer(listener: Listener, deployment: Deployment) -> None:
     with _ending(server, deployment), deployment:
         serving = deployment.state.serving
         what = serving.version if serving else "no model yet"
-        work.event(f"serving {what} at {_url(listener)}", "serve")
+        events.event(f"serving {what} at {_url(listener)}", "serve")
         server.run(sockets=[listener])
-    work.event("ended", "serve")
+    events.event("ended", "serve")
 
 
 def _settle_logs() -> None:

@@ -9,14 +9,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from components.shared import contracts
 from components.shared.contracts import Manifest
 from components.shared.ledger.model_registry import CARD
 from components.shared.ledger.release_log import Entry
 from components.shared.parsing.json_documents import parse_json
-from components.shared.storage.store import Store
+
+if TYPE_CHECKING:
+    from components.shared.storage.store import Store
 
 Record = Mapping[str, Any]
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
 
@@ -16,8 +16,11 @@ from components.shared.ledger import release_log, stage_keys
 from components.shared.ledger.approvals import AWAITING, granted
 from components.shared.ledger.model_registry import project
 from components.shared.runtime import proof
+from components.shared.runtime.events import event
 from components.shared.runtime.notify import notify
-from components.shared.runtime.work import Work, event
+
+if TYPE_CHECKING:
+    from components.shared.runtime.work import Work
 
 
 def deploy(

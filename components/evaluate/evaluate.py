@@ -6,7 +6,7 @@ import os
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
 import onnxruntime
@@ -33,9 +33,11 @@ from components.shared.datasets.dataset import SPLIT, Data, Views
 from components.shared.datasets.parquet_tables import read_table, write_table
 from components.shared.errors import RefusedError
 from components.shared.inference import PRECISIONS, Model
-from components.shared.runtime.work import Work
 from components.shared.statistics.curves import curves
 from components.shared.statistics.metrics import Scored
+
+if TYPE_CHECKING:
+    from components.shared.runtime.work import Work
 
 TIMED, WARMED = 40, 4
 """How many images are timed one by one, and how many before them are not counted."""

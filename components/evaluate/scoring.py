@@ -14,7 +14,7 @@ from components.shared.datasets.dataset import Data, Views
 from components.shared.errors import RefusedError
 from components.shared.imaging.views import framing
 from components.shared.inference import Model
-from components.shared.runtime.work import progress
+from components.shared.runtime.events import progress
 from components.shared.statistics.metrics import Scored
 
 Rows = NDArray[np.int64]

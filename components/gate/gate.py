@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
@@ -13,7 +13,9 @@ from components.gate.policy import Policy, same_classes, settle
 from components.shared.contracts import Between, In, Out, digest, fingerprint, read_record, write_record
 from components.shared.errors import RefusedError, UnavailableError
 from components.shared.ledger import lineage, signing
-from components.shared.runtime.work import Work
+
+if TYPE_CHECKING:
+    from components.shared.runtime.work import Work
 
 MARKER = "<!-- decision -->"
 """Where the report leaves room for the decision."""

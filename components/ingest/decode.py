@@ -29,7 +29,7 @@ from components.shared.imaging.decoder import limited, limits
 from components.shared.imaging.pixels import Decoding, Master, Pixels
 from components.shared.privacy import hash_keys
 from components.shared.privacy.hash_keys import HashKey
-from components.shared.runtime.work import configure_logging, log
+from components.shared.runtime.events import configure_logging, log
 from components.shared.storage.source import CHANGED, Bucket, Entry, Source, open_source
 from components.shared.storage.store import Store, open_store
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 from components.ingest.asked import Asked
 from components.ingest.groups import Group, group, partition
@@ -18,9 +18,12 @@ from components.shared.errors import UnavailableError
 from components.shared.imaging.pixels import Decoding
 from components.shared.privacy import hash_keys
 from components.shared.privacy.hash_keys import HashKey
-from components.shared.runtime.work import Work, progress
+from components.shared.runtime.events import progress
 from components.shared.storage import source as sources
 from components.shared.storage.source import Source
+
+if TYPE_CHECKING:
+    from components.shared.runtime.work import Work
 
 Row = dict[str, Any]
 

@@ -8,6 +8,7 @@ import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from components.ingest import records
 from components.ingest.decode import Task
@@ -17,7 +18,9 @@ from components.shared.errors import UnavailableError
 from components.shared.imaging.decoder import Decoder, EndedError, Template
 from components.shared.imaging.pixels import Decoding
 from components.shared.storage.source import Source
-from components.shared.storage.store import Store
+
+if TYPE_CHECKING:
+    from components.shared.storage.store import Store
 
 AT_ONCE = 8
 """How many records are read side by side."""

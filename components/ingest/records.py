@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pyarrow as pa
 
@@ -14,8 +14,10 @@ from components.shared.imaging.pixels import Decoding
 from components.shared.ledger import stage_keys
 from components.shared.parsing.json_documents import parse_json
 from components.shared.privacy import hash_keys
-from components.shared.runtime.work import package_versions
-from components.shared.storage.store import Store
+from components.shared.runtime.stage_code import installed
+
+if TYPE_CHECKING:
+    from components.shared.storage.store import Store
 
 DECODER = 5
 """Counts the changes in decoding that give other masters; part of every record's place."""
@@ -51,6 +53,18 @@ made fit to be kept."""
 
 Fact = dict[str, Any]
 
+PACKAGES = (
+    "numpy",
+    "pillow",
+    "simplejpeg",
+    "pydicom",
+    "python-gdcm",
+    "pylibjpeg-openjpeg",
+    "nibabel",
+    "pyarrow",
+)
+"""Packages whose version may change the pixels: with another one, files are decoded again."""
+
 
 class Shard(NamedTuple):
     """A shard in the store, and how many masters it holds."""
@@ -72,8 +86,7 @@ class Masters(NamedTuple):
 
 def place(how: Decoding) -> str:
     """Where records lie of files that were decoded in this way, by this code, under this key."""
-    shared = package_versions("store")
-    versions = {name: version for name, version in package_versions("ingest").items() if name not in shared}
+    versions = {name: installed(name) for name in PACKAGES}
     return f"masters/{fingerprint([DECODER, versions, asdict(how), hash_keys.from_environment().id])[:32]}"
 
 

@@ -24,7 +24,7 @@ from components.shared.datasets.parquet_tables import (
     write_table,
 )
 from components.shared.errors import RefusedError
-from components.shared.runtime.work import log
+from components.shared.runtime.events import log
 
 Row = dict[str, Any]
 

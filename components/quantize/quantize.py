@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,7 +21,10 @@ from components.shared.datasets.dataset import Data
 from components.shared.imaging.views import framing, normalise
 from components.shared.inference import PRECISIONS, Model, read_bundle
 from components.shared.parsing.json_documents import read_json
-from components.shared.runtime.work import Work, progress
+from components.shared.runtime.events import progress
+
+if TYPE_CHECKING:
+    from components.shared.runtime.work import Work
 
 
 def quantize(

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from components.shared import contracts
 from components.shared.contracts import In
 from components.shared.errors import UnavailableError
 from components.shared.ledger import release_log
 from components.shared.runtime import proof
+from components.shared.runtime.events import event
 from components.shared.runtime.notify import notify
-from components.shared.runtime.work import Work, event
+
+if TYPE_CHECKING:
+    from components.shared.runtime.work import Work
 
 ENTRIES = {"refused": "refusal", "awaiting approval": "awaiting"}
 """What the log calls the outcomes that end a run here."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import errno
 import math
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from components.resolve import weights as kept_weights
 from components.shared import contracts
@@ -12,11 +12,13 @@ from components.shared.contracts import Manifest, Out
 from components.shared.errors import RefusedError
 from components.shared.ledger import release_log, signing
 from components.shared.privacy import hash_keys
-from components.shared.runtime import work
-from components.shared.runtime.interface import COMPONENTS
-from components.shared.runtime.work import Work
+from components.shared.runtime import events, stage_code, work
+from components.shared.runtime.interface import stages
 from components.shared.storage import artifacts
 from components.shared.storage import source as sources
+
+if TYPE_CHECKING:
+    from components.shared.runtime.work import Work
 
 NOTHING = Manifest().digest
 """What names an artifact that is not there: no split before, no model in service."""
@@ -170,7 +172,7 @@ def _fill_or_tell(work_: Work, folder: Out, digest: str) -> str:
     except OSError as error:
         if not isinstance(error, FileNotFoundError) and error.errno != errno.EIO:
             raise
-        contracts.write_record("lost", folder / contracts.LOST, {"model": digest, "why": work.sentence(error)})
+        contracts.write_record("lost", folder / contracts.LOST, {"model": digest, "why": events.sentence(error)})
         return artifacts.gather(work_.store, folder).digest
 
 
@@ -188,4 +190,4 @@ def _plain(value: Any) -> Any:
 
 
 def _code() -> dict[str, str]:
-    return {path.parent.name: work.code_version(path.parent.name) for path in sorted(COMPONENTS.glob("*/component.py"))}
+    return {stage: stage_code.code_version(stage) for stage in stages()}

@@ -5,10 +5,13 @@ from __future__ import annotations
 import re
 import tempfile
 from pathlib import Path
+from typing import TYPE_CHECKING
 from urllib.parse import unquote, urlsplit
 
 from components.shared.errors import RefusedError
-from components.shared.storage.store import Store
+
+if TYPE_CHECKING:
+    from components.shared.storage.store import Store
 
 LIMIT = 4 * 2**30
 """A file of more bytes is no file of weights."""

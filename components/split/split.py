@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from components.shared.contracts import Between, In, Out, fingerprint, read_record, write_record
 from components.shared.datasets.parquet_tables import SPLIT, read_table, write_table
 from components.shared.errors import RefusedError
-from components.shared.runtime.work import log
+from components.shared.runtime.events import log
 from components.split.columns import NONE, SIDES, Codes, named, once, positions, side_codes
 from components.split.consent import withdrawn_ids, withdrawn_images, withdrawn_patients
 from components.split.draw import lots

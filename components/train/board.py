@@ -12,13 +12,15 @@ import io
 import struct
 import time
 from types import TracebackType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from components.shared.runtime.work import log, sentence
-from components.shared.storage.store import Store
+from components.shared.runtime.events import log, sentence
+
+if TYPE_CHECKING:
+    from components.shared.storage.store import Store
 
 FOLDER = "tensorboard"
 """Where in the store the courses lie: what `tensorboard --logdir` is given."""

@@ -6,11 +6,14 @@ import hashlib
 import io
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
-from components.shared.runtime.work import Work, log, sentence
+from components.shared.runtime.events import log, sentence
+
+if TYPE_CHECKING:
+    from components.shared.runtime.work import Work
 
 PREFIX = "checkpoint-"
 SHARE = 0.02

@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from components.shared.runtime.work import event, log
+from components.shared.runtime.events import event, log
 from components.train import order
 from components.train.augment import Augmentation
 from components.train.checkpoint import Checkpoints

@@ -6,7 +6,7 @@ import time
 from collections import deque
 from collections.abc import Callable
 
-from components.shared.runtime.work import progress
+from components.shared.runtime.events import progress
 
 INTERVAL = 1.0
 """Seconds between two words about an epoch on its way."""

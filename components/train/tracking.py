@@ -17,7 +17,8 @@ from types import TracebackType
 from typing import Any
 
 from components.shared.runtime import step_log
-from components.shared.runtime.work import code_version, log
+from components.shared.runtime.events import log
+from components.shared.runtime.stage_code import code_version
 
 EXPERIMENT = "medloop"
 PATIENCE = 60.0

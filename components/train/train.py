@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
 import torch
@@ -14,7 +14,7 @@ from components.shared.contracts import Between, In, OneOf, Out
 from components.shared.datasets.dataset import Data, Views
 from components.shared.errors import RefusedError
 from components.shared.imaging.views import framing
-from components.shared.runtime.work import Work, event
+from components.shared.runtime.events import event
 from components.train import models
 from components.train import weights as pretrained
 from components.train.augment import Augmentation
@@ -27,6 +27,9 @@ from components.train.learn import Course, Training, said
 from components.train.memory import careful
 from components.train.sheet import sheet
 from components.train.watch import Watch
+
+if TYPE_CHECKING:
+    from components.shared.runtime.work import Work
 
 SHEET = "docs/augmentation.png"
 """Where in a bundle it is drawn what the network saw."""

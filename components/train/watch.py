@@ -6,20 +6,22 @@ import io
 from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
 from components.shared.runtime.price import read_price
-from components.shared.runtime.work import Work
 from components.train.board import Board
 from components.train.feed import Side
 from components.train.judge import probabilities
 from components.train.learn import Standing
 from components.train.pace import Pace
 from components.train.tracking import Tracking, history_files
+
+if TYPE_CHECKING:
+    from components.shared.runtime.work import Work
 
 SHOWN = ("configs/metadata.json", "docs/augmentation.png", "docs/README.md")
 """What of a bundle is kept with its run in MLflow."""

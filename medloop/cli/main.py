@@ -342,7 +342,7 @@ def serve(
     \b
         curl -F file=@scan.png http://127.0.0.1:8080/predict
     """
-    from components.shared.runtime.work import configure_logging
+    from components.shared.runtime.events import configure_logging
     from medloop.settings import read_settings
     from serving.serve import serve as listen
 

@@ -38,7 +38,7 @@ import json
 import os
 from components.shared.contracts import SCHEMAS
 from components.shared.runtime.interface import read
-from components.shared.runtime.work import package_versions
+from components.shared.runtime.stage_code import package_versions
 found = read({stage!r})
 parameters = {{name: [p.type.__name__, p.required] for name, p in found.parameters.items()}}
 told = {{"inputs": found.inputs, "outputs": found.outputs, "parameters": parameters, "schemas": SCHEMAS}}

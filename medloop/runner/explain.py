@@ -19,7 +19,7 @@ from components.shared.ledger.approvals import AWAITING, expired, newest
 from components.shared.ledger.release_log import Entry, read_chain
 from components.shared.privacy.redaction import printable
 from components.shared.reporting.left_out import left_out
-from components.shared.runtime import work
+from components.shared.runtime import stage_code, work
 from components.shared.runtime.price import read_price
 from components.shared.storage.store import Store
 from medloop.runner.replay import Replay
@@ -285,7 +285,7 @@ def compared(again: Replay, status: int, equal: dict[str, bool | None]) -> str:
         lines.append("  It reads what can change from outside; a difference may come from there.")
     if stage == "evaluate":
         lines.append("  It measures how long an image takes; a difference may come from there.")
-    here = work.code_version(stage)
+    here = stage_code.code_version(stage)
     if again.step["code"] != here:
         lines.append("  The code or its packages here are not those of the run; a difference may come from there.")
     return "\n".join([*lines, f"Its files: {again.folder / 'outputs'}"])

@@ -5,20 +5,18 @@ The rule is read from the source, and follows every module of components that a 
 
 from __future__ import annotations
 
-import ast
 import re
 import sys
 import tomllib
-from collections.abc import Iterator
 from graphlib import CycleError, TopologicalSorter
 from importlib.metadata import packages_distributions
 from pathlib import Path
 
 import pytest
 
+from components.shared.runtime.stage_code import INTERFACES, imports, is_own, reached
+
 ROOT = Path(__file__).resolve().parents[2]
-INTERFACES = "component*.py"
-"""Files that hold a typed interface for the pipeline, and nothing else."""
 INTERFACE_IMPORTS = ("kfp.dsl", "components.stage")
 OURS = ("components", "serving", "workflows", "medloop")
 LAYERS = {"components.shared": 0, "components": 1, "serving": 1, "workflows": 2, "medloop": 3}
@@ -52,62 +50,18 @@ def allowed_packages(root: Path, stage: str) -> set[str]:
     return {name for name, owners in packages_distributions().items() if {named(owner) for owner in owners} & wanted}
 
 
-def imports(path: Path, root: Path) -> Iterator[str]:
-    """Every module that a file imports, wherever in it, also for type checking alone."""
-    package = [*path.relative_to(root).parent.parts]
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"), str(path))):
-        if isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names)
-        elif isinstance(node, ast.ImportFrom):
-            base = package[: len(package) - node.level + 1] if node.level else []
-            module = ".".join([*base, *([node.module] if node.module else [])])
-            for alias in node.names:
-                inner = f"{module}.{alias.name}"
-                yield inner if "." not in module or module_file(inner, root) else module
-
-
-def module_file(module: str, root: Path) -> Path | None:
-    """The file of a module of this repository, or None."""
-    path = root.joinpath(*module.split("."))
-    files = (path.with_suffix(".py"), path / "__init__.py")
-    return next((file for file in files if file.is_file()), None)
-
-
-def reached(root: Path, stage: str) -> list[Path]:
-    """The files that a stage may come to: its own but for the interface, and what they import of components.shared."""
-    waiting = [path for path in sorted(folder(root, stage).rglob("*.py")) if not path.match(INTERFACES)]
-    seen = {*waiting}
-    while waiting:
-        for module in imports(waiting.pop(), root):
-            file = module_file(module, root) if _is_own(module, stage) else None
-            if file and file not in seen:
-                seen.add(file)
-                waiting.append(file)
-    return sorted(seen)
-
-
-def folder(root: Path, name: str) -> Path:
-    """The folder of a stage, or of the service, whose image is called serve."""
-    return root / "serving" if name == "serve" else root / "components" / name
-
-
-def _is_own(module: str, stage: str) -> bool:
-    own = "serving" if stage == "serve" else f"components.{stage}"
-    return module == "components" or f"{module}.".startswith((f"{own}.", "components.shared."))
-
-
 def violations(root: Path, stage: str) -> list[str]:
     """Every import that the rule forbids, with the file in which it stands."""
     packages = allowed_packages(root, stage)
     found = []
-    for path in reached(root, stage):
-        for module in imports(path, root):
+    for path in reached(root, stage, typing=True):
+        for module in imports(path, root, typing=True):
             top = module.split(".")[0]
             ours = top in OURS
-            if not _is_own(module, stage) and (ours or not (top in sys.stdlib_module_names or top in packages)):
+            if not is_own(module, stage) and (ours or not (top in sys.stdlib_module_names or top in packages)):
                 found.append(f"{path.relative_to(root)} imports {module}")
-    for interface in folder(root, stage).glob(INTERFACES):
-        for module in imports(interface, root):
+    for interface in (root / "components" / stage).glob(INTERFACES):
+        for module in imports(interface, root, typing=True):
             top = module.split(".")[0]
             if module not in INTERFACE_IMPORTS and top not in sys.stdlib_module_names:
                 found.append(f"{interface.relative_to(root)} imports {module}")

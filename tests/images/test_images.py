@@ -19,11 +19,12 @@ from packaging.requirements import Requirement
 
 from components.shared.contracts import Manifest
 from components.shared.runtime.interface import read, stages
+from components.shared.runtime.stage_code import reached
 from components.shared.storage.store import Store, open_store
 from images.build import LABEL, labels, names
 from tests import made
 from tests.components.shared.steps import nothing, step
-from tests.components.test_import_rule import group, named, reached
+from tests.components.test_import_rule import group, named
 from tests.e2e.loop import wait_for
 from tests.images.built import ISOLATED, docker, image, python, require
 

@@ -222,7 +222,7 @@ def test_a_directory_for_temporary_files_that_cannot_take_an_upload_is_told(
 SCRIPT = """
 import json, logging, os, shutil, sys
 from components.shared.storage.store import open_store
-from components.shared.runtime.work import JsonLines
+from components.shared.runtime.events import JsonLines
 from tests.serving.conftest import running
 lines = []
 class Keep(logging.Handler):

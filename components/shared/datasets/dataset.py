@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
@@ -19,7 +19,9 @@ from components.shared.datasets.parquet_tables import INDEX, SPLIT, read_table, 
 from components.shared.errors import RefusedError
 from components.shared.imaging.views import VIEW_ALGORITHM, Pixels, framing, view
 from components.shared.ledger import stage_keys
-from components.shared.storage.store import Store
+
+if TYPE_CHECKING:
+    from components.shared.storage.store import Store
 
 __all__ = [
     "INDEX",

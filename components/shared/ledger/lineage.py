@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from components.shared import contracts
 from components.shared.contracts import Manifest, fingerprint
 from components.shared.ledger import stage_keys
 from components.shared.ledger.signing import Verifier
 from components.shared.storage.artifacts import check_parts
-from components.shared.storage.store import Store
+
+if TYPE_CHECKING:
+    from components.shared.storage.store import Store
 
 MAKERS = {
     "portions": ("ingest",),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from components.shared import contracts
 from components.shared.contracts import Manifest
@@ -12,7 +12,9 @@ from components.shared.errors import RefusedError, UnavailableError
 from components.shared.ledger import lineage, signing, stage_keys
 from components.shared.ledger.signing import Verifier
 from components.shared.parsing.json_documents import read_json
-from components.shared.runtime.work import Work
+
+if TYPE_CHECKING:
+    from components.shared.runtime.work import Work
 
 SIGNED = {
     "decision": {"decision.json", "decision.sig", "page.html", lineage.FILE},

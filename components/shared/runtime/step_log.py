@@ -6,11 +6,13 @@ import contextlib
 import os
 import re
 from datetime import UTC, datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from components.shared.contracts import encode, try_decode
 from components.shared.privacy.redaction import redact_all
-from components.shared.storage.store import Store
+
+if TYPE_CHECKING:
+    from components.shared.storage.store import Store
 
 VARIABLE = "MEDLOOP_RUN"
 """The environment variable that names the run a step belongs to; without it nothing is written down."""

@@ -4,33 +4,26 @@ from __future__ import annotations
 
 import importlib
 import importlib.metadata
-import json
-import logging
 import os
-import re
-import sys
 import tempfile
 import time
-import tomllib
-import traceback
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from functools import cache
 from pathlib import Path
 from typing import Any
 
 from components.shared import contracts
 from components.shared.contracts import Manifest
-from components.shared.errors import RefusedError, is_foreseen
+from components.shared.errors import RefusedError
 from components.shared.ledger import lineage, stage_keys
-from components.shared.privacy.redaction import printable, redact
+from components.shared.privacy.redaction import redact
 from components.shared.runtime import step_log
-from components.shared.runtime.interface import COMPONENTS, Interface, read
+from components.shared.runtime.events import event, log, sentence
+from components.shared.runtime.interface import Interface, read
+from components.shared.runtime.stage_code import code_version
 from components.shared.storage.artifacts import gather, lay_out
 from components.shared.storage.scratch import VARIABLE as SCRATCH
 from components.shared.storage.store import Store, open_store
-
-log = logging.getLogger("medloop")
 
 IMPURE = frozenset({"resolve", "deploy", "reject"})
 """Stages that read or change what is outside: they run each time and have no work key."""
@@ -149,22 +142,6 @@ def _step(
             f"{refusal['message']} (The same work failed before; it is not tried again until it changes.)"
         )
     return _run(interface, store, plan, manifests)
-
-
-def sentence(error: Exception) -> str:
-    """Return the text of an error without a file's name that the system put in, which may be a patient's.
-
-    For a fault of ours it names the kind of error and the place.
-    """
-    if not is_foreseen(error):
-        place = traceback.extract_tb(error.__traceback__)[-1:]
-        where = "".join(f", {Path(frame.filename).name} line {frame.lineno}" for frame in place)
-        return f"{type(error).__name__}: {redact(str(error))} (a fault in medloop{where}; please report it)"
-    if isinstance(error, OSError) and error.filename is not None:
-        return f"{error.strerror or type(error).__name__}, on a file whose name is not written down here."
-    if isinstance(error, OSError) and len(error.args) > 1:
-        return redact(str(error.args[1]))
-    return redact(str(error)) or type(error).__name__
 
 
 def prepare(stage: str, inputs: Mapping[str, str], parameters: Mapping[str, Any]) -> Plan:
@@ -320,79 +297,3 @@ def _refer(store: Store, plan: Plan, outputs: Iterable[Manifest]) -> None:
         name = f"refs/{manifest.digest}.json"
         if store.read(name) != data:
             store.write(name, data)
-
-
-@cache
-def code_version(stage: str) -> str:
-    """The digest of a stage's own code, of what it shares, and of the versions of the packages it declares."""
-    files = [path for folder in (stage, "shared") for path in (COMPONENTS / folder).rglob("*") if path.is_file()]
-    code = {
-        path.relative_to(COMPONENTS).as_posix(): contracts.file_digest(path)
-        for path in files
-        if not path.name.startswith("component") and "__pycache__" not in path.parts
-    }
-    return contracts.fingerprint([code, package_versions(stage)])
-
-
-def package_versions(stage: str) -> dict[str, str]:
-    """The installed version of each package in the stage's dependency group."""
-    groups = tomllib.loads((COMPONENTS.parent / "pyproject.toml").read_text(encoding="utf-8"))["dependency-groups"]
-    versions: dict[str, str] = {}
-    for requirement in groups.get(stage, []):
-        if isinstance(requirement, dict):
-            versions |= package_versions(requirement["include-group"])
-            continue
-        name = re.split(r"[^\w.-]", requirement)[0]
-        try:
-            versions[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            versions[name] = "absent"
-    return versions
-
-
-# Events: one JSON line each in containers and under the runner, a sentence in a terminal.
-
-
-def event(what: str, stage: str, **fields: Any) -> None:
-    """Tell those who watch (a person, the runner, a log collector) that something happened in a stage."""
-    log.info(what, extra={"fields": {"stage": stage, **fields}})
-
-
-def progress(stage: str, done: float, total: int, note: str = "") -> None:
-    """Tell how far a stage has come: `done` of `total`, and a word about it, which may say first what is counted."""
-    event("progress", stage, done=done, total=total, note=note)
-
-
-class JsonLines(logging.Formatter):
-    """One JSON object a line, with the event's name, its fields, and level where it is not the usual one."""
-
-    def format(self, record: logging.LogRecord) -> str:
-        fields = getattr(record, "fields", {})
-        line = {"event": record.getMessage(), "at": round(record.created, 3), **fields}
-        if record.levelno != logging.INFO:
-            line["level"] = record.levelname
-        return printable(json.dumps(line, ensure_ascii=False, default=str))
-
-
-class Sentences(logging.Formatter):
-    """A line for people."""
-
-    def format(self, record: logging.LogRecord) -> str:
-        fields = dict(getattr(record, "fields", {}))
-        stage = fields.pop("stage", "")
-        if record.getMessage() == "progress":
-            return printable(f"{stage:9} {fields['done']}/{fields['total']} {fields['note']}")
-        shown = {name: value for name, value in fields.items() if name not in ("key", "outputs", "spent")}
-        values = shown.pop("values", {})
-        rest = " ".join(f"{name}={value}" for name, value in {**shown, **values}.items())
-        return printable(f"{stage:9} {record.getMessage()} {rest}".rstrip())
-
-
-def configure_logging() -> None:
-    """Send medloop's events to standard error: sentences in a terminal, JSON lines elsewhere."""
-    handler = logging.StreamHandler(sys.stderr)
-    human = sys.stderr.isatty() and os.environ.get("MEDLOOP_LOG") != "json"
-    handler.setFormatter(Sentences() if human else JsonLines())
-    log.handlers[:] = [handler]
-    log.setLevel(logging.INFO)
-    log.propagate = False

@@ -15,7 +15,7 @@ import pytest
 from components.shared.ledger import signing
 from components.shared.ledger.stage_keys import derive
 from components.shared.privacy.redaction import one_line, printable, redact, redact_all
-from components.shared.runtime import notify, work
+from components.shared.runtime import events, notify
 from tests.components.shared.signers import Pair
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -130,10 +130,12 @@ def test_ordinary_text_stays_as_it_is() -> None:
         assert printable(text) == one_line(text, "--by") == text
 
 
-@pytest.mark.parametrize("formatter", [work.Sentences(), work.JsonLines()])
+@pytest.mark.parametrize("formatter", [events.Sentences(), events.JsonLines()])
 @pytest.mark.parametrize("text", HOSTILE)
-def test_a_log_line_is_one_line_whatever_its_fields_hold(formatter: work.Sentences | work.JsonLines, text: str) -> None:
-    record = work.log.makeRecord("medloop", 20, "", 0, text, (), None, extra={"fields": {"stage": "x", "why": text}})
+def test_a_log_line_is_one_line_whatever_its_fields_hold(
+    formatter: events.Sentences | events.JsonLines, text: str
+) -> None:
+    record = events.log.makeRecord("medloop", 20, "", 0, text, (), None, extra={"fields": {"stage": "x", "why": text}})
     assert len(formatter.format(record).splitlines()) == 1
 
 
@@ -145,7 +147,7 @@ def test_an_address_for_messages_that_is_wrong_is_not_shown(
     address: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setenv(notify.VARIABLE, address)
-    monkeypatch.setattr(work.log, "propagate", True)
+    monkeypatch.setattr(events.log, "propagate", True)
     assert not notify.notify({"outcome": "released"})
     (record,) = caplog.records
     told = f"{record.getMessage()} {vars(record)['fields']}"
@@ -184,5 +186,5 @@ def test_a_protected_process_prints_no_secret_and_leaves_nothing_readable(tmp_pa
 def test_a_sentence_about_an_error_hides_secrets(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_TOKEN", PLANTED["MLFLOW_TRACKING_TOKEN"])
     for error in (ValueError("no mlflow-token-1848"), OSError(5, "no mlflow-token-1848")):
-        assert work.sentence(error) == "no ***"
+        assert events.sentence(error) == "no ***"
     assert signing.VARIABLE in PLANTED

@@ -4,17 +4,13 @@ from __future__ import annotations
 
 import json
 import logging
-import shutil
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from components.shared.contracts import decode, encode
-from components.shared.runtime import step_log, work
-from components.shared.runtime.interface import COMPONENTS
+from components.shared.runtime import events, step_log, work
 from components.shared.storage import artifacts
 from components.shared.storage.store import Store, open_store
 from tests import made
@@ -54,30 +50,6 @@ def test_the_key_changes_with_each_input_and_parameter_and_with_nothing_else() -
 
 def test_stages_of_equal_inputs_and_parameters_have_keys_of_their_own() -> None:
     assert work.prepare("evaluate", {}, {}).key != work.prepare("gate", {}, {}).key
-
-
-def test_the_key_changes_with_the_stages_own_and_the_shared_code_alone(tmp_path: Path) -> None:
-    shutil.copytree(COMPONENTS, tmp_path / "components", ignore=shutil.ignore_patterns("__pycache__"))
-    shutil.copy(COMPONENTS.parent / "pyproject.toml", tmp_path)
-    edits = ["", "components/reject/component.py", "components/gate/gate.py", "components/reject/reject.py"]
-    versions = []
-    for edited in [*edits, "components/shared/ledger/release_log.py"]:
-        if edited:
-            with (tmp_path / edited).open("a") as file:
-                file.write("# another line\n")
-        code = "from components.shared.runtime.work import code_version; print(code_version('reject'))"
-        run = subprocess.run(
-            [sys.executable, "-W", "error", "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True
-        )
-        versions.append(run.stdout.strip())
-    first, after_interface, after_another_stage, after_own, after_shared = versions
-    assert first == after_interface == after_another_stage == work.code_version("reject")
-    assert len({first, after_own, after_shared}) == 3
-
-
-def test_the_code_version_knows_the_packages_that_the_stage_declares() -> None:
-    assert {"numpy", "torch", "onnx"} <= set(work.package_versions("train"))
-    assert "torch" not in work.package_versions("split")
 
 
 def test_a_step_is_done_once_and_then_reused(store: Store, inputs: dict[str, Path]) -> None:
@@ -222,10 +194,10 @@ def record_of(message: str, **fields: Any) -> logging.LogRecord:
 
 def test_events_are_json_lines_for_programs_and_sentences_for_people() -> None:
     progress = record_of("progress", stage="train", done=2, total=5, note="epochs")
-    line = json.loads(work.JsonLines().format(progress))
+    line = json.loads(events.JsonLines().format(progress))
     assert {name: line[name] for name in ("event", "stage", "done", "total", "note")} == {
         "event": "progress", "stage": "train", "done": 2, "total": 5, "note": "epochs",
     }  # fmt: skip
-    assert work.Sentences().format(progress) == "train     2/5 epochs"
+    assert events.Sentences().format(progress) == "train     2/5 epochs"
     finished = record_of("finished", stage="split", key=A, seconds=0.5, outputs={}, values={"train": 3})
-    assert work.Sentences().format(finished) == "split     finished seconds=0.5 train=3"
+    assert events.Sentences().format(finished) == "split     finished seconds=0.5 train=3"

@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 
 from components.shared.datasets.dataset import Views
-from components.shared.runtime.work import log
+from components.shared.runtime.events import log
 from components.train import models
 from components.train.augment import Augmentation
 from components.train.checkpoint import Checkpoints
