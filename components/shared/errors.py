@@ -16,6 +16,10 @@ class RefusedError(MedloopError, ValueError):
     """The input is bad, and the same input will be refused again: remembered under the work key."""
 
 
+class NotFoundError(RefusedError, LookupError):
+    """What was named does not exist."""
+
+
 class UsageError(MedloopError, ValueError):
     """The command, a parameter or a setting is wrong. Nothing was started."""
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated
 
@@ -29,6 +30,7 @@ from medloop.cli.options import (
     WithParameters,
     arguments,
     check_runner,
+    extra_missing,
     images,
     refuse,
     tell,
@@ -150,6 +152,9 @@ def run(
     from medloop.settings import read_settings
 
     check_runner(runner)
+    for name in ("torch", "docker")[runner == "docker" :]:
+        if find_spec(name) is None:
+            raise ModuleNotFoundError(name=name)
     if runner == "subprocess" and (where or brought):
         refuse("--images and --image name containers. Add --runner docker, or leave them out.")
     settings = read_settings()
@@ -423,6 +428,11 @@ def main() -> None:
     try:
         app(prog_name="medloop")
     except BrokenPipeError:
+        sys.exit(1)
+    except ModuleNotFoundError as error:
+        if not (missing := extra_missing(error.name or "")):
+            raise
+        tell(missing)
         sys.exit(1)
     except Exception as error:
         if os.environ.get("MEDLOOP_TRACEBACK") or not is_foreseen(error):

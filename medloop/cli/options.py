@@ -95,3 +95,21 @@ def check_runner(runner: str) -> None:
     """Refuse a runner that there is not."""
     if runner not in ("subprocess", "docker"):
         refuse(f"--runner is {runner!r}, and must be subprocess or docker.")
+
+
+def extra_missing(package: str) -> str:
+    """Return which extra of medloop's wheel brings a package that is not installed; nothing if none does."""
+    from importlib import metadata
+
+    from components.shared.runtime.stage_code import DISTRIBUTIONS
+
+    top = package.partition(".")[0]
+    wanted = DISTRIBUTIONS.get(top, top).lower()
+    needs = [need.partition(";") for need in metadata.requires("medloop") or []]
+    extras = [condition for name, _, condition in needs if name.strip().lower() == wanted and "extra" in condition]
+    if not extras:
+        return ""
+    extra = "serve" if sys.argv[1:2] == ["serve"] and any("serve" in condition for condition in extras) else "local"
+    return (
+        f"This command needs the package {top}, which is not installed. Install it with: pip install 'medloop[{extra}]'"
+    )

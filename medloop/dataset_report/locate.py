@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import PurePosixPath
 
 from components.shared.contracts import Manifest
-from components.shared.errors import RefusedError, UnavailableError
+from components.shared.errors import NotFoundError, RefusedError, UnavailableError
 from components.shared.imaging.header import FIELDS, passing
 from components.shared.ledger import release_log
 from components.shared.privacy import hash_keys
@@ -59,12 +59,12 @@ def find(settings: Settings, store: Store, address: str, beginning: str) -> Foun
     index = _index(store, run, beginning) if run else _Index({}, (-1,))
     found = [*_images(key, entries, index, beginning), *_patients(key, place, entries, index, beginning)]
     if not found:
-        raise RefusedError(
+        raise NotFoundError(
             f"Nothing at the source has a hash that begins with {beginning} under the key {key.id}. It may have left "
             "the source, stand at another one (name it with --source), or be of a store with another key."
         )
     if len({(each.kind, each.hash) for each in found}) > 1:
-        raise RefusedError(
+        raise NotFoundError(
             f"{len(found)} images and patients have a hash that begins with {beginning}. Give more of it."
         )
     return found[0]

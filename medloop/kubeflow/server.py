@@ -13,7 +13,7 @@ from urllib.parse import quote
 
 import urllib3
 
-from components.shared.errors import RefusedError, UnavailableError
+from components.shared.errors import NotFoundError, RefusedError, UnavailableError
 from components.shared.parsing.json_documents import parse_json
 
 T = TypeVar("T")
@@ -234,7 +234,7 @@ class Server:
                 "the role kubeflow-edit, or set MEDLOOP_KFP_NAMESPACE to a namespace of yours."
             )
         if error.status == 404:
-            return RefusedError(
+            return NotFoundError(
                 f"{self.host} knows no such thing ({what}: 404{said}). It may have been removed; or check the address: "
                 "some have a path, such as /pipeline."
             )

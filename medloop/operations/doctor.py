@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import os
 import shlex
 import shutil
@@ -13,6 +12,7 @@ from pathlib import Path
 
 from components.shared.ledger import release_log
 from components.shared.privacy import hash_keys
+from components.shared.runtime.stage_code import installed
 from components.shared.storage.store import Store, open_store
 from medloop.findings import Finding
 from medloop.kubeflow import doctor as cluster
@@ -42,18 +42,16 @@ def _python(_settings: Settings) -> Iterator[Finding]:
 
 
 def _packages(_settings: Settings) -> Iterator[Finding]:
-    missing = []
-    for name in ("kfp", "torch", "onnxruntime", "pyarrow", "pydicom", "mlflow", "fastapi"):
-        try:
-            importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            missing.append(name)
-    if missing:
-        yield Finding("packages", "problem", f"missing: {', '.join(missing)}", "Run `make install`.")
+    names = ("torch", "onnxruntime", "pyarrow", "pydicom", "mlflow", "fastapi")
+    versions = {name: installed(name) for name in ("kfp", *names)}
+    missing = [name for name, version in versions.items() if version == "absent"]
+    if missing == [*names]:
+        what = "those to submit runs; `medloop serve` needs the extra serve, and runs on this machine the extra local"
+        yield Finding("packages", "note", what, "pip install 'medloop[local]'")
+    elif missing:
+        yield Finding("packages", "problem", f"missing: {', '.join(missing)}", "pip install 'medloop[local]'")
     else:
-        yield Finding(
-            "packages", "ok", f"kfp {importlib.metadata.version('kfp')}, torch {importlib.metadata.version('torch')}"
-        )
+        yield Finding("packages", "ok", f"kfp {versions['kfp']}, torch {versions['torch']}")
 
 
 def _disk(settings: Settings) -> Iterator[Finding]:

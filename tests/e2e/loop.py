@@ -20,7 +20,8 @@ from components.shared.storage.store import Store
 from medloop.runner.explain import artifact_file
 
 ROOT = Path(__file__).resolve().parents[2]
-README = (ROOT / "README.md").read_text(encoding="utf-8")
+README = "\n".join((ROOT / name).read_text(encoding="utf-8") for name in ("README.md", "docs/laptop.md"))
+"""The README and the page that continues it."""
 QUICK = ("--params", str(ROOT / "workflows" / "params" / "smoke.yaml"))
 
 

@@ -6,7 +6,6 @@ import json
 import re
 import subprocess
 import sys
-import tomllib
 from pathlib import Path
 
 import pytest
@@ -69,12 +68,6 @@ def test_hashes_are_used_where_they_hold_and_it_is_said_where_they_do_not(
     found, why = pins(asked, here)
     assert found == file
     assert ("by version" in why) is (file == "constraints.txt")
-
-
-def test_the_command_installs_from_its_own_group_too() -> None:
-    """`make install` takes packages by hash from groups, and medloop itself without what it needs."""
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
-    assert set(project["project"]["dependencies"]) <= set(project["dependency-groups"]["workflows"])
 
 
 def test_pip_refuses_a_file_with_another_hash(tmp_path: Path) -> None:

@@ -30,14 +30,18 @@ OPTIONS = (
 
 @pytest.fixture(scope="module", params=STORES, ids=lambda path: path.name)
 def old(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[Place, dict[str, Any]]:
-    home = tmp_path_factory.mktemp("old")
-    with tarfile.open(request.param / "store.tar.xz") as archive:
-        archive.extractall(home, filter="data")
-    key = (home / "signing.key").read_text(encoding="ascii")
-    expected = json.loads((request.param / "expected.json").read_text(encoding="utf-8"))
-    place = Place(home, {"MEDLOOP_SIGNING_KEY": key})
+    place, expected = restored(request.param, tmp_path_factory.mktemp("old"))
     place.medloop("synth", str(place.scans), "--patients", "50")
     return place, expected
+
+
+def restored(stored: Path, home: Path) -> tuple[Place, dict[str, Any]]:
+    """A home with the store of an earlier version, and what that version printed of it."""
+    with tarfile.open(stored / "store.tar.xz") as archive:
+        archive.extractall(home, filter="data")
+    key = (home / "signing.key").read_text(encoding="ascii")
+    expected = json.loads((stored / "expected.json").read_text(encoding="utf-8"))
+    return Place(home, {"MEDLOOP_SIGNING_KEY": key}), expected
 
 
 def test_the_log_and_the_versions_are_as_they_were(old: tuple[Place, dict[str, Any]]) -> None:
