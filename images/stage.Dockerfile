@@ -8,9 +8,6 @@ ENV PATH=/opt/medloop/bin:$PATH PYTHONPATH=/medloop PYTHONUNBUFFERED=1 HOME=/tmp
 # As in components/__init__.py: libraries send nothing home.
 ENV ORT_DISABLE_TELEMETRY=1 MLFLOW_DISABLE_TELEMETRY=true DO_NOT_TRACK=true \
     OTEL_SDK_DISABLED=true FASTAPI_OTEL_AUTO_CONFIGURE=false
-# As in components/shared/runtime/threads.py: a waiting OpenMP thread soon sleeps. OMP_NUM_THREADS follows from the
-# container's CPU quota when it starts.
-ENV GOMP_SPINCOUNT=10000
 
 # Dependencies before code, so that a change of code does not fetch them again.
 USER 0:0

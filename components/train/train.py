@@ -25,6 +25,7 @@ from components.train.feed import Side
 from components.train.learn import Course, Training, said
 from components.train.memory import careful
 from components.train.sheet import sheet
+from components.train.spinning import ShortSpinning
 from components.train.watch import Watch
 
 SHEET = "docs/augmentation.png"
@@ -176,6 +177,7 @@ def train(
     compiling = compiles(compiled, place, epochs * len(sides["train"]) // batch_size)
     with (
         careful(place, architecture, image_size, batch_size, accumulate),
+        ShortSpinning(),
         Watch(work, parameters, tags, classes, sides["val"], task) as watch,
     ):
         network.to(memory_format=torch.channels_last).to(place)

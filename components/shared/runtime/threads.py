@@ -1,8 +1,7 @@
 """How many threads a process may use, and how they wait for one another.
 
 Python starts the thread pools of several libraries: OpenMP in PyTorch and scikit-learn, OpenBLAS in NumPy and SciPy,
-Arrow, ONNX Runtime. By default each counts the processors of the whole machine, and OpenMP's threads occupy a processor
-while they wait.
+Arrow, ONNX Runtime. By default each counts the processors of the whole machine.
 """
 
 from __future__ import annotations
@@ -14,9 +13,6 @@ from pathlib import Path, PurePosixPath
 
 LIMIT = "OMP_NUM_THREADS"
 """OpenMP, OpenBLAS and Arrow read this variable when they are loaded."""
-SPINS = "GOMP_SPINCOUNT"
-"""GNU's OpenMP reads this variable when it is loaded: how often a waiting thread looks again before it sleeps."""
-SPIN_COUNT = 10_000
 
 
 def count_threads(root: Path = Path("/")) -> int:
@@ -35,7 +31,7 @@ def thread_variables() -> dict[str, str]:
 
     They work where they are set before the library is loaded, and child processes inherit them.
     """
-    return {LIMIT: str(count_threads()), SPINS: os.environ.get(SPINS) or str(SPIN_COUNT)}
+    return {LIMIT: str(count_threads())}
 
 
 def _asked(text: str) -> list[int]:

@@ -9,8 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from components.shared.runtime import threads
-from components.shared.runtime.threads import LIMIT, SPINS, count_threads, thread_variables
+from components.shared.runtime.threads import LIMIT, count_threads
 
 V2 = "31 24 0:27 {root} /sys/fs/cgroup ro,nosuid shared:4 - cgroup2 cgroup2 rw,nsdelegate\n"
 V1 = (
@@ -108,13 +107,6 @@ def test_fewer_threads_can_be_asked_for(
 ) -> None:
     monkeypatch.setenv(LIMIT, asked)
     assert count_threads(tmp_path) == count
-
-
-def test_a_spin_count_that_somebody_set_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv(SPINS, "77")
-    assert thread_variables()[SPINS] == "77"
-    monkeypatch.delenv(SPINS)
-    assert thread_variables()[SPINS] == str(threads.SPIN_COUNT)
 
 
 EVERYWHERE = """
