@@ -9,6 +9,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from components.shared.runtime.threads import count_threads
+
 KERMANY = Path(__file__).resolve().parents[2] / "shared" / "data" / "kermany_cxr"
 """Real chest X-rays, where they are at hand."""
 
@@ -19,7 +21,7 @@ def make(folder: Path, count: int, side: int, kind: str = "JPEG", colour: bool =
     ranges = [(first, min(first + step, count)) for first in range(0, count, step)]
     for name in ("NORMAL", "PNEUMONIA"):
         (folder / name).mkdir(parents=True)
-    with ProcessPoolExecutor() as pool:
+    with ProcessPoolExecutor(count_threads()) as pool:
         list(pool.map(_some, [(folder, *each, side, kind, colour) for each in ranges]))
     return folder
 

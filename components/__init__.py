@@ -1,6 +1,12 @@
-"""Importing this package switches off the telemetry of every library that a stage, the service or a command loads."""
+"""Importing this package sets environment variables for the libraries that a stage, the service or a command loads.
+
+They switch off telemetry and limit threads. Libraries read them when they are loaded, so this package comes first;
+processes and containers started here inherit them.
+"""
 
 import os
+
+from components.shared.runtime.threads import thread_variables
 
 TELEMETRY_OFF = {
     "ORT_DISABLE_TELEMETRY": "1",  # ONNX Runtime: uploads device id and model names, keeps a database in ~/.cache
@@ -9,7 +15,7 @@ TELEMETRY_OFF = {
     "OTEL_SDK_DISABLED": "true",  # FastAPI and MLflow send traces wherever OTEL_EXPORTER_OTLP_ENDPOINT points
     "FASTAPI_OTEL_AUTO_CONFIGURE": "false",
 }
-"""Environment variables that libraries read when they are imported; processes and containers started here inherit
-them."""
 
-os.environ.update(TELEMETRY_OFF)
+THREADS = thread_variables()
+
+os.environ.update(TELEMETRY_OFF | THREADS)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
@@ -19,6 +18,7 @@ from numpy.typing import NDArray
 
 from components.shared.errors import RefusedError
 from components.shared.imaging.views import framing
+from components.shared.runtime.threads import count_threads
 from serving import page
 from serving.connections import Tally, most_connections
 from serving.decoders import ENDING, Decoders, EndingError
@@ -78,7 +78,7 @@ class Service:
         self.limits = limits
         self._deployment = deployment
         # A pool of its own: predictions queue here while the event loop goes on answering /health.
-        self._pool = ThreadPoolExecutor(max(2, len(os.sched_getaffinity(0))), "predict")
+        self._pool = ThreadPoolExecutor(max(2, count_threads()), "predict")
         self.decoders = Decoders(self._pool)
 
     @asynccontextmanager

@@ -8,7 +8,6 @@ the file is begun again once there is room, so that the memory of all processes 
 from __future__ import annotations
 
 import asyncio
-import os
 from collections.abc import Callable
 from concurrent.futures import Executor
 from typing import Any
@@ -18,6 +17,7 @@ from numpy.typing import NDArray
 
 from components.shared.errors import RefusedError
 from components.shared.imaging.decoder import REFUSAL, VIEW, Decoder, EndedError, Template
+from components.shared.runtime.threads import count_threads
 
 WORK = "serving.decoding:look_at"
 """What a decoding process runs."""
@@ -39,7 +39,7 @@ class Decoders:
 
     def __init__(self, pool: Executor) -> None:
         self._pool = pool  # for what blocks for a moment
-        self._processors = len(os.sched_getaffinity(0))
+        self._processors = count_threads()
         self._quick = asyncio.Semaphore(self._processors + SPARE)
         self._room = asyncio.Semaphore(SLOW)
         self._idle: asyncio.LifoQueue[Decoder] = asyncio.LifoQueue()

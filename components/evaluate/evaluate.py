@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -33,6 +32,7 @@ from components.shared.datasets.dataset import SPLIT, Data, Views
 from components.shared.datasets.parquet_tables import read_table, write_table
 from components.shared.errors import RefusedError
 from components.shared.inference import PRECISIONS, Model
+from components.shared.runtime.threads import count_threads
 from components.shared.statistics.curves import curves
 from components.shared.statistics.metrics import Scored
 
@@ -218,7 +218,7 @@ def latency(model: Model, views: Views, rows: Rows) -> dict[str, Any]:
     return {
         "milliseconds": round(float(np.median(counted)), 3),
         "p95": round(float(np.quantile(counted, 0.95)), 3),
-        "threads": len(os.sched_getaffinity(0)),
+        "threads": count_threads(),
         "images": len(counted),
     }
 

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import os
 import pickle
 import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from components.ingest import records
@@ -17,6 +15,7 @@ from components.ingest.records import Masters
 from components.shared.errors import UnavailableError
 from components.shared.imaging.decoder import Decoder, EndedError, Template
 from components.shared.imaging.pixels import Decoding
+from components.shared.runtime.threads import count_threads
 from components.shared.storage.source import Source
 
 if TYPE_CHECKING:
@@ -44,7 +43,7 @@ def masters(store: Store, source: Source, groups: Sequence[Group], how: Decoding
     if not tasks:
         return
     decoders = _Decoders()
-    pool = ThreadPoolExecutor(min(len(tasks), processors()), "decode")
+    pool = ThreadPoolExecutor(min(len(tasks), count_threads()), "decode")
     try:
         for future in as_completed([pool.submit(decoders.decode, task) for task in tasks]):
             yield future.result()
@@ -108,16 +107,3 @@ class _Decoders:
         self._template.close()
         for decoder in self._all:
             decoder.close()
-
-
-def processors(limits: Path = Path("/sys/fs/cgroup")) -> int:
-    """How many processors there are for this process: a container may have leave to use few of its machine's."""
-    there = len(os.sched_getaffinity(0))
-    for names in (("cpu.max",), ("cpu/cpu.cfs_quota_us", "cpu/cpu.cfs_period_us")):  # of today's and of older systems
-        try:
-            quota, period = " ".join((limits / name).read_text().strip() for name in names).split()
-            if float(quota) > 0:
-                return max(1, min(there, round(float(quota) / float(period))))
-        except (OSError, ValueError):  # not there, or "max"
-            continue
-    return there

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +15,7 @@ from components.shared.contracts import check
 from components.shared.errors import RefusedError
 from components.shared.imaging.views import normalise
 from components.shared.parsing.json_documents import read_json
+from components.shared.runtime.threads import count_threads
 
 PRECISIONS = {"float32": "models/model.onnx", "int8": "models/model.int8.onnx"}
 """The graph of each precision in a bundle."""
@@ -54,7 +54,7 @@ class Model:
                 f"This model has no {precision} graph; it has {', '.join(self.about['precisions'])}. Choose one."
             )
         options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = threads or len(os.sched_getaffinity(0))
+        options.intra_op_num_threads = threads or count_threads()
         options.log_severity_level = 3
         options.add_session_config_entry(_WEIGHTS_BESIDE, "/dev/null")
         content = graph or (bundle / PRECISIONS[precision]).read_bytes()

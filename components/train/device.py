@@ -8,7 +8,10 @@ import shutil
 import torch
 
 from components.shared.errors import UnavailableError
+from components.shared.runtime.threads import count_threads
 
+CORES = torch.get_num_threads()
+"""PyTorch's own default. It counts physical cores, since a second thread on a core does not pay."""
 LONG = 2000
 """Steps from which the minute that compiling takes is won back on a GPU."""
 
@@ -28,6 +31,14 @@ def choose(asked: str) -> torch.device:
     # Some of a GPU's sums have no other form: there a warning's worth of difference is better than no training.
     torch.use_deterministic_algorithms(True, warn_only=device.type == "cuda")
     return device
+
+
+def use_threads(asked: int) -> None:
+    """Set how many CPU threads PyTorch uses; 0 is as many as this process may use.
+
+    The number stays the same for a whole training: sums are split among the threads, so it changes their last digits.
+    """
+    torch.set_num_threads(asked or min(CORES, count_threads()))
 
 
 def precision_on(device: torch.device, asked: str) -> str:

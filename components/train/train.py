@@ -20,12 +20,13 @@ from components.train import weights as pretrained
 from components.train.augment import Augmentation
 from components.train.calibrate import best_threshold, fit_temperature
 from components.train.checkpoint import Checkpoints
-from components.train.device import choose, compiles, precision_on
+from components.train.device import choose, compiles, precision_on, use_threads
 from components.train.export import check_parity, write_bundle
 from components.train.feed import Side
 from components.train.learn import Course, Training, said
 from components.train.memory import careful
 from components.train.sheet import sheet
+from components.train.spinning import ShortSpinning
 from components.train.watch import Watch
 
 if TYPE_CHECKING:
@@ -122,13 +123,12 @@ def train(
         keep: the weights of the epoch that did best on validation, or of the last
         precision: of the arithmetic; auto is bf16 on a GPU that has it, and float32 elsewhere
         compiled: whether PyTorch compiles the network first; auto does where a GPU gains by it
-        threads: processor threads; 0 takes all
+        threads: CPU threads; 0 uses every CPU that affinity and quota allow
         checkpoint_seconds: how often the state is kept; 0 is as often as costs a fiftieth of the time
         seed: of the first weights, the order of images and their variation
     """
     place = choose(device)
-    if threads:
-        torch.set_num_threads(threads)
+    use_threads(threads)
     data = Data.open(dataset, work.store)
     if data.about["decoding"]["colour"] == "rgb" and channels != 3:
         raise RefusedError(f"The data set's images have colours, and channels is {channels}. Set channels to 3.")
@@ -181,6 +181,7 @@ def train(
     compiling = compiles(compiled, place, epochs * len(sides["train"]) // batch_size)
     with (
         careful(place, architecture, image_size, batch_size, accumulate),
+        ShortSpinning(),
         Watch(work, parameters, tags, classes, sides["val"], task) as watch,
     ):
         network.to(memory_format=torch.channels_last).to(place)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from components import TELEMETRY_OFF
+from components import TELEMETRY_OFF, THREADS
 from components.shared.errors import UnavailableError
 from medloop.settings import Settings
 
@@ -26,6 +26,7 @@ HANDED_ON = (
     "MEDLOOP_VERIFY_KEYS",
     "PYTHONUNBUFFERED",
     *TELEMETRY_OFF,
+    *THREADS,
 )
 FAMILIES = ("AWS_", "MLFLOW_")
 FILES = ("AWS_CA_BUNDLE", "AWS_SHARED_CREDENTIALS_FILE", "AWS_CONFIG_FILE", "AWS_WEB_IDENTITY_TOKEN_FILE")

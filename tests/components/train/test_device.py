@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from components.shared.storage.store import open_store
-from components.train.device import choose, precision_on
+from components.train import device
+from components.train.device import choose, precision_on, use_threads
 from tests.components.shared.steps import manifest, remove, step
 from tests.made import make_dataset, make_split
 
@@ -57,3 +58,18 @@ def test_training_fails_for_want_of_a_gpu_before_it_reads_data_and_is_tried_agai
     with pytest.raises(RuntimeError, match="precision is fp16, and training is on the processor"):
         precision_on(choose("cpu"), "fp16")
     assert not [name for name in store.names("work") if name.endswith("error.json")]  # another node may have one
+
+
+def test_a_training_uses_the_threads_that_this_process_may_use(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = torch.get_num_threads()
+    try:
+        monkeypatch.setattr(device, "count_threads", lambda: 1)
+        use_threads(0)
+        assert torch.get_num_threads() == 1
+        monkeypatch.setattr(device, "count_threads", lambda: 1000)
+        use_threads(0)
+        assert torch.get_num_threads() == device.CORES
+        use_threads(3)
+        assert torch.get_num_threads() == 3
+    finally:
+        torch.set_num_threads(before)
