@@ -6,11 +6,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
-
 from components.evaluate import background, gallery, groups, headlines
 from components.evaluate.subgroups import JUDGED, SMALL
 from components.shared.reporting import plots
+from components.shared.reporting.pages import template
 from components.shared.reporting.wording import NAMES, count
 
 MANY = 4
@@ -33,15 +32,8 @@ def page(
     `mistakes` are the wrong answers (mistakes.py); `sheet` is a PNG of training images as the network saw them, where
     the model has one; `pictures` are the PNGs of the explanations, by their file.
     """
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
     everything = metrics["all"]
-    return environment.get_template("report.html.j2").render(
+    return template(Path(__file__).parent, "report.html.j2").render(
         metrics=metrics,
         all=everything,
         dataset=sources["dataset"]["name"],

@@ -6,12 +6,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
-
 from components.gate.checks import Check, error_at_this_look, found, judge
 from components.gate.policy import Policy, same_classes, settle
 from components.shared.contracts import Between, In, Out, digest, fingerprint, read_record, write_record
 from components.shared.ledger import lineage, signing
+from components.shared.reporting.pages import template
 from components.shared.runtime.work import Work
 
 MARKER = "<!-- decision -->"
@@ -175,13 +174,6 @@ def page(report: Path, record: dict[str, Any]) -> str:
     before, marker, after = text.partition(MARKER)
     if not marker:
         raise ValueError(f"The report's page has no place for the decision ({MARKER}). Evaluate the model again.")
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
     rows = [
         {
             **check,
@@ -191,7 +183,7 @@ def page(report: Path, record: dict[str, Any]) -> str:
         }
         for check in record["checks"]
     ]
-    section = environment.get_template("decision.html.j2").render(
+    section = template(Path(__file__).parent, "decision.html.j2").render(
         record=record,
         failed=[row for row in rows if not row["passed"]],
         passed=[row for row in rows if row["passed"]],

@@ -6,9 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
-
 from components.shared.reporting import plots
+from components.shared.reporting.pages import template
 from components.shared.reporting.wording import NAMES, NONE, PERCENT, count, interval, number
 from medloop.reader_study.study import FIGURES, WAYS
 
@@ -19,15 +18,8 @@ BANDS = ((0.0, "none"), (0.2, "slight"), (0.4, "fair"), (0.6, "moderate"), (0.8,
 
 def page(figures: Mapping[str, Any], curve: Mapping[str, Any] | None) -> str:
     """The whole page; `curve` is the model's ROC curve on the images that were read."""
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
     names = [name for name in FIGURES if figures["model"][name] is not None]
-    return environment.get_template("readers.html.j2").render(
+    return template(Path(__file__).parent, "readers.html.j2").render(
         figures=figures,
         task=" or ".join(figures["classes"]),
         percent=f"{100 * figures['confidence']:g}",
