@@ -31,6 +31,7 @@ from components.evaluate.subgroups import UNKNOWN, age_band, divided, gaps
 from components.shared.contracts import Between, In, OneOf, Out, read_record, write_record
 from components.shared.datasets.dataset import SPLIT, Data, Views
 from components.shared.datasets.parquet_tables import read_table, write_table
+from components.shared.figures import SUMMARY
 from components.shared.inference import PRECISIONS, Model
 from components.shared.runtime.work import Work
 from components.shared.statistics.curves import curves
@@ -142,7 +143,7 @@ def evaluate(
     text = page(metrics, sources, about, rival_curves, wrong, sheet, pictures)
     (report / "report.html").write_text(text, encoding="utf-8")
     figures = metrics["all"]["figures"]
-    return {"accuracy": figures["accuracy"]["value"], "auc": figures["auc"]["value"]}
+    return {name: figures[name]["value"] for name in SUMMARY}
 
 
 def locked_rows(data: Data, splits: Path) -> Rows:

@@ -7,10 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from components.evaluate import background, gallery, groups, headlines
-from components.evaluate.subgroups import JUDGED, SMALL
+from components.evaluate.subgroups import SMALL
+from components.shared.figures import FIGURES, HEADLINE, KEY
 from components.shared.reporting import plots
 from components.shared.reporting.pages import template
-from components.shared.reporting.wording import NAMES, count
+from components.shared.reporting.wording import count
 
 MANY = 4
 """Plots of more classes than these are folded, but for the first kind."""
@@ -42,8 +43,8 @@ def page(
         several=metrics["task"] == "multilabel",
         percent=f"{100 * metrics['confidence']:g}",
         tested=f"{count(everything['images'], 'image')} of {count(everything['patients'], 'patient')}",
-        cards=[headlines.explained(name, metrics) for name in headlines.CARDS],
-        headline=headlines.tables(metrics, headlines.HEADLINE),
+        cards=[headlines.explained(name, metrics) for name in KEY],
+        headline=headlines.tables(metrics, HEADLINE),
         further=headlines.tables(metrics, headlines.FURTHER),
         service_error=metrics.get("service_error"),
         micro=headlines.micro(metrics),
@@ -53,11 +54,11 @@ def page(
         many=MANY,
         confusion=headlines.confusions(metrics),
         per_class=headlines.per_class(metrics),
-        figure_names=[NAMES[name] for name in headlines.PER_CLASS],
+        figure_names=[FIGURES[name].title for name in headlines.PER_CLASS],
         whom=groups.whom(everything, described),
         subgroups=groups.subgroups(metrics["subgroups"]),
         gaps=groups.gaps(metrics["gaps"]),
-        judged=[NAMES[name] for name in JUDGED],
+        judged=[FIGURES[name].title for name in KEY],
         small=SMALL,
         explained=gallery.explained(metrics["explanations"], pictures or {}),
         mistakes=gallery.mistakes(mistakes, metrics),

@@ -9,6 +9,7 @@ from typing import Annotated, Any
 from components.gate.checks import Check, error_at_this_look, found, judge
 from components.gate.policy import Policy, same_classes, settle
 from components.shared.contracts import Between, In, Out, digest, fingerprint, read_record, write_record
+from components.shared.figures import FIGURES, SUMMARY
 from components.shared.ledger import lineage, signing
 from components.shared.reporting.pages import template
 from components.shared.runtime.work import Work
@@ -126,14 +127,11 @@ def summed_up(checks: list[Check], metrics: Mapping[str, Any], outcome: str) -> 
     failed = [check.phrase for check in checks if not check.passed]
     if failed:
         return f"Refused: {'; '.join(failed)}."
-    lows = {title: found(metrics, "all", "figures", name, "low") for name, title in _NAMED.items()}
+    lows = {FIGURES[name].phrase: found(metrics, "all", "figures", name, "low") for name in SUMMARY}
     shown = [f"{title} is at least {low:.3f}" for title, low in lows.items() if low is not None]
     confidence = 100 * (found(metrics, "confidence") or 0)
     known = f"{' and '.join(shown)} with {confidence:g} % confidence; " if shown else ""
     return f"{outcome[0].upper()}{outcome[1:]}: {known}all {len(checks)} checks passed."
-
-
-_NAMED = {"accuracy": "accuracy", "auc": "AUC"}
 
 
 def budget(policy: Policy, look: int, spent: float) -> dict[str, Any]:
