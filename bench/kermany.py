@@ -26,14 +26,14 @@ import yaml
 from bench.batches import data_set
 from bench.scans import KERMANY
 from components.shared.contracts import Manifest
+from components.shared.figures import KEY, SUMMARY
 from components.shared.privacy.hash_keys import SYNTHETIC
 from components.shared.runtime.work import step
 from components.shared.storage.store import Store, open_store
 
 ROOT = Path(__file__).resolve().parents[1]
 LEDGER = Path(__file__).parent / "ledger.csv"
-FIGURES = ("accuracy", "auc", "sensitivity", "specificity")
-COLUMNS = ("date", "commit", "task", "seed", "parameters", *FIGURES, "epoch_seconds", "images_per_second")
+COLUMNS = ("date", "commit", "task", "seed", "parameters", *KEY, "epoch_seconds", "images_per_second")
 RECIPE: dict[str, Any] = {
     "architecture": "resnet18",
     "image_size": 96,
@@ -133,11 +133,11 @@ def main() -> None:
             }
             write_down(line)  # before the look, so that none goes without
             found = score(store, inputs, store.fetch(model.digest))
-            shown = {name: f"{found.get(name, math.nan):.4f}" for name in FIGURES}
+            shown = {name: f"{found.get(name, math.nan):.4f}" for name in KEY}
             write_down(line, shown)
             lines.append(line | shown)
             print({name: lines[-1][name] for name in COLUMNS[5:]}, flush=True)
-        for name in ("accuracy", "auc") if lines else ():
+        for name in SUMMARY if lines else ():
             values = [float(line[name]) for line in lines]
             print(f"{name}: mean {statistics.mean(values):.4f}, {min(values):.4f} to {max(values):.4f}", flush=True)
 

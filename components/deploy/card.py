@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from components.shared import contracts
 from components.shared.contracts import Manifest
+from components.shared.figures import FIGURES, SUMMARY
 from components.shared.ledger.model_registry import CARD
 from components.shared.ledger.release_log import Entry
 from components.shared.parsing.json_documents import parse_json
@@ -22,20 +23,7 @@ if TYPE_CHECKING:
 
 Record = Mapping[str, Any]
 
-TITLES = {
-    "accuracy": "accuracy",
-    "balanced_accuracy": "balanced accuracy",
-    "sensitivity": "sensitivity",
-    "specificity": "specificity",
-    "precision": "precision",
-    "f1": "F1",
-    "auc": "AUC",
-    "pr_auc": "PR-AUC",
-    "kappa": "kappa",
-    "weighted_kappa": "weighted kappa",
-    "brier": "Brier score (less is better)",
-    "calibration_error": "calibration error (less is better)",
-}
+TITLES = {n: f"{f.phrase}{' (less is better)' if f.lower_is_better else ''}" for n, f in FIGURES.items()}
 GROUPS = {"all": "all test images", "core": "the locked core", "new": "new since the version before"}
 
 INTENDED = (
@@ -188,14 +176,14 @@ def _subgroups(now: Told) -> list[str]:
     lines = ["## Subgroups", ""]
     if not rows:
         return [*lines, "Nothing is known of the test patients by which they could be divided."]
-    lines += ["| group | patients | images | accuracy | AUC |", "|---|---|---|---|---|"]
+    heads = [FIGURES[name].phrase for name in SUMMARY]
+    lines += [f"| group | patients | images | {' | '.join(heads)} |", "|---" * (3 + len(heads)) + "|"]
     for row in rows:
         figures = _mapping(row.get("figures")) or row
         small = " (too few to tell)" if row.get("too_small") else ""
         lines.append(
             f"| {row.get('field')}: {_plain(str(row.get('value')))}{small} | {row.get('patients')} "
-            f"| {row.get('images')} | {_figure(figures.get('accuracy')) or '–'} "
-            f"| {_figure(figures.get('auc')) or '–'} |"
+            f"| {row.get('images')} | {' | '.join(_figure(figures.get(name)) or '–' for name in SUMMARY)} |"
         )
     gaps = [_mapping(gap) for gap in _list(now.metrics.get("gaps"))]
     lines += [""] * bool(gaps)

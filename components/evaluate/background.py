@@ -8,6 +8,7 @@ from typing import Any
 
 from components.evaluate.groups import sites
 from components.evaluate.shortcuts import COPIES
+from components.shared.figures import SUMMARY
 from components.shared.reporting.wording import NONE, count, number, size, written
 
 Metrics = Mapping[str, Any]
@@ -37,7 +38,7 @@ def shortcuts(found: Metrics) -> dict[str, Any]:
         "sentence": found["sentence"],
         "who": f"{tested}, drawn at random from the {found['of_images']:,} of the test" if drawn else f"all {tested}",
         "copies": [
-            {"name": words.capitalize(), **{name: written(name, found[copy][name]) for name in ("accuracy", "auc")}}
+            {"name": words.capitalize(), **{name: written(name, found[copy][name]) for name in SUMMARY}}
             for copy, words in COPIES.items()
         ],
         "sites": sites(found["sites"]),

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from components.shared.figures import MICRO
 from components.shared.statistics.intervals import (
     ALIKE,
     Area,
@@ -30,11 +31,6 @@ from components.shared.statistics.intervals import (
     uneven,
 )
 from components.shared.statistics.metrics import Bools, Ints, Scored
-
-SCORES = ("accuracy", "balanced_accuracy", "auc", "pr_auc", "sensitivity", "specificity", "precision", "f1")
-"""Figures between 0 and 1 that a flawless model has at 1."""
-MICRO = ("precision", "sensitivity", "f1", "auc", "pr_auc")
-"""Those of them that are also taken over all decisions together."""
 
 
 @dataclass(frozen=True)
@@ -78,7 +74,7 @@ def estimates(scored: Scored) -> dict[str, Estimate]:
         for name, estimate in counts.column(k).figures(crowd).items():
             found[f"{name}/{k}"] = estimate
         found |= {f"{name}/{k}": each for name, each in ranking(scored, scored.truth[:, k], k, crowd).items()}
-    names = [name for name in SCORES if name != "accuracy"]
+    names = dict.fromkeys(name.partition("/")[0] for name in found if not name.startswith("accuracy/"))
     whole = {name: average([found[f"{name}/{k}"] for k in scored.ranked], crowd) for name in names}
     if scored.several:
         exact = scored.by_patient((scored.truth == scored.called).all(axis=1))

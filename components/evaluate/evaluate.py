@@ -31,6 +31,7 @@ from components.shared.contracts import Between, In, OneOf, Out, read_record, wr
 from components.shared.datasets.dataset import SPLIT, Data, Views
 from components.shared.datasets.parquet_tables import read_table, write_table
 from components.shared.errors import RefusedError
+from components.shared.figures import SUMMARY
 from components.shared.inference import PRECISIONS, Model
 from components.shared.runtime.threads import count_threads
 from components.shared.statistics.curves import curves
@@ -145,7 +146,7 @@ def evaluate(
     text = page(metrics, sources, about, rival_curves, wrong, sheet, pictures)
     (report / "report.html").write_text(text, encoding="utf-8")
     figures = metrics["all"]["figures"]
-    return {"accuracy": figures["accuracy"]["value"], "auc": figures["auc"]["value"]}
+    return {name: figures[name]["value"] for name in SUMMARY}
 
 
 def locked_rows(data: Data, splits: Path) -> Rows:

@@ -6,9 +6,9 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from components.evaluate.subgroups import JUDGED
 from components.shared.datasets.parquet_tables import AGES
-from components.shared.reporting.wording import NAMES, apart, written
+from components.shared.figures import FIGURES, KEY, SUMMARY
+from components.shared.reporting.wording import apart, written
 
 FIELDS = {"sex": "Sex", "age": "Age", "site": "Site", "view": "View", "label_source": "Label from"}
 WORDS = {"F": "female", "M": "male"}
@@ -40,7 +40,7 @@ def subgroups(rows: Sequence[Metrics]) -> list[Row]:
             "value": WORDS.get(row["value"], row["value"]),
             "images": row["images"],
             "patients": row["patients"],
-            "figures": [written(name, row["figures"][name]) for name in JUDGED],
+            "figures": [written(name, row["figures"][name]) for name in KEY],
             "too_small": row["too_small"],
             "why": row["why"],
         }
@@ -53,9 +53,9 @@ def gaps(rows: Sequence[Metrics]) -> list[Row]:
     found: dict[str, dict[str, Row]] = {}
     for row in rows:
         best, worst = (WORDS.get(row[end], row[end]) for end in ("best", "worst"))
-        cell = {**apart(row["figure"], row), "name": NAMES[row["figure"]], "shown": row["low"] > 0}
+        cell = {**apart(row["figure"], row), "name": FIGURES[row["figure"]].title, "shown": row["low"] > 0}
         found.setdefault(row["field"], {})[row["figure"]] = {**cell, "best": best, "worst": worst}
-    return [{"field": FIELDS[field], "cells": [cells.get(name) for name in JUDGED]} for field, cells in found.items()]
+    return [{"field": FIELDS[field], "cells": [cells.get(name) for name in KEY]} for field, cells in found.items()]
 
 
 def sites(rows: Sequence[Metrics]) -> list[Row]:
@@ -63,8 +63,7 @@ def sites(rows: Sequence[Metrics]) -> list[Row]:
     return [
         {
             **site,
-            "accuracy": written("accuracy", site["accuracy"]),
-            "auc": written("auc", site["auc"]),
+            **{name: written(name, site[name]) for name in SUMMARY},
             "shares": ", ".join(f"{name} {100 * n / site['images']:.0f} %" for name, n in site["by_class"].items()),
         }
         for site in rows

@@ -6,13 +6,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from components.evaluate.subgroups import SMALL
-from components.shared.reporting.wording import NAMES, NONE, count, difference, meaning, written
+from components.shared.figures import FIGURES, HEADLINE
+from components.shared.reporting.wording import NONE, count, difference, meaning, written
 
-CARDS = ("accuracy", "auc", "sensitivity", "specificity")
-HEADLINE = ("accuracy", "exact_match", "auc", "sensitivity", "specificity", "weighted_kappa")
-"""What the first table shows, as far as a report has it."""
-FURTHER = ("balanced_accuracy", "precision", "f1", "pr_auc", "kappa", "brier", "calibration_error")
-PER_CLASS = ("sensitivity", "specificity", "precision", "f1", "auc")
+FURTHER = [name for name in FIGURES if name not in HEADLINE]
+PER_CLASS = [name for name, figure in FIGURES.items() if figure.column]
 POPULATIONS = {"core": "Locked core", "new": "New patients", "all": "All test images"}
 IN_USE = "threshold from validation"
 
@@ -51,7 +49,7 @@ def _who(group: Metrics) -> str:
 
 def _row(name: str, metrics: Metrics, group: str, pairs: Metrics | None) -> Row:
     ours = metrics[group]["figures"][name]
-    row = {"name": NAMES[name], "ours": written(name, ours), "meaning": meaning(name, metrics)}
+    row = {"name": FIGURES[name].title, "ours": written(name, ours), "meaning": meaning(name, metrics)}
     if not pairs:
         return row
     pair = pairs[name]
@@ -70,7 +68,7 @@ def micro(metrics: Metrics) -> list[Row]:
     together = metrics["all"]["micro"] or {}
     figures = metrics["all"]["figures"]
     return [
-        {"name": NAMES[name], "mean": written(name, figures[name]), "together": written(name, figure)}
+        {"name": FIGURES[name].title, "mean": written(name, figures[name]), "together": written(name, figure)}
         for name, figure in together.items()
     ]
 

@@ -6,12 +6,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
-
 from components.evaluate import background, gallery, groups, headlines
-from components.evaluate.subgroups import JUDGED, SMALL
+from components.evaluate.subgroups import SMALL
+from components.shared.figures import FIGURES, HEADLINE, KEY
 from components.shared.reporting import plots
-from components.shared.reporting.wording import NAMES, count
+from components.shared.reporting.pages import template
+from components.shared.reporting.wording import count
 
 MANY = 4
 """Plots of more classes than these are folded, but for the first kind."""
@@ -33,15 +33,8 @@ def page(
     `mistakes` are the wrong answers (mistakes.py); `sheet` is a PNG of training images as the network saw them, where
     the model has one; `pictures` are the PNGs of the explanations, by their file.
     """
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
     everything = metrics["all"]
-    return environment.get_template("report.html.j2").render(
+    return template(Path(__file__).parent, "report.html.j2").render(
         metrics=metrics,
         all=everything,
         dataset=sources["dataset"]["name"],
@@ -50,8 +43,8 @@ def page(
         several=metrics["task"] == "multilabel",
         percent=f"{100 * metrics['confidence']:g}",
         tested=f"{count(everything['images'], 'image')} of {count(everything['patients'], 'patient')}",
-        cards=[headlines.explained(name, metrics) for name in headlines.CARDS],
-        headline=headlines.tables(metrics, headlines.HEADLINE),
+        cards=[headlines.explained(name, metrics) for name in KEY],
+        headline=headlines.tables(metrics, HEADLINE),
         further=headlines.tables(metrics, headlines.FURTHER),
         service_error=metrics.get("service_error"),
         micro=headlines.micro(metrics),
@@ -61,11 +54,11 @@ def page(
         many=MANY,
         confusion=headlines.confusions(metrics),
         per_class=headlines.per_class(metrics),
-        figure_names=[NAMES[name] for name in headlines.PER_CLASS],
+        figure_names=[FIGURES[name].title for name in headlines.PER_CLASS],
         whom=groups.whom(everything, described),
         subgroups=groups.subgroups(metrics["subgroups"]),
         gaps=groups.gaps(metrics["gaps"]),
-        judged=[NAMES[name] for name in JUDGED],
+        judged=[FIGURES[name].title for name in KEY],
         small=SMALL,
         explained=gallery.explained(metrics["explanations"], pictures or {}),
         mistakes=gallery.mistakes(mistakes, metrics),

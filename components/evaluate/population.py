@@ -9,14 +9,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from components.evaluate.estimates import MICRO, SCORES, Estimate, estimates
+from components.evaluate.estimates import Estimate, estimates
 from components.evaluate.paired import Paired, compared_areas, compared_draws, compared_shares
+from components.shared.figures import FIGURES, MICRO
 from components.shared.statistics.curves import curves
 from components.shared.statistics.intervals import Figure, Floats, draw, of_figure, unseen, wilson
-from components.shared.statistics.metrics import OTHERS, Measure, Scored, confusion, once, resample
-
-BY_CLASS = (*SCORES, "kappa", "brier", "calibration_error")
-"""Figures that each class or finding has, against the rest."""
+from components.shared.statistics.metrics import Measure, Scored, confusion, once, resample
 
 
 @dataclass(frozen=True)
@@ -42,8 +40,7 @@ def population(scored: Scored, classes: Sequence[str], settings: Settings) -> di
         "figures": {name: figures[name] for name in figures if "/" not in name},
         "micro": {name: figures[f"micro/{name}"] for name in MICRO} if f"micro/{MICRO[0]}" in figures else None,
         "per_class": {
-            name: {"images": int(scored.truth[:, k].sum()), **{f: figures[f"{f}/{k}"] for f in BY_CLASS}}
-            for k, name in enumerate(classes)
+            name: {"images": int(scored.truth[:, k].sum()), **_of_class(figures, k)} for k, name in enumerate(classes)
         },
         "confusion": None if scored.several else tables,
         "confusion_by_class": dict(zip(classes, tables, strict=True)) if scored.several else None,
@@ -54,6 +51,10 @@ def population(scored: Scored, classes: Sequence[str], settings: Settings) -> di
         "pr_by_class": None if binary else {name: line["pr"] for name, line in lines.items()},
         "calibration_by_class": None if binary else {name: line["calibration"] for name, line in lines.items()},
     }
+
+
+def _of_class(figures: dict[str, Figure], k: int) -> dict[str, Figure]:
+    return {name: figures[f"{name}/{k}"] for name in FIGURES if f"{name}/{k}" in figures}
 
 
 def counts(scored: Scored, classes: Sequence[str]) -> dict[str, Any]:
@@ -82,7 +83,7 @@ def _bounded(
     figures = {}
     for name, value in values.items():
         kind, _, k = name.partition("/")
-        figure = of_figure(value, draws[name], settings.confidence, *OTHERS[kind])
+        figure = of_figure(value, draws[name], settings.confidence, FIGURES[kind].low, FIGURES[kind].high)
         if figure["low"] is None or figure["high"] is None:
             figures[name] = figure
         elif kind in ("kappa", "weighted_kappa"):  # no better than the accuracy that flawless results would show
@@ -113,16 +114,15 @@ def comparison(ours: Scored, theirs: Scored, settings: Settings) -> dict[str, An
         "auc": compared_areas(found[0]["auc"], found[1]["auc"], settings.confidence),
     }
     weights = draw(ours.number_of_patients, settings.resamples, settings.seed)
-    shares = [name for name in SCORES if name not in pairs]
     if ours.ranked == [1]:  # of two classes these are right answers among the same images, too
         for name, k in (("sensitivity", 1), ("specificity", 0)):
             there = ours.labels == k
             if there.any():
                 pairs[name] = compared_shares(right[0][there], right[1][there], ours.only(there), settings.confidence)
-                shares.remove(name)
     if ours.several:
         whole = [np.asarray(each.all(axis=1)) for each in right]
         pairs["exact_match"] = compared_shares(whole[0], whole[1], ours, settings.confidence)
+    shares = [name for name in found[0] if "/" not in name and name not in pairs]
     pairs |= _by_draws(found, shares, weights, settings)
     pairs |= _by_resampling(ours, theirs, weights, settings)
     for name in pairs.keys() & found[1].keys():
@@ -154,7 +154,7 @@ def _by_resampling(ours: Scored, theirs: Scored, weights: NDArray[np.uint16], se
     measures = [Measure(model, settings.ordered) for model in (ours, theirs)]
     values = [measure(once(ours)) for measure in measures]
     draws = [resample(measure, weights) for measure in measures]
-    known = [name for name in OTHERS if name in values[0]]
+    known = [name for name in values[0] if "/" not in name]
     service = _bounded(theirs, {name: float(values[1][name][0]) for name in known}, draws[1], settings)
     return {
         name: _service(service[name])
@@ -164,7 +164,7 @@ def _by_resampling(ours: Scored, theirs: Scored, weights: NDArray[np.uint16], se
             draws[0][name] - draws[1][name],
             ours.number_of_patients,
             settings.confidence,
-            less_is_better=name in ("brier", "calibration_error"),
+            less_is_better=FIGURES[name].lower_is_better,
         )
         for name in known
     }

@@ -24,6 +24,7 @@ from PIL import Image, ImageFilter
 from components.evaluate.estimates import estimates
 from components.evaluate.population import Settings, counts
 from components.evaluate.subgroups import SMALL, UNKNOWN
+from components.shared.figures import SUMMARY
 from components.shared.imaging.views import framing
 from components.shared.inference import Model
 from components.shared.statistics.intervals import Figure
@@ -134,7 +135,7 @@ def copied(views: Views, boxes: Boxes, how: str, gray: NDArray[np.uint8]) -> Vie
 def figures(scored: Scored, confidence: float) -> dict[str, Figure]:
     """Accuracy and AUC with their intervals."""
     found = estimates(scored)
-    return {name: found[name].figure(confidence) for name in ("accuracy", "auc")}
+    return {name: found[name].figure(confidence) for name in SUMMARY}
 
 
 def by_site(
@@ -152,8 +153,7 @@ def by_site(
             "patients": row["patients"],
             "by_class": counts(scored.only(np.asarray(sites) == row["value"]), classes)["by_class"],
             "too_small": row["too_small"],
-            "accuracy": row["figures"]["accuracy"],
-            "auc": row["figures"]["auc"],
+            **{name: row["figures"][name] for name in SUMMARY},
         }
         for row in (known if len(known) > 1 else [])
     ]

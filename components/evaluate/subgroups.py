@@ -11,13 +11,12 @@ import numpy as np
 
 from components.evaluate.estimates import Estimate, estimates
 from components.shared.datasets.parquet_tables import AGES
+from components.shared.figures import KEY
 from components.shared.statistics.intervals import Figure, Floats
 from components.shared.statistics.metrics import Ints, Scored
 
 SMALL = 20
 """A subgroup of fewer patients is said to be too small."""
-JUDGED = ("accuracy", "auc", "sensitivity", "specificity")
-"""The figures that each subgroup has."""
 UNKNOWN = "unknown"
 
 
@@ -35,7 +34,7 @@ class Subgroup:
 
     def record(self, confidence: float) -> dict[str, Any]:
         """As it stands in metrics.json."""
-        figures = {name: self.found[name].figure(confidence) for name in JUDGED}
+        figures = {name: self.found[name].figure(confidence) for name in KEY}
         return {
             "field": self.field,
             "value": self.value,
@@ -81,7 +80,7 @@ def gaps(groups: Sequence[Subgroup], confidence: float, patients: int) -> list[d
     found = []
     for field, members in groupby(groups, key=lambda group: group.field):
         fit = [group for group in members if not group.why and group.value != UNKNOWN]
-        for name in JUDGED:
+        for name in KEY:
             known = [group for group in fit if group.found[name].figure(confidence)["low"] is not None]
             if len(known) < 2:
                 continue

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from components.gate.policy import line
+from components.shared.figures import FIGURES
 
 Metrics = Mapping[str, Any]
 Policy = Mapping[str, Any]
@@ -19,12 +20,8 @@ Policy = Mapping[str, Any]
 BOUNDS = {">=": "at least", ">": "more than", "<=": "at most", "<": "less than"}
 VALUE, LOSS = "\0", "\1"
 """Where the numbers go in a sentence: by marks that no name of a class or a site holds."""
-TITLES = {"auc": "AUC", "pr_auc": "PR-AUC", "f1": "F1", "brier": "Brier score", "micro_auc": "micro AUC"}
-TITLES |= {"micro_pr_auc": "micro PR-AUC", "micro_f1": "micro F1"}
 CONFIDENCE = 0.95
 """With which confidence limits are held against bounds, at least."""
-FALLING = ("brier",)
-"""Compared figures of which less is better; the report bounds the gain in each, so that more is always better."""
 
 
 @dataclass(frozen=True)
@@ -208,7 +205,7 @@ def _difference(metrics: Metrics, figure: str, allowed: float, at: tuple[float, 
         label = f"{_capital(title)} against the model in service"
         same = "this very model is in service already, and cannot be worse than itself"
         return Check(f"non_inferiority.{figure}", label, None, -allowed, ">=", same, excused=True)
-    below, above = ("above", "below") if figure in FALLING else ("below", "above")
+    below, above = ("above", "below") if FIGURES[figure].lower_is_better else ("below", "above")
     lost = value is not None and value < 0
     some = f"is at least {VALUE} {above}" if value is not None and value >= 0.0005 else f"is not {below}"
     side = f"may be up to {LOSS} {below}" if lost else some
@@ -232,7 +229,7 @@ def _too_few(metrics: Metrics, figure: str) -> str:
     """A word for a model that was not seen to be worse: what is lacking then are patients."""
     core = metrics["comparison"]["populations"]["core"]
     seen, patients = found(core, figure, "difference"), found(core, "patients")
-    if seen is None or patients is None or (-seen if figure in FALLING else seen) < 0:
+    if seen is None or patients is None or (-seen if FIGURES[figure].lower_is_better else seen) < 0:
         return ""
     better = f"better by {abs(seen):.3f}" if seen else "equal"
     return (
@@ -339,7 +336,8 @@ def _place(figure: str) -> tuple[str, ...]:
 def _title(figure: str) -> str:
     """A figure in words, as it stands within a sentence."""
     name, at, of = figure.partition("@")
-    return f"{TITLES.get(name, name.replace('_', ' '))}{f' for {of}' if at else ''}"
+    micro = "micro " if name.startswith("micro_") else ""
+    return f"{micro}{FIGURES[name.removeprefix('micro_')].phrase}{f' for {of}' if at else ''}"
 
 
 def _capital(text: str) -> str:

@@ -6,16 +6,16 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
-
 from components.gate.checks import Check, error_at_this_look, found, judge
 from components.gate.policy import Policy, same_classes, settle
 from components.shared.contracts import Between, In, Out, digest, fingerprint, read_record, write_record
 from components.shared.errors import RefusedError, UnavailableError
+from components.shared.figures import FIGURES, SUMMARY
 from components.shared.ledger import lineage, signing
 
 if TYPE_CHECKING:
     from components.shared.runtime.work import Work
+from components.shared.reporting.pages import template
 
 MARKER = "<!-- decision -->"
 """Where the report leaves room for the decision."""
@@ -130,14 +130,11 @@ def summed_up(checks: list[Check], metrics: Mapping[str, Any], outcome: str) -> 
     failed = [check.phrase for check in checks if not check.passed]
     if failed:
         return f"Refused: {'; '.join(failed)}."
-    lows = {title: found(metrics, "all", "figures", name, "low") for name, title in _NAMED.items()}
+    lows = {FIGURES[name].phrase: found(metrics, "all", "figures", name, "low") for name in SUMMARY}
     shown = [f"{title} is at least {low:.3f}" for title, low in lows.items() if low is not None]
     confidence = 100 * (found(metrics, "confidence") or 0)
     known = f"{' and '.join(shown)} with {confidence:g} % confidence; " if shown else ""
     return f"{outcome[0].upper()}{outcome[1:]}: {known}all {len(checks)} checks passed."
-
-
-_NAMED = {"accuracy": "accuracy", "auc": "AUC"}
 
 
 def budget(policy: Policy, look: int, spent: float) -> dict[str, Any]:
@@ -178,13 +175,6 @@ def page(report: Path, record: dict[str, Any]) -> str:
     before, marker, after = text.partition(MARKER)
     if not marker:
         raise RefusedError(f"The report's page has no place for the decision ({MARKER}). Evaluate the model again.")
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
     rows = [
         {
             **check,
@@ -194,7 +184,7 @@ def page(report: Path, record: dict[str, Any]) -> str:
         }
         for check in record["checks"]
     ]
-    section = environment.get_template("decision.html.j2").render(
+    section = template(Path(__file__).parent, "decision.html.j2").render(
         record=record,
         failed=[row for row in rows if not row["passed"]],
         passed=[row for row in rows if row["passed"]],

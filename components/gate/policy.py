@@ -10,25 +10,23 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from components.shared.errors import UsageError
+from components.shared.figures import FIGURES, KEY, MICRO
 from components.shared.parsing.yaml_documents import read_yaml
 from components.shared.runtime.interface import nearest
 
 SHIPPED = Path(__file__).parent / "policy.yaml"
 
-BY_CLASS = ("sensitivity", "specificity", "precision", "f1", "auc", "pr_auc")
-MICRO = ("micro_precision", "micro_sensitivity", "micro_f1", "micro_auc", "micro_pr_auc")
-RISING = ("accuracy", "balanced_accuracy", *BY_CLASS, "kappa", "weighted_kappa", *MICRO)
-"""Figures of which more is better."""
-FALLING = ("brier", "calibration_error")
+FALLING = tuple(name for name, figure in FIGURES.items() if figure.lower_is_better)
 """Figures of which less is better."""
-OF_A_CLASS = (*BY_CLASS, "calibration_error")
+RISING = (*(name for name in FIGURES if name not in FALLING), *(f"micro_{name}" for name in MICRO))
+"""Figures of which more is better."""
+OF_A_CLASS = tuple(name for name, figure in FIGURES.items() if figure.per_class)
 """Figures that each class has."""
-COMPARED = ("accuracy", "auc", "balanced_accuracy", "brier")
+COMPARED = tuple(name for name, figure in FIGURES.items() if figure.compared)
 """Figures in which a model is compared with the one in service."""
-OF_A_SUBGROUP = ("accuracy", "auc", "sensitivity", "specificity")
 FIELDS = ("sex", "age", "site", "view", "label_source")
 """By what subgroups are made."""
-SYNONYMS = {"recall": "sensitivity", "ece": "calibration_error", "average_precision": "pr_auc", "roc_auc": "auc"}
+SYNONYMS = {synonym: name for name, figure in FIGURES.items() for synonym in figure.synonyms}
 """What other tools call a figure."""
 NONE = "none"
 """How null is spelled on the way through a pipeline, which takes none inside a mapping."""
@@ -110,7 +108,7 @@ def line(text: str) -> Line:
             f"The policy's require holds {text!r}, and figures are shares, not per cent. Write 0.9 for 90 %."
         )
     figure = _figure("require", found["figure"], (*RISING, *FALLING))
-    return Line(figure, sign, _number(-1, 2)(f"require's {figure}", found["limit"]))
+    return Line(figure, sign, _in_range(RISING + FALLING)(f"require's {figure}", found["limit"]))
 
 
 @cache
@@ -182,7 +180,7 @@ def _figure(where: str, name: Any, names: tuple[str, ...]) -> str:
     figure, at, of = str(name).strip().partition("@")
     figure, of = figure.strip(), of.strip()
     if figure not in names:
-        if figure in RISING + FALLING and not set(names) <= {*COMPARED} and names != OF_A_SUBGROUP:
+        if figure in RISING + FALLING and names not in (COMPARED, KEY):
             place, other = ("ceilings", "lower") if figure in FALLING else ("floors", "higher")
             raise UsageError(
                 f"The policy's {where} holds {figure}, which is better the {other} it is. Put it under {place}."
@@ -191,7 +189,7 @@ def _figure(where: str, name: Any, names: tuple[str, ...]) -> str:
         raise UsageError(f"The policy's {where} knows no figure {figure!r}.{meant} There are: {', '.join(names)}.")
     if not at:
         return figure
-    if names in (COMPARED, OF_A_SUBGROUP):
+    if names in (COMPARED, KEY):
         raise UsageError(f"The policy's {where} holds {name!r}, and takes no class. Leave out what follows {figure}.")
     if figure not in OF_A_CLASS:
         raise UsageError(
@@ -216,6 +214,11 @@ def _number(low: float, high: float, whole: bool = False) -> Rule:
         return int(number) if whole else number
 
     return check
+
+
+def _in_range(names: tuple[str, ...]) -> Rule:
+    figures = [FIGURES[name] for name in names if name in FIGURES]
+    return _number(min(figure.low for figure in figures), max(figure.high for figure in figures))
 
 
 def _as_number(value: Any) -> float | None:
@@ -269,8 +272,8 @@ def _fields(where: str, value: Any) -> list[str]:
 
 
 _SHARE = _or_none(_number(0, 1))
-_FLOORS = _table(RISING, _or_none(_number(-1, 1)))
-_CEILINGS = _table(FALLING, _or_none(_number(0, 2)))
+_FLOORS = _table(RISING, _or_none(_in_range(RISING)))
+_CEILINGS = _table(FALLING, _or_none(_in_range(FALLING)))
 _RULES: dict[str, Rule] = {
     "name": _text,
     "floors": _FLOORS,
@@ -278,7 +281,7 @@ _RULES: dict[str, Rule] = {
     "first": _inner(floors=_FLOORS, ceilings=_CEILINGS),
     "require": _lines,
     "non_inferiority": _table(COMPARED, _SHARE),
-    "subgroups": _inner(fields=_fields, floors=_table(OF_A_SUBGROUP, _SHARE), max_gap=_table(OF_A_SUBGROUP, _SHARE)),
+    "subgroups": _inner(fields=_fields, floors=_table(KEY, _SHARE), max_gap=_table(KEY, _SHARE)),
     "latency_ms": _or_none(_number(0.001, 3_600_000)),
     "model_mb": _or_none(_number(0.001, 1_000_000)),
     "data": _inner(max_quarantined_share=_SHARE, max_leakage=_or_none(_number(0, 1_000_000, whole=True))),

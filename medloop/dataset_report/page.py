@@ -7,9 +7,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
-
 from components.shared.reporting.left_out import left_out
+from components.shared.reporting.pages import template
 from components.shared.reporting.wording import NONE, count, size
 from medloop.dataset_report import drawings
 from medloop.dataset_report.groups import NO_FINDING, OUT, SIDES, UNKNOWN, Rows
@@ -50,19 +49,12 @@ def page(
     shown: Figures, said: Sequence[Verdict], rows: Rows, sample: Sample, pictures: Pictures, measured: Histograms
 ) -> str:
     """The whole page."""
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
     shelf = {row for sheet in sample.sheets for row in sheet}
     shelf |= set(sample.asked)
     warned = _warned(shown, rows)
     shelf |= {row for pair in [*sample.identical, *sample.near] for row in pair}
     address = pictures.thumbnails(sorted(shelf))
-    return environment.get_template("data.html.j2").render(
+    return template(Path(__file__).parent, "data.html.j2").render(
         shown=shown,
         said=said,
         worst=said[0].state if said else "ok",

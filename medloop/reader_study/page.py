@@ -6,11 +6,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
-
+from components.shared.figures import FIGURES
 from components.shared.reporting import plots
-from components.shared.reporting.wording import NAMES, NONE, PERCENT, count, interval, number
-from medloop.reader_study.study import FIGURES, WAYS
+from components.shared.reporting.pages import template
+from components.shared.reporting.wording import NONE, count, interval, number
+from medloop.reader_study.study import NAMES, WAYS
 
 WORDS = {"unaided": "alone", "aided": "with the model’s help"}
 BANDS = ((0.0, "none"), (0.2, "slight"), (0.4, "fair"), (0.6, "moderate"), (0.8, "substantial"), (1.01, "nearly full"))
@@ -19,21 +19,14 @@ BANDS = ((0.0, "none"), (0.2, "slight"), (0.4, "fair"), (0.6, "moderate"), (0.8,
 
 def page(figures: Mapping[str, Any], curve: Mapping[str, Any] | None) -> str:
     """The whole page; `curve` is the model's ROC curve on the images that were read."""
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    names = [name for name in FIGURES if figures["model"][name] is not None]
-    return environment.get_template("readers.html.j2").render(
+    names = [name for name in NAMES if figures["model"][name] is not None]
+    return template(Path(__file__).parent, "readers.html.j2").render(
         figures=figures,
         task=" or ".join(figures["classes"]),
         percent=f"{100 * figures['confidence']:g}",
         who=f"{count(len(figures['readers']), 'reader')}, {count(figures['images'], 'test image')} of "
         f"{count(figures['patients'], 'patient')}",
-        names=[NAMES[name] for name in names],
+        names=[FIGURES[name].title for name in names],
         effect=_effect(figures["effect"]["figures"]),
         readers=[_reader(each, names) for each in figures["readers"]],
         model=[_cell(name, figures["model"][name]) for name in names],
@@ -45,7 +38,7 @@ def page(figures: Mapping[str, Any], curve: Mapping[str, Any] | None) -> str:
 def _effect(figures: Mapping[str, Any] | None) -> list[dict[str, str]]:
     return [
         {
-            "name": NAMES[name],
+            "name": FIGURES[name].title,
             "unaided": number(name, found["unaided"]),
             "aided": number(name, found["aided"]),
             "difference": _signed(name, found["difference"]),
@@ -72,25 +65,23 @@ def _reader(told: Mapping[str, Any], names: list[str]) -> dict[str, Any]:
         "number": told["number"],
         "name": told["reader"],
         "rows": rows,
-        "gains": [
-            {"name": NAMES[name], "value": _signed(name, gains[name]["difference"]), "range": _range(name, gains[name])}
-            if gains[name]
-            else {"name": NAMES[name], "value": NONE, "range": ""}
-            for name in names
-        ]
-        if gains
-        else [],
+        "gains": [_gain(name, gains[name]) for name in names] if gains else [],
     }
+
+
+def _gain(name: str, found: Mapping[str, Any] | None) -> dict[str, str]:
+    value, between = (_signed(name, found["difference"]), _range(name, found)) if found else (NONE, "")
+    return {"name": FIGURES[name].title, "value": value, "range": between}
 
 
 def _cell(name: str, figure: Mapping[str, Any] | None) -> dict[str, str]:
     if figure is None or figure["value"] is None:
-        return {"name": NAMES[name], "value": NONE, "range": ""}
-    return {"name": NAMES[name], "value": number(name, figure["value"]), "range": interval(name, figure)}
+        return {"name": FIGURES[name].title, "value": NONE, "range": ""}
+    return {"name": FIGURES[name].title, "value": number(name, figure["value"]), "range": interval(name, figure)}
 
 
 def _signed(name: str, value: float) -> str:
-    text = f"{100 * value:+.1f} points" if name in PERCENT else f"{value:+.3f}"
+    text = f"{100 * value:+.1f} points" if FIGURES[name].percent else f"{value:+.3f}"
     return text.replace("-", "−")
 
 

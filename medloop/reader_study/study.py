@@ -9,13 +9,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from components.shared.figures import FIGURES
 from components.shared.statistics.intervals import Figure, Floats
 from medloop.reader_study.agreement import agreement
 from medloop.reader_study.effect import effect, of_one
 from medloop.reader_study.sums import Area, Ints, Share, Sums, with_interval
 from medloop.reader_study.table import LEAST, Reading
 
-FIGURES = ("accuracy", "sensitivity", "specificity", "auc")
+NAMES = tuple(name for name, figure in FIGURES.items() if figure.key)
 WAYS = ("unaided", "aided")
 FEW = 3
 """With fewer readers, what holds for them says little of others."""
@@ -114,7 +115,7 @@ def _figures(
     locked: Locked, positive: int | None, calls: Ints, scores: Floats, counted: NDArray[np.bool_]
 ) -> dict[str, Figure | None]:
     made_of = sums(locked, positive, calls, scores, counted)
-    return {name: with_interval(made_of[name], locked.confidence) if name in made_of else None for name in FIGURES}
+    return {name: with_interval(made_of[name], locked.confidence) if name in made_of else None for name in NAMES}
 
 
 def _reader(readings: Readings, locked: Locked, positive: int | None, number: int) -> dict[str, Any]:
@@ -136,7 +137,7 @@ def _reader(readings: Readings, locked: Locked, positive: int | None, number: in
                 name: of_one(made_of[0][name], made_of[1][name], locked.confidence)
                 if name in made_of[0] and name in made_of[1]
                 else None
-                for name in FIGURES
+                for name in NAMES
             },
         }
     return {"number": number + 1, "reader": readings.names[number], **told, "difference": gains}
@@ -181,7 +182,7 @@ def _effect(readings: Readings, locked: Locked, positive: int | None) -> dict[st
         name: effect([each[name] for each in made_of[0]], [each[name] for each in made_of[1]], locked.confidence)
         if all(name in each for way in made_of for each in way)
         else None
-        for name in FIGURES
+        for name in NAMES
     }
     return {**told, "figures": figures, "sentence": _sentence(told, figures["accuracy"], locked.confidence)}
 

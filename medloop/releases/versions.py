@@ -8,6 +8,7 @@ from typing import Any
 
 from components.shared.contracts import Manifest
 from components.shared.errors import RefusedError, UnavailableError, UsageError
+from components.shared.figures import FIGURES, KEY
 from components.shared.ledger import release_log
 from components.shared.ledger.release_log import Entry
 from components.shared.parsing.json_documents import parse_json
@@ -15,8 +16,6 @@ from components.shared.privacy.redaction import printable
 from components.shared.runtime.interface import nearest
 from components.shared.storage.store import Store
 from medloop.settings import Settings
-
-HEADLINES = {"accuracy": "accuracy", "auc": "AUC", "sensitivity": "sensitivity", "specificity": "specificity"}
 
 
 def figures(store: Store, entry: Entry) -> dict[str, Any]:
@@ -26,7 +25,7 @@ def figures(store: Store, entry: Entry) -> dict[str, Any]:
         metrics = parse_json(store.get(manifest.files["metrics.json"].digest))
         whole = metrics["all"]
         about = {name: whole.get(name) for name in ("images", "patients")}
-        shown = {name: whole["figures"][name] for name in HEADLINES if whole["figures"].get(name)}
+        shown = {name: whole["figures"][name] for name in KEY if whole["figures"].get(name)}
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return {}
     return {**about, "confidence": metrics.get("confidence"), "figures": shown}
@@ -40,7 +39,7 @@ def told(found: dict[str, Any]) -> str:
     for name, figure in found["figures"].items():
         low, high = figure.get("low"), figure.get("high")
         interval = f" ({low:.3f} – {high:.3f})" if low is not None and high is not None else ""
-        words.append(f"{HEADLINES[name]} {figure['value']:.3f}{interval}")
+        words.append(f"{FIGURES[name].phrase} {figure['value']:.3f}{interval}")
     return f"{', '.join(words)}; {found['images']} test images of {found['patients']} patients"
 
 

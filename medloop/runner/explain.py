@@ -15,6 +15,7 @@ from rich.table import Table
 
 from components.shared.contracts import Manifest, decode
 from components.shared.errors import RefusedError
+from components.shared.figures import FIGURES, KEY
 from components.shared.ledger.approvals import AWAITING, expired, newest
 from components.shared.ledger.release_log import Entry, read_chain
 from components.shared.privacy.redaction import printable
@@ -26,7 +27,7 @@ from medloop.runner.replay import Replay
 from medloop.runner.run import Run
 from medloop.settings import Settings
 
-HEADLINES = ("accuracy", "auc", "sensitivity", "specificity", "calibration_error")
+HEADLINES = (*KEY, "calibration_error")
 
 
 def artifact_file(store: Store, digest: str, name: str) -> bytes:
@@ -182,7 +183,7 @@ def _print_figures(console: Console, figures: dict[str, Any]) -> None:
         figure = population["figures"].get(name)
         if figure:
             interval = f"{figure['low']:.3f} – {figure['high']:.3f}" if figure["low"] is not None else "–"
-            of = f" for {positive}" if positive and name in ("sensitivity", "specificity") else ""
+            of = f" for {positive}" if positive and FIGURES[name].one_sided else ""
             table.add_row(escape(printable(name.replace("_", " ") + of)), f"{figure['value']:.3f}", interval)
     console.print(table, highlight=False)
 

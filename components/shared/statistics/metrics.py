@@ -21,14 +21,6 @@ from components.shared.statistics.intervals import Floats
 Ints = NDArray[np.int64]
 Bools = NDArray[np.bool_]
 
-OTHERS = {
-    "kappa": (-1.0, 1.0),
-    "weighted_kappa": (-1.0, 1.0),
-    "brier": (0.0, 2.0),
-    "calibration_error": (0.0, 1.0),
-}
-"""The figures whose intervals are drawn, with their lowest and highest value."""
-
 CELLS = 4_000_000
 """How many numbers a piece of the bootstrap holds at once."""
 

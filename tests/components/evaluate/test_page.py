@@ -17,8 +17,8 @@ import pytest
 from PIL import Image
 
 from components.evaluate.page import page as draw
-from components.evaluate.subgroups import JUDGED
 from components.shared import contracts, inference
+from components.shared.figures import FIGURES, KEY
 from components.shared.reporting import plots, wording
 from tests.components.evaluate import scenes
 from tests.components.evaluate.scenes import Scene
@@ -251,7 +251,7 @@ def test_each_figure_stands_beside_that_of_the_model_in_service(scene: Scene, pa
                 told = wording.difference(name, pair)
                 expected.append(
                     [
-                        wording.NAMES[name],
+                        FIGURES[name].title,
                         f"{wording.number(name, ours['value'])} {wording.interval(name, ours)}",
                         f"{wording.number(name, pair['theirs'])} {wording.interval(name, service)}",
                         f"{told['difference']} {told['interval']}",
@@ -305,7 +305,7 @@ def test_subgroups_have_all_figures_and_small_ones_their_reason(scene: Scene, pa
     for line, group in zip(shown, groups, strict=True):
         assert ("too small" in line[1]) == group["too_small"]
         assert group["why"] in line[1]
-        for cell, name in zip(line[4:], JUDGED, strict=True):
+        for cell, name in zip(line[4:], KEY, strict=True):
             figure = group["figures"][name]
             assert cell.startswith(wording.NONE if figure is None else wording.number(name, figure["value"]))
 

@@ -41,7 +41,7 @@ def test_the_form_in_which_a_pipeline_hands_numbers_on_does_not_matter() -> None
     assert type(settle(handed)["budget"]["looks"]) is int
 
 
-FIGURES = r".*There are: accuracy, balanced_accuracy, sensitivity"
+FIGURES = r".*There are: accuracy, exact_match, balanced_accuracy, sensitivity"
 
 
 @pytest.mark.parametrize(
