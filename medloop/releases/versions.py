@@ -147,10 +147,7 @@ def _append(
 ) -> None:
     if not reason.strip():
         raise ValueError("A change of what is in service needs a reason. Give one with --reason.")
-    if not store.creates_once():
-        raise RuntimeError(
-            f"The store {store.uri} overwrites records that must be created once. Use one that does not."
-        )
+    store.require_create_once()
     fields = {name: target.record[name] for name in ("version", "model", "runtime", "precision")}
     release_log.append(
         store, log, what, **fields, reason=reason, by=getpass.getuser(), run=target.record.get("run", "")
