@@ -84,11 +84,7 @@ def deploy(
             f"The decision compares with {verdict['subject']['champion'][:12] or 'no model'}, and in service is "
             f"{in_service[:12] or 'none'}. Nothing was released; run again to be judged against what is in service."
         )
-    if not work.store.creates_once():
-        raise UnavailableError(
-            f"The store {work.store.uri} overwrites records that must be created once (it ignores If-None-Match), so "
-            "two runs could release at the same time. Use a store that keeps it: a directory, MinIO, or AWS S3."
-        )
+    work.store.require_create_once()
     precision = verdict["subject"]["precision"]
     _try_out(Model(model, precision))
     version = f"v{len(release_log.versions(log)) + 1}"

@@ -93,11 +93,12 @@ def _store(settings: Settings) -> Iterator[Finding]:
     if not works:
         return
     yield Finding("store", "ok", f"{settings.store}: writes, reads, lists, deletes")
-    if store.creates_once():
-        yield Finding("store, create once", "ok", "records are never overwritten, so releases are safe")
-    else:
-        remedy = "Use a directory, MinIO or AWS S3; deploy refuses this store."
-        yield Finding("store, create once", "problem", "it overwrites records that must be created once", remedy)
+    try:
+        store.require_create_once()
+        yield Finding("store, create once", "ok", "of concurrent writers one creates a record, so releases are safe")
+    except RuntimeError as error:
+        means, _, remedy = str(error).partition(". ")
+        yield Finding("store, create once", "problem", means, remedy)
     yield from _log(store)
 
 

@@ -89,10 +89,7 @@ def _next(place: Path, old: HashKey, known: str, outside: bool) -> HashKey:
 
 
 def _append(store: Store, log: list[release_log.Entry], old: HashKey, new: HashKey, reason: str) -> None:
-    if not store.creates_once():
-        raise UnavailableError(
-            f"The store {store.uri} overwrites records that must be created once. Use one that does not."
-        )
+    store.require_create_once()
     newest = release_log.newest_split(log)
     split = {"split": rekey(store, newest, old, new), "split_before": newest} if newest else {}
     sentence = f"The hash key {old.id} was rotated to {new.id}; every patient stays on their side."

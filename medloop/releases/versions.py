@@ -7,7 +7,7 @@ import os
 from typing import Any
 
 from components.shared.contracts import Manifest
-from components.shared.errors import RefusedError, UnavailableError, UsageError
+from components.shared.errors import RefusedError, UsageError
 from components.shared.figures import FIGURES, KEY
 from components.shared.ledger import release_log
 from components.shared.ledger.release_log import Entry
@@ -147,10 +147,7 @@ def _append(
 ) -> None:
     if not reason.strip():
         raise UsageError("A change of what is in service needs a reason. Give one with --reason.")
-    if not store.creates_once():
-        raise UnavailableError(
-            f"The store {store.uri} overwrites records that must be created once. Use one that does not."
-        )
+    store.require_create_once()
     fields = {name: target.record[name] for name in ("version", "model", "runtime", "precision")}
     release_log.append(
         store, log, what, **fields, reason=reason, by=getpass.getuser(), run=target.record.get("run", "")

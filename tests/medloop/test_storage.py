@@ -194,3 +194,5 @@ def test_the_doctor_says_that_rclone_overwrites(tmp_path: Path) -> None:
         found = findings(server, f"s3://{BUCKET}/x", tmp_path)
     assert found["store"]["state"] == "ok"
     assert found["store, create once"]["state"] == "problem"
+    assert f"the server at {server.endpoint}, which calls itself " in found["store, create once"]["means"]
+    assert "docs/storage.md" in found["store, create once"]["remedy"]

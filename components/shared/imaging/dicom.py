@@ -8,11 +8,13 @@ import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from components.shared.errors import RefusedError
+from components.shared.imaging.header import FIELDS, passing
 from components.shared.imaging.pictures import MAX_PIXELS, quiet
 from components.shared.imaging.views import Pixels
 
@@ -39,6 +41,14 @@ _TRANSFORMS = (
 )
 """What stands between stored values and what is seen; of files with several frames it may stand with each frame."""
 _GROUPS = ("PixelValueTransformationSequence", "FrameVOILUTSequence")
+_PALETTE = ("{}{}Descriptor", "{}{}Data", "Segmented{}{}Data")
+NEEDED = (
+    *("Rows", "Columns", "NumberOfFrames", "SamplesPerPixel", "PhotometricInterpretation", "PixelPresentation"),
+    *("BitsAllocated", "BitsStored", "PixelRepresentation", *_TRANSFORMS, "LUTDescriptor", "LUTData", *_GROUPS),
+    *("SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence"),
+    *(name.format(colour, "PaletteColorLookupTable") for name in _PALETTE for colour in ("Red", "Green", "Blue")),
+)
+"""The attributes with which pixels are decoded. Besides those in header.FIELDS no others are read, at any depth."""
 _PIXELS = (0x7FE00008, 0x7FE00009, 0x7FE00010)
 _COLOURS = ("RGB", "PALETTE COLOR", "YBR_FULL", "YBR_FULL_422", "YBR_ICT", "YBR_RCT")
 
@@ -71,8 +81,9 @@ def careful(what: str) -> Iterator[None]:
 
 @dataclass(frozen=True)
 class Scan:
-    """A DICOM file whose header is read: what it says, and the way to its frames."""
+    """A DICOM file: its header's fields, the attributes that its pixels are decoded with, and the way to its frames."""
 
+    header: dict[str, str]
     dataset: Dataset
     content: bytes
     syntax: str
@@ -238,7 +249,7 @@ def open_scan(data: bytes) -> Scan:
     with careful("the DICOM header cannot be read"):
         content, syntax = _unpacked(data)
         read = io.BytesIO(content)
-        dataset = read_partial(read, _counting(lambda tag: tag in _PIXELS), force=True)
+        dataset = read_partial(read, _counting(lambda tag: tag in _PIXELS), force=True, specific_tags=[*_tags(True)])
         place = read.tell()
         if not syntax:
             syntax = str(ImplicitVRLittleEndian if dataset.original_encoding[0] else ExplicitVRLittleEndian)
@@ -249,6 +260,9 @@ def open_scan(data: bytes) -> Scan:
         photometric = dataset.PhotometricInterpretation
         compressed = UID(syntax).is_encapsulated
         readable = not compressed or syntax == RLELossless or bool(plugin_for(syntax))
+        header = passing(dataset)
+        del dataset.file_meta, dataset.preamble
+        _keep_needed(dataset)
     if not readable:
         raise Unusable(UNREAD)
     if syntax == JPEGExtended12Bit and dataset.BitsStored != 8:
@@ -263,7 +277,30 @@ def open_scan(data: bytes) -> Scan:
             f"{CUT_SHORT}: {frames:,} frame{'s' * (frames > 1)} of {columns}×{rows} pixels need at "
             f"least {needs:,} bytes, and it has {max(0, room):,}"
         )
-    return Scan(dataset, content, syntax, frames)
+    return Scan(header, dataset, content, syntax, frames)
+
+
+@cache
+def _tags(with_header: bool) -> frozenset[int]:
+    from pydicom.datadict import tag_for_keyword
+
+    fields = [field.attribute for field in FIELDS.values()] if with_header else []
+    return frozenset(tag for keyword in (*NEEDED, *fields) if (tag := tag_for_keyword(keyword)))
+
+
+def _keep_needed(dataset: Dataset) -> None:
+    """Remove every attribute but those in NEEDED, also from the items of sequences, which pydicom reads whole."""
+    for tag in list(dataset.keys()):
+        if tag not in _tags(False):
+            del dataset[tag]
+        elif dataset.get_item(tag).VR in ("SQ", "UN", None):
+            try:
+                items = dataset[tag].value if dataset[tag].VR == "SQ" else ()
+            except Exception:  # a damaged element breaks pydicom in many ways, and nothing can be decoded with it
+                del dataset[tag]
+                continue
+            for item in items or ():
+                _keep_needed(item)
 
 
 def _counting(last: Callable[[int], bool]) -> Callable[[int, str | None, int], bool]:

@@ -10,8 +10,6 @@ from PIL import Image
 
 from components.shared.errors import RefusedError
 from components.shared.imaging import dicom, pictures
-from components.shared.imaging.annex_e import strip
-from components.shared.imaging.header import passing
 from components.shared.imaging.pictures import MAX_PIXELS, colour_note, coloured
 from components.shared.imaging.views import Pixels, resize, to_bytes, view
 
@@ -88,9 +86,7 @@ def _of_picture(data: bytes, how: Decoding) -> Master:
 
 
 def _of_scan(scan: dicom.Scan, how: Decoding) -> Iterator[Master]:
-    with dicom.careful("the DICOM header cannot be read"):
-        header = passing(scan.dataset)
-        strip(scan.dataset)  # what never passes is not even there while the pixels are read
+    header = dict(scan.header)
     burned_in = header.pop("burned_in").upper() == "YES"
     notes = [("burned-in text", "the header says that text is burned into the pixels")] if burned_in else []
     window = (how.window_center, how.window_width)

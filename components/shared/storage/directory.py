@@ -9,7 +9,8 @@ import os
 import secrets
 import shutil
 import stat
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Protocol
 
@@ -19,8 +20,22 @@ log = logging.getLogger("medloop.store")
 
 PARTIAL = "partial"
 """Where files of a directory's store lie while they are written."""
+PAUSE = 0.05
+"""Seconds for which the second half of `Paused` bytes is held back."""
 ABANDONED = 3600
 """Seconds after which nobody writes any more to a file that was not touched."""
+
+
+class Paused(bytes):
+    """Bytes that a backend with a server sends in two halves, so that it takes a known time to write them."""
+
+    __slots__ = ()
+
+    def halves(self) -> Iterator[bytes]:
+        """Yield both halves, with a pause between them."""
+        yield self[: len(self) // 2]
+        time.sleep(PAUSE)
+        yield self[len(self) // 2 :]
 
 
 class Backend(Protocol):
@@ -30,11 +45,13 @@ class Backend(Protocol):
     def write(self, name: str, data: bytes) -> None: ...
     def create(self, name: str, data: bytes) -> None: ...
     def delete(self, name: str) -> None: ...
+    def purge(self, prefix: str) -> None: ...
     def names(self, prefix: str) -> list[str]: ...
     def size(self, name: str) -> int | None: ...
     def upload(self, name: str, path: Path) -> None: ...
     def download(self, name: str, path: Path) -> bool: ...
     def skew(self) -> float | None: ...
+    def server(self) -> str: ...
 
 
 class Directory:
@@ -98,6 +115,9 @@ class Directory:
     def skew(self) -> float | None:
         return None
 
+    def server(self) -> str:
+        return f"the file system of {self.root}"
+
     def write(self, name: str, data: bytes) -> None:
         def fill(part: Path) -> None:
             part.write_bytes(data)
@@ -125,6 +145,9 @@ class Directory:
         except FileNotFoundError:
             return False
         return True
+
+    def purge(self, prefix: str) -> None:
+        """Do nothing: a directory keeps no old versions."""
 
     def delete(self, name: str) -> None:
         target = self._at(name)

@@ -205,6 +205,12 @@ class S3:
     def delete(self, name: str) -> None:
         self._unless_missing("delete", lambda: self.client.remove_object(self.bucket, self._key(name)))
 
+    def purge(self, prefix: str) -> None:
+        """Delete everything whose name begins so, with its old versions: the keys need more rights than otherwise."""
+        with self._explained("delete the versions of"):
+            for old in self.client.list_objects(self.bucket, self._key(prefix), include_version=True):
+                self.client.remove_object(self.bucket, old.object_name, old.version_id)
+
     def names(self, prefix: str) -> list[str]:
         with self._explained("list"):
             found = self.client.list_objects(self.bucket, self._key(prefix).rstrip("/") + "/", recursive=True)
@@ -219,6 +225,9 @@ class S3:
 
     def skew(self) -> float | None:
         return self.client.skew
+
+    def server(self) -> str:
+        return f"the server at {self.client.endpoint}, which calls itself {self.client.server or 'nothing'},"
 
     def _key(self, name: str) -> str:
         return f"{self.prefix}/{name}" if self.prefix else name

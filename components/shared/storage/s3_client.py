@@ -19,6 +19,7 @@ from minio.error import S3Error
 from minio.signer import sign_v4_s3
 from minio.time import to_amz_date
 
+from components.shared.storage.directory import Paused
 from components.shared.storage.s3_keys import Keys
 
 T = TypeVar("T")
@@ -73,6 +74,8 @@ class Client(Minio):  # type: ignore[misc]  # the client is not typed for us
         self.endpoint, self.region, self.keys, self.pause, self.of = endpoint, region, keys, pause, of
         self.skew: float | None = None
         """Seconds by which this machine's clock is ahead of the server's, as the last answer showed."""
+        self.server = ""
+        """What the server calls itself, in its answers' `Server` header."""
         self._amend = timedelta()
 
     def send(self, method: str, bucket: str, key: str | None = None, **rest: Any) -> Any:
@@ -225,10 +228,11 @@ class Client(Minio):  # type: ignore[misc]  # the client is not typed for us
             for name, value in signed.items():
                 for one in value if isinstance(value, (list, tuple)) else [value]:
                     flat.add(name, one)
+            sent = body.halves() if isinstance(body, Paused) else body
             answer: urllib3.BaseHTTPResponse = self._http.urlopen(
-                method, urlunsplit(url), body=body, headers=flat, preload_content=preload_content, redirect=False
+                method, urlunsplit(url), body=sent, headers=flat, preload_content=preload_content, redirect=False
             )
-            self._note_time(answer)
+            self._note_server(answer)
             if answer.status not in (200, 204, 206):
                 raise _refusal(method, answer, url.path, bucket_name, object_name)
             if preload_content and method in ("GET", "POST"):
@@ -237,7 +241,8 @@ class Client(Minio):  # type: ignore[misc]  # the client is not typed for us
 
         return self.persevere(once)
 
-    def _note_time(self, answer: urllib3.BaseHTTPResponse) -> None:
+    def _note_server(self, answer: urllib3.BaseHTTPResponse) -> None:
+        self.server = answer.headers.get("Server", self.server)
         date = _date(answer.headers.get("Date"))
         if date:
             self.skew = (datetime.now(UTC) - date).total_seconds()

@@ -28,6 +28,9 @@ class Scratch:
     def skew(self) -> float | None:
         return self.under.skew()
 
+    def server(self) -> str:
+        return self.over.server()
+
     def write(self, name: str, data: bytes) -> None:
         self.over.write(name, data)
 
@@ -35,6 +38,9 @@ class Scratch:
         if self.size(name) is not None:
             raise FileExistsError(errno.EEXIST, "was created before", name)
         self.over.create(name, data)
+
+    def purge(self, prefix: str) -> None:
+        self.over.purge(prefix)
 
     def delete(self, name: str) -> None:
         self.over.delete(name)

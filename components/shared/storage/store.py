@@ -14,15 +14,19 @@ import time
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from threading import Barrier
 from urllib.parse import urlsplit
 
 from components.shared.contracts import Blob, digest, file_digest, is_digest
-from components.shared.errors import DamagedError, UsageError
-from components.shared.storage.directory import ABANDONED, PARTIAL, Backend, Directory, unwritable
+from components.shared.errors import DamagedError, UnavailableError, UsageError
+from components.shared.storage.directory import ABANDONED, PARTIAL, Backend, Directory, Paused, unwritable
 from components.shared.storage.scratch import VARIABLE as SCRATCH
 from components.shared.storage.scratch import Scratch
 
 log = logging.getLogger("medloop.store")
+
+WRITERS, ROUNDS = 8, 4
+"""How many writers compete for a record, and how often, when a store is probed."""
 
 
 class Store:
@@ -183,19 +187,43 @@ class Store:
         return sorted(names, key=lambda name: record_number(name, folder, digits))
 
     def creates_once(self) -> bool:
-        """Whether this store really refuses to create a record twice (some S3 servers overwrite it)."""
-        name = f"probe/{secrets.token_hex(8)}"
-        try:
-            self.create(name, b"first")
+        """Return whether exactly one of several concurrent writers can create a record.
+
+        Some S3 servers ignore the condition. Some check it when a request arrives and write what follows later: the
+        writers send their second halves when all of them have been checked.
+        """
+        start, name = Barrier(WRITERS, timeout=60), f"probe/{secrets.token_hex(8)}"
+
+        def succeeds(number: int, data: bytes) -> bool:
+            start.wait()
             try:
-                self.create(name, b"second")
+                self.create(f"{name}-{number}", data)
             except FileExistsError:
-                return self.read(name) == b"first"
-            return False
+                return False
+            return True
+
+        def one_succeeds(number: int) -> bool:
+            outcomes = [*pool.map(succeeds, [number] * WRITERS, bodies)]
+            return sum(outcomes) == 1 and self.read(f"{name}-{number}") == bodies[outcomes.index(True)]
+
+        bodies = [Paused(secrets.token_bytes(64)) for _ in range(WRITERS)]
+        try:
+            with ThreadPoolExecutor(WRITERS) as pool:
+                return all(one_succeeds(number) for number in range(ROUNDS))
         finally:
-            # A probe that stays harms nobody: what was found out counts.
-            with contextlib.suppress(OSError):
-                self.delete(name)
+            with contextlib.suppress(OSError):  # a probe that is left behind changes nothing
+                for number in range(ROUNDS):
+                    self.delete(f"{name}-{number}")
+                self.backend.purge(name)
+
+    def require_create_once(self) -> None:
+        """Raise a RuntimeError that names the server if concurrent writers can create the same record."""
+        if not self.creates_once():
+            raise UnavailableError(
+                f"The store {self.uri} let several writers create the same record ({self.backend.server()} does not "
+                "keep If-None-Match), so two runs could release at the same time. Use a directory, MinIO or AWS S3; "
+                "docs/storage.md lists the servers that were tried."
+            )
 
     def skew(self) -> float | None:
         """Seconds by which this machine's clock is ahead of the store's server; None where there is no other clock."""

@@ -15,10 +15,11 @@ from collections import Counter, deque
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from tests.components.shared.servers import S3Server
+from tests.components.shared.servers import S3Server, moto
 
 ANSWERED = ("get", "list", "begin", "complete")
 SENT = ("put", "create", "part")
@@ -69,6 +70,8 @@ class Faults:
         self.seen: list[tuple[float, str, Mapping[str, str]]] = []
         self.clock = 0.0
         """Seconds by which the server's clock, as this proxy plays it, is ahead."""
+        self.checks_first = False
+        """Whether If-None-Match is checked when the head of a request arrives, and not when its body is written."""
         self.drip = 0.01
         """Seconds between the quarters of a slow body."""
         self._random = random.Random(seed)
@@ -140,6 +143,14 @@ def faulty(server: S3Server, rate: float = 0.0, seed: int = 1) -> Iterator[tuple
             thread.join()
 
 
+@contextmanager
+def racing(folder: Path) -> Iterator[S3Server]:
+    """An S3 server that checks If-None-Match before it reads what is to be written: concurrent writers all succeed."""
+    with moto(folder) as server, faulty(server) as (proxy, faults):
+        faults.checks_first = True
+        yield proxy
+
+
 class _Proxy(http.server.BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     disable_nagle_algorithm = True
@@ -156,8 +167,9 @@ class _Proxy(http.server.BaseHTTPRequestHandler):
         if not self.raw_requestline or not self.parse_request():
             self.close_connection = True
             return
-        body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
         operation = _operation(self.command, self.path, self.headers)
+        taken = operation == "create" and self.plan.checks_first and self._check()
+        body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
         fault = self.plan.next(operation, dict(self.headers.items()))
         if not fault and self.plan.clock and self._dated_wrongly():
             fault = "skewed"
@@ -168,11 +180,19 @@ class _Proxy(http.server.BaseHTTPRequestHandler):
         elif fault == "cut upload":
             self._send_half(body)
             self._reset()
+        elif taken:
+            self._refuse(Answer(412, "PreconditionFailed"))
         else:
             self._pass_on(body, fault)
 
+    def _check(self) -> bool:
+        """Return whether the object exists, and drop the condition: what is written then overwrites."""
+        there = self._ask(b"", "HEAD")[0].status == 200
+        del self.headers["If-None-Match"]
+        return there
+
     def _pass_on(self, body: bytes, fault: str) -> None:
-        answer, data = self._ask(body)
+        answer, data = self._ask(body, self.command)
         if fault == "reset after" or (fault.startswith("cut") and not data):
             self._reset()
             return
@@ -197,13 +217,13 @@ class _Proxy(http.server.BaseHTTPRequestHandler):
         if fault.startswith("cut"):
             self.close_connection = True
 
-    def _ask(self, body: bytes) -> tuple[http.client.HTTPResponse, bytes]:
+    def _ask(self, body: bytes, method: str) -> tuple[http.client.HTTPResponse, bytes]:
         """The server's answer to this request, and its body."""
         upstream = http.client.HTTPConnection(self.plan.upstream, timeout=30)
         try:
-            upstream.putrequest(self.command, self.path, skip_host=True, skip_accept_encoding=True)
+            upstream.putrequest(method, self.path, skip_host=True, skip_accept_encoding=True)
             for name, value in self.headers.items():
-                if name.lower() not in ("connection", "accept-encoding"):
+                if name.lower() not in ("connection", "accept-encoding") and (body or name.lower() != "content-length"):
                     upstream.putheader(name, value)
             upstream.putheader("Connection", "close")
             upstream.endheaders(body or None)

@@ -33,6 +33,23 @@ BUCKET = "bucket"
 KEY, SECRET = "test-key", "test-secret"
 
 
+MOTO = """
+import sys, threading
+from moto.moto_server.werkzeug_app import DomainDispatcherApplication, create_backend_app
+from moto.server import MotoRequestHandler
+from werkzeug.serving import run_simple
+
+application, one_at_a_time = DomainDispatcherApplication(create_backend_app), threading.Lock()
+
+def handle(*request):
+    with one_at_a_time:
+        return application(*request)
+
+run_simple("127.0.0.1", int(sys.argv[1]), handle, threaded=True, request_handler=MotoRequestHandler)
+"""
+"""moto's server. By itself it handles requests concurrently, and then several conditional writes may succeed."""
+
+
 @dataclass(frozen=True)
 class S3Server:
     """A running S3 server, and the directory in which it keeps its buckets, where it has one."""
@@ -69,9 +86,8 @@ def rclone(folder: Path, *options: str) -> Iterator[S3Server]:
 def moto(folder: Path, bucket: str = BUCKET) -> Iterator[S3Server]:
     """An S3 server that keeps If-None-Match, and its objects in memory; with one bucket. It takes any keys."""
     port = free_port()
-    code = f"from moto.server import main; main(['-p', '{port}'])"
     # Its own process: the packages that it brings along warn, and here warnings are errors.
-    with _running([sys.executable, "-W", "ignore", "-c", code], port):
+    with _running([sys.executable, "-W", "ignore", "-c", MOTO, str(port)], port):
         server = S3Server(f"http://127.0.0.1:{port}", folder)
         make_bucket(server, bucket)
         yield server

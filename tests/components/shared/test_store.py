@@ -14,10 +14,13 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 
 import pytest
+from minio.commonconfig import ENABLED
+from minio.versioningconfig import VersioningConfig
 
 from components.shared.contracts import digest
 from components.shared.storage.store import Store, open_store
-from tests.components.shared.servers import BUCKET, S3Server, free_port, minio, moto, rclone
+from tests.components.shared.faults import racing
+from tests.components.shared.servers import BUCKET, S3Server, client, free_port, minio, moto, rclone
 
 REPOSITORY = Path(__file__).resolve().parents[3]
 
@@ -221,16 +224,22 @@ def test_a_directory_creates_once_and_rclone_does_not(store: Store) -> None:
     assert store.names("probe") == []
 
 
-@pytest.mark.parametrize("kind", [moto, minio])
-def test_a_server_that_keeps_the_condition_creates_once(
-    kind: Callable[[Path], AbstractContextManager[S3Server]], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+@pytest.mark.parametrize("versioned", [False, True])
+@pytest.mark.parametrize("kind", [moto, minio, racing])
+def test_concurrent_writers_show_whether_a_server_creates_once(
+    kind: Callable[[Path], AbstractContextManager[S3Server]],
+    versioned: bool,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
 ) -> None:
     with kind(tmp_path / "server") as server:
+        if versioned:
+            client(server).set_bucket_versioning(BUCKET, VersioningConfig(ENABLED))
         for name, value in {**server.environment, "MEDLOOP_CACHE": str(tmp_path)}.items():
             monkeypatch.setenv(name, value)
         store = open_store(f"s3://{BUCKET}/prefix")
-        assert store.creates_once()
-        assert store.names("probe") == []
+        assert store.creates_once() is not (kind is racing)
+        assert [*client(server).list_objects(BUCKET, recursive=True, include_version=True)] == []
         store.create("once", b"first")
         for data in (b"second", b"first"):
             with pytest.raises(FileExistsError):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -16,14 +17,16 @@ from pydicom.sequence import Sequence
 from pydicom.tag import BaseTag
 from pydicom.uid import ImplicitVRLittleEndian
 
-from components.shared.imaging.annex_e import PROFILE, strip
-from components.shared.imaging.header import FIELDS, passing, pseudonymous
+from components.shared.imaging.dicom import NEEDED, open_scan
+from components.shared.imaging.header import FIELDS, pseudonymous
 from components.shared.privacy import hash_keys
+from tests.components.shared.annex_e import PROFILE
 from tests.components.shared.images import dicom
 
 KEY = hash_keys.parse("ab" * 32)
 NAME, DAY, UID = "ZEBEDEE", "19340229", "1.2.826.19340229"
 TOKENS = (NAME, DAY)
+PIXELS = np.arange(64 * 64, dtype=np.uint16).reshape(64, 64) % 4096
 NUMBERS = {"US": 19340, "SS": 19340, "UL": 19340229, "SL": 19340229, "FL": 1934.5, "FD": 19340229.0, "AT": 0x00100010}
 TEXTS = {
     "DA": DAY, "DT": f"{DAY}031415", "TM": "031415", "UI": UID, "IS": DAY, "DS": DAY, "AS": "057Y", "UR": f"http://{NAME}",
@@ -52,14 +55,22 @@ def planted(keyword: str) -> Any:
     return NUMBERS.get(vr, TEXTS.get(vr, NAME))
 
 
-def file(syntax: str = "") -> Dataset:
-    """A DICOM file, written and read, with everything of the profile in it, and its names for what is its own."""
-    dataset = dcmread(io.BytesIO(dicom(np.arange(64 * 64, dtype=np.uint16).reshape(64, 64) % 4096)))
+def file(syntax: str = "") -> bytes:
+    """A DICOM file with everything of the profile in it, and its names for what is its own."""
+    dataset = dcmread(io.BytesIO(dicom(PIXELS)))
     for keywords in PROFILE.values():
         for keyword in keywords:
             if tag_for_keyword(keyword) >> 16 > 2:  # a file holds no commands, and has a head of its own (below)
                 setattr(dataset, keyword, planted(keyword))
     dataset.ViewCodeSequence = Sequence([inner()])  # not in the profile itself
+    for place in (dataset, inner()):  # sequences that are read, each with more in it than is needed
+        table = inner()
+        table.LUTDescriptor, table.LUTExplanation = [4096, 0, 16], NAME
+        table.add_new("LUTData", "OW", np.arange(4096, dtype=np.uint16).tobytes())
+        place.ModalityLUTSequence = Sequence([table])
+    group = inner()
+    group.PixelValueTransformationSequence = Sequence([place])
+    dataset.SharedFunctionalGroupsSequence = Sequence([group])
     dataset.ViewPosition, dataset.Modality, dataset.BurnedInAnnotation = NAME, "DX", "YES"
     dataset.private_block(0x0011, NAME, create=True).add_new(0x10, "UT", NAME)
     dataset.add_new(0x50000005, "US", 1)
@@ -75,21 +86,23 @@ def file(syntax: str = "") -> Dataset:
         dataset.save_as(out, implicit_vr=True, little_endian=True)
     else:
         dataset.save_as(out)
-    return dcmread(io.BytesIO(out.getvalue()))
+    return out.getvalue()
 
 
-def everything(dataset: Dataset) -> bytes:
-    """All that a dataset still holds, as bytes."""
-    out = io.BytesIO()
-    dataset.save_as(out)
-    return out.getvalue()[128:] + str(dataset.file_meta).encode()
+def every_tag(dataset: Dataset) -> Iterator[BaseTag]:
+    """The tags of all elements, also of those within sequences."""
+    for element in dataset:
+        yield element.tag
+        for item in element.value if element.VR == "SQ" else ():
+            yield from every_tag(item)
 
 
 @pytest.mark.parametrize("syntax", ["", ImplicitVRLittleEndian])
 def test_nothing_of_the_profile_is_written_down(syntax: str) -> None:
-    dataset = file(syntax)
+    data = file(syntax)
+    dataset = dcmread(io.BytesIO(data))
     assert sum(keyword in dataset for keywords in PROFILE.values() for keyword in keywords) > 600
-    said = passing(dataset)
+    said = open_scan(data).header
     assert (said["patient_id"], said["site"], said["view"]) == (NAME, NAME, NAME)  # read, and not yet written
     written = pseudonymous(said, KEY)
     assert (written["age"], written["modality"], written["burned_in"], written["view"]) == ("57", "DX", "YES", "")
@@ -98,25 +111,40 @@ def test_nothing_of_the_profile_is_written_down(syntax: str) -> None:
 
 @pytest.mark.parametrize("syntax", ["", ImplicitVRLittleEndian])
 def test_nothing_of_it_is_left_where_pixels_are_decoded(syntax: str) -> None:
-    dataset = file(syntax)
-    pixels = dataset.pixel_array.copy()
-    del dataset.ViewPosition  # a field of terms, read by another rule
-    assert all(token.encode() in everything(dataset) for token in TOKENS)
-    strip(dataset)
-    assert not [token for token in TOKENS if token.encode() in everything(dataset)]
-    assert np.array_equal(dataset.pixel_array, pixels)
-    assert "ViewCodeSequence" in dataset  # what the profile leaves is left
+    data = file(syntax)
+    assert all(token.encode() in data for token in TOKENS)
+    scan = open_scan(data)
+    needed = {tag_for_keyword(keyword) for keyword in NEEDED}
+    kept = {*every_tag(scan.dataset)}
+    assert kept <= needed
+    lookups = {"ModalityLUTSequence", "SharedFunctionalGroupsSequence", "PixelValueTransformationSequence", "LUTData"}
+    assert kept >= {tag_for_keyword(keyword) for keyword in lookups}
+    assert not hasattr(scan.dataset, "file_meta")
+    assert not hasattr(scan.dataset, "preamble")
+    left = scan.dataset.to_json() + repr(vars(scan.dataset).keys())
+    assert not [token for token in TOKENS if token in left]
+    [(_, seen)] = scan.pictures([0], (2048.0, 4096.0))
+    [(_, plain)] = open_scan(dicom(PIXELS)).pictures([0], (2048.0, 4096.0))
+    assert seen is not None
+    assert plain is not None
+    assert np.array_equal(seen, plain)
 
 
-def test_a_damaged_element_does_not_stop_it() -> None:
-    dataset = Dataset()
+def test_a_damaged_sequence_does_not_stop_it() -> None:
+    dataset = dcmread(io.BytesIO(dicom(PIXELS)))
     dataset.PatientName = NAME
-    dataset[0x00540220] = RawDataElement(BaseTag(0x00540220), None, 7, b"\xff" * 7, 0, True, True)
+    dataset[0x00283000] = RawDataElement(BaseTag(0x00283000), "UN", 7, b"\xff" * 7, 0, False, True)
     dataset.add_new(0x00091010, "UN", NAME.encode())
-    strip(dataset)
-    assert "PatientName" not in dataset
-    assert 0x00091010 not in dataset
-    assert "ViewCodeSequence" not in dataset
+    out = io.BytesIO()
+    dataset.save_as(out)
+    kept = {*every_tag(open_scan(out.getvalue()).dataset)}
+    assert kept <= {tag_for_keyword(keyword) for keyword in NEEDED}
+    assert 0x00283000 not in kept
+
+
+def test_what_pixels_are_decoded_with_is_not_in_the_profile() -> None:
+    assert not {*NEEDED} & {keyword for keywords in PROFILE.values() for keyword in keywords}
+    assert all(tag_for_keyword(keyword) for keyword in NEEDED)
 
 
 def test_every_field_that_is_read_all_the_same_says_by_what_right() -> None:

@@ -1,19 +1,7 @@
-"""DICOM's basic profile of de-identification (PS3.15, Annex E, Table E.1-1, as of 2024b): what never passes.
+"""The attributes of DICOM's basic profile of de-identification (PS3.15, Annex E, Table E.1-1, as of 2024b), by action.
 
-The standard names the attributes, and what its profile does with each: X takes it out, Z empties it, D puts a dummy in
-its place, U another UID. Here all of them come to the same: they are not read, and are taken out of the dataset before
-its pixels are looked at. The few that are read all the same stand in header.py, with what becomes of each.
+X removes the attribute, Z empties it, D replaces it by a dummy, U by another UID. The tests prove that none is kept.
 """
-
-from __future__ import annotations
-
-from functools import cache
-from typing import TYPE_CHECKING, Any
-
-from components.shared.errors import UnavailableError
-
-if TYPE_CHECKING:
-    from pydicom import Dataset
 
 PROFILE = {
     action: tuple(keywords.split())
@@ -194,48 +182,3 @@ PROFILE = {
     }.items()
 }
 """The attributes of the profile, by its action code."""
-
-REPEATING = ((0x5000, None), (0x6000, 0x3000), (0x6000, 0x4000))
-"""What it takes out of every group of a kind: all of a curve (50xx), and data and comments of an overlay (60xx)."""
-
-
-def strip(dataset: Dataset) -> None:
-    """Take out of a dataset, at every depth, all that the profile names, and everything private.
-
-    What is left is enough to decode the pixels, and nobody who does that can come upon the rest.
-    """
-    named = _tags()
-    for tag in list(dataset.keys()):
-        if tag.is_private or int(tag) in named or _repeats(tag.group, tag.element):
-            del dataset[tag]
-        elif dataset.get_item(tag).VR in ("SQ", "UN", None):
-            _strip_items(dataset, tag)
-    if meta := getattr(dataset, "file_meta", None):
-        strip(meta)
-
-
-def _strip_items(dataset: Dataset, tag: Any) -> None:
-    try:
-        element = dataset[tag]
-    except Exception:  # a damaged element breaks pydicom in many ways; what cannot be read does not pass
-        del dataset[tag]
-        return
-    if element.VR == "SQ":
-        for item in element.value or ():
-            strip(item)
-
-
-def _repeats(group: int, element: int) -> bool:
-    return any(group & 0xFF00 == base and wanted in (None, element) for base, wanted in REPEATING)
-
-
-@cache
-def _tags() -> frozenset[int]:
-    from pydicom.datadict import tag_for_keyword
-
-    found = {keyword: tag_for_keyword(keyword) for keywords in PROFILE.values() for keyword in keywords}
-    if unknown := [keyword for keyword, tag in found.items() if tag is None]:
-        raise UnavailableError(
-            f"This pydicom does not know {unknown[0]}. Install the version that constraints.txt names."
-        )
-    return frozenset(int(tag) for tag in found.values() if tag is not None)
