@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.special import stdtrit
 from scipy.stats import binom, norm
 
 from components.evaluate.estimates import area, crowding
@@ -31,7 +32,6 @@ from components.shared.statistics.intervals import (
     area_variance,
     quantile,
     share_interval,
-    student,
     uneven,
     wilson,
 )
@@ -99,7 +99,7 @@ def shares(sets: int, rng: np.random.Generator) -> Iterator[tuple[str, Setting]]
 
 def area_candidates(areas: list[Area]) -> dict[str, Interval]:
     many = Area(*(np.array(field) for field in zip(*areas, strict=True)))
-    error, t = np.sqrt(area_variance(many)), student(0.975, area_freedom(many))
+    error, t = np.sqrt(area_variance(many)), -stdtrit(area_freedom(many), 0.025)
     inside = (many.value > 0) & (many.value < 1)
     value = np.where(inside, many.value, 0.5)
     centre, half = np.log(value / (1 - value)), t * error / (value * (1 - value))

@@ -20,10 +20,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 from numpy.typing import NDArray
+from onnx import numpy_helper
 
 from components.evaluate.overlay import overlay
-from components.evaluate.shuffled import shuffled
 from components.shared.inference import PRECISIONS, Model
 from components.shared.statistics.intervals import Floats
 from components.shared.statistics.metrics import Ints, Scored
@@ -40,6 +41,8 @@ LAST = 1 / 3
 """Which share of the graph's layers, from the last one backwards, loses what it learned."""
 SIMILAR = 0.5
 """From this mean rank correlation on, a map counts as one that does not depend on what the model learned."""
+NUMBERS = (onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16, onnx.TensorProto.INT8, onnx.TensorProto.UINT8)
+"""The types that weights have."""
 WINDOWS = 8
 """Occlusion covers so many places in each direction; each window is two of them wide."""
 
@@ -210,6 +213,34 @@ def shuffled_head(head: Sequence[Layer], seed: int) -> list[Layer]:
     return [(rng.permutation(weight.ravel()).reshape(weight.shape), bias) for weight, bias in head]
 
 
+def shuffled_layers(graph: bytes, output: str, share: float, seed: int) -> tuple[bytes, int]:
+    """Return an ONNX file with the weights of the last layers before `output` in another order, and their number.
+
+    `share` is the part of the layers with weights, from the last one backwards; at least one is shuffled.
+    """
+    model, rng = onnx.load_from_string(graph), np.random.default_rng(seed)
+    found = weights(model.graph, output)
+    last = found[-max(1, round(share * len(found))) :]
+    for weight in last:
+        weight.raw_data = rng.permutation(numpy_helper.to_array(weight).ravel()).tobytes()
+    return model.SerializeToString(), len(last)
+
+
+def weights(graph: onnx.GraphProto, output: str) -> list[onnx.TensorProto]:
+    """Return the matrices and kernels on which an output depends, from input to output; no biases and scales."""
+    tensors = {
+        each.name: each
+        for each in graph.initializer
+        if each.raw_data and each.data_type in NUMBERS and sum(size > 1 for size in each.dims) > 1
+    }
+    needed = {output}
+    for node in reversed(graph.node):  # ONNX requires that nodes come after those whose outputs they take
+        if needed.intersection(node.output):
+            needed.update(node.input)
+    nodes = (node for node in graph.node if needed.intersection(node.output))
+    return [*{name: tensors[name] for node in nodes for name in node.input if name in tensors}.values()]
+
+
 def occlusion(logits: Callable[[NDArray[np.uint8]], Floats], view: NDArray[np.uint8], target: int) -> Floats:
     """How much the target's logit loses where the image is covered with its mean gray: [WINDOWS, WINDOWS]."""
     edges = np.linspace(0, len(view), WINDOWS + 1).round().astype(int)
@@ -248,7 +279,7 @@ def _mapped(
 ) -> tuple[str, Floats, dict[str, Floats]]:
     """How the maps were made, the maps [N, h, w], and those of each check [draws, N, h, w]."""
     head = read_head(bundle)
-    graph, layers = shuffled((bundle / PRECISIONS[model.precision]).read_bytes(), "feature_map", LAST, seed)
+    graph, layers = shuffled_layers((bundle / PRECISIONS[model.precision]).read_bytes(), "feature_map", LAST, seed)
     forgetful = Model(bundle, model.precision, graph=graph) if layers else None
     found = model.feature_maps(shown).astype(np.float64) if head else None
     checks: dict[str, Floats] = {}

@@ -22,6 +22,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+from scipy.special import ndtr, stdtr, stdtrit
 
 from components.evaluate.estimates import Estimate
 from components.shared.statistics.intervals import (
@@ -30,9 +31,7 @@ from components.shared.statistics.intervals import (
     area_freedom,
     area_interval,
     area_variance,
-    beyond,
     quantile,
-    student,
     unseen,
 )
 from components.shared.statistics.metrics import Bools, Scored
@@ -105,7 +104,7 @@ def signs(sums: Floats) -> float:
     if not len(sizes):
         return 1.0
     if len(sizes) > EXACT:
-        return float(beyond(seen / np.sqrt((sizes.astype(np.float64) ** 2).sum()), 1e6))
+        return float(2 * ndtr(-seen / np.sqrt((sizes.astype(np.float64) ** 2).sum())))
     chances = np.ones(1)
     for size, number in zip(*np.unique(sizes, return_counts=True), strict=True):
         spread = np.zeros(2 * number * size + 1)
@@ -135,7 +134,7 @@ def compared_areas(ours: Estimate, theirs: Estimate, confidence: float) -> Paire
     errors = [*LEVELS, (1 - confidence) / 2]
     bounds = np.array([float(area_bound(ours.spread, theirs.spread, alike, level)) for level in errors])
     above = -float(area_bound(theirs.spread, ours.spread, alike, errors[-1]))
-    p = float(beyond(difference / error, freedom)) if error > 0 else 1.0
+    p = float(2 * stdtr(freedom, -abs(difference) / error)) if error > 0 else 1.0
     return _record(pair, bounds, above, p, "delong")
 
 
@@ -179,8 +178,8 @@ def compared_draws(
         return _unbounded(pair, "bootstrap")
     errors = np.array([*LEVELS, (1 - confidence) / 2])
     freedom, error = fewest - 1, float(sample.std()) * np.sqrt(fewest / (fewest - 1))
-    reach = np.maximum(student(1 - errors, freedom) * error, unseen(errors, fewest))
-    p = float(beyond((ours - theirs) / error, freedom)) if error > 1e-15 else 1.0
+    reach = np.maximum(-stdtrit(freedom, errors) * error, unseen(errors, fewest))
+    p = float(2 * stdtr(freedom, -abs(ours - theirs) / error)) if error > 1e-15 else 1.0
     gain = theirs - ours if less_is_better else ours - theirs
     record = _record(pair, gain - reach, 0.0, p, "bootstrap")
     return record | {"low": ours - theirs - float(reach[-1]), "high": ours - theirs + float(reach[-1])}

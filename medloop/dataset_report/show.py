@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import csv
 from collections import Counter, defaultdict
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
 
 from components.shared.contracts import read_record
@@ -54,8 +53,8 @@ def figures(chosen: Chosen, data: Data, rows: Rows) -> Figures:
         "duplicates": _alike(rows, rows.roots),
         "near_duplicates": _near(rows),
         "left_out_as_asked": about.get("counts", {}).get("left_out") or {},
-        "quarantine": _reasons(_lines(chosen.dataset / "quarantine.csv")),
-        "warnings": _reasons(_lines(chosen.dataset / "warnings.csv")),
+        "quarantine": _reasons(chosen.dataset / "quarantine.csv"),
+        "warnings": _reasons(chosen.dataset / "warnings.csv"),
     }
     return shown
 
@@ -154,33 +153,23 @@ def _near(rows: Rows) -> Figures:
     return {"images": sum(map(len, groups)), "groups": len(groups), "groups_of_several_patients": across}
 
 
-def _lines(path: Path) -> list[dict[str, str]]:
+def _reasons(path: Path) -> list[Figures]:
+    """Return a table of problems by reason, the most frequent first: how many, why, and a few keyed ids."""
     if not path.exists():
         return []
-    with path.open(encoding="utf-8", newline="") as file:
-        return list(csv.DictReader(file))
-
-
-def _reasons(lines: Iterable[dict[str, str]]) -> list[Figures]:
-    """The lines of a table of problems by reason, the most frequent first: how many, why, and a few keyed ids."""
-    of_reason = defaultdict(list)
-    for line in lines:
-        of_reason[line["reason"]].append(line)
     gathered = []
-    for reason, found in sorted(of_reason.items(), key=lambda item: (-len(item[1]), item[0])):
-        details = Counter(line["detail"] for line in found)
-        first: dict[str, Figures] = {}
-        for line in found:
-            known = {name: line[name][:DIGITS] for name in ("image_id", "patient_id") if line.get(name)}
-            if known:
-                first.setdefault(" ".join(known.values()), known | {"detail": line["detail"]})
+    by_reason = pd.read_csv(path, dtype=str, keep_default_na=False).groupby("reason", sort=False)
+    for reason, found in sorted(by_reason, key=lambda item: (-len(item[1]), item[0])):
+        details = Counter(found["detail"])
+        named = found[found.columns.intersection(["image_id", "patient_id"])].map(lambda name: name[:DIGITS])
+        first = named.assign(detail=found["detail"])[(named != "").any(axis=1) & ~named.duplicated()]
         gathered.append(
             {
                 "reason": reason,
                 "count": len(found),
                 "details": [{"detail": text, "count": n} for text, n in details.most_common(EXAMPLES)],
                 "further_details": max(0, len(details) - EXAMPLES),
-                "examples": list(first.values())[:EXAMPLES],
+                "examples": [{k: v for k, v in row.items() if v} for row in first.head(EXAMPLES).to_dict("records")],
             }
         )
     return gathered

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from scipy.special import stdtr, stdtrit
 
 from components.shared.statistics.intervals import Floats
 from medloop.reader_study.sums import Sums, covariances, jackknife, value
@@ -73,13 +74,13 @@ def concluded(figures: Floats, made_of: Parts, confidence: float) -> dict[str, A
     if not made_of.error > 0:
         return {**told, "low": None, "high": None, "p": None, "freedom": None}
     freedom = made_of.freedom
-    half = quantile((1 + confidence) / 2, freedom) * made_of.error
-    p = 2 * (1 - distribution(abs(difference) / made_of.error, freedom))
+    half = float(stdtrit(freedom, (1 + confidence) / 2)) * made_of.error
+    p = 2 * float(stdtr(freedom, -abs(difference) / made_of.error))
     return {
         **told,
         "low": max(-1.0, difference - half),
         "high": min(1.0, difference + half),
-        "p": min(1.0, max(0.0, p)),
+        "p": p,
         "freedom": None if math.isinf(freedom) else freedom,
     }
 
@@ -92,51 +93,5 @@ def of_one(unaided: Sums, aided: Sums, confidence: float) -> dict[str, Any]:
     difference = value(aided) - value(unaided)
     if not error > 0 or patients < 2:
         return {"difference": difference, "low": None, "high": None}
-    half = quantile((1 + confidence) / 2, patients - 1) * error
+    half = float(stdtrit(patients - 1, (1 + confidence) / 2)) * error
     return {"difference": difference, "low": max(-1.0, difference - half), "high": min(1.0, difference + half)}
-
-
-def distribution(t: float, freedom: float) -> float:
-    """Student's distribution: how likely it lies below t."""
-    if math.isinf(freedom):
-        return 0.5 * math.erfc(-t / math.sqrt(2))
-    tail = 0.5 * _incomplete_beta(freedom / 2, 0.5, freedom / (freedom + t * t))
-    return 1 - tail if t > 0 else tail
-
-
-def quantile(share: float, freedom: float) -> float:
-    """The t below which that share lies; of 0.5 or more."""
-    low, high = 0.0, 2.0
-    while distribution(high, freedom) < share:
-        high *= 2
-    for _ in range(200):
-        middle = (low + high) / 2
-        low, high = (middle, high) if distribution(middle, freedom) < share else (low, middle)
-    return (low + high) / 2
-
-
-def _incomplete_beta(a: float, b: float, x: float) -> float:
-    """The regularised incomplete beta function, by its continued fraction."""
-    if x <= 0 or x >= 1:
-        return float(x >= 1)
-    front = math.exp(math.lgamma(a + b) - math.lgamma(a) - math.lgamma(b) + a * math.log(x) + b * math.log1p(-x))
-    if x < (a + 1) / (a + b + 2):
-        return front * _fraction(a, b, x) / a
-    return 1 - front * _fraction(b, a, 1 - x) / b
-
-
-def _fraction(a: float, b: float, x: float) -> float:
-    tiny = 1e-300
-    c, d = 1.0, 1 / (1 - (a + b) * x / (a + 1) or tiny)
-    result = d
-    for m in range(1, 1000):
-        for step in (
-            m * (b - m) * x / ((a + 2 * m - 1) * (a + 2 * m)),
-            -(a + m) * (a + b + m) * x / ((a + 2 * m) * (a + 2 * m + 1)),
-        ):
-            d = 1 / (1 + step * d or tiny)
-            c = 1 + step / c or tiny
-            result *= d * c
-        if abs(d * c - 1) < 1e-15:
-            break
-    return result

@@ -134,14 +134,17 @@ def _filled(value: Any, given: dict[str, Any]) -> Any:
 
 
 def _holds(condition: str, given: dict[str, Any]) -> bool | None:
-    """Whether a task's condition holds; None while its value is unknown."""
-    parts = re.findall(r"(!?)\(?\s*inputs\.parameter_values\['([^']+)'\] ([=!])= '([^']*)'\)?", condition)
-    answers = []
-    for negated, name, sign, value in parts:
-        if given.get(name, UNKNOWN) is UNKNOWN:
-            return None
-        answers.append(((given[name] == value) is (sign == "=")) is not bool(negated))
-    return all(answers)
+    """Return whether a task's condition holds, by KFP's evaluator for local runs; None while a value is unknown."""
+    from kfp.local.io import IOStore
+    from kfp.local.orchestrator.enhanced_dag_orchestrator import ConditionEvaluator
+
+    values = IOStore()
+    for name, value in given.items():
+        if f"'{name}'" in condition:
+            if value is UNKNOWN:
+                return None
+            values.put_parent_input(name, value)
+    return bool(ConditionEvaluator.evaluate_condition(condition, values))
 
 
 def _step(walk: _Walk, stage: str, given: dict[str, Any], unsure: bool) -> dict[str, Any]:

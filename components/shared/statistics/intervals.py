@@ -25,12 +25,11 @@ bias: few images in a bin make any model look less calibrated, and each draw mak
 
 from __future__ import annotations
 
-import math
-from statistics import NormalDist
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.special import ndtr, ndtri, owens_t, stdtrit
 
 Floats = NDArray[np.float64]
 Figure = dict[str, float | None]
@@ -43,12 +42,6 @@ EVEN = 1.25
 """Up to so many times as many images beside an image as on average, patients count as having equally many."""
 LOST = 0.5
 """What of a figure a patient costs of whom the model knows nothing, so that its answer is chance."""
-
-_NODES, _WEIGHTS = np.polynomial.legendre.leggauss(48)
-_normal = NormalDist()
-_inverse_normal = np.vectorize(_normal.inv_cdf, otypes=[float])
-_below_normal = np.vectorize(_normal.cdf, otypes=[float])
-_log_gamma = np.vectorize(math.lgamma, otypes=[float])
 
 
 class Share(NamedTuple):
@@ -90,42 +83,18 @@ def draw(patients: int, resamples: int, seed: int) -> NDArray[np.uint16]:
     return counts
 
 
-def student(chance: Any, freedom: Any) -> Floats:
-    """What Student's t with these degrees of freedom (any number from 1) stays below with this chance, from one half.
-
-    Newton's method on the angle whose tangent is t / √freedom: there the distribution is a power of the cosine.
-    """
-    chance, freedom = np.broadcast_arrays(np.asarray(chance, float), np.clip(np.asarray(freedom, float), 1, 1e6))
-    scale = _scale(freedom)
-    angle = np.arctan(_inverse_normal(chance) / np.sqrt(freedom))  # below the root, so that each step stays below
-    for _ in range(60):
-        step = (chance - 0.5 - scale * _inside(angle, freedom)) / (scale * np.cos(angle) ** (freedom - 1))
-        angle = angle + np.maximum(step, 0)
-        if (step < 1e-13).all():
-            break
-    return np.asarray(np.sqrt(freedom) * np.tan(angle))
-
-
-def beyond(value: Any, freedom: Any) -> Floats:
-    """The chance that Student's t with these degrees of freedom is further from 0 than this value, to either side."""
-    freedom = np.clip(np.asarray(freedom, float), 1, 1e6)
-    angle = np.arctan(np.abs(value) / np.sqrt(freedom))
-    return np.asarray(np.clip(1 - 2 * _scale(freedom) * _inside(angle, freedom), 0, 1))
-
-
 def quantile(error: Any, patients: Any, images: Any) -> Floats:
     """How many standard errors a bound lies away that may be wrong with this chance.
 
     The normal quantile where every patient has one image, nearer to Student's the more images share a patient.
     """
-    normal = -_inverse_normal(error)
-    exact = student(1 - np.asarray(error), np.asarray(patients) - 1)
+    normal, exact = -ndtri(error), -stdtrit(np.asarray(patients) - 1, error)
     return np.asarray(normal + (exact - normal) * (1 - 1 / np.maximum(images, 1)))
 
 
 def wilson(share: Any, number: Any, confidence: float, z: Any = None) -> tuple[Any, Any]:
     """Wilson's interval for a share seen in so many independent cases."""
-    z = _normal.inv_cdf((1 + confidence) / 2) if z is None else z
+    z = ndtri((1 + confidence) / 2) if z is None else z
     weight = z * z / number
     centre = (share + weight / 2) / (1 + weight)
     half = z * (share * (1 - share) / number + weight / number / 4) ** 0.5 / (1 + weight)
@@ -174,8 +143,8 @@ def area_interval(area: Area, confidence: float) -> tuple[Floats, Floats]:
     misplaced = few * (1 - np.maximum(value, 1 - value))
     weight = misplaced / (misplaced + 1)
     variance = weight * seen + (1 - weight) * np.maximum(seen, area.assumed)
-    normal = -_normal.inv_cdf(error)
-    z = normal + weight * (student(1 - error, area_freedom(area)) - normal)
+    normal = -ndtri(error)
+    z = normal + weight * (-stdtrit(area_freedom(area), error) - normal)
     flat = (value <= 0) | (value >= 1)
     low, high = _log_odds(np.where(flat, 0.5, value), np.where(flat, 0.0, np.where(enough, variance, 0.0)), z)
     missed = unseen(error, few)
@@ -202,10 +171,8 @@ def area_freedom(area: Area) -> Floats:
 def binormal_variance(value: Any, positives: Any, negatives: Any) -> Floats:
     """The variance of an AUC of independent images whose scores are normal, with one spread, in both groups."""
     value = np.clip(np.maximum(value, 1 - np.asarray(value, float)), 0.5, 1 - 1e-9)
-    x, slope = _inverse_normal(value), 3**-0.5
-    places = (_NODES + 1) / 2 * slope
-    inside = np.exp(-(x[..., None] ** 2) * (1 + places**2) / 2) / (1 + places**2) * _WEIGHTS
-    both = _below_normal(x) - 2 * inside.sum(axis=-1) * slope / 2 / (2 * np.pi)  # of two pairs that share an image
+    x = ndtri(value)
+    both = ndtr(x) - 2 * owens_t(x, 3**-0.5)  # of two pairs that share an image
     alone = value * (1 - value) + (positives + negatives - 2) * (both - value**2)
     return np.asarray(np.maximum(alone, 0) / (positives * negatives))
 
@@ -254,13 +221,3 @@ def _log_odds(p: Any, variance: Any, z: Any) -> tuple[Floats, Floats]:
     centre, half = np.log(p / (1 - p)), z * np.sqrt(variance) / (p * (1 - p))
     with np.errstate(over="ignore"):
         return 1 / (1 + np.exp(half - centre)), 1 / (1 + np.exp(-half - centre))
-
-
-def _scale(freedom: Floats) -> Floats:
-    return np.asarray(np.exp(_log_gamma((freedom + 1) / 2) - _log_gamma(freedom / 2)) / np.sqrt(np.pi))
-
-
-def _inside(angle: Floats, freedom: Floats) -> Floats:
-    """The integral of the cosine's power from 0 to the angle."""
-    places = angle[..., None] * (_NODES + 1) / 2
-    return np.asarray((np.cos(places) ** (freedom[..., None] - 1) * _WEIGHTS).sum(axis=-1) * angle / 2)

@@ -27,10 +27,11 @@ from components.evaluate.explain import (
     read_head,
     said,
     shuffled_head,
+    shuffled_layers,
     verdict,
+    weights,
 )
 from components.evaluate.overlay import GAP, SIDE, overlay
-from components.evaluate.shuffled import shuffled, weights
 from components.quantize.quantize import _to_int8
 from components.shared.inference import Model
 from components.shared.statistics.metrics import Scored
@@ -166,18 +167,19 @@ def test_only_the_weights_before_the_output_are_put_into_another_order(tmp_path:
     network = warmed(build("small", 1, 2, 64), 1, 64)
     export_graph(network, 64, 1, tmp_path / "model.onnx")
     graph = (tmp_path / "model.onnx").read_bytes()
-    assert len(weights(graph, "feature_map")) == 7
-    assert len(weights(graph, "logits")) == 9
-    changed, layers = shuffled(graph, "feature_map", 1 / 3, 1)
+    structure = onnx.load_from_string(graph).graph
+    assert len(weights(structure, "feature_map")) == 7
+    assert len(weights(structure, "logits")) == 9
+    changed, layers = shuffled_layers(graph, "feature_map", 1 / 3, 1)
     assert layers == 2
     before, after = (onnx.load_from_string(data).graph.initializer for data in (graph, changed))
     differing = [a.name for a, b in zip(before, after, strict=True) if a != b]
-    assert differing == [weight.name for weight in weights(graph, "feature_map")[-2:]]
+    assert differing == [weight.name for weight in weights(structure, "feature_map")[-2:]]
     for one, other in zip(before, after, strict=True):
         was, now = (np.sort(onnx.numpy_helper.to_array(each).ravel()) for each in (one, other))
         np.testing.assert_array_equal(was, now)
-    assert shuffled(graph, "feature_map", 1 / 3, 1)[0] == changed
-    assert shuffled(graph, "feature_map", 1 / 3, 2)[0] != changed
+    assert shuffled_layers(graph, "feature_map", 1 / 3, 1)[0] == changed
+    assert shuffled_layers(graph, "feature_map", 1 / 3, 2)[0] != changed
 
 
 def test_a_quantized_graph_forgets_too(tmp_path: Path) -> None:
@@ -186,17 +188,12 @@ def test_a_quantized_graph_forgets_too(tmp_path: Path) -> None:
     images = np.random.default_rng(0).normal(size=(16, 1, 64, 64)).astype(np.float32)
     _to_int8(tmp_path / "model.onnx", tmp_path / "model.int8.onnx", images)
     graph = (tmp_path / "model.int8.onnx").read_bytes()
-    found = weights(graph, "feature_map")
-    assert [str(weight.type) for weight in found] == ["int8"] * 7
-    changed, layers = shuffled(graph, "feature_map", 1 / 3, 1)
+    found = weights(onnx.load_from_string(graph).graph, "feature_map")
+    assert [weight.data_type for weight in found] == [onnx.TensorProto.INT8] * 7
+    changed, layers = shuffled_layers(graph, "feature_map", 1 / 3, 1)
     assert layers == 2
     assert changed != graph
     onnx.checker.check_model(onnx.load_from_string(changed))
-
-
-def test_what_is_no_graph_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"no ONNX file.*Export the model again"):
-        shuffled(b"\x0b\x00 not a graph", "feature_map", 1 / 3, 0)
 
 
 # Pictures.

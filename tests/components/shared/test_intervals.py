@@ -17,7 +17,6 @@ from components.shared.statistics.intervals import (
     Area,
     Share,
     area_interval,
-    beyond,
     binormal_variance,
     draw,
     of_area,
@@ -25,7 +24,6 @@ from components.shared.statistics.intervals import (
     of_share,
     quantile,
     share_interval,
-    student,
     uneven,
     unseen,
     wilson,
@@ -39,14 +37,6 @@ def test_wilson_equals_scipys() -> None:
     for right, number in [(0, 5), (3, 7), (20, 20), (95, 100)]:
         theirs = binomtest(right, number).proportion_ci(0.95, method="wilson")
         assert wilson(right / number, number, 0.95) == pytest.approx((theirs.low, theirs.high), abs=1e-9)
-
-
-def test_students_t_equals_scipys() -> None:
-    freedom = np.array([1, 1.5, 2, 3, 7.3, 20, 100, 1e4])
-    for chance in (0.5, 0.6, 0.95, 0.975, 0.998, 0.9999):
-        assert student(chance, freedom) == pytest.approx(t.ppf(chance, freedom), rel=1e-5, abs=1e-9)
-    values = np.array([0.0, 0.3, -1.7, 4, 12])
-    assert beyond(values, 6.5) == pytest.approx(2 * t.sf(np.abs(values), 6.5), abs=1e-9)
 
 
 def test_the_quantile_is_normal_for_one_image_a_patient_and_students_for_many() -> None:

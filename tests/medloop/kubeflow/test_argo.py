@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 
 import pytest
@@ -213,14 +212,3 @@ def test_a_setting_that_the_server_does_not_know_is_refused(package: Path, tmp_p
     done = compiled(newer, **ASKED)
     assert done.returncode == 1
     assert 'unknown field "soon"' in done.stderr
-
-
-def test_without_go_the_tests_skip_with_the_reason(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setenv("PATH", str(tmp_path))
-    assert shutil.which("go") is None
-    argo._program.cache_clear()
-    try:
-        with pytest.raises(pytest.skip.Exception, match="Go is not on the PATH"):
-            argo.program()
-    finally:
-        argo._program.cache_clear()
