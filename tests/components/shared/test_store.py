@@ -221,6 +221,7 @@ def test_a_directory_creates_once_and_rclone_does_not(store: Store) -> None:
     assert store.names("probe") == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", [moto, minio])
 def test_a_server_that_keeps_the_condition_creates_once(
     kind: Callable[[Path], AbstractContextManager[S3Server]], monkeypatch: pytest.MonkeyPatch, tmp_path: Path

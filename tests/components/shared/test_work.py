@@ -56,6 +56,7 @@ def test_stages_of_equal_inputs_and_parameters_have_keys_of_their_own() -> None:
     assert work.prepare("evaluate", {}, {}).key != work.prepare("gate", {}, {}).key
 
 
+@pytest.mark.slow
 def test_the_key_changes_with_the_stages_own_and_the_shared_code_alone(tmp_path: Path) -> None:
     shutil.copytree(COMPONENTS, tmp_path / "components", ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copy(COMPONENTS.parent / "pyproject.toml", tmp_path)
