@@ -5,11 +5,12 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 options = $(foreach name,$(1),$(if $($(name)),--$(subst _,-,$(shell echo $(name) | tr A-Z a-z)) $($(name))))
 pip = $(BIN)/python -m pip install -qq --disable-pip-version-check
+PYTEST = $(BIN)/python -m pytest -n auto --dist worksteal
 HASHES ?= yes
 SCANS ?= $(or $(MEDLOOP_HOME),.medloop)/scans
 
 .DEFAULT_GOAL := help
-.PHONY: help install run test lint bench images push sboms clean
+.PHONY: help install run check test lint bench images push sboms clean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -31,8 +32,11 @@ run: install  ## synthetic scans, then the whole loop, to a model in service
 	@test -e $(SCANS)/patients.csv || $(BIN)/medloop synth $(SCANS)
 	@$(BIN)/medloop run --source $(SCANS)
 
-test: install  ## every test that this machine can run
-	$(BIN)/python -m pytest
+check: install  ## unit tests, in a minute or two: no whole commands, containers or browsers
+	$(PYTEST) -m "not slow"
+
+test: install  ## every test that this machine can run, several at a time
+	$(PYTEST)
 
 lint: install  ## ruff and mypy over everything
 	$(BIN)/ruff check .

@@ -54,6 +54,7 @@ def rate(name: str, images: int, setting: str) -> tuple[float, float]:
     import numpy as np
 
     from bench.training import ours
+    from components.shared.datasets.dataset import Views
     from components.train.device import use_threads
     from components.train.feed import Side
     from components.train.spinning import ShortSpinning
@@ -62,12 +63,13 @@ def rate(name: str, images: int, setting: str) -> tuple[float, float]:
     size, batch = NETWORKS[name][:2]
     chance = np.random.default_rng(1)
     pixels = chance.integers(0, 256, (images, size, size), np.uint8)
+    views = Views([pixels], np.zeros(images, np.int32), np.arange(images, dtype=np.int32))
     targets = np.eye(2, dtype=np.float32)[chance.integers(0, 2, images)]
     preprocess = {"size": size, "fit": "pad", "channels": 1, "mean": 0.5, "std": 0.25}
     with ShortSpinning() if setting == "now" else nullcontext():
         for count in (2 * batch, images):  # the first warms up
             rows = np.arange(count)
-            side = Side(pixels, rows, targets[rows], preprocess)  # type: ignore[arg-type]  # an array is enough
+            side = Side(views, rows, targets[rows], preprocess)
             begun, before = time.perf_counter(), used()
             found = ours(side, name, size, "float32", batch, "cpu", "radiograph")
             everyone, own = (after - earlier for after, earlier in zip(used(), before, strict=True))

@@ -1,4 +1,7 @@
-"""Every test begins with the public hash key and without the settings of whoever runs it."""
+"""Every test begins with the public hash key and without the settings of whoever runs it.
+
+Where tests run side by side (`-n`), each process has its share of the threads, and so have the processes it starts.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +11,17 @@ from collections.abc import Iterator
 import pytest
 
 from components.shared.privacy import hash_keys
+from components.shared.runtime import threads
+
+WORKERS = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+os.environ[threads.LIMIT] = str(max(1, threads.count_threads() // WORKERS))  # before a library reads it
+
+SLOW = ("tests/e2e/", "tests/images/", "tests/medloop/kubeflow/")
+"""Where every test runs whole commands, containers or servers."""
+SLOW_FIXTURES = {"place", "finished"}
+"""Fixtures that run whole commands, or a whole run."""
+MOST_WORKERS = 8
+"""Each process of tests takes up to 2.5 GB of memory."""
 
 SETTINGS = (
     "MEDLOOP_HOME",
@@ -20,6 +34,19 @@ SETTINGS = (
     "MEDLOOP_STAGE_KEY",
     "MEDLOOP_VERIFY_KEYS",
 )
+
+
+@pytest.hookimpl(optionalhook=True)  # of pytest-xdist
+def pytest_xdist_auto_num_workers() -> int:
+    """How many processes `-n auto` is."""
+    return min(threads.count_threads(), MOST_WORKERS)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark as slow what is slow wherever it stands."""
+    for item in items:
+        if item.nodeid.startswith(SLOW) or SLOW_FIXTURES & set(getattr(item, "fixturenames", ())):
+            item.add_marker(pytest.mark.slow)
 
 
 @pytest.fixture(autouse=True)

@@ -31,6 +31,7 @@ def test_the_tracer_sees_a_look_up_and_a_file_of_telemetry(tmp_path: Path) -> No
     assert any(path.endswith("onnxruntime.db") for path in found.files)
 
 
+@pytest.mark.slow
 def test_the_libraries_look_up_nothing_and_write_nothing(tmp_path: Path) -> None:
     settings = environment(tmp_path, MPLCONFIGDIR=str(tmp_path / "home" / "cache"))
     program = EVERYTHING.format(home=tmp_path / "home")

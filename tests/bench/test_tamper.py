@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import os
 
+import pytest
+
 from bench.tamper import measure
 
 
+@pytest.mark.slow
 def test_with_keys_no_change_is_accepted_and_without_some_are() -> None:
     before = dict(os.environ)
     with_keys, without = (measure(signed, flips=2, seed=3) for signed in (True, False))

@@ -74,6 +74,7 @@ def folders(root: Path) -> list[str]:
     return [*sorted(path.name for path in stages), "serve"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stage", folders(ROOT))
 def test_a_stage_imports_only_what_its_image_holds(stage: str) -> None:
     assert violations(ROOT, stage) == []
@@ -195,6 +196,7 @@ def test_a_tree_that_keeps_the_rule_passes(tree: Path) -> None:
     assert violations(tree, "small") == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("file", "line", "module"),
     [

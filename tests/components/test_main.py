@@ -53,6 +53,7 @@ def test_a_stages_help_lists_what_it_takes_with_limits_and_needs_no_heavy_packag
     assert "--dataset PATH in: a manifest, or a directory of files" in words
 
 
+@pytest.mark.slow
 def test_a_step_by_hand_is_the_step_of_the_pipeline(store: Store, tmp_path: Path) -> None:
     dataset = made.make_dataset(tmp_path / "dataset", store)
     (tmp_path / "previous").mkdir()
@@ -68,6 +69,7 @@ def test_a_step_by_hand_is_the_step_of_the_pipeline(store: Store, tmp_path: Path
     assert events == ["started", "finished"]
 
 
+@pytest.mark.slow
 def test_manifests_go_in_and_files_come_out_into_a_directory_that_exists(store: Store, tmp_path: Path) -> None:
     dataset = manifest(store, made.make_dataset(tmp_path / "dataset", store))
     (tmp_path / "out").mkdir()

@@ -1,3 +1,3 @@
-from tests.e2e.loop import place
+from tests.e2e.loop import few_scans, place
 
-__all__ = ["place"]
+__all__ = ["few_scans", "place"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -133,9 +134,17 @@ def end(process: subprocess.Popen[str], number: int = signal.SIGINT) -> str:
     return printed
 
 
+@pytest.fixture(scope="session")
+def few_scans(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A few synthetic scans, made once and then copied."""
+    made = Place(tmp_path_factory.mktemp("few"))
+    made.medloop("synth", str(made.scans), "--patients", "24")
+    return made.scans
+
+
 @pytest.fixture
-def place(tmp_path: Path) -> Place:
+def place(few_scans: Path, tmp_path: Path) -> Place:
     """A place of its own with a few synthetic scans."""
     made = Place(tmp_path / "home")
-    made.medloop("synth", str(made.scans), "--patients", "24")
+    shutil.copytree(few_scans, made.scans)
     return made

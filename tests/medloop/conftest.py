@@ -1,9 +1,9 @@
 import pytest
 
-from tests.e2e.loop import place
+from tests.e2e.loop import few_scans, place
 from tests.medloop.by_hand import ByHand
 
-__all__ = ["place"]
+__all__ = ["few_scans", "place"]
 
 
 @pytest.fixture(scope="session")

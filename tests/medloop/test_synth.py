@@ -159,6 +159,7 @@ def test_second_hospital_has_other_patients_and_sites(scans: tuple[Path, dict[st
     assert not {drawn[row["file"]] for row in there} & set(digests(directory).values())
 
 
+@pytest.mark.slow
 def test_three_classes(tmp_path: Path) -> None:
     counts = synth(tmp_path / "three", patients=9, classes=3)
     assert min(counts[label] for label in ("NORMAL", "BACTERIA", "VIRUS")) >= 3

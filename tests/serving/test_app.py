@@ -71,6 +71,7 @@ def test_a_prediction_is_what_the_model_says_of_the_same_view(
     assert found["inference_time_ms"] > 0
 
 
+@pytest.mark.slow
 def test_an_image_is_decoded_as_the_model_was_trained(store: Store, tmp_path: Path) -> None:
     bundle = made.make_bundle(tmp_path / "bundle")
     metadata = bundle / "configs" / "metadata.json"
@@ -103,6 +104,7 @@ def test_features_come_only_when_asked_for(client: httpx.Client) -> None:
     assert set(ask(client, png(image()), return_features="false").json()) == PREDICTION
 
 
+@pytest.mark.slow
 def test_the_threshold_decides_and_confidence_belongs_to_the_decision(store: Store, tmp_path: Path) -> None:
     bundle = made.make_bundle(tmp_path / "bundle")
     metadata = bundle / "configs" / "metadata.json"
@@ -117,6 +119,7 @@ def test_the_threshold_decides_and_confidence_belongs_to_the_decision(store: Sto
     assert found["confidence"] == found["probabilities"]["NORMAL"] < 0.5
 
 
+@pytest.mark.slow
 def test_three_classes(store: Store, tmp_path: Path) -> None:
     classes = ["NORMAL", "BACTERIAL", "VIRAL"]
     made.release_bundle(store, made.make_bundle(tmp_path / "bundle", classes))
@@ -234,6 +237,7 @@ def in_pieces(data: bytes) -> Iterator[bytes]:
         yield data[start : start + 50_000]
 
 
+@pytest.mark.slow
 def test_too_large_is_refused_by_its_announced_length_and_while_it_is_read(store: Store, tmp_path: Path) -> None:
     made.release_bundle(store, made.make_bundle(tmp_path / "bundle"))
     with running(store, Limits(file_bytes=100_000, batch_bytes=400_000)) as client:
@@ -297,6 +301,7 @@ def spoil(bundle: Path) -> Path:
     return bundle
 
 
+@pytest.mark.slow
 def test_the_unexpected_gets_an_id_that_stands_in_the_log(
     store: Store, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -343,6 +348,7 @@ def test_an_answer_does_not_wait_for_an_acknowledgement(client: httpx.Client) ->
     assert seconds[10] < 0.03, "a delayed acknowledgement takes 0.04 s"
 
 
+@pytest.mark.slow
 def test_health_answers_while_predictions_are_made(client: httpx.Client) -> None:
     slope = np.tile(np.linspace(0, 255, 9000).astype(np.uint8), (9000, 1))
     large = png(slope)

@@ -56,6 +56,7 @@ def released(store: Store, tmp_path: Path) -> Store:
     return store
 
 
+@pytest.mark.slow
 def test_a_header_that_does_not_come_in_time_is_answered_and_the_connection_closed(
     released: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -68,6 +69,7 @@ def test_a_header_that_does_not_come_in_time_is_answered_and_the_connection_clos
         assert client.get("/health").status_code == 200
 
 
+@pytest.mark.slow
 def test_a_body_that_does_not_come_in_time_is_answered_and_counted_not_logged(
     released: Store, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -91,6 +93,7 @@ def counted(caplog: pytest.LogCaptureFixture) -> dict[str, Any]:
     return {name: count for each in lines for name, count in each.items()}
 
 
+@pytest.mark.slow
 def test_a_body_that_keeps_coming_fast_enough_may_take_long(released: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(guard, "BODY_SECONDS", 0.3)
     request = httpx.Request("POST", "http://x/predict", files={"file": ("x.png", png(image(side=200)))})
@@ -108,6 +111,7 @@ def test_a_body_that_keeps_coming_fast_enough_may_take_long(released: Store, mon
         assert time.monotonic() - begun > 0.5, "it took longer than a body may that stands still"
 
 
+@pytest.mark.slow
 def test_an_answer_that_nobody_reads_is_given_up(
     released: Store, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -126,6 +130,7 @@ def test_an_answer_that_nobody_reads_is_given_up(
         assert client.get("/health").status_code == 200
 
 
+@pytest.mark.slow
 def test_where_there_are_too_many_connections_the_slowest_make_room(
     released: Store, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -143,6 +148,7 @@ def test_where_there_are_too_many_connections_the_slowest_make_room(
     assert len(caplog.records) < 30
 
 
+@pytest.mark.slow
 def test_without_descriptors_new_connections_take_the_place_of_slow_ones_and_no_traceback_is_written(
     released: Store, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -174,6 +180,7 @@ def test_without_descriptors_new_connections_take_the_place_of_slow_ones_and_no_
     assert not [record for record in caplog.records if record.name == "asyncio" and record.levelno >= logging.ERROR]
 
 
+@pytest.mark.slow
 def test_more_requests_at_once_than_can_be_answered_are_told_and_health_goes_on(
     released: Store, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -186,6 +193,7 @@ def test_more_requests_at_once_than_can_be_answered_are_told_and_health_goes_on(
         until(lambda: counted(caplog).get("busy", 0) == 1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("state", ["full", "gone"])
 def test_a_directory_for_temporary_files_that_cannot_take_an_upload_is_told(
     released: Store, tmp_path: Path, state: str
@@ -293,6 +301,7 @@ def test_the_statuses_that_are_given_are_those_that_are_described(client: httpx.
     assert "HTTPValidationError" not in paths["components"]["schemas"]
 
 
+@pytest.mark.slow
 def test_a_few_hundred_slow_connections_at_few_descriptors_leave_health_answering() -> None:
     """As bench.connections does with 2,000 at 1,024, in less time."""
     found = measure(connections=400, seconds=6, descriptors=DESCRIPTORS // 2)

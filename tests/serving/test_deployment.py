@@ -52,6 +52,7 @@ def change(path: Path, data: bytes) -> None:
     path.write_bytes(data)
 
 
+@pytest.mark.slow
 def test_a_release_is_taken_up_while_requests_go_on_and_none_fails(store: Store, tmp_path: Path) -> None:
     release(store, tmp_path / "one")
     seen: list[tuple[str, float]] = []
@@ -85,6 +86,7 @@ def test_a_release_is_taken_up_while_requests_go_on_and_none_fails(store: Store,
     assert info["release"] == 2
 
 
+@pytest.mark.slow
 def test_a_rollback_and_a_promotion(store: Store, tmp_path: Path) -> None:
     first = release(store, tmp_path / "one")
     with running(store) as client:
@@ -101,6 +103,7 @@ def test_a_rollback_and_a_promotion(store: Store, tmp_path: Path) -> None:
         assert version(client) == "v1"
 
 
+@pytest.mark.slow
 def test_the_last_release_taken_back_leaves_no_model(store: Store, tmp_path: Path) -> None:
     release(store, tmp_path / "one")
     with running(store) as client:
@@ -109,6 +112,7 @@ def test_the_last_release_taken_back_leaves_no_model(store: Store, tmp_path: Pat
         assert "taken back" in client.get("/health").json()["detail"]
 
 
+@pytest.mark.slow
 def test_the_first_release_is_taken_up_by_a_service_that_waits_for_it(store: Store, tmp_path: Path) -> None:
     with running(store) as client:
         assert client.get("/health").status_code == 503
@@ -117,6 +121,7 @@ def test_the_first_release_is_taken_up_by_a_service_that_waits_for_it(store: Sto
         assert predict(client)["model_version"] == "v1"
 
 
+@pytest.mark.slow
 def test_a_damaged_model_keeps_the_one_in_service_until_it_is_mended(
     store: Store, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -144,6 +149,7 @@ def test_a_damaged_model_keeps_the_one_in_service_until_it_is_mended(
         assert "warning" not in client.get("/health").json()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("fields", "words"),
     [
@@ -182,6 +188,7 @@ def entry_file(store: Store, number: int) -> Path:
     return Path(store.uri) / release_log.FOLDER / f"{number:08d}.json"
 
 
+@pytest.mark.slow
 def test_a_broken_log_keeps_the_model_and_is_told(store: Store, tmp_path: Path) -> None:
     release(store, tmp_path / "one")
     with running(store) as client:
@@ -246,6 +253,7 @@ def test_start_waits_no_longer_once_hurried(store: Store) -> None:
         assert deployment.state.problem in (deployments.STARTING, deployments.NOTHING)
 
 
+@pytest.mark.slow
 def test_a_log_under_trusted_signatures_is_taken_up_and_one_that_is_forged_is_not(
     store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -270,6 +278,7 @@ def test_a_log_under_trusted_signatures_is_taken_up_and_one_that_is_forged_is_no
         assert "warning" not in client.get("/health").json()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("damage", ["changed", "removed", "a FIFO"])
 def test_a_broken_chain_is_refused_in_a_running_and_in_a_fresh_service_alike(
     store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, damage: str
@@ -325,6 +334,7 @@ def test_foreign_files_beside_the_log_stop_no_service(store: Store, tmp_path: Pa
         until(lambda: version(client) == "v2")
 
 
+@pytest.mark.slow
 def test_damage_in_place_is_told_at_each_change_and_now_and_then(
     store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -355,6 +365,7 @@ def test_damage_in_place_is_told_at_each_change_and_now_and_then(
         until(lambda: "is not a JSON release" in client.get("/health").json().get("warning", ""))
 
 
+@pytest.mark.slow
 def test_a_service_that_begins_with_a_log_that_nobody_signed_serves_nothing(
     store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -51,6 +51,7 @@ def decoding() -> list[float]:
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "words"),
     [
@@ -68,6 +69,7 @@ def test_a_costly_image_is_refused_with_a_sentence(service: httpx.Client, name: 
     assert ask(service, png(image())).status_code == 200
 
 
+@pytest.mark.slow
 def test_others_are_answered_while_images_take_all_their_time(service: httpx.Client) -> None:
     service.timeout = httpx.Timeout(90)
     files = [("files", ("a", SLOW)), ("files", ("b", png(image())))]
@@ -87,6 +89,7 @@ def test_others_are_answered_while_images_take_all_their_time(service: httpx.Cli
     assert "prediction" in other
 
 
+@pytest.mark.slow
 def test_the_work_for_a_client_that_has_gone_is_given_up(
     service: httpx.Client, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -105,6 +108,7 @@ def test_the_work_for_a_client_that_has_gone_is_given_up(
     assert ask(service, png(image())).status_code == 200
 
 
+@pytest.mark.slow
 def test_the_service_ends_at_once_while_an_image_takes_all_its_time(store: Store, tmp_path: Path) -> None:
     made.release_bundle(store, made.make_bundle(tmp_path / "bundle"))
     before = len(decoding())

@@ -41,6 +41,7 @@ def program(store: Store, *arguments: str) -> Iterator[tuple[subprocess.Popen[st
             process.kill()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_ends_it_with_status_0(store: Store, tmp_path: Path, number: signal.Signals) -> None:
     made.release_bundle(store, made.make_bundle(tmp_path / "bundle"))
@@ -57,6 +58,7 @@ def test_a_signal_ends_it_with_status_0(store: Store, tmp_path: Path, number: si
     assert "Doe" not in rest
 
 
+@pytest.mark.slow
 def test_a_request_in_flight_is_answered_before_it_ends(store: Store, tmp_path: Path) -> None:
     made.release_bundle(store, made.make_bundle(tmp_path / "bundle"))
     with program(store) as (process, address):
@@ -85,6 +87,7 @@ def refused(host: str, port: int) -> bool:
     return False
 
 
+@pytest.mark.slow
 def test_a_port_in_use_is_refused_before_anything_is_loaded(store: Store, tmp_path: Path) -> None:
     made.release_bundle(store, made.make_bundle(tmp_path / "bundle"))
     with socket.create_server(("127.0.0.1", 0)) as taken:
@@ -97,6 +100,7 @@ def test_a_port_in_use_is_refused_before_anything_is_loaded(store: Store, tmp_pa
     assert json.loads(line)["event"] == f"Port {port} on 127.0.0.1 {reason}. {remedy}."
 
 
+@pytest.mark.slow
 def test_a_public_key_that_is_none_is_refused_at_once(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MEDLOOP_VERIFY_KEYS", "nonsense")
     command = [*PROGRAM, "--store", store.uri, "--port", "0"]
@@ -105,6 +109,7 @@ def test_a_public_key_that_is_none_is_refused_at_once(store: Store, monkeypatch:
     assert "MEDLOOP_VERIFY_KEYS holds something of 8 characters that is no public key" in done.stderr
 
 
+@pytest.mark.slow
 def test_what_decoders_say_of_a_header_is_not_in_the_log(store: Store, tmp_path: Path) -> None:
     made.release_bundle(store, made.make_bundle(tmp_path / "bundle"))
     with warnings.catch_warnings():
@@ -120,6 +125,7 @@ def test_what_decoders_say_of_a_header_is_not_in_the_log(store: Store, tmp_path:
     assert [json.loads(line)["event"] for line in rest.splitlines()] == ["request"] * 40 + ["ended"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [

@@ -209,6 +209,7 @@ def test_a_release_names_its_card_and_the_command_line_shows_it(
     assert "There is no released version 'v3'. Did you mean" in str(wrong.exception)
 
 
+@pytest.mark.slow
 def test_the_card_comes_into_the_registry(store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")
     Candidate(tmp_path / "one", store).deploy()

@@ -230,6 +230,7 @@ def test_a_deaf_receiver_stops_no_release(candidate: Candidate, store: Store, mo
     assert len(release_log.read_log(store)) == 1
 
 
+@pytest.mark.slow
 def test_a_tracking_server_that_is_not_there_stops_no_release(
     candidate: Candidate, store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

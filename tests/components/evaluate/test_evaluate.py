@@ -88,6 +88,7 @@ def test_values_are_returned(tmp_path: Path) -> None:
     assert scene.metrics["all"]["figures"]["accuracy"]["low"] < 0.9
 
 
+@pytest.mark.slow
 def test_images_are_cropped_as_the_model_was_trained(tmp_path: Path) -> None:
     scene = scenes.make(tmp_path, wrong=0)
     scene.run("whole")
@@ -102,6 +103,7 @@ def test_images_are_cropped_as_the_model_was_trained(tmp_path: Path) -> None:
     assert np.abs(whole - cropped).max() > 0.01
 
 
+@pytest.mark.slow
 def test_same_inputs_same_bytes(second: Scene) -> None:
     second.run("again")
     one, other = second.report, second.root / "again"
@@ -135,6 +137,7 @@ def test_the_model_in_service_is_scored_on_the_same_rows(second: Scene) -> None:
     assert set(np.unique(np.array(table["since"].to_pylist())[groups == "new"])) == {2}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("task", ["classification", "multilabel"])
 def test_figures_in_service_have_the_intervals_that_they_would_have_alone(tmp_path: Path, task: str) -> None:
     scene = scenes.make(tmp_path, classes=THREE, champion=True, wrong=0, task=task)
@@ -150,6 +153,7 @@ def test_figures_in_service_have_the_intervals_that_they_would_have_alone(tmp_pa
         assert {"value": pair["theirs"], "low": pair["theirs_low"], "high": pair["theirs_high"]} == figure, name
 
 
+@pytest.mark.slow
 def test_a_later_model_in_service_knows_all_rows(tmp_path: Path) -> None:
     scene = scenes.make(tmp_path, champion=True, core=False)
     fingerprints = {"dataset": "made", "split": "made", "split_version": 2}
@@ -159,6 +163,7 @@ def test_a_later_model_in_service_knows_all_rows(tmp_path: Path) -> None:
     assert scene.metrics["core"] == scene.metrics["all"]
 
 
+@pytest.mark.slow
 def test_the_model_in_service_runs_in_the_precision_it_serves(tmp_path: Path) -> None:
     scene = scenes.make(tmp_path, champion=True)
     scenes.add_int8(tmp_path / "champion")
@@ -192,6 +197,7 @@ def lost(champion: Path) -> None:
     contracts.write_record("lost", champion / "lost.json", {"model": "f" * 64, "why": "The object is not there."})
 
 
+@pytest.mark.slow
 def test_a_model_does_not_say_of_itself_that_it_is_lost(tmp_path: Path) -> None:
     """Else what a training puts into its bundle would keep all later models from being compared with it."""
     scene = scenes.make(tmp_path, champion=True)
@@ -201,6 +207,7 @@ def test_a_model_does_not_say_of_itself_that_it_is_lost(tmp_path: Path) -> None:
     assert scene.metrics["comparison"]["populations"]["core"]["images"] > 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("damage", "said", "digest"),
     [
@@ -232,6 +239,7 @@ def test_a_model_in_service_that_cannot_be_had_is_told_and_does_not_stop_the_eva
         assert ("first.floors.sensitivity" in [check["name"] for check in decision["checks"]]) is passes
 
 
+@pytest.mark.slow
 def test_three_classes(tmp_path: Path) -> None:
     scene = scenes.make(tmp_path, classes=THREE, champion=True)
     scene.run()
@@ -255,6 +263,7 @@ def test_a_class_absent_from_test_is_null_and_said(tmp_path: Path) -> None:
     assert scene.metrics["all"]["figures"]["auc"]["value"] is not None
 
 
+@pytest.mark.slow
 def test_as_shipped_and_as_trained(tmp_path: Path) -> None:
     scene = scenes.make(tmp_path)
     scenes.add_int8(tmp_path / "model", factor=1.1)
@@ -351,6 +360,7 @@ def test_where_labels_come_from_makes_subgroups_where_anybody_says_it(tmp_path: 
     assert "Label from" in scene.page
 
 
+@pytest.mark.slow
 def test_ordered_classes_have_a_weighted_kappa(tmp_path: Path) -> None:
     scene = scenes.make(tmp_path, classes=THREE, champion=True)
     scene.run()
@@ -379,6 +389,7 @@ def several(tmp_path_factory: pytest.TempPathFactory) -> Scene:
     return scene
 
 
+@pytest.mark.slow
 def test_findings(several: Scene) -> None:
     metrics, table = several.metrics, pq.read_table(several.report / "predictions.parquet")
     everything = metrics["all"]

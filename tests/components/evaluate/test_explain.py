@@ -42,6 +42,7 @@ from tests.components.evaluate.scenes import Scene
 from tests.components.train.networks import by_autograd, warmed
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", sorted(NETWORKS))
 def test_the_map_of_every_network_is_what_autograd_gives(name: str, tmp_path: Path) -> None:
     """Of the network's own map; that the graph gives the same is tested where it is exported (test_export.py)."""
@@ -162,6 +163,7 @@ def test_the_verdict_says_where_the_maps_show_nothing_of_the_model() -> None:
 # Weights in another order.
 
 
+@pytest.mark.slow
 def test_only_the_weights_before_the_output_are_put_into_another_order(tmp_path: Path) -> None:
     torch.manual_seed(0)
     network = warmed(build("small", 1, 2, 64), 1, 64)
@@ -182,6 +184,7 @@ def test_only_the_weights_before_the_output_are_put_into_another_order(tmp_path:
     assert shuffled_layers(graph, "feature_map", 1 / 3, 2)[0] != changed
 
 
+@pytest.mark.slow
 def test_a_quantized_graph_forgets_too(tmp_path: Path) -> None:
     torch.manual_seed(0)
     export_graph(warmed(build("small", 1, 2, 64), 1, 64), 64, 1, tmp_path / "model.onnx")
@@ -279,6 +282,7 @@ def test_a_model_that_reads_the_middle_is_shown_to_look_there(scene: Scene) -> N
     assert heat[:, 5:11, 5:11].mean() > heat[:, 2:-2, :3].mean() + 0.1 * heat.std()
 
 
+@pytest.mark.slow
 def test_without_a_head_parts_are_covered_and_without_pictures_none_are_kept(tmp_path: Path) -> None:
     scene = scenes.make(tmp_path)
     scene.run()

@@ -51,6 +51,7 @@ def test_no_more_are_listed_than_fit() -> None:
     assert [row["image_id"] for row in found["rows"]] == [f"{k:02}" for k in range(49, 49 - LISTED, -1)]
 
 
+@pytest.mark.slow
 def test_the_page_lists_what_the_predictions_hold(tmp_path_factory: pytest.TempPathFactory) -> None:
     scene = scenes.make(tmp_path_factory.mktemp("mistakes"), patients=400, champion=True)
     scene.run()

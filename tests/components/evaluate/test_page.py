@@ -104,6 +104,7 @@ def rows(page: str, table: str) -> list[list[str]]:
     return [[" ".join(html.unescape(re.sub(r"<[^>]+>", " ", cell)).split()) for cell in line] for line in cells]
 
 
+@pytest.mark.slow
 def test_it_is_whole_and_fetches_nothing(page: str) -> None:
     balance = Balance()
     balance.feed(page)
@@ -338,6 +339,7 @@ def test_the_data_and_the_speed_are_told_of(scene: Scene) -> None:
     assert facts["Model in service"] == scenes.DIGESTS["champion"]
 
 
+@pytest.mark.slow
 def test_findings_have_their_own_words(several: Scene) -> None:
     metrics, shown = several.metrics, several.page
     confused = rows(shown, "stack confused")[1:]
@@ -366,6 +368,7 @@ def test_lines_can_be_told_apart_without_colour() -> None:
     assert ">in service<" not in plots.roc(ours, theirs, None, "roc", small=True)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("which", ["scene", "several"])
 def test_nothing_is_wider_than_the_screen(which: str, tmp_path: Path, request: pytest.FixtureRequest) -> None:
     chromium = shutil.which("chromium")

@@ -189,6 +189,7 @@ def test_figures_of_one_class_alone_are_unknown_not_wrong() -> None:
     assert found["auc"] == {"value": None, "low": None, "high": None}
 
 
+@pytest.mark.slow
 def test_the_report_has_the_figures_of_the_copies_and_sites(tmp_path: Path) -> None:
     scene = scenes.make(tmp_path)
     scene.run()

@@ -71,6 +71,7 @@ def test_the_same_patients_in_both_groups_narrow_the_gap() -> None:
     assert narrow["high"] - narrow["gap"] < 0.5 * (wide["high"] - wide["gap"])
 
 
+@pytest.mark.slow
 def test_gaps_hold_where_there_is_none() -> None:
     """Of five equal groups the best and the worst always differ; the interval must still reach down to 0."""
     excluded = 0

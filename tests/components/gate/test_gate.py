@@ -92,6 +92,7 @@ def test_the_interface_can_be_read() -> None:
     assert all(parameter.help for parameter in interface.parameters.values())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("confidence", "names"), [(0.99, []), (0.9, ["confidence"]), (None, ["confidence"])])
 def test_what_holds_too_seldom_bounds_nothing(
     judge: Callable[..., Metrics], confidence: float | None, names: list[str]
@@ -463,6 +464,7 @@ def test_beyond_the_plan_nothing_is_approved(judge: Callable[..., Metrics]) -> N
     assert judge(looks=25, spent=0.05, budget={"looks": 48, "error": 0.1})["outcome"] == "approved"
 
 
+@pytest.mark.slow
 def test_another_plan_at_each_look_spends_no_more(judge: Callable[..., Metrics]) -> None:
     """As many looks planned as there were: each plan alone would be kept, but not the error rate."""
     spent, approved = 0.0, 0

@@ -14,6 +14,8 @@ from components.shared.storage.store import Store, open_store
 from tests.components.ingest.test_ingest import KEY, Scans, about, ingest, quarantine, row_of, rows
 from tests.components.shared.images import encoded, gray
 
+pytestmark = pytest.mark.usefixtures("shared_template")
+
 
 @pytest.fixture
 def scans(tmp_path: Path) -> Scans:
@@ -29,6 +31,7 @@ def store(tmp_path: Path) -> Store:
     return open_store(str(tmp_path / "store"))
 
 
+@pytest.mark.slow
 def test_a_name_that_is_no_unicode_is_a_name(store: Store, scans: Scans) -> None:
     odd = os.fsencode(scans.root) + b"/NORMAL/m\xfcller\xff_1.png"
     Path(os.fsdecode(odd)).write_bytes(encoded(gray(50)))
@@ -51,6 +54,7 @@ def test_a_link_out_of_the_source_is_not_followed(store: Store, scans: Scans, tm
     assert about(store, done)["counts"]["warnings"]["not in the listing"] == 1
 
 
+@pytest.mark.slow
 def test_a_shard_that_does_not_hold_what_its_name_says_is_named_and_made_again(
     store: Store, scans: Scans, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -87,6 +91,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     subprocess.run(["umount", "--lazy", str(place)], check=True)
 
 
+@pytest.mark.slow
 def test_a_full_disk_is_said_and_nothing_is_lost(scans: Scans, small_disk: Path, tmp_path: Path) -> None:
     for number in range(40):
         scans.add(f"NORMAL/more{number}_1.png", encoded(gray(100 + number, side=100)))
@@ -110,6 +115,7 @@ def test_a_file_that_changes_while_it_is_read_is_no_content(store: Store, scans:
         ingest(store, scans, revision=revision)
 
 
+@pytest.mark.slow
 def test_a_folder_below_the_class_folder_is_a_patient(store: Store, tmp_path: Path) -> None:
     made = Scans(tmp_path / "scans")
     for label in "AB":
@@ -123,6 +129,7 @@ def test_a_folder_below_the_class_folder_is_a_patient(store: Store, tmp_path: Pa
     assert row_of(store, done, "train/A/Apat1/1001.png")["patient_id"] == KEY.hash("patient", "Apat1")
 
 
+@pytest.mark.slow
 def test_folders_of_people_are_no_classes_and_are_not_named(store: Store, tmp_path: Path) -> None:
     made = Scans(tmp_path / "scans")
     for patient in range(8):
@@ -139,12 +146,14 @@ def test_a_class_folder_that_is_no_unicode_is_refused(store: Store, scans: Scans
         ingest(store, scans)
 
 
+@pytest.mark.slow
 def test_a_link_to_itself_and_a_hidden_folder_are_passed_over(store: Store, scans: Scans) -> None:
     (scans.root / "NORMAL" / "loop_1.png").symlink_to("loop_1.png")
     (scans.root / ".snapshot").mkdir(mode=0o000)
     assert ingest(store, scans).values["images"] == 12
 
 
+@pytest.mark.slow
 def test_content_that_was_replaced_with_its_time_kept_is_seen(store: Store, scans: Scans) -> None:
     scans.settle()
     first = ingest(store, scans)
@@ -156,12 +165,14 @@ def test_content_that_was_replaced_with_its_time_kept_is_seen(store: Store, scan
     assert ingest(store, scans).outputs != first.outputs
 
 
+@pytest.mark.slow
 def test_ages_with_a_decimal_are_ages(store: Store, scans: Scans) -> None:
     scans.table({"file": "NORMAL/normal0_0.png", "age": "45.0"}, {"file": "NORMAL/normal0_1.png", "age": "93"})
     done = ingest(store, scans)
     assert [row_of(store, done, f"NORMAL/normal0_{n}.png")["age"] for n in (0, 1)] == [45, 90]
 
 
+@pytest.mark.slow
 def test_a_file_whose_group_joins_another_stands_once_in_the_index(store: Store, tmp_path: Path) -> None:
     """Groups part and join as files come and go, and records of groups that are gone may tell of the same files."""
     made = Scans(tmp_path / "scans")

@@ -24,6 +24,8 @@ from tests.components.shared.images import dicom, encoded, gray
 from tests.components.shared.servers import BUCKET, S3Server, client, moto, rclone
 from tests.components.shared.steps import step
 
+pytestmark = pytest.mark.usefixtures("shared_template")
+
 Kind = Callable[[Path], AbstractContextManager[S3Server]]
 KEY = hash_keys.parse(hash_keys.SYNTHETIC)
 
@@ -113,6 +115,7 @@ def ingest(store: Store, place: Scans | Copy, **parameters: Any) -> Done:
     return merged(store, [step("ingest", store, {}, **given)])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", [moto, rclone])
 def test_a_bucket_gives_the_bytes_that_the_directory_gives_though_five_in_a_hundred_requests_fail(
     kind: Kind, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -136,6 +139,7 @@ def test_a_bucket_gives_the_bytes_that_the_directory_gives_though_five_in_a_hund
     assert row_of(other, there, files[7])["age"] == 27
 
 
+@pytest.mark.slow
 def test_what_is_known_is_neither_fetched_nor_decoded(store: Store, copy: Copy) -> None:
     first = ingest(store, copy)
     assert copy.gets() == 8, "each once"
@@ -147,6 +151,7 @@ def test_what_is_known_is_neither_fetched_nor_decoded(store: Store, copy: Copy) 
     assert fewer.values == first.values
 
 
+@pytest.mark.slow
 def test_a_new_object_is_all_that_is_looked_at(store: Store, tmp_path: Path, behind: S3Server) -> None:
     with pytest.MonkeyPatch.context() as monkeypatch, _copied(many(tmp_path), behind, 0.0, monkeypatch) as copy:
         first = ingest(store, copy)
@@ -157,6 +162,7 @@ def test_a_new_object_is_all_that_is_looked_at(store: Store, tmp_path: Path, beh
         assert second.values["images"] == first.values["images"] + 1
 
 
+@pytest.mark.slow
 def test_an_object_that_went_is_forgotten_and_a_changed_one_is_read_anew(store: Store, copy: Copy) -> None:
     ingest(store, copy)
     copy.gets()
@@ -171,6 +177,7 @@ def test_an_object_that_went_is_forgotten_and_a_changed_one_is_read_anew(store: 
     assert KEY.hash("image", "NORMAL/normal0_0.png").encode() not in known
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("change", ["changes", "vanishes"])
 def test_a_source_that_changes_meanwhile_is_refused_and_the_same_work_may_be_tried_again(
     change: str, store: Store, copy: Copy
@@ -188,6 +195,7 @@ def test_a_source_that_changes_meanwhile_is_refused_and_the_same_work_may_be_tri
     assert ingest(store, copy, revision=revision).values["images"] == 8
 
 
+@pytest.mark.slow
 def test_objects_that_arrive_cut_short_are_fetched_on(store: Store, copy: Copy) -> None:
     copy.faults.force("get", *["cut", "cut record"] * AHEAD)
     assert ingest(store, copy).values["images"] == 8
@@ -202,6 +210,7 @@ def test_an_object_that_may_not_be_read_is_told_by_its_hash(store: Store, copy: 
     assert "normal0" not in str(refusal.value)
 
 
+@pytest.mark.slow
 def test_a_damaged_record_of_what_is_known_is_made_again(store: Store, copy: Copy) -> None:
     first = ingest(store, copy)
     for name in store.names("masters"):
@@ -211,10 +220,12 @@ def test_a_damaged_record_of_what_is_known_is_made_again(store: Store, copy: Cop
     assert copy.gets() == 8
 
 
+@pytest.mark.slow
 def test_the_data_set_is_called_by_the_last_part_of_the_address(store: Store, copy: Copy) -> None:
     assert about(store, ingest(store, copy))["name"] == copy.scans.root.name
 
 
+@pytest.mark.slow
 def test_no_name_in_a_bucket_reaches_the_store_and_no_file_stays(
     store: Store, copy: Copy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

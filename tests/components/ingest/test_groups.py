@@ -32,6 +32,7 @@ def test_the_order_of_arrival_does_not_matter(numbers: list[int], chance: random
     assert group(files(*mixed)) == group(files(*numbers))
 
 
+@pytest.mark.slow
 def test_a_new_file_changes_the_group_it_falls_into_and_no_other() -> None:
     before = {each.name: each.members for each in group(files(*range(3000)))}
     for new in range(3000, 3100):

@@ -36,6 +36,7 @@ def scans_at(root: Path) -> Scans:
     return made
 
 
+@pytest.mark.slow
 def test_hostile_files_are_set_aside_and_change_nothing_else(store: Store, tmp_path: Path) -> None:
     made = scans_at(tmp_path / "scans")
     undisturbed = ingest(open_store(str(tmp_path / "other")), made)
@@ -52,6 +53,7 @@ def test_hostile_files_are_set_aside_and_change_nothing_else(store: Store, tmp_p
     assert everything(fresh, ingest(fresh, made)) == everything(store, second)
 
 
+@pytest.mark.slow
 def test_what_was_decoded_before_a_hostile_file_came_is_not_decoded_again(store: Store, tmp_path: Path) -> None:
     made = scans_at(tmp_path / "scans")
     made.settle()
@@ -63,6 +65,7 @@ def test_what_was_decoded_before_a_hostile_file_came_is_not_decoded_again(store:
     assert len(quarantine(store, second)) == 3
 
 
+@pytest.mark.slow
 def test_an_ingest_that_decodes_a_hostile_file_ends_at_once_and_leaves_no_process(tmp_path: Path) -> None:
     made = Scans(tmp_path / "scans")
     for number in range(2):

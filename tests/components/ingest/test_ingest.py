@@ -29,6 +29,8 @@ from components.shared.storage.store import Store, open_store
 from tests.components.shared.images import dicom, encoded, gray
 from tests.components.shared.steps import contents, laid_out, step
 
+pytestmark = pytest.mark.usefixtures("shared_template")
+
 KEY = hash_keys.parse(hash_keys.SYNTHETIC)
 
 
@@ -128,6 +130,7 @@ def quarantine(store: Store, done: Done) -> dict[str, tuple[str, str]]:
     return {row["image_id"]: (row["reason"], row["detail"]) for row in csv.DictReader(text.splitlines())}
 
 
+@pytest.mark.slow
 def test_it_is_told_how_many_files_are_new_and_how_many_known(
     store: Store, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -149,6 +152,7 @@ def test_it_is_told_how_many_files_are_new_and_how_many_known(
     assert told() == "images: 1 new, 63 known"
 
 
+@pytest.mark.slow
 def test_folders_are_classes_and_normal_comes_first(store: Store, scans: Scans) -> None:
     scans.add("ABSCESS/a1_1.png")
     done = ingest(store, scans)
@@ -160,6 +164,7 @@ def test_folders_are_classes_and_normal_comes_first(store: Store, scans: Scans) 
     assert numbers(done) == {"images": 9, "patients": 5, "duplicates": 0, "near_duplicates": 0, "quarantined": 0}
 
 
+@pytest.mark.slow
 def test_only_the_classes_that_were_asked_for_are_taken(store: Store, scans: Scans) -> None:
     scans.add("ABSCESS/a1_1.png")
     done = ingest(store, scans, classes=["PNEUMONIA", "NORMAL"])
@@ -169,6 +174,7 @@ def test_only_the_classes_that_were_asked_for_are_taken(store: Store, scans: Sca
         ingest(store, scans, classes=["NORMAL", "ABCESS"])
 
 
+@pytest.mark.slow
 def test_the_dataset_holds_every_image_as_it_is(store: Store, scans: Scans, tmp_path: Path) -> None:
     done = ingest(store, scans)
     data = Data.open(laid_out(store, done, "dataset", tmp_path / "out"), store)
@@ -179,12 +185,14 @@ def test_the_dataset_holds_every_image_as_it_is(store: Store, scans: Scans, tmp_
     assert row["source_digest"] == digest((scans.root / "NORMAL" / "normal1_1.png").read_bytes())
 
 
+@pytest.mark.slow
 def test_images_of_one_patient_are_told_by_their_names(store: Store, scans: Scans) -> None:
     found = rows(store, ingest(store, scans)).values()
     assert len({row["patient_id"] for row in found}) == 4
     assert {row["patient_id"] for row in found} >= {KEY.hash("patient", "normal1")}
 
 
+@pytest.mark.slow
 def test_a_patient_comes_from_the_header_then_the_name(store: Store, scans: Scans) -> None:
     pixels = np.arange(1024, dtype=np.uint16).reshape(32, 32)
     scans.add("NORMAL/x_1.dcm", dicom(pixels, PatientID="17", PatientSex="F", PatientAge="045Y", ViewPosition="AP"))
@@ -198,6 +206,7 @@ def test_a_patient_comes_from_the_header_then_the_name(store: Store, scans: Scan
     assert (name["sex"], name["age"]) == ("", -1)
 
 
+@pytest.mark.slow
 def test_a_table_that_names_patients_goes_before_all_else_and_must_name_them_all(store: Store, scans: Scans) -> None:
     pixels = np.arange(1024, dtype=np.uint16).reshape(32, 32)
     scans.add("NORMAL/y_1.dcm", dicom(pixels + 1, PatientID="17", PatientSex="F", PatientAge="045Y"))
@@ -231,6 +240,7 @@ def test_a_table_that_does_not_fit_is_refused(table: str, sentence: str, store: 
         ingest(store, scans)
 
 
+@pytest.mark.slow
 def test_a_table_may_begin_with_the_mark_of_a_spreadsheet(store: Store, scans: Scans) -> None:
     (scans.root / "patients.csv").write_text("file,age\nNORMAL/normal1_1.png,45\n", encoding="utf-8-sig")
     assert row_of(store, ingest(store, scans), "NORMAL/normal1_1.png")["age"] == 45
@@ -241,6 +251,7 @@ def test_the_last_number_of_a_name_is_the_image_and_the_rest_the_patient(name: s
     assert patient_of(f"A/{name}.png") in ("anna08", "IM-0008")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("given", "years"),
     [("45", 45), ("045Y", 45), ("18M", 1), ("011M", 0), ("60W", 1), ("400D", 1), ("", -1), ("old", -1), ("1000", -1)],
@@ -256,6 +267,7 @@ def test_a_table_without_the_column_of_files_is_refused(store: Store, scans: Sca
         ingest(store, scans)
 
 
+@pytest.mark.slow
 def test_folders_above_the_classes_publish_a_split(store: Store, tmp_path: Path) -> None:
     made = Scans(tmp_path / "scans")
     for folder, official in (("train", "train"), ("Validation", "val"), ("testing", "test")):
@@ -268,6 +280,7 @@ def test_folders_above_the_classes_publish_a_split(store: Store, tmp_path: Path)
     assert row_of(store, done, "testing/A/testA_1.png")["official"] == "test"
 
 
+@pytest.mark.slow
 def test_what_cannot_be_used_is_set_aside_with_the_reason(store: Store, scans: Scans) -> None:
     scans.add("NORMAL/broken_1.png", b"this is no image")
     scans.add("NORMAL/cut_1.png", encoded(gray())[:150])
@@ -285,6 +298,7 @@ def test_what_cannot_be_used_is_set_aside_with_the_reason(store: Store, scans: S
     assert not set(found) & set(rows(store, done))
 
 
+@pytest.mark.slow
 def test_the_same_pixels_in_two_classes_are_in_none(store: Store, scans: Scans) -> None:
     pixels = gray(99)
     scans.add("NORMAL/same_1.png", encoded(pixels))
@@ -297,6 +311,7 @@ def test_the_same_pixels_in_two_classes_are_in_none(store: Store, scans: Scans) 
     assert numbers(done) == {"images": 8, "patients": 4, "duplicates": 0, "near_duplicates": 0, "quarantined": 3}
 
 
+@pytest.mark.slow
 def test_copies_are_marked_whatever_file_they_came_in(store: Store, scans: Scans) -> None:
     pixels = gray(99)
     scans.add("NORMAL/one_1.png", encoded(pixels))
@@ -325,6 +340,7 @@ def everything(store: Store, done: Done) -> dict[str, bytes]:
     return found | {shard["digest"]: store.get(shard["digest"]) for shard in about(store, done)["shards"]}
 
 
+@pytest.mark.slow
 def test_the_same_source_gives_the_same_bytes_wherever_it_lies_and_however_old_it_is(tmp_path: Path) -> None:
     made = many(tmp_path)
     made.add("A/broken_1.png", b"this is no image")
@@ -341,6 +357,7 @@ def test_the_same_source_gives_the_same_bytes_wherever_it_lies_and_however_old_i
     assert everything(one, first) == everything(other, second)
 
 
+@pytest.mark.slow
 def test_only_what_is_new_is_decoded(store: Store, tmp_path: Path) -> None:
     made = many(tmp_path)
     made.settle()
@@ -362,6 +379,7 @@ def test_only_what_is_new_is_decoded(store: Store, tmp_path: Path) -> None:
     assert everything(other, ingest(other, made)) == everything(store, second)
 
 
+@pytest.mark.slow
 def test_a_shard_that_has_gone_is_made_again(store: Store, scans: Scans) -> None:
     first = ingest(store, scans)
     shard = about(store, first)["shards"][0]["digest"]
@@ -374,6 +392,7 @@ def test_a_shard_that_has_gone_is_made_again(store: Store, scans: Scans) -> None
     assert again.outputs == first.outputs
 
 
+@pytest.mark.slow
 def test_the_fingerprint_follows_pixels_and_labels_and_not_names(store: Store, scans: Scans) -> None:
     def fingerprint() -> str:
         return str(about(store, ingest(store, scans))["fingerprint"])
@@ -391,6 +410,7 @@ def stored_bytes(root: Path) -> Iterator[tuple[str, bytes]]:
             yield path.relative_to(root).as_posix(), path.read_bytes()
 
 
+@pytest.mark.slow
 def test_no_name_of_a_patient_or_a_file_reaches_the_store(store: Store, scans: Scans) -> None:
     pixels = np.arange(1024, dtype=np.uint16).reshape(32, 32)
     planted = ("ZEBEDEE", "QUIXOTE", "WOLFRAM", "OPHELIA", "FLORIAN")
@@ -424,6 +444,7 @@ def test_another_key_than_the_runs_is_refused(store: Store, scans: Scans, monkey
         ingest(store, scans)
 
 
+@pytest.mark.slow
 def test_another_key_gives_other_ids_and_the_same_fingerprint(
     store: Store, scans: Scans, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -435,6 +456,7 @@ def test_another_key_gives_other_ids_and_the_same_fingerprint(
     assert about(store, second)["key_id"] == hash_keys.parse("ab" * 32).id
 
 
+@pytest.mark.slow
 def test_a_source_that_changed_is_refused_and_the_same_work_may_be_tried_again(store: Store, scans: Scans) -> None:
     revision = scans.revision
     scans.add("NORMAL/late_1.png")
@@ -457,6 +479,7 @@ def test_images_outside_of_class_folders_are_no_class(store: Store, tmp_path: Pa
         ingest(store, made)
 
 
+@pytest.mark.slow
 def test_a_class_of_which_nothing_is_usable_is_named(store: Store, scans: Scans) -> None:
     for path in (scans.root / "PNEUMONIA").iterdir():
         path.write_bytes(b"no image")
@@ -464,12 +487,14 @@ def test_a_class_of_which_nothing_is_usable_is_named(store: Store, scans: Scans)
         ingest(store, scans)
 
 
+@pytest.mark.slow
 def test_a_large_image_is_kept_no_larger_than_asked(store: Store, scans: Scans) -> None:
     scans.add("NORMAL/large_1.png", encoded(gray(5, side=200)))
     row = row_of(store, ingest(store, scans, max_side=102), "NORMAL/large_1.png")
     assert (row["height"], row["width"]) == (100, 102)
 
 
+@pytest.mark.slow
 def test_a_group_of_many_large_images_has_several_shards(
     store: Store, scans: Scans, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -56,6 +56,7 @@ def alive(group: int) -> bool:
     return True
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(120 + 10 * KILLS)
 def test_killed_at_any_moment_it_goes_on(scans: Scans, tmp_path: Path) -> None:
     undisturbed = open_store(str(tmp_path / "undisturbed"))
@@ -91,6 +92,7 @@ def test_killed_at_any_moment_it_goes_on(scans: Scans, tmp_path: Path) -> None:
     assert ended_by_itself == rounds
 
 
+@pytest.mark.slow
 def test_decoding_processes_end_with_the_one_that_began_them(scans: Scans, tmp_path: Path) -> None:
     process = begin(scans, tmp_path)
     deadline = time.monotonic() + 30

@@ -463,6 +463,7 @@ def test_labels_that_tell_persons_apart_are_no_classes_and_are_not_told(tmp_path
     )
 
 
+@pytest.mark.slow
 def test_the_stage_takes_labels_from_a_table(tmp_path: Path) -> None:
     made = Scans(tmp_path / "scans")
     for number in range(12):

@@ -16,6 +16,8 @@ from components.shared.parsing.yaml_documents import read_yaml
 from components.shared.storage.source import Directory
 from tests.components.ingest.sources import add, by_name, classes_of, listing, order, read
 
+pytestmark = pytest.mark.usefixtures("shared_template")
+
 ROOT = Path(__file__).resolve().parents[3]
 PARAMS = ROOT / "workflows" / "params"
 KERMANY = ROOT.parent / "shared" / "data" / "kermany_cxr"
@@ -33,6 +35,7 @@ def sides_of_patients(found: Labels) -> dict[str, set[str]]:
     return sides
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not KERMANY.is_dir(), reason=f"{KERMANY.name} is not beside the repository")
 @pytest.mark.parametrize(("params", "column"), [("kermany", "label"), ("kermany-three", "subtype")])
 def test_kermany_as_its_manifest_has_it(params: str, column: str) -> None:

@@ -147,6 +147,7 @@ def test_bad_volumes_are_refused_with_the_reason(data: bytes, sentence: str, pac
         slices(pack(data))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("claims", [(70, 80, 5), (512, 512, 1000)])
 def test_a_gzip_bomb_is_unpacked_only_as_far_as_the_volume_goes(claims: tuple[int, int, int], tmp_path: Path) -> None:
     head_of_it = header(dim=[3, *claims, 1, 1, 1, 1], datatype=4, bitpix=16)

@@ -12,6 +12,8 @@ from hypothesis import strategies as st
 from components.ingest.subsets import order_classes, within_limit
 from tests.components.ingest.sources import add, by_name, order, read
 
+pytestmark = pytest.mark.usefixtures("shared_template")
+
 Image = tuple[str, str, tuple[int, ...]]
 
 PATIENTS, SIDES, LABELS = (

@@ -49,6 +49,7 @@ def test_the_sentence_says_where_and_not_what() -> None:
     )
 
 
+@pytest.mark.slow
 def test_black_writing_on_white_and_writing_over_the_anatomy_are_found(scans: list[Picture]) -> None:
     white = np.full((512, 640), 240, np.uint8)
     assert text_like(written(white, LINES[1], 18, (0, 1), level=0)) is not None

@@ -20,6 +20,7 @@ ROOT = Path(__file__).resolve().parents[3]
 KERMANY = ROOT.parent / "shared" / "data" / "kermany_cxr"
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not KERMANY.exists(), reason="the chest X-rays are not at hand")
 def test_the_published_split_is_kept_and_identical_images_are_found(tmp_path: Path) -> None:
     store = open_store(str(tmp_path / "store"))

@@ -26,12 +26,15 @@ from tests.components.ingest.test_ingest import (
 from tests.components.shared.images import encoded, gray
 from tests.components.shared.steps import contents, nothing, step
 
+pytestmark = pytest.mark.usefixtures("shared_template")
+
 
 @pytest.fixture
 def store(tmp_path: Path) -> Store:
     return open_store(str(tmp_path / "store"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("parts", [2, 3, 20])
 def test_however_many_parts_the_data_set_is_the_same_to_the_byte(parts: int, tmp_path: Path) -> None:
     made = many(tmp_path)
@@ -47,6 +50,7 @@ def test_however_many_parts_the_data_set_is_the_same_to_the_byte(parts: int, tmp
     assert whole.outputs == together.outputs
 
 
+@pytest.mark.slow
 def test_parts_do_not_decode_what_another_part_does(store: Store, tmp_path: Path) -> None:
     made = many(tmp_path, 1200)
     done = portions(store, made, 3)
@@ -58,6 +62,7 @@ def test_parts_do_not_decode_what_another_part_does(store: Store, tmp_path: Path
     assert set(seconds) == set((Path(store.uri) / "masters").rglob("*")), "the groups are those of the parts"
 
 
+@pytest.mark.slow
 def test_a_part_that_is_missing_or_there_twice_is_refused(store: Store, tmp_path: Path) -> None:
     found = portions(store, many(tmp_path), 3)
     for wrong in (found[:2], [*found, found[0]], [found[0], found[1], found[1]]):
@@ -65,6 +70,7 @@ def test_a_part_that_is_missing_or_there_twice_is_refused(store: Store, tmp_path
             merged(store, wrong)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("other", "name"),
     [
@@ -83,6 +89,7 @@ def test_parts_that_do_not_belong_together_are_refused(
         merged(store, found)
 
 
+@pytest.mark.slow
 def test_parts_of_a_source_that_changed_between_them_are_refused(store: Store, tmp_path: Path) -> None:
     made = many(tmp_path)
     first = portions(store, made, 2)[0]
@@ -99,6 +106,7 @@ def warned(store: Store, done: Done) -> dict[str, list[str]]:
     return found
 
 
+@pytest.mark.slow
 def test_copies_of_a_patients_image_are_counted_and_those_under_another_patient_told(
     store: Store, tmp_path: Path
 ) -> None:
@@ -109,6 +117,7 @@ def test_copies_of_a_patients_image_are_counted_and_those_under_another_patient_
     assert not [reason for reason in warned(store, done) if reason.startswith(("copies", "look"))]
 
 
+@pytest.mark.slow
 def test_look_alikes_are_marked_and_told_with_whose_they_are(store: Store, tmp_path: Path) -> None:
     made = Scans(tmp_path / "scans")
     for number in range(6):
@@ -145,6 +154,7 @@ def test_every_image_a_patient_of_its_own_is_told(store: Store, tmp_path: Path) 
     assert "neither file names nor headers tell" in line
 
 
+@pytest.mark.slow
 def test_what_the_listing_left_out_is_told(store: Store, tmp_path: Path) -> None:
     made = many(tmp_path, 20)
     outside = tmp_path / "outside.png"
@@ -157,6 +167,7 @@ def test_what_the_listing_left_out_is_told(store: Store, tmp_path: Path) -> None
     assert any("1 file of the source left out: of another kind" in line for line in lines)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("parts", [1, 4])
 def test_what_was_left_out_as_asked_and_set_aside_is_told_once_by_the_merge_again_and_again(
     parts: int, store: Store, tmp_path: Path, caplog: pytest.LogCaptureFixture
@@ -177,6 +188,7 @@ def test_what_was_left_out_as_asked_and_set_aside_is_told_once_by_the_merge_agai
     assert again.values == done.values
 
 
+@pytest.mark.slow
 def test_of_many_details_of_a_reason_three_are_told_and_the_rest_counted(store: Store, tmp_path: Path) -> None:
     made = many(tmp_path, 20)
     for side in range(1, 6):
@@ -201,6 +213,7 @@ def findings(made: Scans, *rows: tuple[str, str]) -> None:
     (made.root / "patients.csv").write_text("\n".join(lines) + "\n")
 
 
+@pytest.mark.slow
 def test_any_number_of_findings(store: Store, tmp_path: Path) -> None:
     made = Scans(tmp_path / "scans")
     made.root.mkdir()
@@ -214,6 +227,7 @@ def test_any_number_of_findings(store: Store, tmp_path: Path) -> None:
     assert row_of(store, done, "c.png")["labels"] == []
 
 
+@pytest.mark.slow
 def test_the_same_pixels_with_other_findings_are_set_aside(store: Store, tmp_path: Path) -> None:
     made = Scans(tmp_path / "scans")
     made.root.mkdir()

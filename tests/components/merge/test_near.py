@@ -59,6 +59,7 @@ LOOKS = st.lists(
 ).map(lambda families: [look for members in families for look in members])
 
 
+@pytest.mark.slow
 @given(LOOKS, st.sampled_from([0, 1, 7, 22, 23, 24, 31]), st.randoms())
 @settings(max_examples=60, deadline=None)
 def test_the_groups_are_those_of_comparing_all_with_all_in_any_order(

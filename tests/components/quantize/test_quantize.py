@@ -116,6 +116,7 @@ def test_it_is_calibrated_on_as_many_training_images_as_asked(bench: Bench) -> N
     assert metadata["medloop"]["precisions"]["int8"]["calibration_images"] == 8
 
 
+@pytest.mark.slow
 def test_the_same_inputs_give_the_same_bytes(bench: Bench, tmp_path: Path) -> None:
     first = bench.quantize()
     (Path(bench.store.uri) / "work" / first.key / "result.json").unlink()

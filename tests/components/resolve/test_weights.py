@@ -101,6 +101,7 @@ def test_what_leads_nowhere_is_told(address: str, sentence: str, store: Store) -
         weights.keep(address, store)
 
 
+@pytest.mark.slow
 def test_a_server_that_is_not_there_is_told(store: Store) -> None:
     with pytest.raises(OSError, match=r"cannot be had \(MaxRetryError\)\. Check the address"):
         weights.keep(f"http://127.0.0.1:{servers.free_port()}/model.pt", store)

@@ -64,6 +64,7 @@ def until_gone(*processes: int) -> None:
         time.sleep(0.02)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("what", "why", "words"),
     [
@@ -87,6 +88,7 @@ def test_what_ends_the_process_is_told_and_a_new_one_works(template: Template, w
     another.close()
 
 
+@pytest.mark.slow
 def test_limits_hold_for_each_file_and_not_for_all_together(template: Template) -> None:
     decoder = Decoder(template)
     assert len({asked(decoder, f"file {number}").split()[-1] for number in range(50)}) == 1
@@ -107,6 +109,7 @@ template.close()
 """
 
 
+@pytest.mark.slow
 def test_what_libraries_print_goes_nowhere_and_a_fault_in_our_own_code_is_shown() -> None:
     for what, shown in (("write", ""), ("raise", "LookupError")):
         command = [sys.executable, "-c", SAYING.format(job=JOB, what=what)]
@@ -114,6 +117,7 @@ def test_what_libraries_print_goes_nowhere_and_a_fault_in_our_own_code_is_shown(
         assert (done.stdout, shown in done.stderr, bool(done.stderr)) == ("", True, bool(shown))
 
 
+@pytest.mark.slow
 def test_a_process_that_is_killed_from_outside_is_no_fault_of_the_file(template: Template) -> None:
     decoder = Decoder(template)
     process = int(asked(decoder, "where").split()[1])
@@ -127,6 +131,7 @@ def test_a_process_that_is_killed_from_outside_is_no_fault_of_the_file(template:
     assert gone(process)
 
 
+@pytest.mark.slow
 def test_a_process_stands_still_and_goes_on(template: Template) -> None:
     decoder = Decoder(template)
     asked(decoder, "well")
@@ -154,6 +159,7 @@ sys.stdin.read()
 """
 
 
+@pytest.mark.slow
 def test_no_process_outlives_its_parent() -> None:
     command = [sys.executable, "-c", ORPHANED.format(job=JOB)]
     parent = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
@@ -171,6 +177,7 @@ def test_limits_grow_with_what_may_hold_many_images() -> None:
     assert limits(bytes(2**27)) == Limits(64.0, 2**29)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "words"),
     [
@@ -202,6 +209,7 @@ def test_no_hostile_file_takes_more_than_its_limits(decoders: Decoders, name: st
     assert decoders.outcome(encoded(gray())).shapes == [list(gray().shape)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "count"),
     [

@@ -394,6 +394,7 @@ def test_a_compressed_frame_of_another_size_is_refused_before_it_is_unpacked() -
         master(encapsulated(dicom(ramp(12)), JPEGLSLossless, [bytes(stream)]))
 
 
+@pytest.mark.slow
 def test_a_deflated_file_that_unpacks_to_gigabytes_is_stopped(tmp_path: Path) -> None:
     data = packed(dicom(ramp(12)), "DeflatedExplicitVRLittleEndian")
     squeeze = zlib.compressobj(1, zlib.DEFLATED, -zlib.MAX_WBITS)
@@ -407,6 +408,7 @@ def test_a_deflated_file_that_unpacks_to_gigabytes_is_stopped(tmp_path: Path) ->
         master(data[:-50])
 
 
+@pytest.mark.slow
 def test_frames_are_unpacked_one_at_a_time(tmp_path: Path) -> None:
     stream = bytes(jpeg_ls.encode_array(np.tile(ramp(12), (16, 16))))  # 2.4 MB a frame, unpacked
     data = encapsulated(dicom(ramp(12)), JPEGLSLossless, [stream] * 25, NumberOfFrames=25, Rows=1024, Columns=1152)
@@ -419,6 +421,7 @@ FILES = [packed(dicom(ramp(12), PatientID="1"), name) for name in (*LOSSLESS, "J
 FILES += [multi(frames()), colour_dicom(rgb()), packed(multi(frames()), "RLELossless")]
 
 
+@pytest.mark.slow
 @settings(max_examples=300, deadline=None)
 @given(data=st.data())
 def test_a_damaged_file_is_images_or_a_sentence_and_nothing_else(decoders: Decoders, data: Any) -> None:

@@ -88,6 +88,7 @@ def test_a_frame_has_an_id_of_its_own() -> None:
     assert len({key.image("a.dcm"), key.image("a.dcm", 0), key.image("a.dcm", 1)}) == 3
 
 
+@pytest.mark.slow
 def test_many_names_are_hashed_in_no_time() -> None:
     key = hash_keys.parse("ab" * 32)
     begun = time.process_time()

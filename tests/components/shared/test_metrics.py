@@ -103,6 +103,7 @@ CASES = {
 }
 
 
+@pytest.mark.slow
 @settings(max_examples=60, deadline=None)
 @given(**CASES)
 def test_figures_equal_scikit_learn(seed: int, images: int, classes: int, ties: int) -> None:
@@ -114,6 +115,7 @@ def test_figures_equal_scikit_learn(seed: int, images: int, classes: int, ties: 
     assert np.array_equal(confusion(s), sk.confusion_matrix(s.labels, s.predicted))
 
 
+@pytest.mark.slow
 @settings(max_examples=40, deadline=None)
 @given(**CASES)
 def test_figures_of_findings_equal_scikit_learn(seed: int, images: int, classes: int, ties: int) -> None:

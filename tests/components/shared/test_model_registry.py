@@ -48,6 +48,7 @@ def append(store: Store, what: str, **fields: Any) -> None:
     assert project(release_log.read_log(store), store.uri)
 
 
+@pytest.mark.slow
 def test_it_follows_releases_and_a_rollback_and_can_be_drawn_anew(
     store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -72,6 +73,7 @@ def test_it_follows_releases_and_a_rollback_and_can_be_drawn_anew(
     assert set(tags()) == {"v1", "v2"}
 
 
+@pytest.mark.slow
 def test_a_refused_model_is_no_version(store: Store, tmp_path: Path) -> None:
     Candidate(tmp_path / "one", store).deploy()
     inputs = {
@@ -83,6 +85,7 @@ def test_a_refused_model_is_no_version(store: Store, tmp_path: Path) -> None:
     assert set(tags()) == {"v1"}
 
 
+@pytest.mark.slow
 def test_the_challenger_is_the_model_that_waits_for_approval_as_long_as_it_waits(store: Store, tmp_path: Path) -> None:
     Candidate(tmp_path / "one", store).deploy()
     append(store, "awaiting", model="e" * 64, decision="d" * 64)
@@ -103,6 +106,7 @@ def test_the_challenger_is_the_model_that_waits_for_approval_as_long_as_it_waits
     assert set(tags()) == {"v1", "v2"}
 
 
+@pytest.mark.slow
 def test_a_run_that_leaves_a_model_waiting_draws_it(store: Store, tmp_path: Path) -> None:
     """The stage that writes it down cannot."""
     Candidate(tmp_path / "one", store).deploy()
@@ -120,6 +124,7 @@ def test_a_run_that_leaves_a_model_waiting_draws_it(store: Store, tmp_path: Path
     assert release_log.waiting(release_log.read_log(store)) is None
 
 
+@pytest.mark.slow
 def test_drawn_anew_it_loses_what_the_log_does_not_know_and_mends_what_was_changed(
     store: Store, tmp_path: Path
 ) -> None:
@@ -137,6 +142,7 @@ def test_drawn_anew_it_loses_what_the_log_does_not_know_and_mends_what_was_chang
     assert str(client().get_registered_model("medloop").aliases["champion"]) == "1"
 
 
+@pytest.mark.slow
 def test_it_remembers_the_head_and_does_not_go_back(
     store: Store, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -78,6 +78,7 @@ def quick(tmp_path: Path, prefix: str = "", pause: float = 0.001, patience: floa
 # One fault at a time: each operation gives what it gives without it.
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fault", KINDS)
 def test_every_operation_survives_every_fault(fault: str, store: Store, faults: Faults, tmp_path: Path) -> None:
     def meets(operation: str) -> None:
@@ -158,6 +159,7 @@ def test_a_server_that_says_nothing_is_asked_again(faults: Faults, tmp_path: Pat
     assert faults.requests["get"] == 2
 
 
+@pytest.mark.slow
 def test_the_pause_that_a_server_asks_for_is_kept(store: Store, faults: Faults) -> None:
     faults.force("get", Answer(503, "SlowDown", headers={"Retry-After": "1"}))
     assert store.read("runs/1.json") is None
@@ -165,6 +167,7 @@ def test_the_pause_that_a_server_asks_for_is_kept(store: Store, faults: Faults) 
     assert second - first >= 1
 
 
+@pytest.mark.slow
 def test_long_lists_come_whole_page_by_page(store: Store, faults: Faults, tmp_path: Path) -> None:
     with ThreadPoolExecutor(8) as pool:
         names = [f"work/{number:04d}" for number in range(1100)]
@@ -174,6 +177,7 @@ def test_long_lists_come_whole_page_by_page(store: Store, faults: Faults, tmp_pa
     assert store.names("work") == names
 
 
+@pytest.mark.slow
 def test_big_files_go_in_parts_that_are_sent_again_alone(store: Store, faults: Faults, tmp_path: Path) -> None:
     file = tmp_path / "file"
     file.write_bytes(random.Random(2).randbytes(2 * s3.PART + 1000))
@@ -288,6 +292,7 @@ def test_minio_names_its_region_and_refuses_wrong_keys(monkeypatch: pytest.Monke
             quick(tmp_path).has("0" * 64)
 
 
+@pytest.mark.slow
 def test_the_rights_that_the_docs_list_suffice_and_each_that_is_missing_is_named(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
@@ -558,6 +563,7 @@ def test_a_server_without_tls_is_called_that(faults: Faults, tmp_path: Path, mon
 # Many faults.
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", [moto, minio])
 def test_a_thousand_faults_lose_and_damage_nothing(
     kind: Kind, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, caplog: pytest.LogCaptureFixture
@@ -614,6 +620,7 @@ def test_a_thousand_faults_lose_and_damage_nothing(
     assert [record.message for record in caplog.records if record.name.startswith(("urllib3", "minio"))] == []
 
 
+@pytest.mark.slow
 def test_a_server_that_cuts_what_it_keeps_is_made_whole(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     with rclone(tmp_path / "server") as server, faulty(server, rate=0.2, seed=5) as (broken, faults):
         lead_to(broken, monkeypatch, tmp_path)

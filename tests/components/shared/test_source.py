@@ -162,6 +162,7 @@ def scans(behind: S3Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
         yield made
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", [moto, rclone, minio])
 def test_odd_names_in_a_bucket_are_names_as_in_a_directory(
     kind: Callable[[Path], AbstractContextManager[S3Server]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -216,6 +217,7 @@ def test_a_file_of_a_bucket_is_here_for_a_while_under_a_name_of_ours(scans: Scan
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_a_listing_goes_on_over_pages(scans: Scans) -> None:
     with ThreadPoolExecutor(8) as pool:
         list(pool.map(lambda number: scans.put(f"B/{number}.png", b"x"), range(1001)))
@@ -261,6 +263,7 @@ def test_what_changed_or_went_since_it_was_listed_is_not_read(
         stack.close()
 
 
+@pytest.mark.slow
 def test_what_changes_between_two_halves_is_not_glued_together(scans: Scans) -> None:
     entry = scans.entry()
     scans.faults.force("get", "cut", "slow")
@@ -345,6 +348,7 @@ def test_a_source_is_called_by_the_last_part_of_its_address(address: str, name: 
     assert source.open_source(address).name == name
 
 
+@pytest.mark.slow
 def test_the_rights_that_the_docs_list_suffice_to_read_scans(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     page = (Path(__file__).resolve().parents[3] / "docs" / "storage.md").read_text()
     policy = json.loads(page.partition("## Scans in a bucket")[2].partition("```json\n")[2].partition("```")[0])
@@ -383,6 +387,7 @@ def test_a_source_without_keys_asks_for_them(monkeypatch: pytest.MonkeyPatch, tm
         source.entries(f"s3://{BUCKET}/x")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", [moto, rclone, minio])
 def test_a_large_scan_that_was_sent_in_parts_is_read_as_it_was_listed(
     kind: Callable[[Path], AbstractContextManager[S3Server]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch

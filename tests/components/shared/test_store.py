@@ -224,6 +224,7 @@ def test_a_directory_creates_once_and_rclone_does_not(store: Store) -> None:
     assert store.names("probe") == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("versioned", [False, True])
 @pytest.mark.parametrize("kind", [moto, minio, racing])
 def test_concurrent_writers_show_whether_a_server_creates_once(

@@ -44,6 +44,7 @@ def having(images: list[Image], finding: int) -> set[str]:
     return {image.patient for image in images if finding in image.labels}
 
 
+@pytest.mark.slow
 def test_every_finding_and_stratum_has_its_share_on_each_side(loop: Loop) -> None:
     images = crowd(2000)
     loop.split(images)
@@ -64,6 +65,7 @@ def test_a_draw_by_chance_would_not_have_given_these_shares(loop: Loop) -> None:
     assert abs(by_chance.mean() - 0.25) > abs(np.mean([loop.patients[patient] == "test" for patient in rarest]) - 0.25)
 
 
+@pytest.mark.slow
 def test_within_a_class_sex_and_site_are_shared_out_evenly(tmp_path: Path) -> None:
     loop = Loop(tmp_path)
     images = [
@@ -78,6 +80,7 @@ def test_within_a_class_sex_and_site_are_shared_out_evenly(tmp_path: Path) -> No
             assert shares(loop, images, label=label, **stratum) == pytest.approx(ASKED, abs=0.06)
 
 
+@pytest.mark.slow
 def test_growth_brings_the_shares_back_to_those_asked_for(loop: Loop) -> None:
     images = crowd(2000)
     first = [image for image in images if 2 not in image.labels][:500]
@@ -88,6 +91,7 @@ def test_growth_brings_the_shares_back_to_those_asked_for(loop: Loop) -> None:
         assert np.mean([loop.patients[patient] == "test" for patient in patients]) == pytest.approx(0.25, abs=0.03)
 
 
+@pytest.mark.slow
 def test_a_published_test_set_leaves_its_findings_as_they_are_and_the_rest_is_shared_out(loop: Loop) -> None:
     images = [
         Image(i.name, i.patient, i.label, official="test" if int(i.patient[5:]) % 5 == 0 and 0 in i.labels else "train")

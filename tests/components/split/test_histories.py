@@ -130,18 +130,21 @@ def go_through(task: str, made: Sequence[Step]) -> None:
             assert straight.bytes == told
 
 
+@pytest.mark.slow
 @settings(max_examples=20, deadline=None, suppress_health_check=PROMPT)
 @given(made=steps("classification"))
 def test_any_growth_and_any_order_of_classes(made: list[Step]) -> None:
     go_through("classification", made)
 
 
+@pytest.mark.slow
 @settings(max_examples=20, deadline=None, suppress_health_check=PROMPT)
 @given(made=steps("multilabel"))
 def test_any_growth_and_any_order_of_findings(made: list[Step]) -> None:
     go_through("multilabel", made)
 
 
+@pytest.mark.slow
 @settings(max_examples=2, deadline=None, suppress_health_check=PROMPT)
 @given(task=st.sampled_from(TASKS), seed=st.integers(0, 2**31 - 1), folds=st.sampled_from([0, 5]))
 def test_in_three_years_of_monthly_growth_no_patient_changes_side(task: str, seed: int, folds: int) -> None:

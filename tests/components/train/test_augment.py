@@ -336,6 +336,7 @@ def test_the_list_for_scanners_moves_and_hides_nothing() -> None:
     assert (middle - torch.tensor([48.0, 16.0])).abs().max() <= 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("channels", [1, 3])
 def test_the_same_state_gives_the_same_bytes_and_another_gives_others(channels: int) -> None:
     images = scans(9, channels=channels)

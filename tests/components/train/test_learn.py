@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -138,6 +140,17 @@ def go(kept: Kept, stop: int = -1, every: float = 1e9, **course: Any) -> tuple[L
     return training(**course).go(Checkpoints(kept, every), watching), watching  # type: ignore[arg-type]  # keeps alike
 
 
+@cache
+def undisturbed(course: str) -> Learned:
+    """A training that nothing cut off, by its parameters as JSON; done once."""
+    return go(Kept(), **json.loads(course))[0]
+
+
+def whole_of(**course: Any) -> Learned:
+    """What a training with these parameters gives where nothing cuts it off."""
+    return undisturbed(json.dumps(course))
+
+
 def same(one: Learned, two: Learned) -> bool:
     return one.history == two.history and all(torch.equal(one.weights[name], two.weights[name]) for name in one.weights)
 
@@ -173,10 +186,11 @@ def test_checkpoints_take_a_fiftieth_of_the_time_and_one_that_failed_costs_none(
     assert waits() == 150, "ten minutes of waiting for a store that is full are no reason to wait for hours"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("course", [{}, EVERYTHING], ids=["plain", "everything"])
 @pytest.mark.parametrize("stop", [1, 3, 4, 6, 7])
 def test_a_training_that_was_cut_off_ends_as_one_that_was_not(course: dict[str, Any], stop: int) -> None:
-    whole, _ = go(Kept(), **course)
+    whole = whole_of(**course)
     kept = Kept()
     with pytest.raises(StoppedError):
         go(kept, stop=stop, every=1e-9, **course)
@@ -201,8 +215,9 @@ def told(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> p
     return caplog
 
 
+@pytest.mark.slow
 def test_the_checkpoint_before_a_damaged_one_serves(told: pytest.LogCaptureFixture) -> None:
-    whole, _ = go(Kept())
+    whole = whole_of()
     kept = Kept()
     with pytest.raises(StoppedError):
         go(kept, stop=6, every=1e-9)
@@ -222,8 +237,9 @@ def test_the_checkpoint_before_a_damaged_one_serves(told: pytest.LogCaptureFixtu
     assert same(whole, anew)
 
 
+@pytest.mark.slow
 def test_after_two_damaged_checkpoints_new_ones_are_kept_again() -> None:
-    whole, _ = go(Kept())
+    whole = whole_of()
     kept = Kept()
     with pytest.raises(StoppedError):
         go(kept, stop=7, every=1e-9)
@@ -237,16 +253,18 @@ def test_after_two_damaged_checkpoints_new_ones_are_kept_again() -> None:
     assert same(whole, again)
 
 
+@pytest.mark.slow
 def test_a_store_that_takes_no_checkpoint_does_not_end_the_training(told: pytest.LogCaptureFixture) -> None:
     class Full(Kept):
         def keep(self, name: str, data: bytes) -> None:
             raise OSError(28, f"No space left on device for the {len(data)} bytes of {name}")
 
-    whole, _ = go(Kept())
+    whole = whole_of()
     assert same(whole, go(Full(), every=1e-9)[0])
     assert "checkpoint not kept" in told.messages
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "course",
     [
@@ -265,11 +283,12 @@ def test_a_store_that_takes_no_checkpoint_does_not_end_the_training(told: pytest
 )
 def test_each_way_of_training_learns_what_there_is_to_learn(course: dict[str, Any]) -> None:
     learned, _ = go(Kept(), epochs=4, **course)
-    plain, _ = go(Kept(), epochs=4)
+    plain = whole_of(epochs=4)
     assert learned.score > 0.9
     assert learned.history != plain.history, "the option makes a difference"
 
 
+@pytest.mark.slow
 def test_the_last_epoch_is_kept_where_that_is_asked_for() -> None:
     course: dict[str, Any] = {"epochs": 6, "learning_rate": 0.03}
     (best, _), (last, _) = go(Kept(), **course), go(Kept(), keep="last", **course)
@@ -278,26 +297,31 @@ def test_the_last_epoch_is_kept_where_that_is_asked_for() -> None:
     assert best.epoch == 1 + ranks.index(max(ranks))
 
 
+@pytest.mark.slow
 def test_findings_are_learned_side_by_side() -> None:
     learned, _ = go(Kept(), task="multilabel", epochs=6)
     assert learned.score > 0.9, learned.history
 
 
+@pytest.mark.slow
 def test_colours_are_learned_from() -> None:
     learned = training(sides(colour=True), epochs=4).go(Checkpoints(Kept(), 1e9), Watching())  # type: ignore[arg-type]
     assert learned.score > 0.9
 
 
+@pytest.mark.slow
 def test_patience_ends_a_training_that_gets_no_better() -> None:
     learned, _ = go(Kept(), epochs=30, patience=2, learning_rate=1e-7)
     assert len(learned.history) == learned.epoch + 2 < 30
 
 
+@pytest.mark.slow
 def test_patience_counts_from_the_best_epoch_also_where_the_last_is_kept() -> None:
     learned, _ = go(Kept(), epochs=30, patience=2, learning_rate=1e-7, keep="last")
     assert len(learned.history) == learned.epoch < 30
 
 
+@pytest.mark.slow
 def test_patience_does_not_count_epochs_in_which_the_body_is_frozen() -> None:
     learned, _ = go(Kept(), epochs=6, patience=1, frozen_epochs=4, learning_rate=1e-7)
     assert len(learned.history) > 4
@@ -357,6 +381,7 @@ def test_the_rate_rises_in_a_line_and_falls_in_half_a_wave() -> None:
     assert 0.01 <= shares[-1] < 0.02
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("architecture", ["small", "vit", "convnext_tiny"])
 def test_only_weights_that_multiply_decay_and_the_body_has_its_own_rate(architecture: str) -> None:
     network = models.build(architecture, 1, 2, 64, 32, 0.0)

@@ -31,6 +31,7 @@ def test_the_networks_that_are_promised_are_there() -> None:
     assert promised | {"small"} <= set(NETWORKS)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ALL)
 @pytest.mark.parametrize(("channels", "classes", "size"), [(1, 2, 64), (3, 3, 80)])
 def test_the_map_gives_the_features_and_the_features_give_the_logits(
@@ -53,6 +54,7 @@ def test_odd_image_sizes_are_taken(name: str) -> None:
     assert min(found.shape[2:]) >= 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ALL)
 def test_every_weight_learns_and_twice_the_same(name: str, deterministic: None) -> None:
     images, labels = torch.rand(3, 1, 64, 64), torch.tensor([0, 1, 1])
@@ -72,6 +74,7 @@ def test_every_weight_learns_and_twice_the_same(name: str, deterministic: None) 
     assert all(torch.equal(first[weight], second[weight]) for weight in first)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ALL)
 def test_the_stages_hold_all_of_the_body_from_input_to_output(name: str) -> None:
     model = build(name, 1, 2, 64)
@@ -84,6 +87,7 @@ def test_the_stages_hold_all_of_the_body_from_input_to_output(name: str) -> None
     assert max(sizes) < 0.85 * sum(sizes), "no stage is almost the whole"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ALL)
 def test_the_stages_come_in_the_order_in_which_the_image_passes_them(name: str) -> None:
     model = build(name, 1, 2, 64).eval()
@@ -130,6 +134,7 @@ def test_the_logits_alone_are_the_same_logits() -> None:
     assert torch.equal(alone(images), whole(images)[0])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["small", "convnext_tiny"])
 def test_same_seed_same_weights(name: str) -> None:
     first = build(name, 1, 2, 64).state_dict()

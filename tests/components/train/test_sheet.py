@@ -49,6 +49,7 @@ def test_the_same_images_give_the_same_bytes() -> None:
     assert sheet(before, after.flip(0), ["a", "b"]) != first
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("channels", "mode"), [(1, "L"), (3, "P")])
 def test_it_stays_small(channels: int, mode: str) -> None:
     before, after = grains(4, channels)

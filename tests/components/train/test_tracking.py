@@ -51,6 +51,7 @@ def history(uri: str, run: Any, name: str) -> list[tuple[int, float]]:
     return [(point.step, point.value) for point in MlflowClient(uri).get_metric_history(run.info.run_id, name)]
 
 
+@pytest.mark.slow
 def test_a_run_has_its_parameters_figures_tags_and_files(database: str, tmp_path: Path) -> None:
     from mlflow import MlflowClient
 
@@ -80,6 +81,7 @@ def test_a_run_has_its_parameters_figures_tags_and_files(database: str, tmp_path
     assert list((tmp_path / "home" / "mlflow").rglob("sheet.png"))
 
 
+@pytest.mark.slow
 def test_nothing_of_the_machine_or_its_user_is_told(database: str) -> None:
     with Tracking(KEY, {"epochs": 2}) as track:
         track.epoch(1, {"loss": 0.5})
@@ -97,6 +99,7 @@ def test_the_history_is_a_table(tmp_path: Path) -> None:
     ]  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("error", "status"),
     [(ValueError("NaN"), "FAILED"), (KeyboardInterrupt(), "KILLED"), (SystemExit(143), "KILLED"), (None, "FINISHED")],
@@ -122,6 +125,7 @@ with Tracking(sys.argv[1], {"epochs": 4}) as track:
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("number", "status"), [(signal.SIGTERM, "KILLED"), (signal.SIGKILL, "RUNNING")], ids=["SIGTERM", "SIGKILL"]
 )
@@ -142,6 +146,7 @@ def test_a_training_that_was_killed_goes_on_in_its_run(number: signal.Signals, s
     assert [step for step, _ in history(database, run, "loss")] == [1, 2, 3, 4]
 
 
+@pytest.mark.slow
 def test_work_that_was_finished_and_is_done_again_is_another_run(database: str) -> None:
     for key in (KEY, KEY, "f" * 64):
         with Tracking(key, {}) as track:
@@ -149,6 +154,7 @@ def test_work_that_was_finished_and_is_done_again_is_another_run(database: str) 
     assert [run.data.tags["medloop.work"] for run in runs(database)] == [KEY, KEY, "f" * 64]
 
 
+@pytest.mark.slow
 def test_the_machine_is_watched(database: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MLFLOW_SYSTEM_METRICS_SAMPLING_INTERVAL", "0.2")
     with Tracking(KEY, {}):
@@ -184,6 +190,7 @@ def mlflow_server(folder: Path, port: int) -> Iterator[str]:
         process.wait(30)
 
 
+@pytest.mark.slow
 def test_a_server_that_comes_later_gets_all_of_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -209,6 +216,7 @@ def test_a_server_that_comes_later_gets_all_of_it(
         assert run.data.metrics["loss"] == 0.25, "it was gone at the end"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("state", ["gone", "silent", "nonsense"])
 def test_a_server_that_does_not_answer_is_asked_a_few_times_at_most(
     state: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
@@ -219,11 +227,12 @@ def test_a_server_that_does_not_answer_is_asked_a_few_times_at_most(
         port = silent.getsockname()[1] if state == "silent" else free_port()
         uri = "nonsense://x" if state == "nonsense" else f"http://127.0.0.1:{port}"
         monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+        monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "1")
         with caplog.at_level(logging.WARNING, "medloop"), Tracking(KEY, {}) as track:
             for epoch in range(1, 100):
                 track.epoch(epoch, {"loss": 0.5})
             track.artifacts({"sheet.png": b"a picture"})
-        assert asked(silent) <= 4  # once and once again, each 5 seconds; by itself MLflow would ask on for minutes
+        assert asked(silent) <= 4  # once and once again, a second each; by itself MLflow would ask on for minutes
     (warning,) = (record for record in caplog.records if record.name == "medloop")
     assert "The training goes on" in warning.__dict__["fields"]["why"]
 

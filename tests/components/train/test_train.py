@@ -82,6 +82,7 @@ def bundle(room: Room, trained: Done) -> Path:
     return laid_out(room.store, trained, "model", room.root / "bundle")
 
 
+@pytest.mark.slow
 def test_it_learns_what_there_is_to_learn(trained: Done, bundle: Path) -> None:
     assert trained.values["val_auc"] > 0.9
     assert 1 <= trained.values["best_epoch"] <= 3
@@ -132,6 +133,7 @@ def test_the_graph_keeps_the_export_contract(bundle: Path, room: Room) -> None:
     assert not (bundle / "models" / "model.onnx.data").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("count", [1, 2, 7])
 def test_the_graph_says_what_the_network_says_for_any_number_of_images(count: int, bundle: Path, room: Room) -> None:
     model, views = Model(bundle), room.views(count)
@@ -165,6 +167,7 @@ def test_no_checkpoint_is_left(trained: Done, room: Room) -> None:
     assert room.store.names(f"work/{trained.key}") == [f"work/{trained.key}/result.json"]
 
 
+@pytest.mark.slow
 def test_the_same_inputs_give_the_same_bytes(trained: Done, tmp_path: Path) -> None:
     again = Room.make(tmp_path).train()
     assert again.key == trained.key
@@ -172,6 +175,7 @@ def test_the_same_inputs_give_the_same_bytes(trained: Done, tmp_path: Path) -> N
     assert again.values == trained.values
 
 
+@pytest.mark.slow
 def test_another_seed_gives_another_model(trained: Done, room: Room) -> None:
     other = room.train(seed=8, epochs=1)
     assert other.outputs["model"].files["models/model.pt"] != trained.outputs["model"].files["models/model.pt"]
@@ -209,6 +213,7 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Done:
     return Room.make(tmp_path_factory.mktemp("undisturbed")).train(**LONGER)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("signal_", [signal.SIGKILL, signal.SIGTERM])
 def test_a_training_that_is_ended_at_random_moments_gives_the_same_bytes(
     signal_: signal.Signals, undisturbed: Done, tmp_path: Path
@@ -241,6 +246,7 @@ def test_a_training_that_is_ended_at_random_moments_gives_the_same_bytes(
     assert room.store.names(f"work/{undisturbed.key}") == [f"work/{undisturbed.key}/result.json"]
 
 
+@pytest.mark.slow
 def test_three_classes_have_no_threshold(tmp_path: Path) -> None:
     room = Room.make(tmp_path, ["A", "B", "C"])
     done = room.train(epochs=1, channels=3, fit="stretch", crop=0.2, shades="local", augment=0)
@@ -249,6 +255,7 @@ def test_three_classes_have_no_threshold(tmp_path: Path) -> None:
     assert [about["preprocess"][name] for name in ("channels", "fit", "crop", "shades")] == [3, "stretch", 0.2, "local"]
 
 
+@pytest.mark.slow
 def test_colour_images_are_learned_from_in_three_channels(tmp_path: Path) -> None:
     room = Room.make(tmp_path, colour="rgb")
     with pytest.raises(ValueError, match=r"images have colours, and channels is 1\. Set channels to 3"):
@@ -263,6 +270,7 @@ def test_colour_images_are_learned_from_in_three_channels(tmp_path: Path) -> Non
     assert np.abs(model(views).logits - turned).max() > 0.01, "the order of the colours counts"
 
 
+@pytest.mark.slow
 def test_weights_in_the_store_are_begun_with(trained: Done, bundle: Path, room: Room) -> None:
     weights = room.store.put_file(bundle / "models" / "model.pt").digest
     done = room.train(weights=weights, epochs=1, frozen_epochs=1)
@@ -276,6 +284,7 @@ def test_weights_in_the_store_are_begun_with(trained: Done, bundle: Path, room: 
         room.train(weights=weights, architecture="resnet18")
 
 
+@pytest.mark.slow
 def test_findings_are_learned_and_each_has_its_threshold(tmp_path: Path) -> None:
     room = Room.make(tmp_path, task="multilabel")
     done = room.train()
@@ -296,6 +305,7 @@ def test_a_class_without_training_images_is_named(tmp_path: Path) -> None:
         room.train()
 
 
+@pytest.mark.slow
 def test_without_drawn_images_no_image_of_a_patient_is_in_the_bundle(trained: Done, room: Room) -> None:
     assert "docs/augmentation.png" in trained.outputs["model"].files
     done = room.train(draw_images=False, epochs=1)
@@ -330,6 +340,7 @@ def tracking(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     return uri
 
 
+@pytest.mark.slow
 def test_a_training_is_shown_in_mlflow(room: Room, tracking: str) -> None:
     from mlflow import MlflowClient
 
@@ -345,6 +356,7 @@ def test_a_training_is_shown_in_mlflow(room: Room, tracking: str) -> None:
     assert {"loss", "val_loss", "val_accuracy", "val_auc", "images_per_second"} <= set(run.data.metrics)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("uri", ["http://127.0.0.1:{port}", "nonsense://x"])
 def test_training_goes_on_where_there_is_no_mlflow(uri: str, room: Room, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", uri.format(port=free_port()))

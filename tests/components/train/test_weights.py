@@ -62,6 +62,7 @@ def without_pooling(whole: nn.Module, *names: str) -> nn.Module:
     return nn.Sequential(*(part for name, part in whole.named_children() if name not in names))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["resnet18", "resnet50"])
 def test_a_resnet_of_torchvision_gives_the_same_map(name: str, tmp_path: Path) -> None:
     whole, images = of_torchvision(name), torch.rand(2, 3, SIZE, SIZE)
@@ -92,6 +93,7 @@ def test_a_densenet_of_torchvision_gives_the_same_map(old_names: bool, tmp_path:
     assert report.left_out == ("classifier.weight", "classifier.bias")
 
 
+@pytest.mark.slow
 def test_a_convnext_of_torchvision_gives_the_same_map_before_the_last_norm(tmp_path: Path) -> None:
     whole, images = of_torchvision("convnext_tiny"), torch.rand(2, 3, SIZE, SIZE)
     nn.init.uniform_(whole.classifier[0].weight)
@@ -104,6 +106,7 @@ def test_a_convnext_of_torchvision_gives_the_same_map_before_the_last_norm(tmp_p
     assert report.left_out == ("classifier.2.weight", "classifier.2.bias")
 
 
+@pytest.mark.slow
 def test_a_transformer_of_torchvision_gives_the_same_tokens_but_for_its_class_token(tmp_path: Path) -> None:
     whole, images = of_torchvision("vit_b_16"), torch.rand(2, 3, SIZE, SIZE)
     nn.init.normal_(whole.class_token)
@@ -119,6 +122,7 @@ def test_a_transformer_of_torchvision_gives_the_same_tokens_but_for_its_class_to
     assert report.adapted == ("body.patch_embedding.position_embeddings from 1×17×768 to 1×16×768",)
 
 
+@pytest.mark.slow
 def test_position_embeddings_are_stretched_to_the_image_size(tmp_path: Path) -> None:
     donor = build("vit", 1, 2, 64)
     positions = donor.get_parameter("body.patch_embedding.position_embeddings")
@@ -132,6 +136,7 @@ def test_position_embeddings_are_stretched_to_the_image_size(tmp_path: Path) -> 
     assert (found[0, 1:, 0] > found[0, :-1, 0]).all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["efficientnet_b0", "efficientnet_b4"])
 def test_an_efficientnet_of_torchvision_gives_the_same_once_it_pads_and_guards_alike(name: str, tmp_path: Path) -> None:
     whole, images = of_torchvision(name), torch.rand(2, 3, SIZE, SIZE)
@@ -152,6 +157,7 @@ def test_an_efficientnet_of_torchvision_gives_the_same_once_it_pads_and_guards_a
     assert report.left_out == ("classifier.1.weight", "classifier.1.bias")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["ResNet", "DenseNet121", "EfficientNetBN", "ViT"])
 def test_weights_of_monai_fit(name: str, tmp_path: Path) -> None:
     from monai.networks import nets
@@ -188,6 +194,7 @@ def test_weights_of_monai_fit(name: str, tmp_path: Path) -> None:
     torch.testing.assert_close(last(features), head, atol=1e-4, rtol=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["resnet18", "densenet121", "efficientnet_b0", "convnext_tiny", "vit"])
 def test_a_first_layer_of_three_channels_says_the_same_of_a_gray_image(name: str, tmp_path: Path) -> None:
     gray = torch.rand(2, 1, SIZE, SIZE)

@@ -48,6 +48,7 @@ def pictures(page: str) -> list[str]:
     return re.findall(r'<img src="data:image/jpeg;base64,([^"]+)"', page)
 
 
+@pytest.mark.slow
 def test_it_is_whole_and_fetches_nothing(data: Path, splits: Path, store: Store) -> None:
     page = written(data, splits, store)
     balance = Balance()
