@@ -84,14 +84,14 @@ def test_manifests_go_in_and_files_come_out_into_a_directory_that_exists(store: 
 @pytest.mark.parametrize(
     ("arguments", "status", "sentence"),
     [
-        (["splitt"], 1, "splitt: There is no stage 'splitt'. Did you mean 'split'?"),
+        (["splitt"], 2, "splitt: There is no stage 'splitt'. Did you mean 'split'?"),
         (["split"], 2, "the following arguments are required: --store, --dataset, --previous, --splits"),
         (["split", "--sed=3"], 2, "required"),
         (["split", "--seed=x"], 2, "argument --seed: 'x' is not int in JSON"),
-        (["split", "--seed=2.5"], 1, "split: seed is 2.5, and must be a whole number"),
-        (["split", "--test-fraction=0.9"], 1, "split: test_fraction is 0.9, and must be from 0.05 to 0.5"),
+        (["split", "--seed=2.5"], 2, "split: seed is 2.5, and must be a whole number"),
+        (["split", "--test-fraction=0.9"], 2, "split: test_fraction is 0.9, and must be from 0.05 to 0.5"),
         (["split", "--dataset=/nowhere"], 1, "split: There is no /nowhere. Name a manifest"),
-        (["split", "--store="], 1, "split: The store's address is empty"),
+        (["split", "--store="], 2, "split: The store's address is empty"),
     ],
 )
 def test_what_is_wrong_is_a_sentence_and_a_status(

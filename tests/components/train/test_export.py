@@ -6,8 +6,6 @@ import hashlib
 import json
 import shutil
 import sys
-from collections.abc import Callable
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +15,11 @@ import onnxruntime
 import pytest
 import torch
 from numpy.typing import NDArray
-from torch import nn
 
 from components.evaluate.explain import gradcam, read_head
 from components.shared.imaging.views import normalise
 from components.shared.inference import OUTPUTS, Model, read_bundle
-from components.train.export import OPSET, _rounded_up, check_parity, write_bundle
+from components.train.export import OPSET, _rounded_up, check_parity, export_graph, write_bundle, write_head
 from components.train.models import NETWORKS, build
 from tests.components.train.networks import by_autograd, warmed
 
@@ -37,14 +34,15 @@ def _same_weights() -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", sorted(NETWORKS))
-def test_the_graph_says_what_the_network_says_for_any_number_of_images(name: str, bundles: Bundles) -> None:
-    folder, network = bundles(name)
-    path = folder / "models" / "model.onnx"
+def test_the_graph_says_what_the_network_says_for_any_number_of_images(name: str, tmp_path: Path) -> None:
+    network = warmed(build(name, 1, 3, SIZE), 1, SIZE)
+    path = tmp_path / "model.onnx"
+    export_graph(network, SIZE, 1, path)
     graph = onnx.load(str(path))
     assert [(part.domain, part.version) for part in graph.opset_import if part.domain in {"", "ai.onnx"}] == [
         ("", OPSET)
     ]
-    assert not path.with_name("model.onnx.data").exists()
+    assert not (tmp_path / "model.onnx.data").exists()
     kinds = {value.name: value.type.tensor_type.elem_type for value in (*graph.graph.input, *graph.graph.output)}
     assert kinds == dict.fromkeys(("image", *OUTPUTS), onnx.TensorProto.FLOAT)
     session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
@@ -57,10 +55,12 @@ def test_the_graph_says_what_the_network_says_for_any_number_of_images(name: str
         for ours, theirs in zip(found, expected, strict=True):
             np.testing.assert_allclose(ours, theirs[:rows], rtol=0, atol=2e-4 * np.abs(theirs).max())
     # Of the graph, and of the head beside it, the class activation maps can be made that autograd gives.
+    (tmp_path / "models").mkdir()
+    write_head(network, tmp_path / "models" / "head")
     _, features, feature_map = found
     targets = np.arange(7) % 3
     maps = by_autograd(network, torch.from_numpy(expected[2]), targets)
-    ours = gradcam(read_head(folder), features, feature_map, targets)
+    ours = gradcam(read_head(tmp_path), features, feature_map, targets)
     np.testing.assert_allclose(ours, maps, rtol=0, atol=1e-4 * np.abs(maps).max())
 
 
@@ -86,28 +86,14 @@ def views(count: int = 64) -> NDArray[np.uint8]:
     return np.random.default_rng(0).integers(0, 256, (count, SIZE, SIZE), np.uint8)
 
 
-Bundles = Callable[[str], tuple[Path, nn.Module]]
-
-
-@pytest.fixture(scope="module")
-def bundles(tmp_path_factory: pytest.TempPathFactory) -> Bundles:
-    """The bundle of each network, and the network; made once, since a graph takes seconds to export."""
-
-    @cache
-    def made(name: str) -> tuple[Path, nn.Module]:
-        torch.manual_seed(1)
-        folder = tmp_path_factory.mktemp(name)
-        network = warmed(build(name, 1, 3, SIZE, hidden=64, dropout=0.1), 1, SIZE)
-        write_bundle(folder, network, about(name))
-        check_parity(folder, network, views())
-        return folder, network
-
-    return made
-
-
-@pytest.fixture(params=["small", "resnet18", "vit"])
-def bundle(request: pytest.FixtureRequest, bundles: Bundles) -> Path:
-    return bundles(request.param)[0]
+@pytest.fixture(scope="module", params=["small", "resnet18", "vit"])
+def bundle(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    torch.manual_seed(1)
+    folder = tmp_path_factory.mktemp(request.param)
+    network = warmed(build(request.param, 1, 3, SIZE, hidden=64, dropout=0.1), 1, SIZE)
+    write_bundle(folder, network, about(request.param))
+    check_parity(folder, network, views())
+    return folder
 
 
 @pytest.fixture
@@ -153,7 +139,6 @@ def test_monai_verifies_what_goes_in_and_comes_out(bundle: Path, monai: Any) -> 
         )
 
 
-@pytest.mark.slow
 def test_monai_runs_the_bundle_with_its_weights_to_the_graphs_logits(bundle: Path, monai: Any) -> None:
     parser = monai.ConfigParser()
     parser.read_config(str(bundle / "configs" / "inference.json"))
@@ -166,7 +151,6 @@ def test_monai_runs_the_bundle_with_its_weights_to_the_graphs_logits(bundle: Pat
     np.testing.assert_allclose(found.numpy(), model(images).logits, atol=1e-4, rtol=1e-3)
 
 
-@pytest.mark.slow
 def test_the_head_beside_the_graph_is_the_graphs_own_and_has_gradients_by_hand(bundle: Path) -> None:
     answer = Model(bundle)(views(4))
     head = {path.stem: np.load(path) for path in (bundle / "models" / "head").iterdir()}
@@ -185,7 +169,6 @@ def test_the_head_beside_the_graph_is_the_graphs_own_and_has_gradients_by_hand(b
     np.testing.assert_allclose(by_hand, features.grad.numpy(), atol=1e-5, rtol=1e-4)
 
 
-@pytest.mark.slow
 def test_the_largest_difference_is_stated_and_not_below_the_true_one(bundle: Path) -> None:
     stated = read_bundle(bundle)["parity"]
     assert stated["images"] == 64
@@ -211,7 +194,6 @@ def test_a_difference_is_rounded_up_to_one_digit(value: float, stated: float) ->
     assert _rounded_up(value) >= value
 
 
-@pytest.mark.slow
 def test_a_graph_that_says_something_else_is_refused(tmp_path: Path) -> None:
     network = build("small", 1, 3, SIZE)
     write_bundle(tmp_path, network, about("small"))
@@ -221,7 +203,6 @@ def test_a_graph_that_says_something_else_is_refused(tmp_path: Path) -> None:
         check_parity(tmp_path, network, views(8))
 
 
-@pytest.mark.slow
 def test_nothing_in_a_bundle_names_this_machine(bundle: Path) -> None:
     words = [sys.prefix, str(Path.home()), "site-packages", str(Path(__file__).parents[3])]
     for path in bundle.rglob("*"):
@@ -230,12 +211,12 @@ def test_nothing_in_a_bundle_names_this_machine(bundle: Path) -> None:
             assert not [word for word in words if word.encode() in data], path.name
 
 
-@pytest.mark.slow
-def test_the_same_network_gives_the_same_bytes(bundles: Bundles, tmp_path: Path) -> None:
-    first, network = bundles("efficientnet_b0")
-    write_bundle(tmp_path, network, about("efficientnet_b0"))
-    check_parity(tmp_path, network, views())
-    files = {path.relative_to(first): path for path in first.rglob("*") if path.is_file()}
-    assert len(files) == 9
-    for name, path in files.items():
-        assert path.read_bytes() == (tmp_path / name).read_bytes(), name
+def test_the_same_network_gives_the_same_bytes(tmp_path: Path) -> None:
+    network = build("efficientnet_b0", 1, 3, SIZE)
+    for folder in ("one", "two"):
+        (tmp_path / folder).mkdir()
+        write_bundle(tmp_path / folder, network, about("efficientnet_b0"))
+    ones = {path.relative_to(tmp_path / "one"): path for path in (tmp_path / "one").rglob("*") if path.is_file()}
+    assert len(ones) == 9
+    for name, path in ones.items():
+        assert path.read_bytes() == (tmp_path / "two" / name).read_bytes(), name
