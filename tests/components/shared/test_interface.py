@@ -23,7 +23,7 @@ def test_the_stages_are_the_folders_with_a_component() -> None:
 @pytest.mark.parametrize("stage", ALL)
 def test_the_source_is_read_as_python_reads_it(stage: str) -> None:
     function = getattr(importlib.import_module(f"components.{stage}.{stage}"), stage)
-    hints = get_type_hints(function, include_extras=True)
+    hints = get_type_hints(function, localns={"Work": Work}, include_extras=True)
     read_interface = read(stage)
     assert inspect.cleandoc(function.__doc__).startswith(read_interface.summary)
     inputs, outputs, parameters, takes_work = [], [], {}, False
