@@ -32,7 +32,7 @@ run: install  ## synthetic scans, then the whole loop, to a model in service
 	@$(BIN)/medloop run --source $(SCANS)
 
 test: install  ## every test that this machine can run
-	$(BIN)/python -m pytest
+	env -u PYTHONDONTWRITEBYTECODE OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m pytest
 
 lint: install  ## ruff and mypy over everything
 	$(BIN)/ruff check .
