@@ -34,7 +34,8 @@ from components.train import models
 from components.train.augment import Augmentation
 from components.train.feed import Side
 from components.train.judge import judge
-from components.train.learn import Course, Training, said
+from components.train.learn import Training, said
+from components.train.parameters import TrainParameters
 
 HELD_OUT = ("val", "early", "contrary", "borders")
 EARLY, CONTRARY = 0.12, {False: 0.12, True: 0.06}
@@ -120,8 +121,10 @@ def auc(sides: dict[str, Side], changes: str, size: int, epochs: int) -> dict[st
     asked |= {"label_smoothing": 0.1, "average": 0.998}
     torch.manual_seed(1)
     network = models.build("resnet18", 1, 2, size, 512, 0.2).to(memory_format=torch.channels_last)
-    course = Course(batch_size=32, precision="bf16", **asked)
-    training = Training(network, models.stages(network), sides, "classification", course, Augmentation.parse(changes))
+    parameters = TrainParameters(batch_size=32, precision="bf16", **asked)
+    training = Training(
+        network, models.stages(network), sides, "classification", parameters, Augmentation.parse(changes)
+    )
     network.load_state_dict(training.go(Nothing(), Silent()).weights)  # type: ignore[arg-type]  # nothing is kept
     held_out = {name: sides[name] for name in HELD_OUT}
     return {

@@ -38,7 +38,8 @@ from components.shared.storage.store import open_store
 from components.train import models
 from components.train.augment import Augmentation
 from components.train.feed import Side
-from components.train.learn import Course, Training
+from components.train.learn import Training
+from components.train.parameters import TrainParameters
 
 PLAIN: dict[str, Any] = {
     "epochs": 1,
@@ -92,9 +93,11 @@ def ours(side: Side, architecture: str, size: int, precision: str, batch: int, d
     torch.manual_seed(1)
     network = models.build(architecture, 1, side.targets.shape[1], size).to(memory_format=torch.channels_last)
     network = network.to(device)
-    course = Course(batch_size=batch, precision=precision, **PLAIN)
+    parameters = TrainParameters(batch_size=batch, precision=precision, **PLAIN)
     sides = {"train": side, "val": side}
-    training = Training(network, models.stages(network), sides, "classification", course, Augmentation.parse(changes))
+    training = Training(
+        network, models.stages(network), sides, "classification", parameters, Augmentation.parse(changes)
+    )
     begun = time.perf_counter()
     torch.use_deterministic_algorithms(True, warn_only=device == "cuda")
     training._epoch(Never(), Asked(), Silent())  # type: ignore[arg-type]  # nothing is kept, nobody asks

@@ -53,10 +53,7 @@ def evaluate(
     work: Work,
     *,
     precision: Annotated[str, OneOf(("float32", "int8"))] = "float32",
-    resamples: Annotated[int, Between(200, 100000)] = 2000,
-    confidence: Annotated[float, Between(0.5, 0.999)] = 0.95,
-    seed: Annotated[int, Between(0, 2147483647)] = 7,
-    ordered: bool = False,
+    settings: Settings,
     explained: Annotated[int, Between(0, 12)] = 3,
 ) -> dict[str, Any]:
     """Score a model on the locked test images, beside the model in service, with an interval for each figure.
@@ -65,17 +62,13 @@ def evaluate(
     adds to them, which stay honest near 1; kappa, Brier score and calibration error are drawn anew. See intervals.py.
 
       precision: the model's graph to score: float32 as it was trained, or int8 as it may be shipped
-      resamples: how many times the patients are drawn anew for the intervals; more gives steadier limits
-      confidence: how often such an interval holds the true value
-      seed: of the draws
-      ordered: whether the classes are ordered, from the least to the most: then there is a kappa in which an error
-          weighs the more the further it is off (quadratic)
       explained: how many images of a kind (surely right, surely wrong, unsure) the report shows with what the model
           looked at; 0 keeps pictures of patients out of it
     """
     data = Data.open(dataset, work.store)
     rows = locked_rows(data, splits)
-    if ordered and data.about["task"] == "multilabel":
+    confidence = settings.confidence
+    if settings.ordered and data.about["task"] == "multilabel":
         raise RefusedError(
             f"ordered is true, and the {len(data.classes)} findings of this data set are not classes that could be "
             "ordered. Set ordered to false."
@@ -91,7 +84,6 @@ def evaluate(
     rival = service.model
     trained = judge.scored(original, "model as trained") if original else None
 
-    settings = Settings(resamples, confidence, seed, ordered)
     since = joined(splits, data, rows)
     core = since <= rival.about["fingerprints"]["split_version"] if rival else None
     groups: dict[str, Any] = {"all": np.ones(len(rows), bool), "core": core, "new": None if core is None else ~core}
@@ -104,8 +96,8 @@ def evaluate(
         "positive": data.classes[1] if ours.ranked == [1] else None,
         "subject": subject(work.inputs, service.digest, precision, model),
         "confidence": confidence,
-        "resamples": resamples,
-        "seed": seed,
+        "resamples": settings.resamples,
+        "seed": settings.seed,
         "core": None,
         "new": None,
         **{name: population(ours.only(group), data.classes, settings) for name, group in groups.items()},
@@ -129,7 +121,7 @@ def evaluate(
     sizes = np.stack([data.column(name)[rows] for name in ("height", "width")], axis=1).astype(np.int64)
     metrics["shortcuts"] = shortcuts(candidate, views, rows, ours, sizes, about["site"], metrics["subgroups"], settings)
     ids = data.column("image_id")[rows].tolist()
-    shown = explanations(candidate, model, ours, ids, views, rows, explained, seed)
+    shown = explanations(candidate, model, ours, ids, views, rows, explained, settings.seed)
     metrics["explanations"] = [each.record for each in shown]
     metrics = rounded(metrics)
     for each in shown:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from components.evaluate.estimates import Estimate, estimates
 from components.evaluate.paired import Paired, compared_areas, compared_draws, compared_shares
+from components.shared.contracts import Between
 from components.shared.figures import FIGURES, MICRO
 from components.shared.statistics.curves import curves
 from components.shared.statistics.intervals import Figure, Floats, draw, of_figure, unseen, wilson
@@ -21,10 +22,15 @@ from components.shared.statistics.metrics import Measure, Scored, confusion, onc
 class Settings:
     """How intervals are made, and whether the classes are ordered."""
 
-    resamples: int
-    confidence: float
-    seed: int
+    resamples: Annotated[int, Between(200, 100000)] = 2000
+    """how many times the patients are drawn anew for the intervals; more gives steadier limits"""
+    confidence: Annotated[float, Between(0.5, 0.999)] = 0.95
+    """how often such an interval holds the true value"""
+    seed: Annotated[int, Between(0, 2147483647)] = 7
+    """of the draws"""
     ordered: bool = False
+    """whether the classes are ordered, from the least to the most: then there is a kappa in which an error weighs
+    the more the further it is off (quadratic)"""
 
 
 def population(scored: Scored, classes: Sequence[str], settings: Settings) -> dict[str, Any]:

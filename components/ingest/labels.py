@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-from components.ingest.asked import Asked, compiled
 from components.ingest.lists import read_lists
 from components.ingest.names import Files, class_and_side, patient_of, side_of
+from components.ingest.parameters import SourceParameters, compiled
 from components.ingest.subsets import BEYOND, Choice, Meaning, within_limit
 from components.ingest.tables import Table, read_table
 from components.shared.errors import RefusedError
@@ -59,7 +59,9 @@ class _Published(NamedTuple):
     problem: Problem
 
 
-def read_labels(source: Source, listing: Sequence[Entry], asked: Asked, order: Callable[[str], str]) -> Labels:
+def read_labels(
+    source: Source, listing: Sequence[Entry], parameters: SourceParameters, order: Callable[[str], str]
+) -> Labels:
     """What a source says of its images, as it is asked for; `order` is the keyed hash by which a limit chooses.
 
     The listing is the whole one, with the tables and lists in the source's root: limits, classes, and names without
@@ -77,25 +79,25 @@ def read_labels(source: Source, listing: Sequence[Entry], asked: Asked, order: C
             )
         return source.file(tables[name])
 
-    table = Table(asked.table)
-    if asked.needs_table or asked.table in tables:
-        with opened(asked.table) as path:
-            table = read_table(path, asked.table, asked.columns, files, asked.skips_missing)
-    patients = compiled("patient_pattern", asked.patient_pattern)
-    _check_sources(asked, table)
-    published = _published(images, table, asked)
+    table = Table(parameters.table)
+    if parameters.needs_table or parameters.table in tables:
+        with opened(parameters.table) as path:
+            table = read_table(path, parameters.table, parameters.columns, files, parameters.skips_missing)
+    patients = compiled("patient_pattern", parameters.patient_pattern)
+    _check_sources(parameters, table)
+    published = _published(images, table, parameters)
     counts = Counter(label for label in published.labels if label)
-    choice = Choice(asked, counts, published.what, table)
+    choice = Choice(parameters, counts, published.what, table)
     meanings: dict[str | None, Meaning] = {label: choice.meaning(label) for label in counts}
     meanings[None] = Meaning(problem=published.problem)
-    meanings[""], unlabelled = _unlabelled(asked, table, published)
-    sides, side_warnings = _sides(images, table, asked, opened, files)
+    meanings[""], unlabelled = _unlabelled(parameters, table, published)
+    sides, side_warnings = _sides(images, table, parameters, opened, files)
     found, left_out = _join(images, published.labels, meanings, sides, table, patients)
-    if asked.limit_per_class:
-        found, beyond = _limited(found, asked.limit_per_class, order)
+    if parameters.limit_per_class:
+        found, beyond = _limited(found, parameters.limit_per_class, order)
         left_out[BEYOND] += beyond
     return Labels(
-        "multilabel" if asked.multilabel else "classification",
+        "multilabel" if parameters.multilabel else "classification",
         choice.classes,
         found,
         [*table.warnings, *side_warnings, *choice.warnings(), *unlabelled],
@@ -103,24 +105,24 @@ def read_labels(source: Source, listing: Sequence[Entry], asked: Asked, order: C
     )
 
 
-def _check_sources(asked: Asked, table: Table) -> None:
+def _check_sources(parameters: SourceParameters, table: Table) -> None:
     """Refuse to be told the same thing in two ways, of which one would be passed over in silence."""
     for column, parameter in (("label", "label_pattern"), ("patient_id", "patient_pattern"), ("official", "official")):
-        if column in table.columns and getattr(asked, parameter):
+        if column in table.columns and getattr(parameters, parameter):
             raise RefusedError(
                 f"{table.name} has {column!r}, and {parameter} is given too. Take one of them out, for they may differ."
             )
 
 
-def _published(images: Sequence[str], table: Table, asked: Asked) -> _Published:
+def _published(images: Sequence[str], table: Table, parameters: SourceParameters) -> _Published:
     """The label of each image, from the table, the pattern or the class folder, whichever there is first."""
     if "label" in table.columns:
-        lines, marks = table.lines, f"{asked.separator} "
+        lines, marks = table.lines, f"{parameters.separator} "
         told = [line.label if (line := lines.get(name)) else None for name in images]
-        if asked.separator:
+        if parameters.separator:
             told = [label and (label if label.strip(marks) else "") for label in told]
         return _Published(told, "label", ("not in the table", f"{table.name} has no line for it"))
-    pattern = compiled("label_pattern", asked.label_pattern)
+    pattern = compiled("label_pattern", parameters.label_pattern)
     if pattern:
         found = _matches("label_pattern", pattern, images)
         return _Published(found, "label", ("no class", "label_pattern does not fit its name"))
@@ -141,10 +143,12 @@ def _matches(parameter: str, pattern: re.Pattern[str], images: Sequence[str]) ->
     return found
 
 
-def _unlabelled(asked: Asked, table: Table, published: _Published) -> tuple[Meaning, list[tuple[str, str]]]:
+def _unlabelled(
+    parameters: SourceParameters, table: Table, published: _Published
+) -> tuple[Meaning, list[tuple[str, str]]]:
     """What an empty label in the table means, and what is to be warned of."""
     count = published.labels.count("")
-    if not asked.multilabel or asked.no_finding:
+    if not parameters.multilabel or parameters.no_finding:
         return Meaning(problem=("no class", f"{table.name} names no class for it")), []
     images = "1 image has" if count == 1 else f"{count} images have"
     detail = f"{images} an empty label in {table.name}, which counts as without a finding"
@@ -162,7 +166,7 @@ def _patients(images: Sequence[str], table: Table, pattern: re.Pattern[str] | No
 def _sides(
     images: Sequence[str],
     table: Table,
-    asked: Asked,
+    parameters: SourceParameters,
     opened: Callable[[str], AbstractContextManager[Path]],
     files: Files,
 ) -> tuple[list[str], list[tuple[str, str]]]:
@@ -170,13 +174,13 @@ def _sides(
     if "official" in table.columns:
         lines = table.lines
         return [line.official if (line := lines.get(name)) else "" for name in images], []
-    if asked.official:
-        listed, warnings = read_lists(asked.official, opened, files, asked.skips_missing)
+    if parameters.official:
+        listed, warnings = read_lists(parameters.official, opened, files, parameters.skips_missing)
         without = len(images) - len(listed)
         stand, drawn = ("1 image stands", "it is") if without == 1 else (f"{without} images stand", "they are")
-        detail = f"{stand} in none of the lists {', '.join(sorted(asked.official))}; {drawn} drawn"
+        detail = f"{stand} in none of the lists {', '.join(sorted(parameters.official))}; {drawn} drawn"
         return [listed.get(name, "") for name in images], [*warnings, *[("no side", detail)] * bool(without)]
-    with_classes = "label" not in table.columns and not asked.label_pattern
+    with_classes = "label" not in table.columns and not parameters.label_pattern
     folders = {
         folder: class_and_side(folder)[1] if with_classes else side_of(folder)
         for folder in {name.rpartition("/")[0] for name in images}

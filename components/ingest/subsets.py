@@ -6,7 +6,7 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
-from components.ingest.asked import Asked
+from components.ingest.parameters import SourceParameters
 from components.ingest.tables import Table
 from components.shared.errors import RefusedError
 from components.shared.privacy.redaction import one_line
@@ -42,11 +42,11 @@ def order_classes(names: Iterable[str], first: str = "") -> list[str]:
 class Choice:
     """The classes of a data set, chosen from the labels that its images have."""
 
-    def __init__(self, asked: Asked, published: Mapping[str, int], what: str, table: Table) -> None:
+    def __init__(self, parameters: SourceParameters, published: Mapping[str, int], what: str, table: Table) -> None:
         """`published` counts the images of each label as it is written; `what` is what a label is called."""
         self._lines = table.label_lines if "label" in table.columns else {}
         self._table = table.name
-        self._asked = asked
+        self._parameters = parameters
         self._what = what
         self._found: Counter[str] = Counter()
         for label, count in published.items():
@@ -59,13 +59,13 @@ class Choice:
 
     def parts(self, label: str) -> list[str]:
         """The single labels in one as it is written."""
-        if not self._asked.separator:
+        if not self._parameters.separator:
             return [label]
-        return [part for text in label.split(self._asked.separator) if (part := text.strip())]
+        return [part for text in label.split(self._parameters.separator) if (part := text.strip())]
 
     def warnings(self) -> list[tuple[str, str]]:
         """What the labels give rise to."""
-        if not self._asked.multilabel:
+        if not self._parameters.multilabel:
             return []
         doubtful = [name for name in self.classes if name.lower() in NEGATIVE]
         detail = "is taken for a finding; if it means that there is none, name it with ingest_options no_finding"
@@ -73,20 +73,20 @@ class Choice:
 
     def meaning(self, label: str) -> Meaning:
         """What a label as it is written comes to."""
-        asked, parts = self._asked, self.parts(label)
-        if asked.no_finding and asked.no_finding in parts and len(set(parts)) > 1:
+        parameters, parts = self._parameters, self.parts(label)
+        if parameters.no_finding and parameters.no_finding in parts and len(set(parts)) > 1:
             return Meaning(problem=("contrary label", "it is labelled with a finding and with none"))
-        if any(asked.label_map.get(part) == "" for part in parts):
+        if any(parameters.label_map.get(part) == "" for part in parts):
             return Meaning(left_out=MAPPED_OUT)
-        chosen = {self._places.get(asked.label_map.get(part, part), -1) for part in parts} - {-1}
-        if asked.multilabel:
+        chosen = {self._places.get(parameters.label_map.get(part, part), -1) for part in parts} - {-1}
+        if parameters.multilabel:
             return Meaning(tuple(sorted(chosen)))
         if not chosen:
             return Meaning(left_out=NOT_ASKED)
         return Meaning(left_out=SEVERAL) if len(chosen) > 1 else Meaning((chosen.pop(),))
 
     def _check_labels(self) -> None:
-        asked, found = self._asked, self._found
+        parameters, found = self._parameters, self._found
         if any(not label.isprintable() and max(label) >= "\ud800" for label in found):
             raise RefusedError(
                 f"The name of a {self._what} is not in UTF-8, and a class must have a name that can be written down. "
@@ -99,13 +99,13 @@ class Choice:
                 f"{self._images} images have {len(found)} different {self._what}s, and so those are no classes. Check "
                 "what the labels are read from: ingest_options columns, label_pattern, separator, or the folders."
             )
-        if asked.no_finding and asked.no_finding not in found:
+        if parameters.no_finding and parameters.no_finding not in found:
             raise RefusedError(
-                f"No image has the label {asked.no_finding!r}, which no_finding names."
-                f"{self._nearest(asked.no_finding, found)} {self._listed(found)} Name one of those, or none."
+                f"No image has the label {parameters.no_finding!r}, which no_finding names."
+                f"{self._nearest(parameters.no_finding, found)} {self._listed(found)} Name one of those, or none."
             )
-        none = asked.no_finding if asked.multilabel else ""
-        unknown = [name for name in found if asked.label_map and name not in asked.label_map and name != none]
+        none = parameters.no_finding if parameters.multilabel else ""
+        unknown = [name for name in found if parameters.label_map and name not in parameters.label_map and name != none]
         if unknown:
             name, others = max(unknown, key=lambda label: (found[label], label)), len(unknown) - 1
             count = f"{found[name]} image{'s' * (found[name] != 1)}"
@@ -113,12 +113,12 @@ class Choice:
             called += self._line_of(name)
             more = f" Nor does it name {others} more." if others else ""
             raise RefusedError(
-                f"label_map does not name {called} of {count}.{self._nearest(name, asked.label_map)}{more} Map it to a "
-                "class, or to '' to leave its images out."
+                f"label_map does not name {called} of {count}.{self._nearest(name, parameters.label_map)}{more} Map it "
+                "to a class, or to '' to leave its images out."
             )
 
-        rare = [name for name in found if not self._is_shown(name) and name not in asked.classes]
-        if rare and not (asked.label_map or asked.classes) and self._images > MANY:
+        rare = [name for name in found if not self._is_shown(name) and name not in parameters.classes]
+        if rare and not (parameters.label_map or parameters.classes) and self._images > MANY:
             raise RefusedError(
                 f"A label{self._line_of(rare[0])} has {found[rare[0]]} of {self._images} images, and is not shown here "
                 "since it may come from another column. If it is a class, name all classes with ingest_options "
@@ -135,18 +135,18 @@ class Choice:
         return f" in line {min(lines)} of {self._table}" if lines else ""
 
     def _classes(self) -> list[str]:
-        asked = self._asked
-        none = asked.no_finding if asked.multilabel else ""
-        mapped = {asked.label_map.get(label, label) for label in self._found if label != none} - {""}
-        found = order_classes(mapped, asked.label_map.get(asked.no_finding, asked.no_finding))
-        missing = [name for name in asked.classes if name not in found]
+        parameters = self._parameters
+        none = parameters.no_finding if parameters.multilabel else ""
+        mapped = {parameters.label_map.get(label, label) for label in self._found if label != none} - {""}
+        found = order_classes(mapped, parameters.label_map.get(parameters.no_finding, parameters.no_finding))
+        missing = [name for name in parameters.classes if name not in found]
         if missing:
             raise RefusedError(
                 f"The source has no {self._what} {missing[0]!r}; {self._listed(found, 'it has')}"
                 f"{self._nearest(missing[0], found)} Name those."
             )
-        names = list(dict.fromkeys(asked.classes)) or found
-        least = 1 if asked.multilabel else 2
+        names = list(dict.fromkeys(parameters.classes)) or found
+        least = 1 if parameters.multilabel else 2
         if len(names) < least:
             several = "s" * (len(names) != 1)
             raise RefusedError(

@@ -11,8 +11,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
-from components.ingest.asked import ABOUT, COLUMNS
 from components.ingest.names import OFFICIAL, Files
+from components.ingest.parameters import ABOUT, COLUMNS
 from components.shared.errors import RefusedError
 from components.shared.parsing.json_documents import check_columns, table_lines
 from components.shared.runtime.interface import nearest

@@ -22,6 +22,7 @@ from components.train.interruption import ENDED, Interruption
 from components.train.judge import judge
 from components.train.losses import Loss, mixed
 from components.train.optimise import Average, optimizer, release, set_rate, share_of_rate
+from components.train.parameters import TrainParameters
 
 LOOK = 20
 """On a GPU the loss is looked at every so many steps, since each look makes it wait."""
@@ -31,33 +32,6 @@ generator for the processor takes no more than the lower 32 bits of a seed."""
 LEAST_SCALE = 1e-4
 """Below this scale fp16 leaves out every step."""
 TYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
-
-
-@dataclass(frozen=True)
-class Course:
-    """How to train."""
-
-    epochs: int
-    batch_size: int
-    accumulate: int
-    learning_rate: float
-    backbone_rate: float
-    warmup: float
-    weight_decay: float
-    clip: float
-    loss: str
-    focal_gamma: float
-    label_smoothing: float
-    class_weights: str
-    sampling: str
-    mixup: float
-    average: float
-    frozen_epochs: int
-    unfreezing: str
-    patience: int
-    keep: str
-    precision: str
-    seed: int
 
 
 @dataclass
@@ -124,25 +98,27 @@ class Training:
         stages: Sequence[nn.Module],
         sides: dict[str, Side],
         task: str,
-        course: Course,
+        parameters: TrainParameters,
         augmentation: Augmentation,
         compiled: bool = False,
     ) -> None:
         self._device = next(network.parameters()).device
-        self._network, self._stages, self._task, self._course = network, stages, task, course
+        self._network, self._stages, self._task, self._parameters = network, stages, task, parameters
         self._side, self._held_out, self._augmentation = sides["train"], sides["val"], augmentation
         self._run = torch.compile(network) if compiled else network
         targets = self._side.targets
-        gamma = course.focal_gamma if course.loss == "focal" else 0.0
-        drawn_alike = course.sampling == "balanced"  # then no class is rare any more
-        balance = "none" if drawn_alike else course.class_weights
-        self._loss = Loss.of(task, targets, balance, gamma, course.label_smoothing).to(self._device)
+        gamma = parameters.focal_gamma if parameters.loss == "focal" else 0.0
+        drawn_alike = parameters.sampling == "balanced"  # then no class is rare any more
+        balance = "none" if drawn_alike else parameters.class_weights
+        self._loss = Loss.of(task, targets, balance, gamma, parameters.label_smoothing).to(self._device)
         self._weights = order.weights_of(targets) if drawn_alike else None
-        self._optimizer = optimizer(network, stages, course.learning_rate, course.backbone_rate, course.weight_decay)
-        self._average = Average(network, course.average)
-        self._scaler = torch.amp.GradScaler(self._device.type, enabled=course.precision == "fp16")
+        self._optimizer = optimizer(
+            network, stages, parameters.learning_rate, parameters.backbone_rate, parameters.weight_decay
+        )
+        self._average = Average(network, parameters.average)
+        self._scaler = torch.amp.GradScaler(self._device.type, enabled=parameters.precision == "fp16")
         self._now, self._history, self._best = Standing(), list[dict[str, float]](), dict[str, Tensor]()
-        self._steps = course.epochs * len(self._batches(1))
+        self._steps = parameters.epochs * len(self._batches(1))
         self._lost = torch.zeros((), dtype=torch.float64, device=self._device)
         self._sound = torch.ones((), dtype=torch.bool, device=self._device)
 
@@ -153,7 +129,7 @@ class Training:
         now = self._now
         watch.begun(now, self._steps)
         with Interruption() as interruption:
-            while now.epoch <= self._course.epochs and not self._stale():
+            while now.epoch <= self._parameters.epochs and not self._stale():
                 self._epoch(checkpoints, interruption, watch)
                 if interruption.asked:  # before the validation side is looked at, which may take long
                     self._save(checkpoints, watch)
@@ -166,17 +142,17 @@ class Training:
         return Learned(self._best, now.kept_epoch, now.kept_score, self._history)
 
     def _epoch(self, checkpoints: Checkpoints, interruption: Interruption, watch: Watch) -> None:
-        now, course = self._now, self._course
+        now, parameters = self._now, self._parameters
         watch.epoch_begins()
         self._network.train()
-        release(self._stages, now.epoch, course.frozen_epochs, course.unfreezing == "gradual")
+        release(self._stages, now.epoch, parameters.frozen_epochs, parameters.unfreezing == "gradual")
         batches = self._batches(now.epoch)
         self._lost.fill_(now.lost)
         for images, targets in self._side.batches(batches[now.at :], self._device):
             last = now.at + 1 == len(batches)
-            first = now.at // course.accumulate * course.accumulate
-            together = sum(map(len, batches[first : first + course.accumulate]))
-            moves = last or (now.at + 1) % course.accumulate == 0
+            first = now.at // parameters.accumulate * parameters.accumulate
+            together = sum(map(len, batches[first : first + parameters.accumulate]))
+            moves = last or (now.at + 1) % parameters.accumulate == 0
             self._step(images, targets, len(images) / together)
             if moves:
                 self._move()
@@ -194,17 +170,18 @@ class Training:
 
     def _step(self, images: Tensor, targets: Tensor, share: float) -> None:
         """Learn from a batch, which is this share of the images before the weights move."""
-        now, course = self._now, self._course
+        now, parameters = self._now, self._parameters
         # All chance comes from the seed and the step, so a training that goes on is the same as one that never ended.
-        torch.manual_seed(course.seed * 1_000_003 + now.step)
-        chance = torch.Generator().manual_seed(APART + course.seed * 1_000_003 + now.step)
+        torch.manual_seed(parameters.seed * 1_000_003 + now.step)
+        chance = torch.Generator().manual_seed(APART + parameters.seed * 1_000_003 + now.step)
         with torch.no_grad():
             images = self._side.normalised(self._augmentation(images, chance))
-            if course.mixup:
-                own = float(np.random.default_rng([course.seed, now.step, 2]).beta(course.mixup, course.mixup))
+            if parameters.mixup:
+                rng = np.random.default_rng([parameters.seed, now.step, 2])
+                own = float(rng.beta(parameters.mixup, parameters.mixup))
                 images, targets = mixed(images, targets, own)
             images = images.contiguous(memory_format=torch.channels_last)
-        set_rate(self._optimizer, share_of_rate(now.step, self._steps, course.warmup))
+        set_rate(self._optimizer, share_of_rate(now.step, self._steps, parameters.warmup))
         with self._precision():
             loss = self._loss(self._run(images)[0], targets)
         torch.autograd.backward(self._scaler.scale(loss * share))
@@ -214,7 +191,7 @@ class Training:
     def _move(self) -> None:
         weights = [weight for weight in self._network.parameters() if weight.grad is not None]
         self._scaler.unscale_(self._optimizer)
-        norm = nn.utils.clip_grad_norm_(weights, self._course.clip or math.inf)
+        norm = nn.utils.clip_grad_norm_(weights, self._parameters.clip or math.inf)
         if not self._scaler.is_enabled():  # a scaler leaves out a step whose numbers grew too large, and goes on
             self._sound &= norm.isfinite()
         self._scaler.step(self._optimizer)
@@ -224,7 +201,7 @@ class Training:
         self._average.follow(self._network, self._now.updates)
 
     def _precision(self) -> torch.autocast:
-        kind = TYPES.get(self._course.precision)
+        kind = TYPES.get(self._parameters.precision)
         return torch.autocast(self._device.type, kind, enabled=kind is not None)
 
     def _look(self) -> None:
@@ -239,12 +216,12 @@ class Training:
         # On a processor it is so each time; another GPU, or its other arithmetic, may do better with the same work.
         kind = ValueError if self._device.type == "cpu" else RuntimeError
         return kind(
-            f"{what}, with a learning rate of {self._course.learning_rate:g}. The last good checkpoint is kept. Lower "
-            "learning_rate, lengthen warmup, or set precision to float32."
+            f"{what}, with a learning rate of {self._parameters.learning_rate:g}. The last good checkpoint is kept. "
+            "Lower learning_rate, lengthen warmup, or set precision to float32."
         )
 
     def _judged(self) -> tuple[dict[str, float], NDArray[np.float64]]:
-        logits = said(self._average.network, self._held_out, 2 * self._course.batch_size, self._precision())
+        logits = said(self._average.network, self._held_out, 2 * self._parameters.batch_size, self._precision())
         bad = int((~np.isfinite(logits)).any(axis=1).sum())
         if bad:
             whom = f"{bad:,} of {len(logits):,} validation images"
@@ -258,15 +235,15 @@ class Training:
         better = (figures["val_auc"], -figures["val_loss"]) > (now.best_score, -now.best_loss)
         if better:
             now.best_epoch, now.best_score, now.best_loss = now.epoch, figures["val_auc"], figures["val_loss"]
-        if better or self._course.keep == "last":
+        if better or self._parameters.keep == "last":
             now.kept_epoch, now.kept_score = now.epoch, figures["val_auc"]
             state = self._average.network.state_dict()
             self._best = {name: part.detach().cpu().clone() for name, part in state.items()}
         now.epoch, now.at, now.lost = now.epoch + 1, 0, 0.0
 
     def _stale(self) -> bool:
-        since = max(self._now.best_epoch, self._course.frozen_epochs)  # a frozen body is not at its end
-        return 0 < self._course.patience <= self._now.epoch - 1 - since
+        since = max(self._now.best_epoch, self._parameters.frozen_epochs)  # a frozen body is not at its end
+        return 0 < self._parameters.patience <= self._now.epoch - 1 - since
 
     def _end_if(self, interruption: Interruption) -> None:
         if interruption.asked:
@@ -274,12 +251,12 @@ class Training:
             raise SystemExit(ENDED)
 
     def _batches(self, epoch: int) -> list[NDArray[np.int64]]:
-        places = order.order(len(self._side), self._course.seed, epoch, self._weights)
-        return order.batches(places, self._course.batch_size)
+        places = order.order(len(self._side), self._parameters.seed, epoch, self._weights)
+        return order.batches(places, self._parameters.batch_size)
 
     def _parts(self) -> dict[str, Any]:
         parts = {"network": self._network, "optimizer": self._optimizer, "scaler": self._scaler}
-        return parts | ({"average": self._average.network} if self._course.average else {})
+        return parts | ({"average": self._average.network} if self._parameters.average else {})
 
     def _save(self, checkpoints: Checkpoints, watch: Watch) -> None:
         self._now.seconds = watch.pause()
@@ -288,7 +265,7 @@ class Training:
         checkpoints.save(self._now.step, state)
 
     def _place(self) -> str:
-        return f"{self._device.type} in {self._course.precision}"
+        return f"{self._device.type} in {self._parameters.precision}"
 
     def _take(self, saved: dict[str, Any]) -> None:
         if saved["at"] != self._place():

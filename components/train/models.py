@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from components.shared.errors import RefusedError
+from components.train.parameters import TrainParameters
 
 Make = Callable[[int, int], tuple[nn.Module, int]]
 """From channels and image size to a body and the number of its features."""
@@ -39,8 +40,8 @@ def build(
     channels: int,
     classes: int,
     size: int,
-    hidden: int = 512,
-    dropout: float = 0.2,
+    hidden: int = TrainParameters.hidden,
+    dropout: float = TrainParameters.dropout,
     logits_only: bool = False,
 ) -> nn.Module:
     """Gives a new network of that name for images of this size; its weights come from torch's random state.
@@ -54,11 +55,6 @@ def build(
         raise RefusedError(
             f"a network for {channels} channels and {classes} classes cannot be built: at least 1 channel and 2 "
             "classes are needed"
-        )
-    if hidden < 1 or not 0 <= dropout < 1:
-        raise RefusedError(
-            f"a head of {hidden} hidden units with dropout {dropout} cannot be built: at least 1 unit is needed, and a "
-            "dropout from 0 to below 1"
         )
     body, features = NETWORKS[name](channels, size)
     made = Classifier(body, features, classes, hidden, dropout, logits_only)

@@ -5,39 +5,68 @@ from __future__ import annotations
 import json
 import os
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from medloop.cli.options import (
-    AsJson,
-    Assign,
-    Brought,
-    ImagesAt,
-    Params,
-    Policy,
-    Source,
-    WithParameters,
-    arguments,
-    images,
-    refuse,
-)
+from medloop.cli.options import AsJson, ImageOptions, Policy, RunOptions, WithParameters, refusal, refuse, with_options
 
 app = typer.Typer()
 
-Cluster = Annotated[Path | None, typer.Option("--cluster", help="YAML file that says where and how stages run.")]
-NoPin = Annotated[bool, typer.Option("--no-pin", help="Leave images at their tags, whatever these will name.")]
+
+@dataclass(frozen=True)
+class PackageOptions(ImageOptions):
+    """The images and the places of the stages on a cluster."""
+
+    cluster: Annotated[Path | None, typer.Option("--cluster", help="YAML file that says where and how stages run.")] = (
+        None
+    )
+    no_pin: Annotated[bool, typer.Option("--no-pin", help="Leave images at their tags, whatever these will name.")] = (
+        False
+    )
+
+    def places(self) -> Any:
+        """Return where and how stages run; exit with a sentence if the cluster file is invalid."""
+        from medloop.kubeflow.cluster import read_cluster
+        from medloop.settings import read_settings
+
+        with refusal():
+            return read_cluster(self.cluster or read_settings().cluster_file)
+
+    def pinned(self) -> dict[str, str]:
+        """Return the image of each stage, by digest; local images, which no registry has, keep their names."""
+        from workflows.container_registry import pin
+
+        chosen = self.choose()
+        if self.no_pin:
+            return chosen
+        far = {stage: name for stage, name in chosen.items() if "/" in name}
+        if here := sorted({name for name in chosen.values() if "/" not in name}):
+            typer.echo(
+                f"medloop: {len(here)} image{'s' if len(here) > 1 else ''} ({here[0]}{', …' if len(here) > 1 else ''}) "
+                "have names of this machine and no digest to pin: a cluster has them only if they were loaded onto its "
+                "nodes. --images registry/prefix:tag says where the nodes find them.",
+                err=True,
+            )
+        return {**chosen, **pin(far)}
+
+
+@dataclass(frozen=True)
+class ServerOptions(RunOptions):
+    """The source, the parameters and the store of a run on a server."""
+
+    store: Annotated[str, typer.Option("--store", help="Where the loop keeps its state: s3://bucket/prefix.")] = ""
 
 
 @app.command(name="compile", short_help="Write the pipeline as a Kubeflow package.")
+@with_options
 def compile_(
+    *,
     pipeline: Annotated[str, typer.Argument(metavar="[PIPELINE]", help="Which one: retrain, or release.")] = "retrain",
     output: Annotated[Path | None, typer.Option("--output", "-o", help="The file; PIPELINE.yaml by default.")] = None,
-    where: ImagesAt = "",
-    brought: Brought = None,
-    cluster: Cluster = None,
-    no_pin: NoPin = False,
+    package: PackageOptions,
     policy: Policy = "",
 ) -> None:
     """Write a pipeline as a package for a Kubeflow Pipelines server, its images pinned by digest.
@@ -53,32 +82,24 @@ def compile_(
     from workflows.parameters import check_policy, read_policy
 
     path = output or Path(f"{pipeline}.yaml")
-    try:
+    with refusal():
         check(pipeline, path)
         defaults = {"policy": check_policy(read_policy(policy), [])} if policy else {}
-    except ValueError as error:
-        refuse(str(error))
-    places = _cluster(cluster)
-    compile_package(pipeline, _pinned(where, brought, no_pin), places, path, defaults)
+    places = package.places()
+    compile_package(pipeline, package.pinned(), places, path, defaults)
     typer.echo(f"{path}: {path.stat().st_size:,} bytes")
 
 
-Store = Annotated[str, typer.Option("--store", help="Where the loop keeps its state: s3://bucket/prefix.")]
 Experiment = Annotated[str, typer.Option(help="The experiment it belongs to; made if it is not there.")]
 Account = Annotated[str, typer.Option("--service-account", help="The Kubernetes account the stages run as.")]
 
 
 @app.command(cls=WithParameters, short_help="Start a run on a Kubeflow Pipelines server.")
+@with_options
 def submit(
-    source: Source = "",
-    params: Params = None,
-    assignments: Assign = None,
-    policy: Policy = "",
-    store: Store = "",
-    where: ImagesAt = "",
-    brought: Brought = None,
-    cluster: Cluster = None,
-    no_pin: NoPin = False,
+    *,
+    options: ServerOptions,
+    package: PackageOptions,
     wait: Annotated[
         bool, typer.Option("--wait", help="Watch it to its end; the exit status says how it ended.")
     ] = False,
@@ -107,8 +128,7 @@ def submit(
         refuse(f"--timeout: {error}")
     if timeout and not wait:
         refuse(f"--timeout is {timeout!r}, and limits how long --wait watches. Add --wait, or leave it out.")
-    asked = (source, params, assignments, policy)
-    order = _order(asked, store, where, brought, cluster, no_pin, name, experiment, account)
+    order = _order(options, package, name, experiment, account)
     server = _server()
     run_id = start(server, order)
     link = server.link(f"runs/details/{run_id}")
@@ -160,18 +180,13 @@ def _watch(
 
 
 @app.command(cls=WithParameters, short_help="Let the loop run at set times on a Kubeflow Pipelines server.")
+@with_options
 def schedule(
+    *,
     cron: Annotated[str, typer.Option(help="When: minute, hour, day, month, weekday, such as '0 3 * * MON'.")] = "",
     timezone: Annotated[str, typer.Option(help="The time zone of these times, such as Europe/Berlin.")] = "UTC",
-    source: Source = "",
-    params: Params = None,
-    assignments: Assign = None,
-    policy: Policy = "",
-    store: Store = "",
-    where: ImagesAt = "",
-    brought: Brought = None,
-    cluster: Cluster = None,
-    no_pin: NoPin = False,
+    options: ServerOptions,
+    package: PackageOptions,
     name: Annotated[str, typer.Option(help="The schedule's name; one of that name is replaced.")] = "medloop-retrain",
     experiment: Experiment = "medloop",
     account: Account = "",
@@ -206,13 +221,10 @@ def schedule(
         return
     if not cron:
         refuse("No time was given. Say when with --cron, such as --cron '0 3 * * MON'.")
-    try:
+    with refusal():
         due, here, there = times.read(cron), times.zone(timezone), times.zone(read_settings().kubeflow.timezone)
         spans = times.spans(due, here, there, datetime.now(UTC))
-    except ValueError as error:
-        refuse(str(error))
-    asked = (source, params, assignments, policy)
-    order = _order(asked, store, where, brought, cluster, no_pin, name, experiment, account)
+    order = _order(options, package, name, experiment, account)
     server = _server()
     made = begin(server, order, spans)
     _tell_schedule(server, made, due, here, as_json)
@@ -280,18 +292,8 @@ def runs(
     console.print(table, highlight=False, soft_wrap=left < 4)
 
 
-def _order(
-    wanted: tuple[str, Path | None, list[str] | None, str],
-    store: str,
-    where: str,
-    brought: list[str] | None,
-    cluster: Path | None,
-    no_pin: bool,
-    name: str,
-    experiment: str,
-    account: str,
-) -> Any:
-    """What is to be run on the server; ends with a sentence where it makes no sense there."""
+def _order(options: ServerOptions, package: PackageOptions, name: str, experiment: str, account: str) -> Any:
+    """Return what is to be run on the server; exit with a sentence if it cannot run there."""
     from medloop.kubeflow.submit import Order
     from medloop.settings import read_settings
     from workflows.package import defaults_on
@@ -301,16 +303,15 @@ def _order(
     for option, text in (("--name", name), ("--experiment", experiment)):
         if not 0 < len(text.strip()) <= 128:
             refuse(f"{option} is {text!r}, and must have 1 to 128 characters. Give it such a name.")
-    places = _cluster(cluster)
-    asked = arguments(*wanted, defaults_on(places))
-    kept = store or read_settings().store
-    if not store and "://" not in kept:
+    places = package.places()
+    asked = options.settle(defaults_on(places))
+    kept = options.store or read_settings().store
+    if not options.store and "://" not in kept:
         refuse(
             f"The store is {kept}, a directory of this machine, which a cluster does not see. Name one that it sees "
             "with --store s3://bucket/prefix, or MEDLOOP_STORE (or --store /path of a volume that every stage mounts)."
         )
-    chosen = _pinned(where, brought, no_pin)
-    return Order("retrain", chosen, places, {**asked, "store": kept}, experiment, name, account)
+    return Order("retrain", package.pinned(), places, {**asked, "store": kept}, experiment, name, account)
 
 
 def _check_name(option: str, value: str) -> None:
@@ -327,31 +328,3 @@ def _server() -> Any:
     from medloop.settings import read_settings
 
     return connect(read_settings().kubeflow)
-
-
-def _pinned(where: str, brought: list[str] | None, no_pin: bool) -> dict[str, str]:
-    """The image of each stage, by digest; those of this machine, which no registry knows, stay as they are."""
-    from workflows.container_registry import pin
-
-    chosen = images(where, brought)
-    if no_pin:
-        return chosen
-    far = {stage: name for stage, name in chosen.items() if "/" in name}
-    if here := sorted({name for name in chosen.values() if "/" not in name}):
-        typer.echo(
-            f"medloop: {len(here)} image{'s' if len(here) > 1 else ''} ({here[0]}{', …' if len(here) > 1 else ''}) "
-            "have names of this machine and no digest to pin: a cluster has them only if they were loaded onto its "
-            "nodes. --images registry/prefix:tag says where the nodes find them.",
-            err=True,
-        )
-    return {**chosen, **pin(far)}
-
-
-def _cluster(file: Path | None):  # type: ignore[no-untyped-def]  # its type would have to be imported at start-up
-    from medloop.kubeflow.cluster import read_cluster
-    from medloop.settings import read_settings
-
-    try:
-        return read_cluster(file or read_settings().cluster_file)
-    except ValueError as error:
-        refuse(str(error))

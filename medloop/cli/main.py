@@ -19,21 +19,17 @@ from medloop.cli.keys import app as keys
 from medloop.cli.kubeflow import app as cluster_app
 from medloop.cli.options import (
     AsJson,
-    Assign,
-    Brought,
-    ImagesAt,
-    Params,
-    Policy,
+    ImageOptions,
     RunName,
     Runner,
-    Source,
+    RunOptions,
     WithParameters,
-    arguments,
     check_runner,
     extra_missing,
-    images,
+    refusal,
     refuse,
     tell,
+    with_options,
 )
 from medloop.cli.releases import app as releases_app
 from medloop.cli.storage import app as storage
@@ -119,14 +115,12 @@ def synth(
 
 
 @app.command(cls=WithParameters, short_help="Run the loop, from scans to a model in service or a refusal.")
+@with_options
 def run(
-    source: Source = "",
-    params: Params = None,
-    assignments: Assign = None,
-    policy: Policy = "",
+    *,
+    options: RunOptions,
     runner: Runner = "subprocess",
-    where: ImagesAt = "",
-    brought: Brought = None,
+    images: ImageOptions,
     as_json: AsJson = False,
     take_over: Annotated[
         bool, typer.Option("--take-over", help="Take the loop from a run that has surely ended.")
@@ -155,14 +149,14 @@ def run(
     for name in ("torch", "docker")[runner == "docker" :]:
         if find_spec(name) is None:
             raise ModuleNotFoundError(name=name)
-    if runner == "subprocess" and (where or brought):
+    if runner == "subprocess" and (images.where or images.brought):
         refuse("--images and --image name containers. Add --runner docker, or leave them out.")
     settings = read_settings()
-    asked = arguments(source, params, assignments, policy)
+    asked = options.settle()
     console = Console(stderr=as_json)
     try:
         with watcher(console) as shown:
-            done = runs.start(settings, asked, runner, images(where, brought), shown, take_over)
+            done = runs.start(settings, asked, runner, images.choose(), shown, take_over)
     except KeyboardInterrupt:
         typer.echo("\nStopped. What is in service is untouched; the same command goes on from there.", err=True)
         raise typer.Exit(130) from None
@@ -194,20 +188,13 @@ def params(
 
     from workflows.parameters import describe
 
-    try:
+    with refusal():
         typer.echo(describe(words or [], min(shutil.get_terminal_size().columns, 100)))
-    except ValueError as error:
-        refuse(str(error))
 
 
 @app.command(cls=WithParameters, short_help="Say what a run would do, and what is done already.")
-def plan(
-    source: Source = "",
-    params: Params = None,
-    assignments: Assign = None,
-    policy: Policy = "",
-    as_json: AsJson = False,
-) -> None:
+@with_options
+def plan(*, options: RunOptions, as_json: AsJson = False) -> None:
     """Say what a run would do: what is reused, what is done and why, and how long it took the last time.
 
     It starts no stage, and leaves what is in service and the log as they are.
@@ -223,7 +210,7 @@ def plan(
     from medloop.runner.plan import plan as make
     from medloop.settings import read_settings
 
-    steps = make(read_settings(), arguments(source, params, assignments, policy))
+    steps = make(read_settings(), options.settle())
     if as_json:
         typer.echo(json.dumps([asdict(step) for step in steps], indent=1))
         return
@@ -317,10 +304,8 @@ def replay(
 
     check_runner(runner)
     settings, store, found = _found(name)
-    try:
+    with refusal():
         step = replays.choose(found, stage, number)
-    except ValueError as error:
-        refuse(str(error))
     typer.echo(
         f"{stage} of the run {found.id}, begun {step['at'][:16].replace('T', ' ')}, which {step['state']}", err=True
     )
@@ -377,12 +362,10 @@ def check_image(
     from medloop.runner.check_image import check
 
     console, found = Console(stderr=as_json), []
-    try:
+    with refusal():
         for each in check(image, stage):
             found.append(each)
             console.print(table([each]), highlight=False)
-    except ValueError as error:
-        refuse(str(error))
     bad = any(each.state == "problem" for each in found)
     if as_json:
         typer.echo(json.dumps({"image": image, "stage": stage, "fits": not bad, "checks": [asdict(e) for e in found]}))

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import functools
+import inspect
 import json
 import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, fields, is_dataclass
 from pathlib import Path
-from typing import Annotated, Any, NoReturn
+from typing import Annotated, Any, NoReturn, get_type_hints
 
 import typer
 from typer.core import TyperCommand
@@ -15,18 +20,14 @@ from components.shared.privacy.redaction import one_line, printable, redact
 Source = Annotated[
     str, typer.Option("--source", "-s", help="Directory of images, or s3://bucket/prefix: a folder for each class.")
 ]
-Params = Annotated[Path | None, typer.Option("--params", "-p", help="YAML file of parameters; holds overrides only.")]
-Assign = Annotated[list[str] | None, typer.Option("--set", help="One parameter, as name=value. Repeat for more.")]
 Policy = Annotated[str, typer.Option("--policy", help="The gate's policy: a YAML file, or a shipped one's name.")]
 RunName = Annotated[str, typer.Argument(metavar="[RUN]", help="A run's id or its beginning; the latest by default.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON on standard output, and nothing else there.")]
 
 
 def _one_line(_: typer.Context, option: typer.CallbackParam, value: str) -> str:
-    try:
+    with refusal():
         return one_line(value, f"--{option.name}")
-    except ValueError as error:
-        refuse(str(error))
 
 
 Reason = Annotated[
@@ -35,9 +36,72 @@ Reason = Annotated[
 By = Annotated[str, typer.Option("--by", callback=_one_line, help="Who approves; it is written into the release log.")]
 Runner = Annotated[str, typer.Option("--runner", help="subprocess: on this machine; docker: in the stage's image.")]
 ImagesAt = Annotated[str, typer.Option("--images", help="Where the images are: registry/prefix:tag.")]
-Brought = Annotated[
-    list[str] | None, typer.Option("--image", help="An image of your own for a stage, as stage=image. Repeat for more.")
-]
+
+
+@dataclass(frozen=True)
+class RunOptions:
+    """The source and the parameters of a run."""
+
+    source: Source = ""
+    params: Annotated[
+        Path | None, typer.Option("--params", "-p", help="YAML file of parameters; holds overrides only.")
+    ] = None
+    assignments: Annotated[
+        list[str] | None, typer.Option("--set", help="One parameter, as name=value. Repeat for more.")
+    ] = None
+    policy: Policy = ""
+
+    def settle(self, defaults: dict[str, Any] | None = None) -> dict[str, Any]:
+        """Return all parameters of a run; exit with a sentence if they are invalid."""
+        from workflows.parameters import settle
+
+        with refusal():
+            return settle(self.source or None, self.params, self.assignments or [], defaults or {}, self.policy)
+
+
+@dataclass(frozen=True)
+class ImageOptions:
+    """The container images of the stages."""
+
+    where: ImagesAt = ""
+    brought: Annotated[
+        list[str] | None,
+        typer.Option("--image", help="An image of your own for a stage, as stage=image. Repeat for more."),
+    ] = None
+
+    def choose(self) -> dict[str, str]:
+        """Return the image of each stage; exit with a sentence if a name is invalid."""
+        from medloop.settings import read_settings
+        from workflows.image_names import choose
+
+        with refusal():
+            return choose(self.where or read_settings().images, self.brought or [])
+
+
+def with_options(command: Callable[..., None]) -> Callable[..., None]:
+    """Make each field of a dataclass that the command takes an option of its own."""
+    signature = inspect.signature(command, eval_str=True)
+    groups: dict[str, Any] = {
+        name: p.annotation for name, p in signature.parameters.items() if is_dataclass(p.annotation)
+    }
+
+    @functools.wraps(command)
+    def expanded(**given: Any) -> None:
+        options = {name: group(**{f.name: given.pop(f.name) for f in fields(group)}) for name, group in groups.items()}
+        command(**given, **options)
+
+    parameters = [option for each in signature.parameters.values() for option in _options(each)]
+    vars(expanded)["__signature__"] = signature.replace(parameters=parameters)
+    return expanded
+
+
+def _options(parameter: inspect.Parameter) -> list[inspect.Parameter]:
+    """Return the fields of a dataclass as parameters, and any other parameter as it is."""
+    group = parameter.annotation
+    if not is_dataclass(group):
+        return [parameter]
+    hints = get_type_hints(group, include_extras=True)
+    return [parameter.replace(name=f.name, annotation=hints[f.name], default=f.default) for f in fields(group)]
 
 
 class WithParameters(TyperCommand):
@@ -50,29 +114,11 @@ class WithParameters(TyperCommand):
         formatter.write(f"\n{describe_first(formatter.width)}\n")
 
 
-def arguments(
-    source: str,
-    params: Path | None,
-    assignments: list[str] | None,
-    policy: str = "",
-    defaults: dict[str, Any] | None = None,
-) -> dict[str, Any]:
-    """All parameters of a run; ends with a sentence where they make no sense."""
-    from workflows.parameters import settle
-
+@contextmanager
+def refusal() -> Iterator[None]:
+    """Exit with the sentence of a ValueError, as `refuse` does."""
     try:
-        return settle(source or None, params, assignments or [], defaults or {}, policy)
-    except ValueError as error:
-        refuse(str(error))
-
-
-def images(where: str, brought: list[str] | None) -> dict[str, str]:
-    """The image of each stage; ends with a sentence where a name makes no sense."""
-    from medloop.settings import read_settings
-    from workflows.image_names import choose
-
-    try:
-        return choose(where or read_settings().images, brought or [])
+        yield
     except ValueError as error:
         refuse(str(error))
 

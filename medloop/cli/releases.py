@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from medloop.cli.options import AsJson, By, ImagesAt, Reason, Runner, check_runner, images, refuse
+from medloop.cli.options import AsJson, By, ImageOptions, ImagesAt, Reason, Runner, check_runner, refusal
 from medloop.releases.audit import write_down_head
 
 app = typer.Typer()
@@ -44,15 +44,13 @@ def approve(
     check_runner(runner)
     settings = read_settings()
     store = open_store(settings.store)
-    try:
+    with refusal():
         found = only(store, name)
         written = approvals.write(store, found, by, reason, days)
-    except ValueError as error:
-        refuse(str(error))
     console = Console(stderr=as_json)
     console.print(f"Approved by {written['by']} until {written['until']}.", highlight=False, markup=False)
     with watcher(console) as shown:
-        done = approvals.release(settings, store, found, written["by"], runner, images(where, None), shown)
+        done = approvals.release(settings, store, found, written["by"], runner, ImageOptions(where).choose(), shown)
     explain.summarise(console, settings, store, done)
     if as_json:
         typer.echo(explain.as_json(store, done))
@@ -81,10 +79,8 @@ def gate(
     from workflows.parameters import read_policy
 
     store = open_store(read_settings().store)
-    try:
+    with refusal():
         verdicts = judged_again(store, recent(store, limit), read_policy(replay))
-    except ValueError as error:
-        refuse(str(error))
     if as_json:
         typer.echo(json.dumps([asdict(verdict) for verdict in verdicts], indent=1, ensure_ascii=False))
         return

@@ -234,7 +234,7 @@ def test_a_number_of_four_hundred_digits_is_invalid_usage(
 
 
 def test_every_option_that_is_a_number_is_among_those() -> None:
-    files = [*Path(workflows.__file__).parent.rglob("*.py")]
+    files = [*(Path(workflows.__file__).parents[1] / "medloop").rglob("*.py")]
     found = [name for path in files for name in re.findall(r"(\w+): Annotated\[\s*(?:int|float)\b", path.read_text())]
     assert sorted(found) == sorted(arguments[-2].removeprefix("--") for arguments in NUMBERS)
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from components.ingest.asked import Asked
+from components.ingest.parameters import SourceParameters
 from components.shared.parsing.yaml_documents import read_yaml
 from workflows.parameters import settle
 
@@ -23,7 +23,9 @@ def test_a_shipped_file_is_settled(file: Path) -> None:
     }
     assert settled["policy"] == settle("/scans", None, [], {}, given.get("policy", "default"))["policy"]
     asked = given.get("ingest_options", {})
-    assert Asked(**{name: value for name, value in asked.items() if name in Asked.__annotations__})
+    assert SourceParameters(
+        **{name: value for name, value in asked.items() if name in SourceParameters.__annotations__}
+    )
 
 
 def test_the_published_data_sets_have_files() -> None:

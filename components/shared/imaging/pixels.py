@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
+from typing import Annotated
 
 import numpy as np
 from PIL import Image
 
+from components.shared.contracts import Between, OneOf
 from components.shared.errors import RefusedError
 from components.shared.imaging import dicom, pictures
 from components.shared.imaging.pictures import MAX_PIXELS, colour_note, coloured
@@ -26,15 +28,16 @@ BLANK = "the image is blank: every pixel has the same value"
 class Decoding:
     """How files become masters: decided once for a data set, recorded there and in every model trained on it."""
 
-    max_side: int = 1024
-    """The longest side of a master; larger images are reduced to it."""
-    colour: str = "gray"
-    """gray, or rgb: three channels of 8 bits."""
-    window_center: float = 0.0
-    window_width: float = 0.0
-    """The window on rescaled values (HU for CT); of no width: the file's own."""
-    frames: int = 0
-    """How many of a file's frames or slices are taken, evenly spaced; 0 takes all."""
+    max_side: Annotated[int, Between(64, 8192)] = 1024
+    """the longest side of a master, in pixels; larger images are reduced to it"""
+    colour: Annotated[str, OneOf(("gray", "rgb"))] = "gray"
+    """gray masters, or colour ones"""
+    window_center: Annotated[float, Between(-1e6, 1e6)] = 0.0
+    """middle of the values that are shown, after rescaling; with width 0 the file's own window counts"""
+    window_width: Annotated[float, Between(0, 1e6)] = 0.0
+    """width of the values that are shown; 0 takes the file's own window"""
+    frames: Annotated[int, Between(0, 100000)] = 0
+    """of a file with several frames or slices, so many, evenly spaced; 0 takes all"""
 
 
 @dataclass(frozen=True)

@@ -1,20 +1,22 @@
-"""A stage's interface as its function's signature states it, read from the source without importing anything.
+"""A stage's interface, read from the source of its function without importing anything.
 
-The default and the limits of a parameter stand once, in that signature. The command line, the pipeline, the work key
-and the help texts all read them here.
+The default and the limits of a parameter are in that function's signature, or in the fields of a dataclass that the
+signature names (a record). The command line, the pipeline, the work key and the help texts all read them here.
 """
 
 from __future__ import annotations
 
 import ast
 import difflib
+import importlib
 import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
+from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from components.shared.errors import UsageError
 
@@ -91,6 +93,14 @@ _WORDS = {
 }
 
 
+class Record(NamedTuple):
+    """A dataclass whose fields are parameters of a stage."""
+
+    module: str
+    name: str
+    fields: tuple[str, ...]
+
+
 @dataclass(frozen=True)
 class Interface:
     """What a stage takes and gives: directories in and out, and parameters. `several` are inputs of many artifacts."""
@@ -101,6 +111,8 @@ class Interface:
     several: tuple[str, ...]
     outputs: tuple[str, ...]
     parameters: Mapping[str, Parameter]
+    records: Mapping[str, Record]
+    """Arguments of the function that collect parameters."""
     takes_work: bool
 
     def settle(self, given: Mapping[str, Any]) -> dict[str, Any]:
@@ -115,6 +127,15 @@ class Interface:
         if missing:
             raise UsageError(f"{self.stage} needs a value for {missing[0]}, and has no default for it. Give one.")
         return {name: p.check(given.get(name, p.default)) for name, p in self.parameters.items()}
+
+    def arguments(self, settled: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the keyword arguments of the stage's function: settled parameters, collected in their records."""
+        rest = dict(settled)
+        records = {
+            argument: getattr(importlib.import_module(module), name)(**{field: rest.pop(field) for field in fields})
+            for argument, (module, name, fields) in self.records.items()
+        }
+        return {**rest, **records}
 
 
 def nearest(name: str, known: Any) -> str:
@@ -148,18 +169,39 @@ def read(stage: str) -> Interface:
             takes_work = True
         else:
             raise TypeError(f"{path}: {argument.arg} must be In, Ins, Out or Work; parameters are keyword-only.")
-    parameters = {
-        argument.arg: _parameter(argument, default, " ".join(helps.get(argument.arg, "").split()))
-        for argument, default in zip(function.args.kwonlyargs, function.args.kw_defaults, strict=True)
+    imported = {name.name: node.module for node in tree.body if isinstance(node, ast.ImportFrom) for name in node.names}
+    parameters: dict[str, Parameter] = {}
+    records: dict[str, Record] = {}
+    for argument, default in zip(function.args.kwonlyargs, function.args.kw_defaults, strict=True):
+        name, kind = argument.arg, argument.annotation
+        if kind is None:
+            raise TypeError(f"The parameter {name} has no annotation.")
+        if isinstance(kind, ast.Name) and (module := imported.get(kind.id)):
+            fields = _fields(module, kind.id)
+            records[name] = Record(module, kind.id, tuple(fields))
+            parameters |= fields
+        else:
+            parameters[name] = _parameter(name, kind, default, helps.get(name, ""))
+    inputs, several, outputs = (*paths["In"], *paths["Ins"]), tuple(paths["Ins"]), tuple(paths["Out"])
+    return Interface(stage, doc.split("\n\n")[0], inputs, several, outputs, parameters, records, takes_work)
+
+
+def _fields(module: str, record: str) -> dict[str, Parameter]:
+    """Return the fields of a dataclass as parameters; the docstring below a field is its help."""
+    path = COMPONENTS.parent.joinpath(*module.split(".")).with_suffix(".py")
+    tree = ast.parse(path.read_text(encoding="utf-8"), str(path))
+    body = next(node.body for node in tree.body if isinstance(node, ast.ClassDef) and node.name == record)
+    return {
+        (name := ast.unparse(field.target)): _parameter(
+            name, field.annotation, field.value, ast.literal_eval(below.value)
+        )
+        for field, below in pairwise(body)
+        if isinstance(field, ast.AnnAssign) and isinstance(below, ast.Expr)
     }
-    inputs, several = (*paths["In"], *paths["Ins"]), tuple(paths["Ins"])
-    return Interface(stage, doc.split("\n\n")[0], inputs, several, tuple(paths["Out"]), parameters, takes_work)
 
 
-def _parameter(argument: ast.arg, default: ast.expr | None, help: str) -> Parameter:
-    if argument.annotation is None:
-        raise TypeError(f"The parameter {argument.arg} has no annotation.")
-    limit, choices, annotation = None, None, argument.annotation
+def _parameter(name: str, annotation: ast.expr, default: ast.expr | None, help: str) -> Parameter:
+    limit, choices = None, None
     if isinstance(annotation, ast.Subscript) and ast.unparse(annotation.value) == "Annotated":
         assert isinstance(annotation.slice, ast.Tuple)
         parts = annotation.slice.elts
@@ -171,8 +213,13 @@ def _parameter(argument: ast.arg, default: ast.expr | None, help: str) -> Parame
         else:
             choices = tuple(values[0])
     kind = TYPES[ast.unparse(annotation).split("[")[0]]
-    value = REQUIRED if default is None else ast.literal_eval(default)
-    return Parameter(argument.arg, kind, value, limit, choices, help)
+    return Parameter(name, kind, _value(default), limit, choices, " ".join(help.split()))
+
+
+def _value(default: ast.expr | None) -> Any:
+    if isinstance(default, ast.Call):  # field(default_factory=list)
+        return TYPES[ast.unparse(default.keywords[0].value)]()
+    return REQUIRED if default is None else ast.literal_eval(default)
 
 
 def default(stage: str, parameter: str) -> Any:

@@ -246,7 +246,7 @@ def _run(interface: Interface, store: Store, plan: Plan, manifests: Mapping[str,
         own = Work(plan.key, store, plan.inputs, step_log.run(), plan.stage)
         extra = {"work": own} if interface.takes_work else {}
         try:
-            values = function(**folders, **extra, **plan.parameters) or {}
+            values = function(**folders, **extra, **interface.arguments(plan.parameters)) or {}
         except RefusedError as error:
             if plan.stage not in IMPURE:
                 refusal = _signed("error", plan.stage, {"key": plan.key, "message": redact(str(error))})

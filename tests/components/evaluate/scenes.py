@@ -17,6 +17,7 @@ from onnx import numpy_helper
 from components.evaluate.evaluate import evaluate
 from components.shared import contracts
 from components.shared.datasets import dataset
+from components.shared.runtime.interface import read
 from components.shared.runtime.work import Work
 from components.shared.storage.store import Store, open_store
 from tests import made
@@ -47,7 +48,9 @@ class Scene:
         (self.root / report).mkdir()
         model, champion, data, splits = (self.root / name for name in DIGESTS)
         work = Work("key", self.store, DIGESTS)
-        return evaluate(model, champion, data, splits, self.root / report, work, **{"resamples": 300, **parameters})
+        interface = read("evaluate")
+        arguments = interface.arguments(interface.settle({"resamples": 300, **parameters}))
+        return evaluate(model, champion, data, splits, self.root / report, work, **arguments)
 
 
 def make(

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from components.ingest import decode
-from components.ingest.asked import Asked
 from components.ingest.labels import Labelled, Labels, read_labels
+from components.ingest.parameters import SourceParameters
 from components.shared.storage.source import Directory, Entry
 
 PLANTED = ("zebedee", "wolfram", "1951")
@@ -33,7 +33,7 @@ def add(root: Path, names: Iterable[str]) -> None:
 
 
 def read(root: Path, **asked: Any) -> Labels:
-    return read_labels(Directory(str(root)), listing(root), Asked(**asked), order)
+    return read_labels(Directory(str(root)), listing(root), SourceParameters(**asked), order)
 
 
 def by_name(labels: Labels) -> dict[str, Labelled]:

@@ -424,9 +424,6 @@ ASKED: list[tuple[dict[str, Any], str]] = [
         {"no_finding": "NORMAL", "task": "multilabel", "label_map": {"NORMAL": "a", "SICK": "b"}},
         "label_map leads 'NORMAL' to a class, and no_finding says that it means none",
     ),
-    ({"limit_per_class": -1}, "limit_per_class is -1, and must be 0 or more"),
-    ({"task": "multi-label"}, "task is 'multi-label', and must be one of auto, classification, multilabel. Did you"),
-    ({"missing_files": "ignore"}, "missing_files is 'ignore', and must be one of refuse, skip"),
 ]
 
 
@@ -489,8 +486,10 @@ def test_the_stage_takes_labels_from_a_table(tmp_path: Path) -> None:
 
 def read_with(root: Path, **asked: Any) -> Counter[str]:
     """The files that the stage's key chooses, those of the first class first."""
-    from components.ingest.asked import Asked
     from components.ingest.labels import read_labels
+    from components.ingest.parameters import SourceParameters
 
-    found = read_labels(Directory(str(root)), listing(root), Asked(**asked), lambda name: KEY.hash("limit", name))
+    found = read_labels(
+        Directory(str(root)), listing(root), SourceParameters(**asked), lambda name: KEY.hash("limit", name)
+    )
     return Counter(item.name for item in sorted(found.files, key=lambda item: item.labels) if not item.problem)

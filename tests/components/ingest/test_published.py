@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from components.ingest.asked import Asked
 from components.ingest.labels import Labels, read_labels
 from components.ingest.names import patient_of
+from components.ingest.parameters import SourceParameters
 from components.shared.parsing.yaml_documents import read_yaml
 from components.shared.storage.source import Directory
 from tests.components.ingest.sources import add, by_name, classes_of, listing, order, read
@@ -40,7 +40,7 @@ def sides_of_patients(found: Labels) -> dict[str, set[str]]:
 @pytest.mark.parametrize(("params", "column"), [("kermany", "label"), ("kermany-three", "subtype")])
 def test_kermany_as_its_manifest_has_it(params: str, column: str) -> None:
     source = Directory(str(KERMANY))
-    found = read_labels(source, listing(KERMANY), Asked(**options(params)), order)
+    found = read_labels(source, listing(KERMANY), SourceParameters(**options(params)), order)
     with (KERMANY / "manifest.csv").open(newline="") as file:
         manifest = {row["image"]: row for row in csv.DictReader(file)}
     assert Counter(item.official for item in found.files) == {"train": 5216, "test": 624}

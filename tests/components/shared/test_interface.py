@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import inspect
 import math
+from dataclasses import MISSING, Field, fields, is_dataclass
 from typing import Annotated, Any, get_args, get_origin, get_type_hints
 
 import pytest
@@ -26,7 +27,8 @@ def test_the_source_is_read_as_python_reads_it(stage: str) -> None:
     hints = get_type_hints(function, localns={"Work": Work}, include_extras=True)
     read_interface = read(stage)
     assert inspect.cleandoc(function.__doc__).startswith(read_interface.summary)
-    inputs, outputs, parameters, takes_work = [], [], {}, False
+    inputs, outputs, takes_work = [], [], False
+    parameters: dict[str, tuple[Any, ...]] = {}
     for name, argument in inspect.signature(function).parameters.items():
         hint = hints[name]
         if hint in (In, Ins):
@@ -36,6 +38,11 @@ def test_the_source_is_read_as_python_reads_it(stage: str) -> None:
             outputs.append(name)
         elif hint is Work:
             takes_work = True
+        elif isinstance(hint, type) and is_dataclass(hint):
+            assert argument.kind is inspect.Parameter.KEYWORD_ONLY
+            assert read_interface.records[name] == (hint.__module__, hint.__name__, tuple(f.name for f in fields(hint)))
+            inner = get_type_hints(hint, include_extras=True)
+            parameters |= {field.name: _seen(inner[field.name], _default(field)) for field in fields(hint)}
         else:
             assert argument.kind is inspect.Parameter.KEYWORD_ONLY
             parameters[name] = _seen(hint, argument.default)
@@ -45,6 +52,12 @@ def test_the_source_is_read_as_python_reads_it(stage: str) -> None:
     assert read_interface.takes_work is takes_work
     assert {name: about[:4] for name, about in found.items()} == {name: about[:4] for name, about in parameters.items()}
     assert {n: a[4] for n, a in found.items() if not a[3]} == {n: a[4] for n, a in parameters.items() if not a[3]}
+
+
+def _default(field: Field[Any]) -> Any:
+    if field.default_factory is not MISSING:
+        return field.default_factory()
+    return inspect.Parameter.empty if field.default is MISSING else field.default
 
 
 def _seen(hint: Any, default: Any) -> tuple[Any, ...]:

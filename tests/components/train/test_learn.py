@@ -18,10 +18,11 @@ from components.train import models
 from components.train.augment import Augmentation
 from components.train.checkpoint import Checkpoints
 from components.train.feed import Side
-from components.train.learn import APART, Course, Learned, Standing, Training
+from components.train.learn import APART, Learned, Standing, Training
 from components.train.optimise import optimizer, share_of_rate
+from components.train.parameters import TrainParameters
 
-COURSE = Course(
+PARAMETERS = TrainParameters(
     epochs=2,
     batch_size=16,
     accumulate=1,
@@ -131,7 +132,7 @@ def training(given: dict[str, Side] | None = None, task: str = "classification",
     torch.manual_seed(1)
     given = given or sides(task)
     network = models.build("small", given["train"].preprocess["channels"], 2, 48)
-    asked = replace(COURSE, **course)
+    asked = replace(PARAMETERS, **course)
     return Training(network, models.stages(network), given, task, asked, Augmentation.parse("radiograph"))
 
 

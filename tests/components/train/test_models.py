@@ -157,12 +157,6 @@ def test_impossible_sizes_are_refused(channels: int, classes: int) -> None:
         build("small", channels, classes, 64)
 
 
-@pytest.mark.parametrize(("hidden", "dropout"), [(0, 0.2), (8, 1.0), (8, -0.1)])
-def test_impossible_heads_are_refused(hidden: int, dropout: float) -> None:
-    with pytest.raises(ValueError, match="cannot be built: at least 1 unit"):
-        build("small", 1, 2, 64, hidden, dropout)
-
-
 @pytest.mark.parametrize(("size", "near"), [(100, 96), (121, 128), (16, 32), (15, 32)])
 def test_the_transformer_says_which_sizes_it_takes(size: int, near: int) -> None:
     with pytest.raises(ValueError, match=rf"{size} is not a multiple .* Set image_size to {near}, or choose another"):

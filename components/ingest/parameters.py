@@ -1,11 +1,13 @@
-"""What of a source is asked for, and how its files tell it: parameters of ingest, checked together."""
+"""The parameters of ingest that concern a source, and their checks."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Annotated
 
+from components.shared.contracts import Between, OneOf
 from components.shared.errors import RefusedError
 from components.shared.runtime.interface import nearest
 from components.shared.storage.source import TABLE
@@ -19,38 +21,48 @@ COLUMNS = ("file", "patient_id", "label", "official", *ABOUT)
 SIDES = ("train", "val", "test")
 """The sides that a published split may name."""
 
-_CHOICES = {"task": ("auto", "classification", "multilabel"), "missing_files": ("refuse", "skip")}
-
 
 @dataclass(frozen=True)
-class Asked:
-    """How a source's labels, patients and sides are to be read, and which of its images are to be taken."""
+class SourceParameters:
+    """How a source's labels, patients and sides are read, and which of its images are taken."""
 
-    classes: Sequence[str] = ()
-    label_map: Mapping[str, str] = field(default_factory=dict)
-    task: str = "auto"
-    table: str = TABLE
-    columns: Mapping[str, str] = field(default_factory=dict)
+    classes: list[str] = field(default_factory=list)
+    """the classes to take, the one without a finding first; all when empty. Other labels count for nothing: an
+    image that has no more is left out, or in a multilabel task has no finding"""
+    label_map: dict[str, str] = field(default_factory=dict)
+    """published label to class; '' leaves its images out. If given, it must name every label there is"""
+    task: Annotated[str, OneOf(("auto", "classification", "multilabel"))] = "auto"
+    """classification (one class an image), multilabel (any number of findings), or auto: multilabel if separator is
+    given"""
+    table: str = "patients.csv"
+    """the CSV file in the source's root with a line an image"""
+    columns: dict[str, str] = field(default_factory=dict)
+    """our name of a column to the table's, for those to read; without it the table must use our names, which are
+    file, patient_id, label, official, sex, age, site, view, modality, label_source, text, and have no others"""
     separator: str = ""
+    """what stands between the labels of one image, as in Effusion|Mass"""
     no_finding: str = ""
+    """the label that means none; in a multilabel task an image that has it has no finding"""
     label_pattern: str = ""
+    """a regular expression, searched for in each file's name relative to the source, that holds the label in a
+    group; of several groups the first that matched. It goes before the folders"""
     patient_pattern: str = ""
-    official: Mapping[str, str] = field(default_factory=dict)
-    limit_per_class: int = 0
-    missing_files: str = "refuse"
+    """likewise for the patient; it goes before a DICOM header and the rule for file names"""
+    official: dict[str, str] = field(default_factory=dict)
+    """lists of files in the source's root, one name a line, and the side of each: train, val or test. They go
+    before folders of those names"""
+    limit_per_class: Annotated[int, Between(0, 10000000)] = 0
+    """how many images of each class to take on each published side, 0 for all. Patients come in an order that the
+    hash key gives, each with all images; an image is taken while one of its classes is below the limit"""
+    missing_files: Annotated[str, OneOf(("refuse", "skip"))] = "refuse"
+    """what becomes of lines of the table or a list that name files which the source lacks: refuse or skip"""
+    keep_sites: list[str] = field(default_factory=list)
+    """names of sites that the table may show as they are; the others are shown by a keyed hash"""
+    keep_text: bool = False
+    """keep the table's free text, which may name patients"""
 
     def __post_init__(self) -> None:
         _check_texts(self)
-        for name, values in _CHOICES.items():
-            value = getattr(self, name)
-            if value not in values:
-                raise RefusedError(
-                    f"{name} is {value!r}, and must be one of {', '.join(values)}.{nearest(value, values)} Name one."
-                )
-        if self.limit_per_class < 0:
-            raise RefusedError(
-                f"limit_per_class is {self.limit_per_class}, and must be 0 or more. Set 0 to take every image."
-            )
         _check_columns(self.columns)
         for name, side in self.official.items():
             if side not in SIDES:
@@ -89,13 +101,13 @@ def compiled(name: str, pattern: str) -> re.Pattern[str] | None:
     return found
 
 
-def _check_texts(asked: Asked) -> None:
+def _check_texts(parameters: SourceParameters) -> None:
     for name in ("label_map", "columns", "official"):
-        for key, value in getattr(asked, name).items():
+        for key, value in getattr(parameters, name).items():
             for what in (key, value):
                 if not isinstance(what, str):
                     raise RefusedError(f"{name} holds {what!r}, which is no text. Put it into quotation marks.")
-    for what in asked.classes:
+    for what in parameters.classes:
         if not isinstance(what, str):
             raise RefusedError(f"classes holds {what!r}, which is no text. Put it into quotation marks.")
 
@@ -111,33 +123,33 @@ def _check_columns(columns: Mapping[str, str]) -> None:
         raise RefusedError("columns does not map 'file'. Say which column of the table names the files.")
 
 
-def _check_classes(asked: Asked) -> None:
-    least = 1 if asked.multilabel else 2
-    targets = sorted({name for name in asked.label_map.values() if name})
-    if asked.label_map and len(targets) < least:
+def _check_classes(parameters: SourceParameters) -> None:
+    least = 1 if parameters.multilabel else 2
+    targets = sorted({name for name in parameters.label_map.values() if name})
+    if parameters.label_map and len(targets) < least:
         raise RefusedError(
             f"label_map leads to {len(targets)} class{'es' * (len(targets) != 1)}{': ' * bool(targets)}"
             f"{', '.join(targets)}; a {'multilabel task' if least == 1 else 'classifier'} needs at least {least}. "
             "Map the labels to more."
         )
-    stray = [name for name in asked.classes if asked.label_map and name not in targets]
+    stray = [name for name in parameters.classes if parameters.label_map and name not in targets]
     if stray:
         raise RefusedError(
             f"classes names {stray[0]!r}, to which label_map leads no label.{nearest(stray[0], targets)} "
             "Name what the map leads to."
         )
-    chosen = list(dict.fromkeys(asked.classes))
-    if asked.classes and len(chosen) < least:
+    chosen = list(dict.fromkeys(parameters.classes))
+    if parameters.classes and len(chosen) < least:
         raise RefusedError(f"classes names only {chosen[0]!r}; a classifier needs at least 2. Name more, or none.")
-    if not asked.multilabel or not asked.no_finding:
+    if not parameters.multilabel or not parameters.no_finding:
         return
-    if asked.no_finding in chosen:
+    if parameters.no_finding in chosen:
         raise RefusedError(
-            f"classes names {asked.no_finding!r}, which no_finding says is none. An image without a finding has no "
-            "label in a multilabel task; take it out of one of the two."
+            f"classes names {parameters.no_finding!r}, which no_finding says is none. An image without a finding has "
+            "no label in a multilabel task; take it out of one of the two."
         )
-    if asked.label_map.get(asked.no_finding):
+    if parameters.label_map.get(parameters.no_finding):
         raise RefusedError(
-            f"label_map leads {asked.no_finding!r} to a class, and no_finding says that it means none. Take it out of "
-            "the map, or map it to '' to leave its images out."
+            f"label_map leads {parameters.no_finding!r} to a class, and no_finding says that it means none. Take it "
+            "out of the map, or map it to '' to leave its images out."
         )
