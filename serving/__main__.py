@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import argparse
-import os
 import sys
+
+from components.shared import environment
 
 MANUAL = """\
 Answers over HTTP with the model that a store's release log puts into service.
@@ -39,7 +40,7 @@ log counts them every ten seconds.
 def main(argv: list[str]) -> int:
     """Serve what the arguments name; gives the exit status."""
     parser = argparse.ArgumentParser(
-        os.environ.get("MEDLOOP_USAGE") or "python -m serving",  # an image is run otherwise
+        environment.get("MEDLOOP_USAGE", "python -m serving"),  # an image is run otherwise
         description=MANUAL,
         epilog=ENDING,
         formatter_class=argparse.RawDescriptionHelpFormatter,

@@ -7,13 +7,12 @@ Its versions are the released ones, and the one that waits for a person's approv
 from __future__ import annotations
 
 import logging
-import os
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from components.shared import contracts
+from components.shared import contracts, environment
 from components.shared.ledger import release_log
 from components.shared.ledger.release_log import Entry
 from components.shared.storage.store import open_store
@@ -146,12 +145,12 @@ def _there(client: Any) -> bool:
 @contextmanager
 def _asking() -> Iterator[Any]:
     """A client of the tracking server, or None where none is set."""
-    if not os.environ.get("MLFLOW_TRACKING_URI"):
+    if not environment.get("MLFLOW_TRACKING_URI"):
         yield None
         return
     # A server that is not there is given up in seconds; MLflow by itself goes on asking for four minutes.
-    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
-    os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
+    environment.set_default("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
+    environment.set_default("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # what MLflow deprecates is not this user's concern
         from mlflow import MlflowClient

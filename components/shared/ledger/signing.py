@@ -10,13 +10,12 @@ import base64
 import binascii
 import hashlib
 import hmac
-import os
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from components.shared import contracts
+from components.shared import contracts, environment
 from components.shared.errors import UsageError
 
 if TYPE_CHECKING:
@@ -89,7 +88,7 @@ class Verifier:
 
 def signer() -> Signer | None:
     """The one who signs here, or None where no private key is set; refuses one that the trusted keys leave out."""
-    text = os.environ.get(VARIABLE, "").strip()
+    text = environment.get(VARIABLE).strip()
     if not text:
         return None
     found = of(_private(text))
@@ -104,7 +103,7 @@ def signer() -> Signer | None:
 
 def verifier() -> Verifier | None:
     """Those who are trusted here, or None where no public key is set, and nothing is verified."""
-    text = os.environ.get(VERIFY, "")
+    text = environment.get(VERIFY)
     if not text:
         return None  # blanks are a secret that went wrong, and no word that nothing is to be verified
     texts = [*_PEM.findall(text), *re.split(r"[,\s]+", _PEM.sub(" ", text))]

@@ -10,12 +10,11 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
-import os
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from components.shared import contracts
+from components.shared import contracts, environment
 from components.shared.errors import UnavailableError, UsageError
 from components.shared.ledger import signing
 
@@ -77,7 +76,7 @@ def for_stages(names: Iterable[str]) -> dict[str, dict[str, str]]:
     ours = signing.signer()
     if ours is None:
         return {}
-    whole = {signing.VARIABLE: os.environ[signing.VARIABLE]}
+    whole = {signing.VARIABLE: environment.get(signing.VARIABLE)}
     return {name: whole if name in RELEASING else {VARIABLE: derive(ours, name).text} for name in names}
 
 
@@ -86,7 +85,7 @@ def held(stage: str = "") -> StageKey | None:
 
     Raise a ValueError where the environment holds another stage's key. Without a stage, any stage's key is returned.
     """
-    text = os.environ.get(VARIABLE, "").strip()
+    text = environment.get(VARIABLE).strip()
     if text:
         found = parse(text)
         if stage and found.stage != stage:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-import os
 from dataclasses import dataclass
 
+from components.shared import environment
 from components.shared.errors import UsageError
 
 PRICE = "MEDLOOP_DEVICE_PRICE"
@@ -34,7 +34,7 @@ class Price:
 
 def read_price() -> Price | None:
     """The price that the environment sets, or None where it sets none."""
-    given = os.environ.get(PRICE, "").strip()
+    given = environment.get(PRICE).strip()
     if not given:
         return None
     try:
@@ -46,4 +46,4 @@ def read_price() -> Price | None:
             f"{PRICE} is {given!r}, and the price of an hour is a number from 0 on, like 2.5. Correct it, or unset it; "
             f"the currency goes into {CURRENCY}."
         )
-    return Price(hourly, os.environ.get(CURRENCY, "").strip())
+    return Price(hourly, environment.get(CURRENCY).strip())
