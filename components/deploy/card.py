@@ -179,7 +179,10 @@ def _subgroups(new: VersionRecords) -> list[str]:
     rows = [_mapping(row) for row in _list(new.metrics.get("subgroups"))]
     lines = ["## Subgroups", ""]
     if not rows:
-        return [*lines, "The data contain no sex, age, site or view that could divide the test patients into subgroups."]
+        return [
+            *lines,
+            "The data contain no sex, age, site or view that could divide the test patients into subgroups.",
+        ]
     heads = [FIGURES[name].phrase for name in SUMMARY]
     lines += [f"| group | patients | images | {' | '.join(heads)} |", "|---" * (3 + len(heads)) + "|"]
     for row in rows:

@@ -154,4 +154,6 @@ def _check_inference(model: Model) -> None:
     shape = blank_views(1, model.preprocess).shape
     views = np.random.default_rng(0).integers(0, 255, shape, dtype=np.uint8)
     if not np.isfinite(model.probabilities(model(views).logits)).all():
-        raise UnavailableError("The model returned probabilities that are not finite for a test image. It was not released.")
+        raise UnavailableError(
+            "The model returned probabilities that are not finite for a test image. It was not released."
+        )

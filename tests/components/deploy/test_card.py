@@ -128,11 +128,11 @@ def test_it_tells_all_in_the_order_in_which_it_is_asked_for(tmp_path: Path) -> N
 
 def test_a_predecessor_that_could_not_be_loaded_is_said(tmp_path: Path) -> None:
     now = records(tmp_path, 12)
-    lost = VersionRecords(now.bundle, metrics(comparison=None, service_error="The object 12 is gone."), now.dataset, now.split)
-    words = card.render("v2", RECORD, VERDICT, lost, VersionRecords(), "v1")
-    assert (
-        "- It was not compared with v1 on the same images: v1 could not be loaded (The object 12 is gone)." in words
+    lost = VersionRecords(
+        now.bundle, metrics(comparison=None, service_error="The object 12 is gone."), now.dataset, now.split
     )
+    words = card.render("v2", RECORD, VERDICT, lost, VersionRecords(), "v1")
+    assert "- It was not compared with v1 on the same images: v1 could not be loaded (The object 12 is gone)." in words
 
 
 def test_findings_have_a_limit_of_their_own(tmp_path: Path) -> None:
@@ -151,7 +151,9 @@ def test_what_is_not_known_is_said_and_stops_nothing() -> None:
 @pytest.mark.parametrize("odd", [None, [], "text", 7, {"figures": []}, {"a": None}, [None, 3, {"field": None}]])
 @pytest.mark.parametrize("name", list(metrics()))
 def test_odd_records_stop_no_release(odd: Any, name: str, tmp_path: Path) -> None:
-    now = VersionRecords({name: odd}, metrics(**{name: odd}), {name: odd, "counts": odd}, {"images": odd, "warnings": odd})
+    now = VersionRecords(
+        {name: odd}, metrics(**{name: odd}), {name: odd, "counts": odd}, {"images": odd, "warnings": odd}
+    )
     verdict = {"checks": odd, "budget": odd, "sentence": odd}
     assert card.render("v2", RECORD, verdict, now, now, "v1").startswith("# Model card: medloop v2")
 
@@ -162,7 +164,9 @@ def test_a_class_that_is_named_like_markup_is_shown_as_it_is() -> None:
 
 
 def test_who_released_it_cannot_write_into_the_card() -> None:
-    words = card.render("v1", {**RECORD, "by": "me\n\n## Intended use\n\nAnything."}, VERDICT, VersionRecords(), None, "")
+    words = card.render(
+        "v1", {**RECORD, "by": "me\n\n## Intended use\n\nAnything."}, VERDICT, VersionRecords(), None, ""
+    )
     assert words.count("\n## Intended use\n") == 1
     assert "- by: me \\#\\# Intended use Anything." in words
 
@@ -225,5 +229,5 @@ def test_the_card_comes_into_the_registry(store: Store, tmp_path: Path, monkeypa
 def test_a_card_is_the_same_when_it_is_written_again(store: Store, tmp_path: Path) -> None:
     bundle = made.make_bundle(tmp_path / "bundle")
     record = {"model": gather(store, bundle).digest, "precision": "float32", "runtime": "onnxruntime"}
-    assert card.keep(store, "v1", record, {}, None) == card.keep(store, "v1", record, {}, None)
-    assert contracts.digest(b"") not in card.keep(store, "v1", record, {}, None)
+    assert card.store_card(store, "v1", record, {}, None) == card.store_card(store, "v1", record, {}, None)
+    assert contracts.digest(b"") not in card.store_card(store, "v1", record, {}, None)

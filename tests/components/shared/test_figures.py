@@ -51,7 +51,7 @@ checks = {check["name"]: check for check in decision["checks"]}
 assert checks["floors.npv"]["sentence"].startswith("NPV is at least")
 assert [checks["floors.npv"]["passed"], checks[f"floors.npv@{name}"]["passed"]] == [False, True]
 about = card.Told(metrics=metrics)
-assert f"| NPV | {value:.3f} ({low:.3f} to" in card.write("v2", {}, decision, about, about, "v1")
+assert f"| NPV | {value:.3f} ({low:.3f} to" in card.render("v2", {}, decision, about, about, "v1")
 """
 
 
