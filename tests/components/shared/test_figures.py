@@ -50,7 +50,7 @@ decision = decide(metrics, complete_policy({"floors": {"npv": 1, f"npv@{name}": 
 checks = {check["name"]: check for check in decision["checks"]}
 assert checks["floors.npv"]["sentence"].startswith("NPV is at least")
 assert [checks["floors.npv"]["passed"], checks[f"floors.npv@{name}"]["passed"]] == [False, True]
-about = card.Told(metrics=metrics)
+about = card.VersionRecords(metrics=metrics)
 assert f"| NPV | {value:.3f} ({low:.3f} to" in card.render("v2", {}, decision, about, about, "v1")
 """
 
