@@ -1,10 +1,10 @@
-"""What the service's decoding processes run: from the bytes of an image to what the model sees, as in evaluation."""
+"""The work of a decoding process: from the bytes of an image to the model's view, as in evaluation."""
 
 from __future__ import annotations
 
 from typing import Any
 
-import gdcm  # noqa: F401 - imported before the first file that needs it comes
+import gdcm  # noqa: F401 - imported early, so that no file waits for the import
 import openjpeg.utils  # noqa: F401
 import pydicom.pixels  # noqa: F401
 
@@ -13,8 +13,8 @@ from components.shared.imaging.decoder import REFUSAL, VIEW, limited, limits
 from components.shared.imaging.views import view
 
 
-def look_at(data: bytes, decoding: dict[str, Any], framing: tuple[int, str, float, str]) -> bytes:
-    """Return VIEW and the view's pixels, or REFUSAL and why the file cannot be used."""
+def make_view(data: bytes, decoding: dict[str, Any], framing: tuple[int, str, float, str]) -> bytes:
+    """Return VIEW and the view's pixels, or REFUSAL and the reason why the file cannot be used."""
     with limited(limits(data)):
         try:
             master = pixels.decode_image(data, pixels.Decoding(**decoding))
@@ -23,5 +23,5 @@ def look_at(data: bytes, decoding: dict[str, Any], framing: tuple[int, str, floa
             return REFUSAL + str(error).encode()
         except MemoryError:
             raise
-        except Exception:  # decoders fail in many ways, and their words may quote the header
+        except Exception:  # decoders fail in many ways, and their messages may quote the header
             return REFUSAL + b"the file is malformed and cannot be decoded"

@@ -1,4 +1,4 @@
-"""What is in service: the model that the release log names, taken up while requests go on."""
+"""The model in service: follow the release log and load models while requests are answered."""
 
 from __future__ import annotations
 
@@ -24,30 +24,30 @@ from serving import prediction
 
 log = logging.getLogger("medloop.serve")
 
-STARTING = "The release log has not been read yet. Ask again in some seconds."
-NOTHING = "Nothing is released yet, so there is no model to ask. Run `medloop run`."
-TAKEN_BACK = "The last model in service was taken back, so there is none to ask. Release or promote one."
+STARTING = "The release log has not been read yet. Try again in a few seconds."
+NOTHING_RELEASED = "No model has been released yet. Run `medloop run`."
+ROLLED_BACK = "The last model in service was rolled back, and no model is in service. Release or promote one."
 VERIFIED, REFUSED, NOT_CHECKED = "verified", "refused", "not checked"
 LONGEST_PAUSE = 60.0
 RECHECK = 300.0
-"""Seconds after which log and model are verified again, though nothing new was released."""
-FIRST_LOOK = 20.0
+"""Seconds after which the log and the model are verified again, even without a new release."""
+FIRST_READ = 20.0
+"""Seconds to wait at startup for the first read of the log."""
 
 
 @dataclass(frozen=True)
 class Serving:
-    """A loaded model, and the entry of the release log that put it into service."""
+    """A loaded model, and the entry of the release log that released it."""
 
     entry: Entry
     model: Model
 
     @property
     def version(self) -> str:
-        """The name under which it was released."""
         return self.entry.version
 
     def info(self) -> dict[str, Any]:
-        """What a client may know about it."""
+        """Return the description of the model for clients."""
         about, record = self.model.about, self.entry.record
         return {
             "version": self.version,
@@ -69,9 +69,9 @@ class Serving:
 
 @dataclass(frozen=True)
 class State:
-    """What answers requests now (or None), and a sentence about what is wrong ("" when nothing is).
+    """The model that answers requests (or None), and a description of the current problem ("" if there is none).
 
-    `signatures` of the release log, as it was last read: verified, refused, or not checked, where no public key is set.
+    `signatures` of the release log, when it was last read: verified, refused, or not checked (no public key is set).
     """
 
     serving: Serving | None
@@ -80,31 +80,30 @@ class State:
 
 
 class Deployment:
-    """Follows the release log of a store and keeps the model that it names loaded.
+    """Follows the release log of a store and loads the model in service.
 
-    Where the newest state cannot be taken up (the log is broken, cannot be read, or is not signed by a trusted key
-    where keys are set; a model is damaged or needs another runtime), the model that is loaded stays: it was released
-    by a log that was whole, and an answer from it is better than none. `state.problem` then says what is wrong; it is
-    tried again with growing pauses, and at once when the log grows. Without a model there is nothing to keep, and
-    requests are refused with that sentence. The log and the model's files in the store are verified again every five
-    minutes and whenever the log grows: damage to them is a warning too.
+    If the newest state cannot be used (the log is broken, cannot be read, or lacks the required signatures; a model is
+    damaged or needs another runtime), the loaded model stays in service: it was released by an intact log.
+    `state.problem` then describes the problem; the read is repeated with growing pauses, and at once when the log
+    grows. Without a loaded model, requests are refused with `state.problem`. The log and the model's files in the store
+    are verified every five minutes and whenever the log grows; damage to them is reported in `state.problem`, too.
     """
 
     def __init__(self, store: Store, poll: float = 2.0) -> None:
-        self.state = State(None, STARTING)  # replaced whole, so a reader never sees half a change
+        self.state = State(None, STARTING)  # replaced as a whole: threads never see a partial change
         self._store, self._poll = store, poll
         self._head: Entry | None = None
         self._seen: str | None = None
         self._signatures = NOT_CHECKED
-        self._failures, self._again = 0, 0.0
-        self._looked, self._stopped, self._hurried = threading.Event(), threading.Event(), False
+        self._failures, self._next_read = 0, 0.0
+        self._was_read, self._stopped, self._hurried = threading.Event(), threading.Event(), False
         self._thread = threading.Thread(target=self._watch, name="release log", daemon=True)
 
     def __enter__(self) -> Deployment:
-        """Begin to follow the log. The first look is waited for, but not for ever: a store may hang."""
+        """Begin to follow the log. Wait for the first read, but not forever: a store may hang."""
         self._thread.start()
-        deadline = time.monotonic() + FIRST_LOOK
-        while not self._looked.wait(0.1) and time.monotonic() < deadline and not self._hurried:
+        deadline = time.monotonic() + FIRST_READ
+        while not self._was_read.wait(0.1) and time.monotonic() < deadline and not self._hurried:
             pass
         return self
 
@@ -113,40 +112,40 @@ class Deployment:
         self._thread.join(10)
 
     def hurry(self) -> None:
-        """Wait for the first look no longer. A signal handler may call this: it takes no lock."""
+        """Stop waiting for the first read. Safe in a signal handler: it takes no lock."""
         self._hurried = True
 
     def _watch(self) -> None:
         while not self._stopped.is_set():
-            self._look()
-            self._looked.set()
+            self._update()
+            self._was_read.set()
             self._stopped.wait(self._poll)
 
-    def _look(self) -> None:
-        """List the log; only when its newest entry is another one, or a check is due again, read it and follow it."""
+    def _update(self) -> None:
+        """List the log, and read it if it has a new entry or a verification is due."""
         try:
             names = release_log.entry_names(self._store)
             newest = names[-1] if names else ""
-            if newest == self._seen and time.monotonic() < self._again:
+            if newest == self._seen and time.monotonic() < self._next_read:
                 return
             self._seen = newest
             self._follow(self._read())
             self._failures = 0
-            self._again = time.monotonic() + (min(RECHECK, LONGEST_PAUSE) if self.state.problem else RECHECK)
-        except Exception as error:  # whatever it is: this thread must live, since no other would take up the next model
+            self._next_read = time.monotonic() + (min(RECHECK, LONGEST_PAUSE) if self.state.problem else RECHECK)
+        except Exception as error:  # any error: without this thread no later model would be loaded
             self._failures += 1
-            self._again = time.monotonic() + min(LONGEST_PAUSE, self._poll * 2 ** min(self._failures, 16))
-            self._enter(State(self.state.serving, self._words(error), self._signatures))
+            self._next_read = time.monotonic() + min(LONGEST_PAUSE, self._poll * 2 ** min(self._failures, 16))
+            self._enter(State(self.state.serving, self._describe(error), self._signatures))
 
     def _read(self) -> list[Entry]:
         trusted = signing.verifier()
         try:
             entries = release_log.read_chain(self._store)
         except ValueError:
-            self._signatures = REFUSED if trusted else NOT_CHECKED  # no signature vouches for a broken chain
+            self._signatures = REFUSED if trusted else NOT_CHECKED  # the signatures of a broken chain prove nothing
             raise
         if trusted:
-            self._signatures = REFUSED  # until they have all held
+            self._signatures = REFUSED  # until all are verified
             release_log.verify(entries, trusted)
             self._signatures = VERIFIED
         return entries
@@ -156,8 +155,8 @@ class Deployment:
         if seen and (len(entries) < seen.number or entries[seen.number - 1].hash != seen.hash):
             self._signatures = REFUSED if signing.verifier() else NOT_CHECKED
             raise RefusedError(
-                f"The release log no longer holds entry {seen.number} as it was. Entries were removed or changed: "
-                "restore the log from a copy, or start the service anew if that was meant."
+                f"Entry {seen.number} of the release log was removed or changed. Restore the log from a copy, or "
+                "restart the service if the change was intended."
             )
         self._head = entries[-1] if entries else None
         entry = release_log.in_service(entries)
@@ -165,7 +164,7 @@ class Deployment:
             serving = self._load(entry)
             self._enter(State(serving, self._damage(serving), self._signatures))
         else:
-            self._enter(State(None, TAKEN_BACK if entries else NOTHING, self._signatures))
+            self._enter(State(None, ROLLED_BACK if entries else NOTHING_RELEASED, self._signatures))
 
     def _load(self, entry: Entry) -> Serving:
         now = self.state.serving
@@ -179,7 +178,7 @@ class Deployment:
             ) from error
 
     def _damage(self, serving: Serving) -> str:
-        """The sentence for a model whose files in the store are not what they were when it was loaded, or nothing."""
+        """Return a description of the damage if the model's files in the store have changed, or ""."""
         record = serving.entry.record
         try:
             manifest = Manifest.decode(self._store.get(record["model"]), f"the model of {serving.version}")
@@ -188,41 +187,43 @@ class Deployment:
         except (OSError, ValueError) as error:
             return (
                 f"The stored files of version {serving.version} have changed since it was loaded: "
-                f"{_reason(error).rstrip('.')}. Version {serving.version} goes on answering from memory, and cannot be "
+                f"{_reason(error).rstrip('.')}. Version {serving.version} stays in service from memory, but cannot be "
                 "loaded again until they are restored."
             )
         return ""
 
     def _enter(self, state: State) -> None:
-        before, self.state = self.state, state
-        if state.problem and state.problem != before.problem:
+        previous, self.state = self.state, state
+        if state.problem and state.problem != previous.problem:
             log.warning(state.problem, extra={"fields": {"stage": "serve"}})
         serving = state.serving
-        if serving and (before.serving is None or before.serving.entry != serving.entry):
-            what = f"{serving.version} is in service"
-            events.event(what, "serve", release=serving.entry.number, precision=serving.model.precision)
+        if serving and (previous.serving is None or previous.serving.entry != serving.entry):
+            name = f"{serving.version} is in service"
+            events.event(name, "serve", release=serving.entry.number, precision=serving.model.precision)
 
-    def _words(self, error: Exception) -> str:
+    def _describe(self, error: Exception) -> str:
         reason = _reason(error).rstrip(".")
         serving = self.state.serving
         return f"{reason}. Version {serving.version} stays in service." if serving else f"{reason}."
 
 
 def load(store: Store, entry: Entry) -> Model:
-    """The model that an entry names, verified and tried; an exception says what is wrong with it."""
+    """Return the model of an entry, verified and tested; raise an exception that describes the problem otherwise."""
     record = entry.record
     if record.get("runtime") != "onnxruntime":
-        raise RefusedError(f"it is released for the runtime {record.get('runtime')!r}; this service has onnxruntime.")
+        raise RefusedError(
+            f"it was released for the runtime {record.get('runtime')!r}; this service supports onnxruntime."
+        )
     manifest = Manifest.decode(store.get(record["model"]), f"the model of {entry.version}")
     with tempfile.TemporaryDirectory(prefix="medloop-serve-") as scratch:
         bundle = Path(scratch) / "bundle"
         artifacts.lay_out(store, manifest, bundle)
-        model = Model(bundle, record["precision"])  # reads the whole graph, so the files need not stay
-    prediction.rehearse(model)
+        model = Model(bundle, record["precision"])  # reads the whole graph: the files can be deleted
+    prediction.check_model(model)
     return model
 
 
 def _reason(error: Exception) -> str:
     if isinstance(error, KeyError):
-        return f"{error} is missing in its description"
+        return f"{error} is missing in the model's description"
     return redact(getattr(error, "strerror", None) or str(error)) or type(error).__name__

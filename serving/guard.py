@@ -1,4 +1,4 @@
-"""What surrounds every request: its limits, its line in the log, and an answer when something breaks."""
+"""The middleware of every request: size and time limits, log messages, and the response to internal errors."""
 
 from __future__ import annotations
 
@@ -28,21 +28,20 @@ App = Callable[[Message, Receive, Send], Awaitable[None]]
 HEADERS = [(b"cache-control", b"no-store"), (b"x-content-type-options", b"nosniff")]
 DRAIN_BYTES, DRAIN_SECONDS = 256 * 2**20, 10
 BODY_SECONDS, SLOWEST = 20.0, 4096
-"""Time in which a body must arrive, and the bytes a second by which it may take longer."""
-GONE = 499
-"""Status of a request whose client left before it was sent whole; nobody receives it."""
-UNFINISHED = {408: "slow_bodies", GONE: "left_early"}
-"""Under what requests are counted that did not arrive."""
+"""Time for a body to arrive, and the bytes per second that extend it."""
+CLIENT_LEFT = 499
+"""Status, in the log only, of a request whose client disconnected before the response."""
+UNFINISHED = {408: "slow_bodies", CLIENT_LEFT: "left_early"}
+"""Names of the counts of requests that did not arrive completely."""
 HEALTH = "/health"
 
 
 class Guard:
-    """Wraps an application; `limits` holds the paths that it has, and how many bytes a request to each may bring.
+    """Wraps an application. `limits` maps its paths to the maximum size of a request in bytes.
 
-    At most `most` requests that have arrived are answered at once, and health checks besides. A line of the log holds
-    the path only where it is one of these, and never a query, a name or a header: a client may put anything there.
-    Health checks that succeed leave no line, since there is one every few seconds; requests that never arrived or came
-    too many at once are counted in `tally` instead.
+    At most `most` requests, besides health checks, are answered at once. The log contains known paths only, and never a
+    query, a name or a header: clients control these. Successful health checks, which come every few seconds, are not
+    logged; requests that did not arrive completely, or exceed `most`, are only counted in `tally`.
     """
 
     def __init__(self, app: App, limits: Mapping[str, int], most: int, tally: Tally) -> None:
@@ -50,24 +49,23 @@ class Guard:
         self._answering = 0
 
     async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
-        """Answer one request."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        begun, path = time.perf_counter(), scope["path"]
+        start, path = time.perf_counter(), scope["path"]
         exchange = Exchange(receive, send, self._limits.get(path), self._admit)
         try:
-            if exchange.announced_too_much(scope):
+            if exchange.declares_too_much(scope):
                 await JSONResponse({"detail": exchange.refusal}, 413)(scope, exchange.receive, exchange.send)
             else:
                 await self._app(scope, exchange.receive, exchange.send)
         except Exception as error:
-            await _apologise(error, scope, exchange)
+            await _answer_failure(error, scope, exchange)
         finally:
             self._answering -= exchange.admitted
             unfinished = "" if exchange.admitted else UNFINISHED.get(exchange.status, "")
-            if uncounted := "busy" if exchange.refused else unfinished:
-                self._tally.add(uncounted)
+            if count := "busy" if exchange.refused else unfinished:
+                self._tally.add(count)
             elif path != HEALTH or exchange.status != 200:
                 events.event(
                     "request",
@@ -75,21 +73,21 @@ class Guard:
                     method=scope["method"] if scope["method"] in ("GET", "POST", "HEAD", "OPTIONS") else "other",
                     path=path if path in self._limits else "other",
                     status=exchange.status,
-                    ms=round((time.perf_counter() - begun) * 1000, 1),
+                    ms=round((time.perf_counter() - start) * 1000, 1),
                 )
 
     def _admit(self) -> None:
         if self._answering >= self._most:
-            detail = f"{self._most} requests are being answered, which is the limit. Try again in a second."
+            detail = f"{self._most} requests are being answered, the maximum. Try again in a second."
             raise HTTPException(503, detail, {"retry-after": "1"})
         self._answering += 1
 
 
 class Exchange:
-    """One request and its answer, as they pass by: counts what comes in, notes the status that goes out.
+    """One request and its response: enforces the limits of the request, and records the status of the response.
 
-    `drained`: what is left of the request is read before the answer ends. `admit` raises where a request that has
-    arrived comes on top of too many others.
+    If `drained`, the rest of the request is read before the response ends. `admit` raises an HTTPException if too many
+    requests are being answered.
     """
 
     def __init__(self, receive: Receive, send: Send, limit: int | None, admit: Callable[[], None]) -> None:
@@ -100,27 +98,26 @@ class Exchange:
 
     @property
     def refusal(self) -> str:
-        """The sentence for a request that brings too much."""
-        return f"The request is larger than the {in_words(self._limit or 0)} allowed. Send fewer or smaller files."
+        """The error message for a request that is too large."""
+        return f"The request is larger than {format_size(self._limit or 0)}, the maximum. Send fewer or smaller files."
 
-    def announced_too_much(self, scope: Message) -> bool:
-        """Whether the request's own header says that it is over the limit, so that it need not be read."""
+    def declares_too_much(self, scope: Message) -> bool:
+        """Return whether the request's content-length exceeds the limit, so that it need not be read."""
         length = dict(scope["headers"]).get(b"content-length", b"0")
         self.drained = self._limit is not None and int(length) > self._limit
         return self.drained
 
     async def receive(self) -> Message:
-        """The next piece of the request, unless that makes it too large or comes too late."""
+        """Return the next part of the request; raise an HTTPException if it is too large or too slow."""
         if self._whole:
             return await self._receive()
         try:
             async with asyncio.timeout_at(self._begun + BODY_SECONDS + self._read / SLOWEST):
                 message = await self._receive()
         except TimeoutError:
-            sentence = (
-                f"The request arrived too slowly: {self._read:,} bytes in {self._seconds()} seconds. Send it again."
-            )
-            raise HTTPException(408, sentence, {"connection": "close"}) from None
+            seconds = round(asyncio.get_running_loop().time() - self._begun)
+            detail = f"The request arrived too slowly: {self._read:,} bytes in {seconds} seconds. Send it again."
+            raise HTTPException(408, detail, {"connection": "close"}) from None
         self._whole = not message.get("more_body", False)
         self._read += len(message.get("body", b""))
         if self._limit is not None and self._read > self._limit:
@@ -132,16 +129,13 @@ class Exchange:
             self.admitted, self.refused = True, False
         return message
 
-    def _seconds(self) -> int:
-        return round(asyncio.get_running_loop().time() - self._begun)
-
     async def send(self, message: Message) -> None:
-        """Hand on a piece of the answer."""
+        """Send a part of the response."""
         if message["type"] == "http.response.start":
             self.status = message["status"]
             message["headers"] = [*message["headers"], *HEADERS]
         elif self.drained and not message.get("more_body"):
-            # Closing while the client still writes would reset the connection, and the answer would be lost on the way.
+            # Closing while the client still writes would reset the connection, and the response would be lost.
             await self._send({**message, "more_body": True})
             await self._drain()
             message = {"type": "http.response.body", "body": b""}
@@ -158,23 +152,21 @@ class Exchange:
                     left -= len(message["body"])
 
 
-async def _apologise(error: Exception, scope: Message, exchange: Exchange) -> None:
-    """Tell the log what broke and where, and the client under which id it stands there.
+async def _answer_failure(error: Exception, scope: Message, exchange: Exchange) -> None:
+    """Log the kind and place of an internal error, and answer with the id of the log message.
 
-    The exception's own words stay out of both: they may quote what was sent.
+    The error's text appears in neither: it may quote the request.
     """
     number = secrets.token_hex(8)
     where = [f"{Path(f.filename).name}:{f.lineno} {f.name}" for f in traceback.extract_tb(error.__traceback__)[-5:]]
     fields = {"stage": "serve", "id": number, "error": type(error).__name__, "where": where}
     log.error("failed", extra={"fields": fields})
     if exchange.status:
-        raise error  # the answer has begun and cannot be taken back; the server cuts the connection
-    detail = (
-        f"Something broke here; it was not your request. Tell the operator the id {number}, which stands in the log."
-    )
+        raise error  # the response has begun; the server closes the connection
+    detail = f"Internal error, not caused by the request. Give the operator the id {number}, which is in the log."
     await JSONResponse({"detail": detail}, 500)(scope, exchange.receive, exchange.send)
 
 
-def in_words(count: int) -> str:
-    """A size in words, rounded down."""
+def format_size(count: int) -> str:
+    """Return a number of bytes in MiB or KiB, rounded down."""
     return f"{count // 2**20} MiB" if count >= 2**20 else f"{count // 2**10} KiB"

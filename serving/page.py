@@ -1,4 +1,4 @@
-"""The page at /: what is in service, and a form to try an image. It needs nothing from another server."""
+"""The page at /: the model in service, and a form to try an image. It loads nothing from other servers."""
 
 from __future__ import annotations
 
@@ -36,33 +36,33 @@ $warning
     required>
   <button>Predict</button>
 </form>
-<p id="said" role="status"></p>
+<p id="result" role="status"></p>
 <dl id="classes"></dl>
-<h2>For programs</h2>
+<h2>API</h2>
 <ul>
   <li><code>POST /predict</code> with the form field <code>file</code>; <code>return_features</code> adds features</li>
   <li><code>POST /predict/batch</code> with several <code>files</code></li>
   <li><a href="model/info">/model/info</a>, <a href="health">/health</a>,
-    <a href="openapi.json">/openapi.json</a>: the whole interface</li>
+    <a href="openapi.json">/openapi.json</a> (description of the API)</li>
 </ul>
 <script>
-  const said = document.getElementById("said"), classes = document.getElementById("classes");
+  const result = document.getElementById("result"), classes = document.getElementById("classes");
   const make = (tag, text) => Object.assign(document.createElement(tag), {textContent: text});
   document.forms[0].addEventListener("submit", async (event) => {
     event.preventDefault();
     classes.replaceChildren();
-    said.textContent = "…";
+    result.textContent = "…";
     try {
-      const reply = await fetch("predict", {method: "POST", body: new FormData(event.target)});
-      const found = await reply.json();
-      if (!reply.ok) { said.textContent = found.detail; return; }
-      said.textContent = `$${found.prediction} ($${found.model_version}, $${found.inference_time_ms} ms)`;
-      for (const [name, p] of Object.entries(found.probabilities)) {
+      const response = await fetch("predict", {method: "POST", body: new FormData(event.target)});
+      const body = await response.json();
+      if (!response.ok) { result.textContent = body.detail; return; }
+      result.textContent = `$${body.prediction} ($${body.model_version}, $${body.inference_time_ms} ms)`;
+      for (const [name, p] of Object.entries(body.probabilities)) {
         const bar = document.createElement("dd");
         bar.append(Object.assign(document.createElement("meter"), {value: p}));
         classes.append(make("dt", name), bar, make("dd", `$${(100 * p).toFixed(1)} %`));
       }
-    } catch { said.textContent = "The service did not answer."; }
+    } catch { result.textContent = "The service did not respond."; }
   });
 </script>
 </html>
@@ -70,16 +70,16 @@ $warning
 
 
 def render(state: State) -> str:
-    """The page as HTML."""
+    """Return the page as HTML."""
     serving = state.serving
     if serving:
         about = serving.info()
         summary = (
             f"Version <strong>{escape(serving.version)}</strong> is in service: {escape(str(about['architecture']))}, "
             f"{escape(about['precision'])}, released {escape(str(about['released_at']))}; "
-            f"it tells {escape(', '.join(about['classes']))} apart."
+            f"classes: {escape(', '.join(about['classes']))}."
         )
     else:
-        summary = "There is no model in service."
+        summary = "No model is in service."
     warning = f'<p class="warning">{escape(state.problem)}</p>' if state.problem else ""
     return PAGE.substitute(summary=summary, warning=warning)

@@ -1,4 +1,4 @@
-"""From views to answers, the same way as in evaluation: model, then decision."""
+"""Predictions for views, computed as in evaluation."""
 
 from __future__ import annotations
 
@@ -11,25 +11,25 @@ from components.shared.imaging.views import blank_views
 from components.shared.inference import Model
 
 
-def answer(model: Model, views: NDArray[np.uint8], with_features: bool = False) -> list[dict[str, Any]]:
-    """For each view the decided class, its probability, and the probability of each class."""
-    outcome = model(views)
-    probabilities = model.probabilities(outcome.logits)
+def predict(model: Model, views: NDArray[np.uint8], with_features: bool = False) -> list[dict[str, Any]]:
+    """Return for each view the predicted class, its probability, and the probability of each class."""
+    output = model(views)
+    probabilities = model.probabilities(output.logits)
     if not np.isfinite(probabilities).all():
-        raise ArithmeticError("the model gave a probability that is not a number")
-    answers = []
-    for row, chosen in enumerate(model.decide(probabilities)):
-        found: dict[str, Any] = {
-            "prediction": model.classes[chosen],
-            "confidence": float(probabilities[row, chosen]),
+        raise ArithmeticError("the model returned a probability that is not finite")
+    predictions = []
+    for row, label in enumerate(model.decide(probabilities)):
+        prediction: dict[str, Any] = {
+            "prediction": model.classes[label],
+            "confidence": float(probabilities[row, label]),
             "probabilities": dict(zip(model.classes, probabilities[row].tolist(), strict=True)),
         }
         if with_features:
-            found["features"] = outcome.features[row].tolist()
-        answers.append(found)
-    return answers
+            prediction["features"] = output.features[row].tolist()
+        predictions.append(prediction)
+    return predictions
 
 
-def rehearse(model: Model) -> None:
-    """Have the model answer for two blank images, so that one that cannot is found before it is in service."""
-    answer(model, blank_views(2, model.preprocess))
+def check_model(model: Model) -> None:
+    """Run the model on two blank images; raise an exception if it fails, before it is in service."""
+    predict(model, blank_views(2, model.preprocess))

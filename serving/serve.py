@@ -1,4 +1,4 @@
-"""The service as a program: binds the port, follows the store, answers until it is told to end."""
+"""The service as a program: bind the port, follow the store, and answer requests until a signal arrives."""
 
 from __future__ import annotations
 
@@ -25,22 +25,22 @@ from serving.deployment import Deployment
 log = logging.getLogger("medloop.serve")
 
 GRACE = 20
-"""Seconds that requests in flight are given to finish; Kubernetes kills after 30."""
+"""Seconds for requests in progress to finish; Kubernetes kills after 30."""
 
 
 def serve(store_uri: str, host: str = "127.0.0.1", port: int = 8080, poll: float = 2.0) -> int:
-    """Answer requests with what the store's log puts into service, until SIGTERM or Ctrl-C; gives the exit status.
+    """Serve the model in service of a store until SIGTERM or Ctrl-C; return the exit status.
 
-    Call it from the main thread, once logging is configured. Port 0 takes a free one; the log tells which.
+    Call this from the main thread, after logging is configured. Port 0 uses a free port; the log contains its number.
     """
     try:
         if not 0.05 <= poll <= 3600:
-            raise UsageError(f"poll is {poll:g} seconds, and must be from 0.05 to 3600. Set it within that range.")
+            raise UsageError(f"poll is {poll:g} seconds; it must be from 0.05 to 3600. Set it within that range.")
         raise_descriptors()
-        signing.verifier()  # a key that is none is told now, and not as a log that cannot be read
-        listener = bind(host, port)  # before all else: a port in use must not cost the loading of a model
+        signing.verifier()  # reports an invalid key before the log is read
+        listener = bind(host, port)  # reports a port in use before a model is loaded
         with listener:
-            _answer(listener, Deployment(open_store(store_uri), poll))
+            _run(listener, Deployment(open_store(store_uri), poll))
     except (MedloopError, OSError) as error:
         log.error(getattr(error, "strerror", None) or str(error), extra={"fields": {"stage": "serve"}})
         return exit_code(error)
@@ -48,35 +48,37 @@ def serve(store_uri: str, host: str = "127.0.0.1", port: int = 8080, poll: float
 
 
 def bind(host: str, port: int) -> Listener:
-    """A socket that listens there, or an exception that says in a sentence why it cannot."""
+    """Return a listening socket; raise UsageError or OSError with the reason if that is not possible."""
     if not 0 <= port <= 65535:
-        raise UsageError(f"The port is {port}, and must be from 0 (any free one) to 65535. Give another.")
+        raise UsageError(f"The port is {port}; it must be from 0 (any free port) to 65535. Choose another.")
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
         listener = socket.create_server((host, port), family=family, backlog=2048)
     except OSError as error:
         if error.errno == errno.EADDRINUSE:
-            reason = f"Port {port} on {host} is in use by another program. Stop that one, or choose another port"
+            reason = f"Port {port} on {host} is in use by another program. Stop that program, or choose another port"
         elif error.errno == errno.EACCES:
-            reason = f"Port {port} on {host} needs rights that this user lacks. Choose one from 1024 up"
+            reason = f"Port {port} on {host} needs privileges that this user lacks. Choose one from 1024 up"
         else:
-            reason = f"The address {host}, port {port}, cannot be used ({error.strerror}). Give one of this machine's"
+            reason = (
+                f"The address {host}, port {port}, cannot be used ({error.strerror}). Use an address of this machine"
+            )
         raise OSError(error.errno, f"{reason} (--port, --host).") from None
-    # Connections inherit this. asyncio sets it only on sockets made with an explicit protocol; without it every answer
-    # waits 40 ms for the client's delayed acknowledgement.
+    # Connections inherit this. asyncio sets it only on sockets created with an explicit protocol; without it every
+    # response waits 40 ms for the client's delayed acknowledgement.
     listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     return Listener(listener)
 
 
-def server_of(deployment: Deployment, limits: Limits | None = None) -> Server:
-    """A server, not yet running, that answers for what is in service."""
+def create_server(deployment: Deployment, limits: Limits | None = None) -> Server:
+    """Return a server for a deployment; it is not running yet."""
     tally = Tally()
     app = create_app(deployment, limits, tally)
     config = uvicorn.Config(
         app,
         log_config=None,
         log_level=logging.WARNING,
-        access_log=False,  # the guard logs requests, without what a client may have put into the address
+        access_log=False,  # Guard logs requests, without addresses that clients control
         server_header=False,
         ws="none",
         timeout_graceful_shutdown=GRACE,
@@ -85,36 +87,36 @@ def server_of(deployment: Deployment, limits: Limits | None = None) -> Server:
 
 
 class _Server(Server):
-    """A server that gives up what takes long once it is to end, and lets the rest finish."""
+    """A server that abandons slow files when it stops, and finishes other requests."""
 
     def __init__(self, config: uvicorn.Config, tally: Tally, decoders: Decoders) -> None:
         super().__init__(config, tally)
         self._decoders = decoders
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """End, once the requests in flight are answered."""
+        """Stop after the requests in progress are answered."""
         self._decoders.hurry()
         await super().shutdown(sockets)
 
 
-def _answer(listener: Listener, deployment: Deployment) -> None:
-    server = server_of(deployment)
-    _settle_logs()
-    with _ending(server, deployment), deployment:
+def _run(listener: Listener, deployment: Deployment) -> None:
+    server = create_server(deployment)
+    _configure_logs()
+    with _signal_handlers(server, deployment), deployment:
         serving = deployment.state.serving
-        what = serving.version if serving else "no model yet"
-        events.event(f"serving {what} at {_url(listener)}", "serve")
+        version = serving.version if serving else "no model yet"
+        events.event(f"serving {version} at {_url(listener)}", "serve")
         server.run(sockets=[listener])
     events.event("ended", "serve")
 
 
-def _settle_logs() -> None:
-    """Send what the server says where medloop's events go, and nothing of what image decoders say."""
+def _configure_logs() -> None:
+    """Send the server's messages to medloop's log, and drop those of image decoders."""
     logging.getLogger("uvicorn").handlers[:] = logging.getLogger("medloop").handlers
     logging.getLogger("uvicorn").propagate = False
     for name in ("uvicorn.error", "asyncio"):
         logging.getLogger(name).addFilter(Repeats())
-    # Decoders quote headers in their warnings, and silencing these only while one decodes does not hold across threads.
+    # Decoders quote headers in their warnings; suppressing these only during decoding is not thread-safe.
     warnings.simplefilter("ignore")
     for name in ("pydicom", "PIL"):
         logging.getLogger(name).handlers[:] = [logging.NullHandler()]
@@ -122,18 +124,18 @@ def _settle_logs() -> None:
 
 
 @contextmanager
-def _ending(server: uvicorn.Server, deployment: Deployment) -> Iterator[None]:
-    """SIGTERM and Ctrl-C end the service, also while it is loading; uvicorn hands them on here once it has ended."""
+def _signal_handlers(server: uvicorn.Server, deployment: Deployment) -> Iterator[None]:
+    """Stop the service on SIGTERM and Ctrl-C, even while it loads; uvicorn raises them again after it has stopped."""
 
-    def end(_: int, __: FrameType | None) -> None:
+    def stop(_: int, __: FrameType | None) -> None:
         server.should_exit = True
         deployment.hurry()
 
-    before = {number: signal.signal(number, end) for number in (signal.SIGTERM, signal.SIGINT)}
+    previous = {number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGINT)}
     try:
         yield
     finally:
-        for number, handler in before.items():
+        for number, handler in previous.items():
             signal.signal(number, handler)
 
 

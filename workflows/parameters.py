@@ -156,10 +156,10 @@ def check_policy(changes: Mapping[str, Any], classes: Sequence[str]) -> dict[str
     """
     from components.gate import policy
 
-    whole = policy.settle(changes)
+    whole = policy.complete_policy(changes)
     if classes:
-        policy.same_classes(whole, [str(name) for name in classes])
-    return {name: _handed_on(value) for name, value in policy.only_changes(changes).items()}
+        policy.check_classes(whole, [str(name) for name in classes])
+    return {name: _handed_on(value) for name, value in policy.check_changes(changes).items()}
 
 
 def _handed_on(value: Any) -> Any:
@@ -173,7 +173,7 @@ def _handed_on(value: Any) -> Any:
 
 def _assign_policy(asked: dict[str, Any], name: str, value: Any) -> None:
     """Take a policy in place of the one before, or lay one entry (policy.floors.accuracy) over it."""
-    from components.gate.policy import over
+    from components.gate.policy import merge_changes
 
     _, _, place = name.partition(".")
     if not place:
@@ -182,7 +182,7 @@ def _assign_policy(asked: dict[str, Any], name: str, value: Any) -> None:
     deep = 2 if place.startswith(("first.", "subgroups.")) else 1
     for part in reversed(place.split(".", deep)):  # what is left may be the name of a class, with whatever it holds
         value = {part: value}
-    asked[POLICY] = over(asked.get(POLICY, {}), value)
+    asked[POLICY] = merge_changes(asked.get(POLICY, {}), value)
 
 
 def _assign(asked: dict[str, Any], name: str, value: Any) -> None:

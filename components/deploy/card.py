@@ -1,7 +1,7 @@
-"""The card of a released version: what it is for, how it was judged, its limits, and what changed.
+"""The model card of a released version: intended use, data, figures, limits, and changes.
 
-It is written when the model is released, out of what the run left: a bundle is judged before its figures are known, so
-its own README cannot tell them. The last chapter follows the order in which regulators ask for planned changes:
+The card is written at release, from the run's records: a bundle is finished before its figures are known, so its own
+README cannot contain them. The chapter on changes follows the order that regulators require for planned changes:
 description of modifications, modification protocol, impact assessment.
 """
 
@@ -23,28 +23,28 @@ if TYPE_CHECKING:
 
 Record = Mapping[str, Any]
 
-TITLES = {n: f"{f.phrase}{' (less is better)' if f.lower_is_better else ''}" for n, f in FIGURES.items()}
-GROUPS = {"all": "all test images", "core": "the locked core", "new": "new since the version before"}
+TITLES = {n: f"{f.phrase}{' (lower is better)' if f.lower_is_better else ''}" for n, f in FIGURES.items()}
+GROUPS = {"all": "all test images", "core": "the locked core", "new": "images added since the previous version"}
 
 INTENDED = (
-    "To sort images like those that it was tested on (below) into these {task}, as a help to a reader who sees the "
-    "image, too. medloop is not a medical device: who puts this model to use answers for it, and states the "
-    "intended patients, users and place in the workflow. Not for other parts of the body, other machines or other "
-    "patients than the data below show."
+    "To assign these {task} to images like those of its test set (below), as an aid to a reader who also sees the "
+    "image. medloop is not a medical device: whoever uses this model is responsible for it, and defines the "
+    "intended patients, users and place in the workflow. Do not use it for other parts of the body, other devices or "
+    "other patients than the data below describe."
 )
 ELSEWHERE = (
-    "- The test patients come from the same sources as those it learned from. At another hospital, or when machines or "
-    "patients change, figures may be lower."
+    "- The test patients come from the same sources as the training patients. At another hospital, or after a change "
+    "of devices or patients, figures may be lower."
 )
 PROTOCOL = (
-    "- Trained, tested and judged by the same pipeline as every version. Test patients are locked away, and the "
-    "decision was taken by a policy that was set before{name} (its digest: {policy})."
+    "- Trained, tested and approved by the same pipeline as every version. Test patients are never used for training, "
+    "and the decision follows a policy that was set in advance{name} (digest: {policy})."
 )
 
 
 @dataclass(frozen=True)
-class Told:
-    """What is known of one version: its bundle, figures, data and split; empty where the store has it no more."""
+class VersionRecords:
+    """Records of one version: bundle, metrics, data set and split; empty if the store has lost them."""
 
     bundle: Record = field(default_factory=dict)
     metrics: Record = field(default_factory=dict)
@@ -52,51 +52,55 @@ class Told:
     split: Record = field(default_factory=dict)
 
 
-def told_of(store: Store, record: Record) -> Told:
-    """What the store holds of that which an entry of the log, or the like of it, names."""
-    metadata = _record(store, record.get("model"), "configs/metadata.json")
-    return Told(
+def read_records(store: Store, record: Record) -> VersionRecords:
+    """Return what the store holds of the artifacts that an entry of the release log names."""
+    metadata = _read_file(store, record.get("model"), "configs/metadata.json")
+    return VersionRecords(
         _mapping(metadata.get("medloop")),
-        _record(store, record.get("report"), "metrics.json"),
-        _record(store, record.get("dataset"), "dataset.json"),
-        _record(store, record.get("split"), "split.json"),
+        _read_file(store, record.get("report"), "metrics.json"),
+        _read_file(store, record.get("dataset"), "dataset.json"),
+        _read_file(store, record.get("split"), "split.json"),
     )
 
 
-def keep(store: Store, version: str, record: Record, verdict: Record, before: Entry | None) -> str:
-    """Write the card of the version that this record is about to release; gives the digest of its artifact."""
-    now = told_of(store, record)
-    earlier = told_of(store, before.record) if before else None
-    words = write(version, record, verdict, now, earlier, before.version if before else "")
-    manifest = Manifest({CARD: store.put_bytes(words.encode())})
+def store_card(store: Store, version: str, record: Record, verdict: Record, previous: Entry | None) -> str:
+    """Write the card of a version before its release; return the digest of the card's artifact.
+
+    `record` is the content of the release log's next entry, `verdict` the decision, and `previous` what it replaces.
+    """
+    old = read_records(store, previous.record) if previous else None
+    text = render(version, record, verdict, read_records(store, record), old, previous.version if previous else "")
+    manifest = Manifest({CARD: store.put_bytes(text.encode())})
     return store.put_bytes(manifest.encode()).digest
 
 
-def write(version: str, record: Record, verdict: Record, now: Told, earlier: Told | None, name_before: str) -> str:
-    """The card, as Markdown."""
+def render(
+    version: str, record: Record, verdict: Record, new: VersionRecords, old: VersionRecords | None, previous: str
+) -> str:
+    """Return the card as Markdown; `previous` is the name of the version that it replaces, `old` its records."""
     chapters = [
-        _opening(version, record, verdict, now),
-        _data(now),
-        _figures(now),
-        _subgroups(now),
-        _limits(verdict, now),
-        _changes(record, verdict, now, earlier, name_before),
+        _opening(version, record, verdict, new),
+        _data(new),
+        _figures(new),
+        _subgroups(new),
+        _limits(verdict, new),
+        _changes(record, verdict, new, old, previous),
         _origin(record),
     ]
     return "\n\n".join("\n".join(lines) for lines in chapters) + "\n"
 
 
-def _opening(version: str, record: Record, verdict: Record, now: Told) -> list[str]:
-    classes = [str(name) for name in _list(now.bundle.get("classes")) or _list(now.metrics.get("classes"))]
-    asked = _mapping(now.bundle.get("preprocess")).get("size")
-    size = f" of {asked} pixels a side" if asked else ""
-    task = "findings" if now.bundle.get("task") == "multilabel" else "classes"
-    what = f"tells {len(classes)} {task} apart: {', '.join(map(_plain, classes))}" if classes else "classifies images"
+def _opening(version: str, record: Record, verdict: Record, new: VersionRecords) -> list[str]:
+    classes = [str(name) for name in _list(new.bundle.get("classes")) or _list(new.metrics.get("classes"))]
+    pixels = _mapping(new.bundle.get("preprocess")).get("size")
+    size = f" of {pixels}×{pixels} pixels" if pixels else ""
+    task = "findings" if new.bundle.get("task") == "multilabel" else "classes"
+    names = f"{len(classes)} {task}: {', '.join(map(_plain, classes))}" if classes else "images"
     served = f"Served as {record.get('precision')} by {record.get('runtime')}."
     return [
         f"# Model card: medloop {version}",
         "",
-        f"A {_plain(str(now.bundle.get('architecture', 'classifier')))} network for images{size} that {what}. {served}",
+        f"A {_plain(str(new.bundle.get('architecture', 'classifier')))} network for images{size} that classifies {names}. {served}",
         "",
         f"**The decision.** {_plain(str(record.get('sentence') or verdict.get('sentence', '')))}",
         "",
@@ -106,56 +110,56 @@ def _opening(version: str, record: Record, verdict: Record, now: Told) -> list[s
     ]
 
 
-def _data(now: Told) -> list[str]:
+def _data(new: VersionRecords) -> list[str]:
     lines = ["## Data", ""]
     counts, images, patients = (
         _mapping(record.get(name))
-        for record, name in ((now.dataset, "counts"), (now.split, "images"), (now.split, "patients"))
+        for record, name in ((new.dataset, "counts"), (new.split, "images"), (new.split, "patients"))
     )
     if counts:
         lines.append(
-            f"- The data set {_plain(str(now.dataset.get('name', '')))!r}: {_count(counts, 'images')} images of "
-            f"{_count(counts, 'patients')} patients; {_count(counts, 'quarantined')} images were set aside, "
+            f"- The data set {_plain(str(new.dataset.get('name', '')))!r}: {_count(counts, 'images')} images of "
+            f"{_count(counts, 'patients')} patients; {_count(counts, 'quarantined')} images were quarantined, "
             f"{_count(counts, 'duplicates')} are copies of others."
         )
-    names = {"train": "Learned from", "val": "Threshold, temperature and best epoch chosen on", "test": "Tested on"}
+    uses = {"train": "Trained on", "val": "Threshold, temperature and best epoch chosen on", "test": "Tested on"}
     lines += [
-        f"- {words} {_count(images, side)} images of {_count(patients, side)} patients." if patients
-        else f"- {words} {_count(images, side)} images."
-        for side, words in names.items() if side in images
+        f"- {use} {_count(images, split)} images"
+        + (f" of {_count(patients, split)} patients." if patients else ".")
+        for split, use in uses.items() if split in images
     ]  # fmt: skip
-    by_class = _mapping(_mapping(now.metrics.get("all")).get("by_class"))
+    by_class = _mapping(_mapping(new.metrics.get("all")).get("by_class"))
     if by_class:
         lines.append(
             "- Test images: " + ", ".join(f"{_plain(name)} {number}" for name, number in by_class.items()) + "."
         )
-    lines += [f"- {_plain(str(warning))}" for warning in _list(now.split.get("warnings"))]
-    found = _mapping(now.metrics.get("data"))
-    if found:
-        lines.append(f"- Leaks between the sides that were found: {found.get('leakage', 'not counted')}.")
+    lines += [f"- {_plain(str(warning))}" for warning in _list(new.split.get("warnings"))]
+    data = _mapping(new.metrics.get("data"))
+    if data:
+        lines.append(f"- Leaks between splits: {data.get('leakage', 'not counted')}.")
     if len(lines) == 2:
         lines.append("The records of the data set and of the split are not in the store.")
-    return [*lines, "", "No patient is on two sides, and the test patients stay in the test for good."]
+    return [*lines, "", "Each patient is in one split only, and test patients stay in the test set permanently."]
 
 
-def _figures(now: Told) -> list[str]:
-    confidence = now.metrics.get("confidence")
+def _figures(new: VersionRecords) -> list[str]:
+    confidence = new.metrics.get("confidence")
     level = f"{100 * confidence:g} %" if isinstance(confidence, int | float) else "their"
-    populations = {name: _mapping(now.metrics.get(name)) for name in GROUPS}
-    shown = {name: found for name, found in populations.items() if found.get("figures")}
+    populations = {name: _mapping(new.metrics.get(name)) for name in GROUPS}
+    shown = {name: population for name, population in populations.items() if population.get("figures")}
     lines = ["## Figures", ""]
     if not shown:
         return [*lines, "The report's figures are not in the store."]
-    lines += [f"With {level} intervals, over patients. Measured on the graph that is served.", ""]
+    lines += [f"With {level} intervals, resampled by patient. Measured on the graph that is served.", ""]
     heads = [f"{GROUPS[n]} ({f.get('images')} images, {f.get('patients')} patients)" for n, f in shown.items()]
     lines += [f"| figure | {' | '.join(heads)} |", "|---" * (1 + len(heads)) + "|"]
     for name, title in TITLES.items():
-        cells = [_figure(_mapping(found["figures"]).get(name)) for found in shown.values()]
+        cells = [_figure(_mapping(population["figures"]).get(name)) for population in shown.values()]
         if any(cells):
             lines.append(f"| {title} | {' | '.join(cell or '–' for cell in cells)} |")
-    if now.metrics.get("positive"):
-        lines += ["", f"Sensitivity and precision are those of {_plain(str(now.metrics['positive']))}."]
-    points = [_mapping(point) for point in _list(now.metrics.get("operating_points"))]
+    if new.metrics.get("positive"):
+        lines += ["", f"Sensitivity and precision refer to {_plain(str(new.metrics['positive']))}."]
+    points = [_mapping(point) for point in _list(new.metrics.get("operating_points"))]
     if points:
         lines += ["", "| operating point | threshold | sensitivity | specificity |", "|---|---|---|---|"]
     several = len({str(point.get("class")) for point in points}) > 1
@@ -165,27 +169,30 @@ def _figures(now: Told) -> list[str]:
         f"{_figure(point.get('sensitivity')) or '–'} | {_figure(point.get('specificity')) or '–'} |"
         for point in points
     ]
-    speed = _mapping(now.metrics.get("latency"))
+    speed = _mapping(new.metrics.get("latency"))
     if speed:
         lines += ["", f"One image takes {_number(speed.get('milliseconds'))} ms on {speed.get('threads')} threads."]
     return lines
 
 
-def _subgroups(now: Told) -> list[str]:
-    rows = [_mapping(row) for row in _list(now.metrics.get("subgroups"))]
+def _subgroups(new: VersionRecords) -> list[str]:
+    rows = [_mapping(row) for row in _list(new.metrics.get("subgroups"))]
     lines = ["## Subgroups", ""]
     if not rows:
-        return [*lines, "Nothing is known of the test patients by which they could be divided."]
+        return [
+            *lines,
+            "The data contain no sex, age, site or view that could divide the test patients into subgroups.",
+        ]
     heads = [FIGURES[name].phrase for name in SUMMARY]
     lines += [f"| group | patients | images | {' | '.join(heads)} |", "|---" * (3 + len(heads)) + "|"]
     for row in rows:
         figures = _mapping(row.get("figures")) or row
-        small = " (too few to tell)" if row.get("too_small") else ""
+        small = " (too few)" if row.get("too_small") else ""
         lines.append(
             f"| {row.get('field')}: {_plain(str(row.get('value')))}{small} | {row.get('patients')} "
             f"| {row.get('images')} | {' | '.join(_figure(figures.get(name)) or '–' for name in SUMMARY)} |"
         )
-    gaps = [_mapping(gap) for gap in _list(now.metrics.get("gaps"))]
+    gaps = [_mapping(gap) for gap in _list(new.metrics.get("gaps"))]
     lines += [""] * bool(gaps)
     lines += [
         f"- {_plain(str(gap.get('field')))}: {TITLES.get(str(gap.get('figure')), gap.get('figure'))} differs by "
@@ -195,47 +202,45 @@ def _subgroups(now: Told) -> list[str]:
     return lines
 
 
-def _limits(verdict: Record, now: Told) -> list[str]:
+def _limits(verdict: Record, new: VersionRecords) -> list[str]:
     lines = ["## Limits", ""]
-    rows = [_mapping(row) for row in _list(now.metrics.get("subgroups"))]
+    rows = [_mapping(row) for row in _list(new.metrics.get("subgroups"))]
     small = [f"{row.get('field')} {_plain(str(row.get('value')))}" for row in rows if row.get("too_small")]
     if small:
-        lines.append(f"- Too few test patients to tell how it does on: {', '.join(small)}.")
+        lines.append(f"- Too few test patients to measure performance on: {', '.join(small)}.")
     if any(row.get("value") == "unknown" for row in rows):
-        lines.append("- Of some test patients sex, age, site or view are unknown.")
-    quarantined = _mapping(now.dataset.get("counts")).get("quarantined")
+        lines.append("- Sex, age, site or view of some test patients is unknown.")
+    quarantined = _mapping(new.dataset.get("counts")).get("quarantined")
     if quarantined:
-        lines.append(f"- {quarantined} images could not be used, and nobody knows how it does on such.")
-    sentence = _mapping(now.metrics.get("shortcuts")).get("sentence")
+        lines.append(f"- {quarantined} images could not be used; performance on such images is unknown.")
+    sentence = _mapping(new.metrics.get("shortcuts")).get("sentence")
     if sentence:
         lines.append(f"- {_plain(str(sentence))}")
     budget = _mapping(verdict.get("budget")).get("sentence")
     if budget:
         lines.append(f"- {_plain(str(budget))}")
-    several = now.bundle.get("task") == "multilabel"
+    several = new.bundle.get("task") == "multilabel"
     lines += [
         ELSEWHERE,
-        "- It tells of these findings alone: an image without any of them may show another one."
+        "- The model detects these findings only: an image without any of them may show another one."
         if several
-        else "- An image is always put into one of these classes, also one that shows none of them.",
+        else "- The model assigns one of these classes to every image, even to one that shows none of them.",
     ]
     return lines
 
 
-def _changes(record: Record, verdict: Record, now: Told, earlier: Told | None, before: str) -> list[str]:
-    lines = [
-        f"## What changed since {before}" if before else "## What changed",
-        "",
-        "### Description of modifications",
-        "",
-    ]
-    lines += [*_modifications(now, earlier)] if earlier else ["- This is the first version: there is none before it."]
+def _changes(
+    record: Record, verdict: Record, new: VersionRecords, old: VersionRecords | None, previous: str
+) -> list[str]:
+    title = f"## Changes since {previous}" if previous else "## Changes"
+    lines = [title, "", "### Description of modifications", ""]
+    lines += _modifications(new, old) if old else ["- This is the first version."]
     lines += ["", "### Modification protocol", ""]
     policy = _mapping(verdict.get("policy")).get("name")
     lines += [
         PROTOCOL.format(name=f", {_plain(str(policy))!r}" if policy else "", policy=record.get("policy") or "unknown"),
         "",
-        "| check | found | limit | |",
+        "| check | value | limit | |",
         "|---|---|---|---|",
     ]
     for check in (_mapping(check) for check in _list(verdict.get("checks"))):
@@ -243,79 +248,80 @@ def _changes(record: Record, verdict: Record, now: Told, earlier: Told | None, b
         bound = f"{check.get('bound', '')} {_number(check.get('limit'))}".strip()
         lines.append(f"| {_plain(str(check.get('title', '')))} | {_number(check.get('value'))} | {bound} | {passed} |")
     lines += ["", "### Impact assessment", ""]
-    lines += [*_impact(now, before)]
+    lines += _impact(new, previous)
     lines.append(
-        f"- If it does harm: `medloop rollback --reason WHY` puts {before} back at once."
-        if before
-        else "- If it does harm: there is no version to go back to; stop the service."
+        f"- If it does harm: `medloop rollback --reason WHY` restores {previous} at once."
+        if previous
+        else "- If it does harm: stop the service; there is no earlier version to restore."
     )
     return lines
 
 
-def _modifications(now: Told, earlier: Told) -> Iterator[str]:
-    for what, new, old in (
-        ("Network", now.bundle.get("architecture"), earlier.bundle.get("architecture")),
-        ("Classes", now.bundle.get("classes"), earlier.bundle.get("classes")),
-        ("Threshold", now.bundle.get("threshold"), earlier.bundle.get("threshold")),
-        ("Images of the data set", *(_mapping(t.dataset.get("counts")).get("images") for t in (now, earlier))),
-        ("Patients of the data set", *(_mapping(t.dataset.get("counts")).get("patients") for t in (now, earlier))),
-        ("Images learned from", *(_mapping(t.split.get("images")).get("train") for t in (now, earlier))),
-        ("Images tested on", *(_mapping(t.split.get("images")).get("test") for t in (now, earlier))),
+def _modifications(new: VersionRecords, old: VersionRecords) -> Iterator[str]:
+    versions = (new, old)
+    for what, value, earlier in (
+        ("Network", *(v.bundle.get("architecture") for v in versions)),
+        ("Classes", *(v.bundle.get("classes") for v in versions)),
+        ("Threshold", *(v.bundle.get("threshold") for v in versions)),
+        ("Images in the data set", *(_mapping(v.dataset.get("counts")).get("images") for v in versions)),
+        ("Patients in the data set", *(_mapping(v.dataset.get("counts")).get("patients") for v in versions)),
+        ("Training images", *(_mapping(v.split.get("images")).get("train") for v in versions)),
+        ("Test images", *(_mapping(v.split.get("images")).get("test") for v in versions)),
     ):
-        if new != old:
-            yield f"- {what}: {_value(old)} before, {_value(new)} now."
+        if value != earlier:
+            yield f"- {what}: {_value(earlier)} before, {_value(value)} now."
     for kind in ("preprocess", "parameters"):
-        new, old = (_mapping(each.bundle.get(kind)) for each in (now, earlier))
-        for name in sorted({*new, *old}):
-            if new.get(name) != old.get(name):
-                yield f"- {kind}, {_plain(name)}: {_value(old.get(name))} before, {_value(new.get(name))} now."
-    prints = [_mapping(each.bundle.get("fingerprints")).get("dataset") for each in (now, earlier)]
+        values, earlier = (_mapping(v.bundle.get(kind)) for v in versions)
+        for name in sorted({*values, *earlier}):
+            if values.get(name) != earlier.get(name):
+                yield f"- {kind}, {_plain(name)}: {_value(earlier.get(name))} before, {_value(values.get(name))} now."
+    prints = [_mapping(v.bundle.get("fingerprints")).get("dataset") for v in versions]
     if prints[0] == prints[1]:
-        yield "- The data it learned from are the same."
+        yield "- The training data are the same."
     else:
-        yield "- It learned from other data: see the counts."
+        yield "- The training data changed: see the counts."
 
 
-def _impact(now: Told, before: str) -> Iterator[str]:
-    populations = _mapping(_mapping(now.metrics.get("comparison")).get("populations"))
-    found = {name: _mapping(populations.get(name)) for name in GROUPS if _mapping(populations.get(name))}
-    if not found:
-        why = now.metrics.get("service_error")
-        lost = f": that could not be loaded ({_plain(str(why)).rstrip('.')})" if why else ""
+def _impact(new: VersionRecords, previous: str) -> Iterator[str]:
+    compared = _mapping(_mapping(new.metrics.get("comparison")).get("populations"))
+    groups = {name: _mapping(compared.get(name)) for name in GROUPS if _mapping(compared.get(name))}
+    if not groups:
+        error = new.metrics.get("service_error")
+        reason = f": {previous} could not be loaded ({_plain(str(error)).rstrip('.')})" if error else ""
         yield (
-            f"- It was not compared with {before} on the same images{lost}."
-            if before
-            else "- Nothing was in service before it."
+            f"- It was not compared with {previous} on the same images{reason}."
+            if previous
+            else "- There was no earlier model in service."
         )
         return
-    yield "Differences from the version in service on the same images, this one less that one."
+    yield "Differences on the same images: this version minus the previous version in service."
     yield ""
-    yield f"| figure | {' | '.join(GROUPS[name] for name in found)} |"
-    yield "|---" * (1 + len(found)) + "|"
+    yield f"| figure | {' | '.join(GROUPS[name] for name in groups)} |"
+    yield "|---" * (1 + len(groups)) + "|"
     for figure, title in TITLES.items():
-        pairs = [_mapping(group.get(figure)) for group in found.values()]
+        pairs = [_mapping(group.get(figure)) for group in groups.values()]
         cells = [
             _interval(pair["difference"], pair, "+.3f") if isinstance(pair.get("difference"), int | float) else ""
             for pair in pairs
         ]
         if any(cells):
             yield f"| {title} | {' | '.join(cell or '–' for cell in cells)} |"
-    disagree = [f"{group.get('disagree', '–')} of {group.get('images', '–')} images" for group in found.values()]
-    yield f"| the two disagree about | {' | '.join(disagree)} |"
+    disagree = [f"{group.get('disagree', '–')} of {group.get('images', '–')} images" for group in groups.values()]
+    yield f"| the two models disagree on | {' | '.join(disagree)} |"
     yield ""
 
 
 def _origin(record: Record) -> list[str]:
     names = ("model", "decision", "report", "dataset", "split", "code", "run", "by")
     return [
-        "## Where it comes from",
+        "## Origin",
         "",
         *(f"- {name}: {_plain(str(record[name]))}" for name in names if record.get(name)),
     ]
 
 
-def _record(store: Store, digest: Any, name: str) -> Record:
-    """A file of an artifact, as JSON; nothing where the store has it not, or it is something else."""
+def _read_file(store: Store, digest: Any, name: str) -> Record:
+    """Return a JSON file of an artifact; an empty record if it is missing or something else."""
     try:
         manifest = Manifest.decode(store.get(str(digest)), name)
         return _mapping(parse_json(store.get(manifest.files[name].digest)))
@@ -337,17 +343,17 @@ def _count(counts: Record, name: str) -> str:
 
 
 def _figure(value: Any) -> str:
-    """A figure with its interval, or nothing."""
-    found = _mapping(value)
-    return _interval(found.get("value"), found) if isinstance(found.get("value"), int | float) else ""
+    """Return a figure with its interval; "" if it has no value."""
+    figure = _mapping(value)
+    return _interval(figure.get("value"), figure) if isinstance(figure.get("value"), int | float) else ""
 
 
-def _interval(value: Any, around: Record, form: str = ".3f") -> str:
-    low, high = around.get("low"), around.get("high")
-    shown = format(value, form) if isinstance(value, int | float) else "?"
+def _interval(value: Any, bounds: Record, form: str = ".3f") -> str:
+    low, high = bounds.get("low"), bounds.get("high")
+    text = format(value, form) if isinstance(value, int | float) else "?"
     if not isinstance(low, int | float) or not isinstance(high, int | float):
-        return shown
-    return f"{shown} ({low:{form}} to {high:{form}})"
+        return text
+    return f"{text} ({low:{form}} to {high:{form}})"
 
 
 def _number(value: Any) -> str:
@@ -355,14 +361,13 @@ def _number(value: Any) -> str:
 
 
 def _value(value: Any) -> str:
-    """A value in a sentence."""
     if isinstance(value, list):
-        return ", ".join(_plain(str(each)) for each in value)
+        return ", ".join(_plain(str(item)) for item in value)
     if isinstance(value, Mapping):
         return contracts.fingerprint(value)[:12]
-    return "nothing" if value is None else _plain(str(value))
+    return "none" if value is None else _plain(str(value))
 
 
 def _plain(text: str) -> str:
-    """A text that is no Markdown, whoever wrote it: names of classes come from folders."""
+    """Escape Markdown: names of classes come from folders, and may contain anything."""
     return " ".join("".join(f"\\{letter}" if letter in r"\`*_[]<>|#" else letter for letter in text).split())

@@ -1,4 +1,4 @@
-"""The typed interface of deploy for what lies in the store already: artifacts are named by the digests of manifests."""
+"""The typed interface of deploy for artifacts that are already in the store, named by their digests."""
 
 from typing import NamedTuple
 

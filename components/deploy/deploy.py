@@ -1,4 +1,4 @@
-"""Puts an approved model into service: one entry in the release log, which every server follows."""
+"""Release an approved model: append an entry to the release log, which every server follows."""
 
 from __future__ import annotations
 
@@ -33,20 +33,20 @@ def deploy(
     by: str = "",
     runtime: Annotated[str, OneOf(("onnxruntime",))] = "onnxruntime",
 ) -> dict[str, Any]:
-    """Release an approved model. Refuses a decision that is not an approval of this very model, in these conditions.
+    """Release an approved model. Require an approval of this model, compared with the model in service now.
 
-    A decision that awaits a person's approval counts with that approval, while it lasts. Where public keys are set, it
-    refuses what is unsigned, signed by somebody else, or changed since.
+    A decision that awaits a person's approval requires a valid approval. If public keys are set, inputs that are
+    unsigned, signed with another key, or changed are refused.
 
-    run: the run that asks; the one that the step belongs to by default
-    by: who started it
-    runtime: what runs the model in service
+    run: id of the run; the run of this step by default
+    by: person or service that started the run
+    runtime: runtime that serves the model
     """
     run = run or work.run
     proof.signed_and_whole(decision, state, work)
     verdict = contracts.read_record("decision", decision / "decision.json")
     resolved = contracts.read_record("resolved", state / "resolved.json")
-    _verify(verdict, resolved, work.inputs["model"])
+    _check_decision(verdict, resolved, work.inputs["model"])
     proof.same_report(verdict, work, stage_keys.trusted())
     awaited = verdict["outcome"] == AWAITING
     approval = granted(work.store, work.inputs["decision"], verdict) if awaited else None
@@ -54,44 +54,44 @@ def deploy(
     service = release_log.in_service(log)
     if service and service.record["model"] == work.inputs["model"]:
         event("unchanged", "deploy", version=service.version)
-        project(log, work.store.uri)  # an earlier try may have ended between the log and its picture
+        project(log, work.store.uri)  # an earlier attempt may have stopped before it updated the registry
         return {
             "outcome": "unchanged",
             "version": service.version,
-            "sentence": f"This very model is in service already, as {service.version}.",
+            "sentence": f"This model is already in service, as {service.version}.",
         }
     if rollback := release_log.withdrawn(log).get(work.inputs["model"]):
         event("withheld", "deploy", entry=rollback.number)
         return {
             "outcome": "withheld",
             "version": service.version if service else "",
-            "sentence": f"Not released: this very model was taken out of service by {rollback.record['by']} "
-            f"({rollback.record['reason']}). Only a person can put it back, with `medloop promote`.",
+            "sentence": f"Not released: this model was rolled back by {rollback.record['by']} "
+            f"({rollback.record['reason']}). Only a person can release it again, with `medloop promote`.",
         }
-    if _moved_on(log, resolved["head"], awaited):
+    if _has_changed(log, resolved["head"], awaited):
         raise UnavailableError(
-            f"The release log has moved on since this run began: entry {len(log)} was written by somebody else. "
-            "Nothing was released; run again to be judged against what is in service now."
+            f"The release log has changed since this run began: entry {len(log)} was written by another run or person. "
+            "Nothing was released; run again to compare with the model that is in service now."
         )
     if awaited and release_log.awaited(log, work.inputs["decision"]) is None:
         raise UnavailableError(
-            f"The release log does not say that the decision {work.inputs['decision'][:12]} waits for approval: its "
-            "run broke off before it ended, or its model was refused since. Nothing was released; run again."
+            f"The release log has no entry in which the decision {work.inputs['decision'][:12]} awaits approval: its "
+            "run stopped before it ended, or its model was refused later. Nothing was released; run again."
         )
     in_service = service.record["model"] if service else ""
     if verdict["subject"]["champion"] != in_service:
         raise UnavailableError(
-            f"The decision compares with {verdict['subject']['champion'][:12] or 'no model'}, and in service is "
-            f"{in_service[:12] or 'none'}. Nothing was released; run again to be judged against what is in service."
+            f"The decision compares with {verdict['subject']['champion'][:12] or 'no model'}, but the model in service "
+            f"is {in_service[:12] or 'none'}. Nothing was released; run again to compare with the model in service."
         )
     work.store.require_create_once()
     precision = verdict["subject"]["precision"]
-    _try_out(Model(model, precision))
+    _check_inference(Model(model, precision))
     version = f"v{len(release_log.versions(log)) + 1}"
     sentence = f"{version}: {verdict['sentence']}"
     if approval:
-        shown = verdict["sentence"].partition(": ")[2] or verdict["sentence"]
-        sentence = f"{version}: Approved by {approval['by']} ({approval['reason'].rstrip('.')}): {shown}"
+        result = verdict["sentence"].partition(": ")[2] or verdict["sentence"]
+        sentence = f"{version}: Approved by {approval['by']} ({approval['reason'].rstrip('.')}): {result}"
     record = {
         "version": version,
         "model": work.inputs["model"],
@@ -109,40 +109,38 @@ def deploy(
         "by": by,
         "sentence": sentence,
     }
-    kept = card.keep(work.store, version, record, verdict, service)
-    entry = release_log.append(work.store, log, "release", **record, card=kept)
+    card_digest = card.store_card(work.store, version, record, verdict, service)
+    entry = release_log.append(work.store, log, "release", **record, card=card_digest)
     project(release_log.read_log(work.store), work.store.uri)
     notify({"outcome": "released", "version": version, "run": run, "sentence": sentence, "entry": entry.number})
     return {"outcome": "released", "version": version, "sentence": sentence}
 
 
-def _verify(verdict: dict[str, Any], resolved: dict[str, Any], model: str) -> None:
+def _check_decision(verdict: dict[str, Any], resolved: dict[str, Any], model: str) -> None:
     if verdict["outcome"] not in ("approved", AWAITING):
         raise UnavailableError(
             f"The decision is {verdict['outcome']!r}, not 'approved'. Only approved models are released."
         )
     if verdict.get("shipped") is not True:
         raise UnavailableError(
-            "The decision is on a model as it was trained, and what would be shipped was not judged by it. Hand in the "
-            "decision on the shipped graph."
+            "The decision is on the trained model, not on the graph to ship. Pass the decision on the graph to ship."
         )
     if verdict["subject"]["model"] != model:
         raise UnavailableError(
-            f"The decision approves the model {verdict['subject']['model'][:12]}, and this one is {model[:12]}. "
-            "Hand in the model that was judged."
+            f"The decision approves the model {verdict['subject']['model'][:12]}, but this model is {model[:12]}. "
+            "Pass the model that was approved."
         )
     if verdict["subject"]["champion"] != resolved["seen"]["champion"]:
         raise UnavailableError(
-            "The decision compares with another model in service than the one this run found. Run again to be judged "
-            "against what is in service now."
+            "The decision compares with another model than the one in service when this run began. Run again to "
+            "compare with the model that is in service now."
         )
 
 
-def _moved_on(log: list[release_log.Entry], head: str, awaited: bool) -> bool:
-    """Whether the log has other entries than those that were there when the run began.
+def _has_changed(log: list[release_log.Entry], head: str, awaited: bool) -> bool:
+    """Return whether the log has relevant entries after the head that the run began with.
 
-    While a model waits for a person, others may be refused or begin to wait, and the log may be sealed: that changes
-    nothing for this one.
+    While a model awaits approval, refusals and requests for approval of other models, and seals, are not relevant.
     """
     hashes = ["", *(entry.hash for entry in log)]
     if head not in hashes:
@@ -151,9 +149,11 @@ def _moved_on(log: list[release_log.Entry], head: str, awaited: bool) -> bool:
     return any(not (awaited and entry.kind in ("refusal", "awaiting", "seal")) for entry in since)
 
 
-def _try_out(model: Model) -> None:
-    """Run the model once before anyone depends on it."""
+def _check_inference(model: Model) -> None:
+    """Run the model once before its release; raise UnavailableError if its output is not finite."""
     shape = blank_views(1, model.preprocess).shape
     views = np.random.default_rng(0).integers(0, 255, shape, dtype=np.uint8)
     if not np.isfinite(model.probabilities(model(views).logits)).all():
-        raise UnavailableError("The model gives no finite probabilities for a test image. It was not released.")
+        raise UnavailableError(
+            "The model returned probabilities that are not finite for a test image. It was not released."
+        )

@@ -1,6 +1,6 @@
-"""The checks a model must pass. What is missing or is no number fails: the gate is closed unless shown otherwise.
+"""Checks of a model's metrics against a policy. A missing or non-numeric figure fails its check.
 
-Each check bears the name of the place in the policy that asks for it.
+Each check has the name of the policy entry that requires it.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from components.gate.policy import line
+from components.gate.policy import parse_requirement
 from components.shared.figures import FIGURES
 
 Metrics = Mapping[str, Any]
@@ -19,14 +19,14 @@ Policy = Mapping[str, Any]
 
 BOUNDS = {">=": "at least", ">": "more than", "<=": "at most", "<": "less than"}
 VALUE, LOSS = "\0", "\1"
-"""Where the numbers go in a sentence: by marks that no name of a class or a site holds."""
+"""Placeholders for numbers in a phrase; names of classes and sites cannot contain them."""
 CONFIDENCE = 0.95
-"""With which confidence limits are held against bounds, at least."""
+"""Minimum confidence of the bounds that are compared with limits."""
 
 
 @dataclass(frozen=True)
 class Check:
-    """One check: what was found, what is required, and a phrase that says both."""
+    """One check: the measured value, the limit, and a phrase that states both."""
 
     name: str
     title: str
@@ -35,24 +35,23 @@ class Check:
     sign: str
     phrase: str
     excused: bool = False
-    """There is nothing to judge, and the policy does not ask for it then."""
+    """Whether the check passes without a value, because there is nothing to compare."""
 
     @property
     def margin(self) -> float | None:
-        """By how much the limit is kept; negative where it is not, None where nothing was found."""
+        """Distance to the limit; negative if the limit is violated, None if there is no value."""
         if self.value is None:
             return None
         return self.value - self.limit if self.sign in (">", ">=") else self.limit - self.value
 
     @property
     def passed(self) -> bool:
-        """Whether the limit is kept."""
         if self.margin is None:
             return self.excused
         return self.margin > 0 or (self.margin == 0 and self.sign in (">=", "<="))
 
     def record(self) -> dict[str, Any]:
-        """As it stands in decision.json."""
+        """Return the check as decision.json stores it."""
         return {
             "name": self.name,
             "title": self.title,
@@ -65,51 +64,58 @@ class Check:
         }
 
 
-def found(metrics: Any, *path: str) -> float | None:
-    """The number at this place of the metrics, or None where there is none."""
+def read_number(metrics: Any, *path: str) -> float | None:
+    """Return the finite number at this path of the metrics, or None."""
     for key in path:
         metrics = metrics.get(key) if isinstance(metrics, Mapping) else None
     if isinstance(metrics, bool) or not isinstance(metrics, int | float):
         return None
-    return metrics if -sys.float_info.max <= metrics <= sys.float_info.max else None  # NaN is not, either
+    return metrics if -sys.float_info.max <= metrics <= sys.float_info.max else None  # false for NaN, too
 
 
-def judge(metrics: Metrics, policy: Policy, look: int, spent: float) -> list[Check]:
-    """All checks of a whole policy on the metrics of one model, at this look, when those before spent so much."""
+def run_checks(metrics: Metrics, policy: Policy, look: int, spent: float) -> list[Check]:
+    """Return all checks of a complete policy on one model's metrics.
+
+    `look` is the index of this evaluation on the locked test set; `spent` is the error rate that earlier ones spent.
+    """
     subject = metrics["subject"]
-    lost = unloadable(metrics)
+    failure = _load_failure(metrics)
     checks = [*_budget(policy, look, spent), _patients(metrics, policy), _class_images(metrics, policy)]
-    checks += _sure_enough(metrics)
+    checks += _report_confidence(metrics)
     checks += _limits(metrics, policy, "")
-    if not subject["champion"] or (lost and policy["without_service"] == "allow"):
+    if not subject["champion"] or (failure and policy["without_service"] == "allow"):
         checks += _limits(metrics, policy["first"], "first.")
-    checks += [_line(metrics, number, text) for number, text in enumerate(policy["require"])]
-    if lost:
-        checks.append(_without_service(policy, lost))
+    checks += [_requirement(metrics, number, text) for number, text in enumerate(policy["require"])]
+    if failure:
+        checks.append(_without_service(policy, failure))
     elif subject["champion"] or metrics.get("comparison"):
-        allowed = policy["non_inferiority"].items()
-        checks += [_difference(metrics, figure, margin, level(metrics, figure, policy)) for figure, margin in allowed]
+        checks += [
+            _difference(metrics, figure, margin, _lower_bound(metrics, figure, policy))
+            for figure, margin in policy["non_inferiority"].items()
+        ]
     checks += _subgroups(metrics, policy["subgroups"])
-    checks += _machine(metrics, policy)
+    checks += _cost(metrics, policy)
     checks += _data(metrics, policy["data"])
     if subject["precision"] != "float32":
         checks.append(_agreement(metrics, policy))
     return checks
 
 
-def unloadable(metrics: Metrics) -> str:
-    """Why the model in service could not be loaded, or nothing: then it was, or there is none."""
-    why = metrics.get("service_error")
-    return why if isinstance(why, str) and metrics["subject"]["champion"] and not metrics.get("comparison") else ""
+def _load_failure(metrics: Metrics) -> str:
+    """Return why the model in service could not be loaded; "" if it was loaded or there is none."""
+    reason = metrics.get("service_error")
+    return (
+        reason if isinstance(reason, str) and metrics["subject"]["champion"] and not metrics.get("comparison") else ""
+    )
 
 
 def error_at_this_look(policy: Policy) -> float:
-    """The chance of a wrong release that one look may take: the same for each."""
+    """Return the probability of a wrong release that one evaluation may spend; it is the same for each."""
     return float(policy["budget"]["error"] / policy["budget"]["looks"])
 
 
-def level(metrics: Metrics, figure: str, policy: Policy) -> tuple[float, float | None]:
-    """The largest error rate within what this look may take for which the report bounds a difference, and the bound."""
+def _lower_bound(metrics: Metrics, figure: str, policy: Policy) -> tuple[float, float | None]:
+    """Return the largest error rate that this evaluation may spend and the report has a bound for, with the bound."""
     allowed = error_at_this_look(policy)
     groups = (metrics.get("comparison") or {}).get("populations") or {}
     lower = ((groups.get("core") or {}).get(figure) or {}).get("lower")
@@ -118,213 +124,218 @@ def level(metrics: Metrics, figure: str, policy: Policy) -> tuple[float, float |
     if not within:
         return allowed, None
     error, bound = max(within, key=lambda pair: float(pair[0]))
-    return float(error), found({"bound": bound}, "bound")
+    return float(error), read_number(bound)
 
 
 def _is_pair(pair: Any) -> bool:
-    return isinstance(pair, list) and len(pair) == 2 and found({"error": pair[0]}, "error") is not None
+    return isinstance(pair, list) and len(pair) == 2 and read_number(pair[0]) is not None
 
 
 def _budget(policy: Policy, look: int, spent: float) -> Iterator[Check]:
     planned = policy["budget"]["looks"]
     if look <= planned:
-        phrase = f"this is look {look} of {planned} planned at this locked test"
+        phrase = f"this is evaluation {look} of {planned} planned on this locked test set"
     else:
         phrase = (
-            f"this is look {look} at this locked test, and {planned} were planned: nothing more is approved on it "
-            "until there is a new locked test set, or a person raises budget.looks in the policy"
+            f"this is evaluation {look} on this locked test set, and {planned} were planned: no model is approved on "
+            "it any more. Use a new locked test set, or raise budget.looks in the policy"
         )
-    yield Check("budget.looks", "Looks at the locked test", look, planned, "<=", phrase)
-    error, each = policy["budget"]["error"], error_at_this_look(policy)
-    if look <= planned and spent + each > error * (
-        1 + 1e-9
-    ):  # under other policies looks cost more than under this one
+    yield Check("budget.looks", "Evaluations on the locked test set", look, planned, "<=", phrase)
+    error, cost = policy["budget"]["error"], error_at_this_look(policy)
+    # Earlier evaluations may have cost more, under another policy.
+    if look <= planned and spent + cost > error * (1 + 1e-9):
         phrase = (
-            f"the looks before spent an error rate of {spent:.3g}, this one costs {each:.2g}, and the policy grants "
-            f"{error:g} in all: nothing more is approved on this locked test until there is a new one, or a person "
-            "raises budget.error in the policy"
+            f"earlier evaluations spent an error rate of {spent:.3g}, this one costs {cost:.2g}, and the policy allows "
+            f"{error:g} in total: no model is approved on this locked test set any more. Use a new one, or raise "
+            "budget.error in the policy"
         )
-        yield Check("budget.error", "Error rate spent on the locked test", spent + each, error, "<=", phrase)
+        yield Check("budget.error", "Error rate spent on the locked test set", spent + cost, error, "<=", phrase)
 
 
 def _patients(metrics: Metrics, policy: Policy) -> Check:
-    value, limit = found(metrics, "all", "patients"), policy["counts"]["patients"]
-    return _check("counts.patients", "Patients in the test", value, limit, f"{VALUE} patients were tested")
+    value, limit = read_number(metrics, "all", "patients"), policy["counts"]["patients"]
+    return _check("counts.patients", "Test patients", value, limit, f"the test set has {VALUE} patients")
 
 
 def _class_images(metrics: Metrics, policy: Policy) -> Check:
-    images = {name: found(metrics, "all", "by_class", name) for name in metrics["classes"]}
+    images = {name: read_number(metrics, "all", "by_class", name) for name in metrics["classes"]}
     fewest = min(images, key=lambda name: images[name] or 0)
-    said = f"{VALUE} test images are of " + fewest + (", the rarest class" if len(images) > 1 else "")
+    rarest = ", the rarest class" if len(images) > 1 else ""
+    phrase = f"{VALUE} test images are of {fewest}{rarest}"
     limit = policy["counts"]["class_images"]
-    return _check("counts.class_images", "Images of the rarest class", images[fewest], limit, said)
+    return _check("counts.class_images", "Test images of the rarest class", images[fewest], limit, phrase)
 
 
-def _sure_enough(metrics: Metrics) -> Iterator[Check]:
-    """Bounds that hold less often than limits are meant for: a run's parameter must not loosen what its policy asks."""
-    value = found(metrics, "confidence")
+def _report_confidence(metrics: Metrics) -> Iterator[Check]:
+    """Yield a failed check if the report's intervals are narrower than the limits assume.
+
+    Otherwise a parameter of the run could loosen its policy.
+    """
+    value = read_number(metrics, "confidence")
     if value is None or value < CONFIDENCE:
-        said = f"the report's bounds hold with a confidence of {VALUE}"
-        yield _check("confidence", "Confidence of the bounds", value, CONFIDENCE, said)
+        phrase = f"the report's bounds have a confidence of {VALUE}"
+        yield _check("confidence", "Confidence of the bounds", value, CONFIDENCE, phrase)
 
 
 def _limits(metrics: Metrics, table: Policy, prefix: str) -> Iterator[Check]:
-    """Floors on lower bounds, and ceilings on upper ones."""
+    """Yield a check of the lower bound for each floor, and of the upper bound for each ceiling."""
     confidence = _confidence(metrics)
     for figure, limit in table["floors"].items():
-        value, title = found(metrics, *_place(figure), "low"), _title(figure)
-        said = f"{title} is at least {VALUE} with {confidence} confidence"
-        yield _check(f"{prefix}floors.{figure}", f"{_capital(title)}, lower bound", value, limit, said)
+        value, title = read_number(metrics, *_path(figure), "low"), _title(figure)
+        phrase = f"{title} is at least {VALUE} with {confidence} confidence"
+        yield _check(f"{prefix}floors.{figure}", f"{_capital(title)}, lower bound", value, limit, phrase)
     for figure, limit in table["ceilings"].items():
-        value, title = found(metrics, *_place(figure), "high"), _title(figure)
-        said = f"{title} is at most {VALUE} with {confidence} confidence"
-        yield _check(f"{prefix}ceilings.{figure}", f"{_capital(title)}, upper bound", value, limit, said, "<=")
+        value, title = read_number(metrics, *_path(figure), "high"), _title(figure)
+        phrase = f"{title} is at most {VALUE} with {confidence} confidence"
+        yield _check(f"{prefix}ceilings.{figure}", f"{_capital(title)}, upper bound", value, limit, phrase, "<=")
 
 
-def _line(metrics: Metrics, number: int, text: str) -> Check:
-    figure, sign, limit = line(text)
-    value, title = found(metrics, *_place(figure), "value"), _title(figure)
+def _requirement(metrics: Metrics, number: int, text: str) -> Check:
+    figure, sign, limit = parse_requirement(text)
+    value, title = read_number(metrics, *_path(figure), "value"), _title(figure)
     return _check(f"require.{number}", f"{_capital(title)}", value, limit, f"{title} is {VALUE}", sign)
 
 
-def _without_service(policy: Policy, why: str) -> Check:
-    said = f"the model in service could not be loaded, so nothing is compared with it ({why.rstrip('.')})"
-    if policy["without_service"] == "allow":
-        phrase = f"{said}; the policy allows that, and the limits for a first model hold instead"
-    else:
-        phrase = f"{said}; put it in order, or let the policy say `without_service: allow`"
+def _without_service(policy: Policy, reason: str) -> Check:
     allowed = policy["without_service"] == "allow"
+    phrase = f"the model in service could not be loaded, so there is no comparison with it ({reason.rstrip('.')}); "
+    if allowed:
+        phrase += "the policy allows that, and the limits for a first model apply instead"
+    else:
+        phrase += "restore it, or set `without_service: allow` in the policy"
     return Check("without_service", "The model in service can be loaded", None, 1, ">=", phrase, allowed)
 
 
-def _difference(metrics: Metrics, figure: str, allowed: float, at: tuple[float, float | None]) -> Check:
-    """Whether the model in service is not lost against by more than allowed, on the locked core."""
-    error, value = at
+def _difference(metrics: Metrics, figure: str, allowed: float, bound: tuple[float, float | None]) -> Check:
+    """Return the check that a figure is not worse than the model in service's by more than the allowed margin.
+
+    `bound` is the error rate, and the lower bound of the difference on the locked core at that rate.
+    """
+    error, value = bound
     title = _title(figure)
     if metrics["subject"]["model"] == metrics["subject"]["champion"]:
         label = f"{_capital(title)} against the model in service"
-        same = "this very model is in service already, and cannot be worse than itself"
+        same = "this model is already in service"
         return Check(f"non_inferiority.{figure}", label, None, -allowed, ">=", same, excused=True)
     below, above = ("above", "below") if FIGURES[figure].lower_is_better else ("below", "above")
-    lost = value is not None and value < 0
-    some = f"is at least {VALUE} {above}" if value is not None and value >= 0.0005 else f"is not {below}"
-    side = f"may be up to {LOSS} {below}" if lost else some
-    said = f"{title} on the locked core {side} the model in service’s with {100 * (1 - error):.10g} % confidence"
     name = f"{_capital(title)} against the model in service, lower bound"
     if value is None:
         groups = (metrics.get("comparison") or {}).get("populations") or {}
-        where = "on the locked core" if groups.get("core") else "on a locked core, of which no image is left"
-        phrase = (
-            f"the report has no number for “{name}” {where} at an error rate of {error:.2g}, and without it nothing is "
-            "approved"
-        )
+        core = "on the locked core" if groups.get("core") else "on the locked core, which has no images left"
+        phrase = f"the report has no number for “{name}” {core} at an error rate of {error:.2g}, which is required"
         return Check(f"non_inferiority.{figure}", name, None, -allowed, ">=", phrase)
-    phrase = _of_loss(value, -allowed, said, below)
+    if value < 0:
+        difference = f"may be up to {LOSS} {below}"
+    elif value >= 0.0005:
+        difference = f"is at least {VALUE} {above}"
+    else:
+        difference = f"is not {below}"
+    confidence = f"{100 * (1 - error):.10g} % confidence"
+    text = f"{title} on the locked core {difference} that of the model in service with {confidence}"
+    phrase = _loss_phrase(value, -allowed, text, below)
     if value < -allowed:
-        phrase += _too_few(metrics, figure)
+        phrase += _too_few_patients(metrics, figure)
     return Check(f"non_inferiority.{figure}", name, value, -allowed, ">=", phrase)
 
 
-def _too_few(metrics: Metrics, figure: str) -> str:
-    """A word for a model that was not seen to be worse: what is lacking then are patients."""
+def _too_few_patients(metrics: Metrics, figure: str) -> str:
+    """Return a note if the measured difference is not a loss, and only the number of patients is too small."""
     core = metrics["comparison"]["populations"]["core"]
-    seen, patients = found(core, figure, "difference"), found(core, "patients")
-    if seen is None or patients is None or (-seen if FIGURES[figure].lower_is_better else seen) < 0:
+    difference, patients = read_number(core, figure, "difference"), read_number(core, "patients")
+    if difference is None or patients is None:
         return ""
-    better = f"better by {abs(seen):.3f}" if seen else "equal"
+    if (-difference if FIGURES[figure].lower_is_better else difference) < 0:
+        return ""
+    better = f"better by {abs(difference):.3f}" if difference else "equal"
     return (
-        f" (on the core’s {patients:.0f} patients it was {better}; it takes more of them to show that it is no worse)"
+        f" (on the core’s {patients:.0f} patients it was {better}; more patients are needed to show that it is not "
+        "worse)"
     )
 
 
-def _subgroups(metrics: Metrics, asked: Policy) -> Iterator[Check]:
-    listed = metrics.get("subgroups")
-    groups = [group for group in listed if _in(group, asked)] if isinstance(listed, list) else []
+def _subgroups(metrics: Metrics, limits: Policy) -> Iterator[Check]:
+    subgroups = metrics.get("subgroups")
+    groups = [group for group in subgroups if _is_limited(group, limits)] if isinstance(subgroups, list) else []
     judged = [group for group in groups if group.get("too_small") is False]
     small = len(groups) - len(judged)
-    rest = f"; {_small(small)}" if small else ""
+    rest = f"; {small} subgroup{' is' if small == 1 else 's are'} too small to be judged" if small else ""
     confidence = _confidence(metrics)
-    for figure, limit in asked["floors"].items():
+    for figure, limit in limits["floors"].items():
         title = _title(figure)
         name, label = f"subgroups.floors.{figure}", f"{_capital(title)} of the weakest subgroup, lower bound"
-        if not isinstance(listed, list) or judged:
-            lows = [(found(group, "figures", figure, "low"), _called(group)) for group in judged]
+        if not isinstance(subgroups, list) or judged:
+            lows = [
+                (read_number(group, "figures", figure, "low"), f"{group['field']} {group.get('value')}")
+                for group in judged
+            ]
             value, which = min(lows, key=lambda low: -math.inf if low[0] is None else low[0], default=(None, ""))
-            said = f"{title} in the weakest subgroup, {which}, is at least {VALUE} with {confidence} confidence"
-            yield _check(name, label, value, limit, said, rest=rest)
+            phrase = f"{title} in the weakest subgroup, {which}, is at least {VALUE} with {confidence} confidence"
+            yield _check(name, label, value, limit, phrase, rest=rest)
         else:
             yield Check(name, label, None, limit, ">=", f"no subgroup could be judged{rest or ': there is none'}", True)
-    for figure, limit in asked["max_gap"].items():
-        yield _gap(metrics, asked, figure, limit, judged, rest)
+    for figure, limit in limits["max_gap"].items():
+        yield _gap(metrics, limits, figure, limit, judged, rest)
 
 
-def _gap(metrics: Metrics, asked: Policy, figure: str, limit: float, judged: list[Any], rest: str) -> Check:
+def _gap(metrics: Metrics, limits: Policy, figure: str, limit: float, judged: list[Any], rest: str) -> Check:
     title = _title(figure)
     name, label = f"subgroups.max_gap.{figure}", f"Widest gap in {title} between subgroups"
-    listed = metrics.get("gaps")
-    every = listed if isinstance(listed, list) else []
-    gaps = [gap for gap in every if _in(gap, asked) and gap.get("figure") == figure]
+    reported = metrics.get("gaps")
+    every = reported if isinstance(reported, list) else []
+    gaps = [gap for gap in every if _is_limited(gap, limits) and gap.get("figure") == figure]
     fields = [group["field"] for group in judged if group.get("value") != "unknown"]
-    if isinstance(listed, list) and not gaps and len(set(fields)) == len(fields):  # no field has two of them
+    if isinstance(reported, list) and not gaps and len(set(fields)) == len(fields):  # one group in each field
         return Check(name, label, None, limit, "<=", f"no two subgroups could be compared{rest}", True)
     widest: Mapping[str, Any] = max(gaps, key=_width, default={})
-    value, low, high = (found(widest, name) for name in ("gap", "low", "high"))
+    value, low, high = (read_number(widest, name) for name in ("gap", "low", "high"))
     interval = "" if low is None or high is None else f" ({_number(low, 3)} to {_number(high, 3)})"
     between = f"{widest.get('field')} {widest.get('best')} and {widest.get('worst')}"
-    said = f"{title} differs by {VALUE}{interval} between {between}"
-    return _check(name, label, value, limit, said, "<=", rest)
+    phrase = f"{title} differs by {VALUE}{interval} between {between}"
+    return _check(name, label, value, limit, phrase, "<=", rest)
 
 
 def _width(gap: Mapping[str, Any]) -> float:
-    """How wide a gap is; one without a number is the widest, so that it is not passed over."""
-    width = found(gap, "gap")
+    """Return the width of a gap; infinity if it has no number, so that it is not overlooked."""
+    width = read_number(gap, "gap")
     return math.inf if width is None else width
 
 
-def _in(group: Any, asked: Policy) -> bool:
-    return isinstance(group, Mapping) and group.get("field") in asked["fields"]
+def _is_limited(group: Any, limits: Policy) -> bool:
+    return isinstance(group, Mapping) and group.get("field") in limits["fields"]
 
 
-def _called(group: Mapping[str, Any]) -> str:
-    return f"{group['field']} {group.get('value')}"
-
-
-def _small(number: int) -> str:
-    return "1 subgroup is too small to be judged" if number == 1 else f"{number} subgroups are too small to be judged"
-
-
-def _machine(metrics: Metrics, policy: Policy) -> Iterator[Check]:
+def _cost(metrics: Metrics, policy: Policy) -> Iterator[Check]:
     if policy["latency_ms"] is not None:
-        value = found(metrics, "latency", "milliseconds")
-        said = f"one image takes {VALUE} ms"
-        yield _check("latency_ms", "Milliseconds for one image", value, policy["latency_ms"], said, "<=")
+        value = read_number(metrics, "latency", "milliseconds")
+        phrase = f"one image takes {VALUE} ms"
+        yield _check("latency_ms", "Milliseconds for one image", value, policy["latency_ms"], phrase, "<=")
     if policy["model_mb"] is not None:
-        size = found(metrics, "subject", "model_bytes")
+        size = read_number(metrics, "subject", "model_bytes")
         value = None if size is None else size / 1e6
         yield _check("model_mb", "Megabytes of the graph", value, policy["model_mb"], f"the graph has {VALUE} MB", "<=")
 
 
-def _data(metrics: Metrics, asked: Policy) -> Iterator[Check]:
-    if "max_quarantined_share" in asked:
-        images, aside = (found(metrics, "data", name) for name in ("images", "quarantined"))
+def _data(metrics: Metrics, limits: Policy) -> Iterator[Check]:
+    if "max_quarantined_share" in limits:
+        images, aside = (read_number(metrics, "data", name) for name in ("images", "quarantined"))
         value = None if images is None or aside is None or images + aside <= 0 else aside / (images + aside)
-        said, limit = f"the share of images that were set aside is {VALUE}", asked["max_quarantined_share"]
-        yield _check("data.max_quarantined_share", "Share of images set aside", value, limit, said, "<=")
-    if "max_leakage" in asked:
-        value = found(metrics, "data", "leakage")
-        said = f"{VALUE} leaks between the sides were found"
-        yield _check("data.max_leakage", "Leaks between the sides", value, asked["max_leakage"], said, "<=")
+        phrase, limit = f"the share of quarantined images is {VALUE}", limits["max_quarantined_share"]
+        yield _check("data.max_quarantined_share", "Share of quarantined images", value, limit, phrase, "<=")
+    if "max_leakage" in limits:
+        value = read_number(metrics, "data", "leakage")
+        phrase = f"the number of leaks between splits is {VALUE}"
+        yield _check("data.max_leakage", "Leaks between splits", value, limits["max_leakage"], phrase, "<=")
 
 
 def _agreement(metrics: Metrics, policy: Policy) -> Check:
-    value = found(metrics, "as_trained", "agreement")
+    value = read_number(metrics, "as_trained", "agreement")
     graph = metrics["subject"]["precision"]
-    said = f"the share of images that the {graph} graph classes as the trained one does is {VALUE}"
-    return _check("agreement", "Agreement of shipped and trained graph", value, policy["agreement"], said)
+    phrase = f"the share of images that the {graph} graph classifies as the trained one does is {VALUE}"
+    return _check("agreement", "Agreement of shipped and trained graph", value, policy["agreement"], phrase)
 
 
-def _place(figure: str) -> tuple[str, ...]:
-    """Where the metrics have a figure."""
+def _path(figure: str) -> tuple[str, ...]:
+    """Return the path of a figure in the metrics."""
     name, at, of = figure.partition("@")
     if at:
         return "all", "per_class", of, name
@@ -334,7 +345,7 @@ def _place(figure: str) -> tuple[str, ...]:
 
 
 def _title(figure: str) -> str:
-    """A figure in words, as it stands within a sentence."""
+    """Return the name of a figure inside a sentence."""
     name, at, of = figure.partition("@")
     micro = "micro " if name.startswith("micro_") else ""
     return f"{micro}{FIGURES[name.removeprefix('micro_')].phrase}{f' for {of}' if at else ''}"
@@ -345,46 +356,42 @@ def _capital(text: str) -> str:
 
 
 def _check(
-    name: str, title: str, value: float | None, limit: float, said: str, sign: str = ">=", rest: str = ""
+    name: str, title: str, value: float | None, limit: float, text: str, sign: str = ">=", rest: str = ""
 ) -> Check:
     if value is None:
-        phrase = f"the report has no number for “{title}”, and without it nothing is approved"
+        phrase = f"the report has no number for “{title}”, which is required"
     else:
-        phrase = _phrase(value, limit, said, sign) + rest
+        phrase = _phrase(value, limit, text, sign) + rest
     return Check(name, title, value, limit, sign, phrase)
 
 
-def _phrase(value: float, limit: float, said: str, sign: str) -> str:
+def _phrase(value: float, limit: float, text: str, sign: str) -> str:
     gap = abs(value - limit)
     digits = _digits(gap)
     shown, shown_gap = _number(value, digits), _number(gap, digits)
     if sign in (">", ">="):
         less, more = ("fewer than", "more than") if isinstance(limit, int) else ("short of", "above")
-        kept, side, word = value > limit, more if value >= limit else less, "required"
+        kept, relation, word = value > limit, more if value >= limit else less, "required"
     else:
-        kept, side, word = value < limit, "below" if value <= limit else "above", "allowed"
+        kept, relation, word = value < limit, "below" if value <= limit else "above", "allowed"
     if not kept and gap == 0:
-        rest = f", and must be {BOUNDS[sign]} {_number(limit, 3)}"
+        rest = f"; it must be {BOUNDS[sign]} {_number(limit, 3)}"
     else:
-        rest = f", {shown_gap} {side} the {word} {_number(limit, 3)}"
-    return _said(said, value=shown) + rest
+        rest = f", {shown_gap} {relation} the {word} {_number(limit, 3)}"
+    return text.replace(VALUE, shown) + rest
 
 
-def _of_loss(value: float, limit: float, said: str, below: str) -> str:
+def _loss_phrase(value: float, limit: float, text: str, below: str) -> str:
     gap = abs(value - limit)
     digits = _digits(gap)
-    shown = _said(said, value=_number(value, digits), loss=_number(-value, digits))
+    shown = text.replace(VALUE, _number(value, digits)).replace(LOSS, _number(-value, digits))
     if value >= limit:
         return f"{shown}; up to {_number(-limit, 3)} {below} is allowed"
     return f"{shown}, {_number(gap, digits)} more than the allowed {_number(-limit, 3)}"
 
 
-def _said(said: str, value: str, loss: str = "") -> str:
-    return said.replace(VALUE, value).replace(LOSS, loss)
-
-
 def _digits(gap: float) -> int:
-    """How many decimals are needed to see a gap: three, or more where it is small."""
+    """Return the number of decimals that show a gap: three, or more if the gap is small."""
     return next((digits for digits in range(3, 10) if gap == 0 or round(gap, digits) > 0), 10)
 
 
@@ -394,5 +401,5 @@ def _number(value: float, digits: int) -> str:
 
 
 def _confidence(metrics: Metrics) -> str:
-    level = found(metrics, "confidence")
+    level = read_number(metrics, "confidence")
     return "unknown" if level is None else f"{100 * level:g} %"

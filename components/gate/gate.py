@@ -1,4 +1,4 @@
-"""The gate stage: holds a report against the policy, and writes a decision that a person can read and check."""
+"""The gate stage: check a report against the policy and write the decision."""
 
 from __future__ import annotations
 
@@ -6,22 +6,22 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-from components.gate.checks import Check, error_at_this_look, found, judge
-from components.gate.policy import Policy, same_classes, settle
+from components.gate.checks import Check, error_at_this_look, read_number, run_checks
+from components.gate.policy import Policy, check_classes, complete_policy
 from components.shared.contracts import Between, In, Out, digest, fingerprint, read_record, write_record
 from components.shared.errors import RefusedError, UnavailableError
 from components.shared.figures import FIGURES, SUMMARY
 from components.shared.ledger import lineage, signing
+from components.shared.reporting.pages import template
 
 if TYPE_CHECKING:
     from components.shared.runtime.work import Work
-from components.shared.reporting.pages import template
 
 MARKER = "<!-- decision -->"
-"""Where the report leaves room for the decision."""
+"""The place of the decision in the report's page."""
 SUBJECT = ("model", "champion", "dataset", "split", "precision", "runtime")
 LATE = 0.75
-"""The share of the planned looks from which on it is time to plan a new locked test set."""
+"""Share of the planned evaluations after which the decision recommends a new locked test set."""
 
 
 def gate(
@@ -29,33 +29,33 @@ def gate(
     decision: Out,
     work: Work,
     *,
-    policy: dict[str, Any] = {},  # noqa: B006 - the signature states the default; nobody changes it
+    policy: dict[str, Any] = {},  # noqa: B006 - the signature states the default; it is not changed
     looks: Annotated[int, Between(1, 1000000)] = 1,
     spent: Annotated[float, Between(0, 1000000)] = 0.0,
     signer: str = "",
     revision: str = "",
     shipped: bool = False,
 ) -> dict[str, Any]:
-    """Approve or refuse a model by what its report shows, or let it wait for a person; say why in one sentence.
+    """Approve or refuse a model by its report, or make it wait for a person's approval; explain why in one sentence.
 
-    A figure that is missing or is no number fails its check.
+    A missing or non-numeric figure fails its check.
 
-      policy: what the model must show, as far as it differs from the shipped policy; see docs/gate.md
-      looks: the how-manieth look at this locked test set this is
-      spent: which error rate the looks before it have spent in all
-      signer: the id of the key that signs the decision, as resolve found it; nothing where none does
-      revision: the state of the source that the run began with; where a key is set, the steps behind the report must
-          have read that one
-      shipped: whether the report is of the graph that would be shipped, or only of the one it is made from; deploy
-          releases by a decision on the first alone
+      policy: changes to the shipped policy; see docs/gate.md
+      looks: index of this evaluation on the locked test set, starting at 1
+      spent: total error rate that earlier evaluations on this test set spent
+      signer: id of the key that signs the decision, as resolve read it; empty if no key is set
+      revision: revision of the source at the start of the run; with a signing key, the steps behind the report must
+          have read this revision
+      shipped: whether the report is of the graph to ship, not of the graph it is made from; deploy accepts only
+          decisions on the graph to ship
     """
-    ours, asked = _signer(signer), settle(policy)
+    ours, whole = _signer(signer), complete_policy(policy)
     metrics = read_record("metrics", report / "metrics.json")
-    record = {**decide(metrics, asked, looks, spent, work.inputs["report"]), "signer": signer, "shipped": shipped}
+    record = {**decide(metrics, whole, looks, spent, work.inputs["report"]), "signer": signer, "shipped": shipped}
     record["lineage"] = _trace(decision / lineage.FILE, record, work, ours, revision) if ours else ""
-    shown = page(report / "report.html", record).encode()
-    (decision / "page.html").write_bytes(shown)
-    write_record("decision", decision / "decision.json", {**record, "page": digest(shown)})
+    page = render_page(report / "report.html", record).encode()
+    (decision / "page.html").write_bytes(page)
+    write_record("decision", decision / "decision.json", {**record, "page": digest(page)})
     if ours:
         signing.sign_file(decision / "decision.json", "decision")
     return {"outcome": record["outcome"], "sentence": record["sentence"]}
@@ -64,7 +64,7 @@ def gate(
 def _trace(file: Path, record: Mapping[str, Any], work: Work, ours: signing.Signer, revision: str) -> str:
     """Write the signed results of all steps that led to the report; return the file's digest.
 
-    Raise a PermissionError where a step is not proven: then nothing is decided, and so nothing untrue is signed.
+    Raise a PermissionError if a step's result is not signed. Then no decision is written or signed.
     """
     trusted = signing.verifier() or signing.trusting(ours)
     results = lineage.trace(work.store, trusted, record["report"])
@@ -76,101 +76,102 @@ def _trace(file: Path, record: Mapping[str, Any], work: Work, ours: signing.Sign
 
 
 def decide(metrics: dict[str, Any], policy: Policy, look: int, spent: float, report: str) -> dict[str, Any]:
-    """The decision that a whole policy comes to on these metrics, as decision.json says it."""
-    subject = identified(metrics)
-    same_classes(policy, metrics["classes"])
-    checks = judge(metrics, policy, look, spent)
+    """Return the decision of a complete policy on these metrics, as decision.json stores it."""
+    subject = _read_subject(metrics)
+    check_classes(policy, metrics["classes"])
+    checks = run_checks(metrics, policy, look, spent)
     outcome = "refused"
     if all(check.passed for check in checks):
         outcome = "awaiting approval" if policy["approval"]["needed"] == "always" else "approved"
     return {
         "outcome": outcome,
-        "sentence": summed_up(checks, metrics, outcome),
+        "sentence": _summarise(checks, metrics, outcome),
         "checks": [check.record() for check in checks],
         "subject": subject,
         "report": report,
         "policy": dict(policy),
         "policy_digest": fingerprint(policy),
-        "budget": budget(policy, look, spent),
+        "budget": _budget(policy, look, spent),
     }
 
 
 def _signer(signer: str) -> signing.Signer | None:
-    """Return the key that the run began with, or None where it had none; RuntimeError where it is not at hand."""
+    """Return the signing key that the run began with, or None; raise UnavailableError if it is not set here."""
     if not signer:
         return None
     ours = signing.signer()
     if ours is None or ours.id != signer:
-        there = f"holds the key {ours.id}" if ours else "is not set"
+        state = f"holds the key {ours.id}" if ours else "is not set"
         raise UnavailableError(
-            f"The run began with the signing key {signer}, and {signing.VARIABLE} {there} in this step. Give all steps "
-            "the same key, and run again."
+            f"The run began with the signing key {signer}, but {signing.VARIABLE} {state} in this step. Set the same "
+            "key for all steps, and run again."
         )
     return ours
 
 
-def identified(metrics: dict[str, Any]) -> dict[str, str]:
-    """What the report is about, or a ValueError: a decision must name what it decides on."""
+def _read_subject(metrics: dict[str, Any]) -> dict[str, str]:
+    """Return the digests and settings that identify the model in the report; raise RefusedError if one is missing."""
     subject = metrics.get("subject") or {}
     missing = [
         name for name in SUBJECT if not isinstance(subject.get(name), str) or not (subject[name] or name == "champion")
     ]
     if missing:
         raise RefusedError(
-            f"The report does not say what it judged: {', '.join(missing)} of {len(SUBJECT)} entries missing in its "
-            "subject. Evaluate the model again."
+            f"The report does not identify its model: {len(missing)} of {len(SUBJECT)} entries of its subject are "
+            f"missing ({', '.join(missing)}). Evaluate the model again."
         )
     if not metrics.get("classes"):
         raise RefusedError("The report names 0 classes, and at least 2 are needed. Evaluate the model again.")
     return {name: subject[name] for name in SUBJECT}
 
 
-def summed_up(checks: list[Check], metrics: Mapping[str, Any], outcome: str) -> str:
-    """The decision in one sentence: each failed check, or what was shown."""
+def _summarise(checks: list[Check], metrics: Mapping[str, Any], outcome: str) -> str:
+    """Return the decision in one sentence: each failed check, or the main figures."""
     failed = [check.phrase for check in checks if not check.passed]
     if failed:
         return f"Refused: {'; '.join(failed)}."
-    lows = {FIGURES[name].phrase: found(metrics, "all", "figures", name, "low") for name in SUMMARY}
+    lows = {FIGURES[name].phrase: read_number(metrics, "all", "figures", name, "low") for name in SUMMARY}
     shown = [f"{title} is at least {low:.3f}" for title, low in lows.items() if low is not None]
-    confidence = 100 * (found(metrics, "confidence") or 0)
-    known = f"{' and '.join(shown)} with {confidence:g} % confidence; " if shown else ""
-    return f"{outcome[0].upper()}{outcome[1:]}: {known}all {len(checks)} checks passed."
+    confidence = 100 * (read_number(metrics, "confidence") or 0)
+    figures = f"{' and '.join(shown)} with {confidence:g} % confidence; " if shown else ""
+    return f"{outcome[0].upper()}{outcome[1:]}: {figures}all {len(checks)} checks passed."
 
 
-def budget(policy: Policy, look: int, spent: float) -> dict[str, Any]:
-    """What this look costs of the chance of error that the policy grants, and what is left of it."""
-    planned, error, each = policy["budget"]["looks"], policy["budget"]["error"], error_at_this_look(policy)
+def _budget(policy: Policy, look: int, spent: float) -> dict[str, Any]:
+    """Return how much of the policy's error budget this evaluation spends, and how many evaluations are left."""
+    planned, error, cost = policy["budget"]["looks"], policy["budget"]["error"], error_at_this_look(policy)
     left = max(planned - look, 0)
-    said = (
-        f"This is look {look} of {planned} at this locked test. Each may release a model that is worse than allowed "
-        f"with a chance of at most {each:.2g}: {error:g} in all, spread evenly."
+    sentence = (
+        f"This is evaluation {look} of {planned} on this locked test set. Each may release a model that is worse than "
+        f"allowed with a probability of at most {cost:.2g}, which adds up to {error:g}."
     )
     if look > planned:
-        said = (
-            f"This is look {look} at this locked test, and {planned} were planned: its chance of error, {error:g} in "
-            "all, is spent. A new locked test set is needed."
+        sentence = (
+            f"This is evaluation {look} on this locked test set, and {planned} were planned: its error budget of "
+            f"{error:g} is spent. A new locked test set is needed."
         )
     elif left == 0:
-        said += " It is the last one. Nothing more is approved on this test: it is time for a new locked test set."
+        sentence += " It is the last one: no further model is approved without a new locked test set."
     elif look >= LATE * planned:
-        said += f" {left} {'is' if left == 1 else 'are'} left: it is time to plan a new locked test set."
+        sentence += f" {left} {'is' if left == 1 else 'are'} left: plan a new locked test set now."
     else:
-        said += f" {left} are left."
-    # A look at which nothing could be approved costs nothing.
-    costs = each if look <= planned and spent + each <= error * (1 + 1e-9) else 0.0
+        sentence += f" {left} are left."
+    # An evaluation that could not approve a model costs nothing.
+    if look > planned or spent + cost > error * (1 + 1e-9):
+        cost = 0.0
     return {
         "look": look,
         "looks": planned,
         "error": error,
-        "error_at_this_look": costs,
-        "spent": spent + costs,
+        "error_at_this_look": cost,
+        "spent": spent + cost,
         "left": left,
-        "sentence": said,
+        "sentence": sentence,
     }
 
 
-def page(report: Path, record: dict[str, Any]) -> str:
-    """The report's page with the decision in its place."""
+def render_page(report: Path, record: dict[str, Any]) -> str:
+    """Return the report's page with the decision inserted."""
     text = report.read_text(encoding="utf-8")
     before, marker, after = text.partition(MARKER)
     if not marker:

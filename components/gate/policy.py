@@ -1,4 +1,4 @@
-"""A policy: what a model must show. Held against what there is to ask for, and laid over the shipped one."""
+"""Policies: the limits that a model must meet. Validate changes and merge them into the shipped policy."""
 
 from __future__ import annotations
 
@@ -17,113 +17,109 @@ from components.shared.runtime.interface import nearest
 SHIPPED = Path(__file__).parent / "policy.yaml"
 
 FALLING = tuple(name for name, figure in FIGURES.items() if figure.lower_is_better)
-"""Figures of which less is better."""
+"""Figures for which lower is better."""
 RISING = (*(name for name in FIGURES if name not in FALLING), *(f"micro_{name}" for name in MICRO))
-"""Figures of which more is better."""
+"""Figures for which higher is better."""
 OF_A_CLASS = tuple(name for name, figure in FIGURES.items() if figure.per_class)
-"""Figures that each class has."""
+"""Figures that can be limited for one class."""
 COMPARED = tuple(name for name, figure in FIGURES.items() if figure.compared)
-"""Figures in which a model is compared with the one in service."""
+"""Figures that are compared with those of the model in service."""
 FIELDS = ("sex", "age", "site", "view", "label_source")
-"""By what subgroups are made."""
+"""Fields that divide the test set into subgroups."""
 SYNONYMS = {synonym: name for name, figure in FIGURES.items() for synonym in figure.synonyms}
-"""What other tools call a figure."""
+"""Names of figures in other tools."""
 NONE = "none"
-"""How null is spelled on the way through a pipeline, which takes none inside a mapping."""
+"""Spelling of null in pipeline parameters, where a mapping cannot contain null."""
 SMALLEST_ERROR = 0.0001
-"""The smallest error rate at which evaluate bounds a difference."""
+"""Smallest error rate for which evaluate computes a bound of a difference."""
 
 Policy = dict[str, Any]
 Rule = Callable[[str, Any], Any]
-LINE = re.compile(r"\s*(?P<figure>.+?)\s*(?P<sign>>=|<=|>|<|=+|≥|≤)\s*(?P<limit>\S+)\s*%?\s*")
+REQUIREMENT = re.compile(r"\s*(?P<figure>.+?)\s*(?P<sign>>=|<=|>|<|=+|≥|≤)\s*(?P<limit>\S+)\s*%?\s*")
 
 
-class Line(NamedTuple):
-    """A line of `require`: a figure, how it must stand to a limit, and the limit."""
+class Requirement(NamedTuple):
+    """A line of `require`: a figure, a comparison sign and a limit."""
 
     figure: str
     sign: str
     limit: float
 
 
-def settle(given: Mapping[str, Any]) -> Policy:
-    """The whole policy that these changes of the shipped one make, or a ValueError that names what is wrong with them.
+def complete_policy(changes: Mapping[str, Any]) -> Policy:
+    """Return the shipped policy with these changes; raise UsageError for an invalid one.
 
-    The same whatever form its numbers come in: a pipeline hands on 20, inside a dictionary, as 20.0 or as '20'.
+    Numbers may be given as text or float: inside a dictionary, a pipeline passes 20 as 20.0 or '20'.
     """
-    changes = _section("policy", given, _RULES)
-    whole = _over(_shipped(), changes)
+    changes = check_changes(changes)
+    merged = merge_changes(_shipped(), changes)
+    # An entry that was set to null is removed from its table; a limit outside of tables stays null.
+    whole = {name: _without_none(value) if isinstance(value, Mapping) else value for name, value in merged.items()}
     if changes and "name" not in changes:
         whole["name"] = f"{whole['name']}, changed"
     budget = whole["budget"]
     if budget["error"] / budget["looks"] < SMALLEST_ERROR * (1 - 1e-9):
         raise UsageError(
-            f"The policy's budget spreads an error rate of {budget['error']:g} over {budget['looks']} looks, which "
-            f"leaves less than {SMALLEST_ERROR:g} for each, and no report bounds a difference at that. Plan at most "
-            f"{math.floor(budget['error'] / SMALLEST_ERROR + 1e-9)} looks."
+            f"The policy's budget spreads an error rate of {budget['error']:g} over {budget['looks']} evaluations, "
+            f"which leaves less than {SMALLEST_ERROR:g} for each; reports have no bounds for so small a rate. Set "
+            f"budget.looks to at most {math.floor(budget['error'] / SMALLEST_ERROR + 1e-9)}."
         )
     return whole
 
 
-def only_changes(given: Mapping[str, Any]) -> Policy:
-    """The same changes with each value in its type, checked as far as they can be without the rest."""
-    return _section("policy", given, _RULES)
+def check_changes(changes: Mapping[str, Any]) -> Policy:
+    """Return the changes with each value in its type; raise UsageError for an unknown name or an invalid value."""
+    return _section("policy", changes, _RULES)
 
 
-def over(below: Mapping[str, Any], changes: Mapping[str, Any]) -> Policy:
-    """Changes laid over other changes: tables entry by entry, all else as a whole."""
-    merged = dict(below)
+def merge_changes(base: Mapping[str, Any], changes: Mapping[str, Any]) -> Policy:
+    """Return `base` with `changes` applied: tables entry by entry, anything else as a whole."""
+    merged = dict(base)
     for name, value in changes.items():
         inner = merged.get(name)
-        merged[name] = over(inner, value) if isinstance(value, Mapping) and isinstance(inner, Mapping) else value
+        merged[name] = (
+            merge_changes(inner, value) if isinstance(value, Mapping) and isinstance(inner, Mapping) else value
+        )
     return merged
 
 
-def same_classes(policy: Policy, classes: Iterable[str]) -> None:
-    """Refuse a policy that names a class which the data does not have."""
+def check_classes(policy: Policy, classes: Iterable[str]) -> None:
+    """Raise UsageError if the policy names a class that the data does not have."""
     known = list(classes)
-    lines = [line(text).figure for text in policy["require"]]
+    lines = [parse_requirement(text).figure for text in policy["require"]]
     tables = [policy["floors"], policy["ceilings"], policy["first"]["floors"], policy["first"]["ceilings"]]
     for figure in [*lines, *(name for table in tables for name in table)]:
         _, at, of = figure.partition("@")
         if at and of not in known:
             raise UsageError(
-                f"The policy asks for {figure!r}, and the data has no class {of!r}.{nearest(of, known)} "
-                f"Its classes: {', '.join(known)}."
+                f"The policy limits {figure!r}, but the data has no class {of!r}.{nearest(of, known)} "
+                f"Classes: {', '.join(known)}."
             )
 
 
-def line(text: str) -> Line:
-    """A line of `require`, read."""
-    found = LINE.fullmatch(text)
-    if found is None:
-        raise UsageError(f"The policy's require holds {text!r}. Write a figure, > or <, and a number: accuracy > 0.9.")
-    sign = {"≥": ">=", "≤": "<="}.get(found["sign"], found["sign"])
+def parse_requirement(text: str) -> Requirement:
+    """Return a line of `require`, parsed; raise UsageError for an invalid one."""
+    match = REQUIREMENT.fullmatch(text)
+    if match is None:
+        raise UsageError(
+            f"The policy's require contains {text!r}. Write a figure, > or <, and a number: accuracy > 0.9."
+        )
+    sign = {"≥": ">=", "≤": "<="}.get(match["sign"], match["sign"])
     if "=" in sign and sign not in (">=", "<="):
         raise UsageError(
-            f"The policy's require holds {text!r}, and a figure hardly ever equals a number. Write >= or <=."
+            f"The policy's require contains {text!r}, but a figure is hardly ever equal to a number. Write >= or <=."
         )
     if text.rstrip().endswith("%"):
         raise UsageError(
-            f"The policy's require holds {text!r}, and figures are shares, not per cent. Write 0.9 for 90 %."
+            f"The policy's require contains {text!r}, but figures are shares, not per cent. Write 0.9 for 90 %."
         )
-    figure = _figure("require", found["figure"], (*RISING, *FALLING))
-    return Line(figure, sign, _in_range(RISING + FALLING)(f"require's {figure}", found["limit"]))
+    figure = _figure("require", match["figure"], (*RISING, *FALLING))
+    return Requirement(figure, sign, _in_range(RISING + FALLING)(f"require's {figure}", match["limit"]))
 
 
 @cache
-def _default() -> Policy:
-    return _section("policy", read_yaml(SHIPPED), _RULES)
-
-
 def _shipped() -> Policy:
-    return _over({}, _default())
-
-
-def _over(below: Mapping[str, Any], changes: Mapping[str, Any]) -> Policy:
-    """The whole policy: what was taken away is gone from the tables, and a single limit that was is null."""
-    merged = over(below, changes)
-    return {name: _without_none(value) if isinstance(value, Mapping) else value for name, value in merged.items()}
+    return check_changes(read_yaml(SHIPPED))
 
 
 def _without_none(table: Mapping[str, Any]) -> dict[str, Any]:
@@ -134,24 +130,22 @@ def _without_none(table: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _section(where: str, given: Any, rules: Mapping[str, Rule]) -> dict[str, Any]:
-    if not isinstance(given, Mapping):
+def _section(where: str, section: Any, rules: Mapping[str, Rule]) -> dict[str, Any]:
+    whole = where == "policy"
+    subject = "The policy" if whole else f"The policy's {where}"
+    if not isinstance(section, Mapping):
         raise UsageError(
-            f"{_whose(where)} is {given!r}, and must be a mapping with some of: {', '.join(rules)}. See docs/gate.md."
+            f"{subject} is {section!r}; it must be a mapping with some of: {', '.join(rules)}. See docs/gate.md."
         )
     checked = {}
-    for name, value in given.items():
+    for name, value in section.items():
         if name not in rules:
             raise UsageError(
-                f"{_whose(where)} has no {'section' if where == 'policy' else 'entry'} {name!r}."
-                f"{nearest(str(name), rules)} There are: {', '.join(rules)}."
+                f"{subject} has no {'section' if whole else 'entry'} {name!r}."
+                f"{nearest(str(name), rules)} Allowed: {', '.join(rules)}."
             )
-        checked[name] = rules[name](name if where == "policy" else f"{where}.{name}", value)
+        checked[name] = rules[name](name if whole else f"{where}.{name}", value)
     return checked
-
-
-def _whose(where: str) -> str:
-    return "The policy" if where == "policy" else f"The policy's {where}"
 
 
 def _inner(**rules: Rule) -> Rule:
@@ -159,44 +153,42 @@ def _inner(**rules: Rule) -> Rule:
 
 
 def _table(names: tuple[str, ...], limit: Rule) -> Rule:
-    """A rule for a mapping from figures to limits."""
+    """Return a rule for a mapping from figures to limits."""
 
     def check(where: str, value: Any) -> dict[str, Any]:
         if not isinstance(value, Mapping):
-            raise UsageError(f"The policy's {where} is {value!r}, and must be a mapping from figures to limits.")
+            raise UsageError(f"The policy's {where} is {value!r}; it must be a mapping from figures to limits.")
         checked: dict[str, Any] = {}
-        for name, each in value.items():
+        for name, bound in value.items():
             figure = _figure(where, name, names)
             if figure in checked:
-                raise UsageError(f"The policy's {where} holds {figure} twice, in two spellings. Keep one of them.")
-            checked[figure] = limit(f"{where}.{name}", each)
+                raise UsageError(f"The policy's {where} contains {figure} twice, in two spellings. Keep one of them.")
+            checked[figure] = limit(f"{where}.{name}", bound)
         return checked
 
     return check
 
 
 def _figure(where: str, name: Any, names: tuple[str, ...]) -> str:
-    """The name of a figure, with its class where it has one, or a sentence that says what is wrong with it."""
+    """Return the normalised name of a figure, with its class if it has one; raise UsageError for an invalid one."""
     figure, at, of = str(name).strip().partition("@")
     figure, of = figure.strip(), of.strip()
     if figure not in names:
         if figure in RISING + FALLING and names not in (COMPARED, KEY):
-            place, other = ("ceilings", "lower") if figure in FALLING else ("floors", "higher")
-            raise UsageError(
-                f"The policy's {where} holds {figure}, which is better the {other} it is. Put it under {place}."
-            )
+            section, better = ("ceilings", "lower") if figure in FALLING else ("floors", "higher")
+            raise UsageError(f"The policy's {where} contains {figure}, for which {better} is better. Use {section}.")
         meant = f" Did you mean {SYNONYMS[figure]!r}?" if SYNONYMS.get(figure) in names else nearest(figure, names)
-        raise UsageError(f"The policy's {where} knows no figure {figure!r}.{meant} There are: {', '.join(names)}.")
+        raise UsageError(f"The policy's {where} has no figure {figure!r}.{meant} Allowed: {', '.join(names)}.")
     if not at:
         return figure
     if names in (COMPARED, KEY):
-        raise UsageError(f"The policy's {where} holds {name!r}, and takes no class. Leave out what follows {figure}.")
+        raise UsageError(f"The policy's {where} contains {name!r}, but allows no class. Write {figure} alone.")
     if figure not in OF_A_CLASS:
         raise UsageError(
-            f"The policy's {where} asks for {figure} of a class, and a class has only: {', '.join(OF_A_CLASS)}."
+            f"The policy's {where} limits {figure} of one class; for a class use: {', '.join(OF_A_CLASS)}."
         )
     if not of:
-        raise UsageError(f"The policy's {where} holds {name!r} and names no class after the @. Name one.")
+        raise UsageError(f"The policy's {where} contains {name!r}, without a class after the @. Add the class.")
     return f"{figure}@{of}"
 
 
@@ -205,10 +197,10 @@ def _number(low: float, high: float, whole: bool = False) -> Rule:
         number = _as_number(value)
         if number is None or (whole and not number.is_integer()):
             kind = "a whole number" if whole else "a number"
-            raise UsageError(f"The policy's {where} is {value!r}, and must be {kind} from {low:,.10g} to {high:,.10g}.")
+            raise UsageError(f"The policy's {where} is {value!r}; it must be {kind} from {low:,.10g} to {high:,.10g}.")
         if not low <= number <= high:
             raise UsageError(
-                f"The policy's {where} is {number:g}, and must be from {low:,.10g} to {high:,.10g}. "
+                f"The policy's {where} is {number:g}; it must be from {low:,.10g} to {high:,.10g}. "
                 "Set it within that range."
             )
         return int(number) if whole else number
@@ -239,7 +231,7 @@ def _one_of(*choices: str) -> Rule:
     def check(where: str, value: Any) -> str:
         if value not in choices:
             raise UsageError(
-                f"The policy's {where} is {value!r}, and must be one of {', '.join(choices)}."
+                f"The policy's {where} is {value!r}; it must be one of {', '.join(choices)}."
                 f"{nearest(str(value), choices)}"
             )
         return str(value)
@@ -249,24 +241,23 @@ def _one_of(*choices: str) -> Rule:
 
 def _text(where: str, value: Any) -> str:
     if not isinstance(value, str) or not 0 < len(value.strip()) <= 80:
-        raise UsageError(f"The policy's {where} is {value!r}, and must be a text of 1 to 80 characters.")
+        raise UsageError(f"The policy's {where} is {value!r}; it must be a text of 1 to 80 characters.")
     return value.strip()
 
 
 def _lines(where: str, value: Any) -> list[str]:
-    if not isinstance(value, list) or not all(isinstance(each, str) for each in value):
-        raise UsageError(f"The policy's {where} is {value!r}, and must be a list of lines such as 'accuracy > 0.9'.")
-    return [f"{read.figure} {read.sign} {read.limit:.10g}" for read in map(line, value)]
+    if not isinstance(value, list) or not all(isinstance(text, str) for text in value):
+        raise UsageError(f"The policy's {where} is {value!r}; it must be a list of lines such as 'accuracy > 0.9'.")
+    return [f"{figure} {sign} {limit:.10g}" for figure, sign, limit in map(parse_requirement, value)]
 
 
 def _fields(where: str, value: Any) -> list[str]:
     if not isinstance(value, list):
-        raise UsageError(f"The policy's {where} is {value!r}, and must be a list with some of: {', '.join(FIELDS)}.")
+        raise UsageError(f"The policy's {where} is {value!r}; it must be a list with some of: {', '.join(FIELDS)}.")
     for name in value:
         if name not in FIELDS:
             raise UsageError(
-                f"The policy's {where} knows no field {name!r}.{nearest(str(name), FIELDS)} "
-                f"There are: {', '.join(FIELDS)}."
+                f"The policy's {where} has no field {name!r}.{nearest(str(name), FIELDS)} Allowed: {', '.join(FIELDS)}."
             )
     return list(value)
 

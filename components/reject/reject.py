@@ -1,4 +1,4 @@
-"""Ends a run whose model does not go into service now: an entry in the log that says why, and a notification."""
+"""End a run whose model is not released now: append an entry to the release log and send a notification."""
 
 from __future__ import annotations
 
@@ -16,16 +16,14 @@ if TYPE_CHECKING:
     from components.shared.runtime.work import Work
 
 ENTRIES = {"refused": "refusal", "awaiting approval": "awaiting"}
-"""What the log calls the outcomes that end a run here."""
+"""Kinds of log entries by outcome of the decision."""
 
 
 def reject(decision: In, state: In, work: Work, *, run: str = "", by: str = "") -> dict[str, Any]:
-    """Write down that a model was refused, or that it waits for a person's approval, and why.
+    """Record that a model was refused or awaits a person's approval. The model in service does not change.
 
-    What is in service stays as it is.
-
-    run: the run that asked; the one that the step belongs to by default
-    by: who started it
+    run: id of the run; the run of this step by default
+    by: person or service that started the run
     """
     run = run or work.run
     verdict = contracts.read_record("decision", decision / "decision.json")
@@ -34,26 +32,26 @@ def reject(decision: In, state: In, work: Work, *, run: str = "", by: str = "") 
     outcome = verdict["outcome"]
     if outcome not in ENTRIES:
         raise UnavailableError(
-            f"The decision is {outcome!r}, and only what is {' or '.join(ENTRIES)} ends here. The rest is for deploy."
+            f"The decision is {outcome!r}; this stage records only {' or '.join(map(repr, ENTRIES))}. Use deploy."
         )
     log = release_log.read_log(work.store)
     if release_log.key_id(log) not in ("", resolved["key_id"]):
         raise UnavailableError(
-            "The hash key was rotated since this run began, so its split no longer counts. Nothing was written down; "
-            "run again."
+            "The hash key was rotated since this run began, so its split is no longer valid. Nothing was recorded; run "
+            "again."
         )
     service = release_log.in_service(log)
     subject = verdict["subject"]
-    if outcome != "refused" and service and service.record["model"] == subject["model"]:  # approved, and asked again
+    if outcome != "refused" and service and service.record["model"] == subject["model"]:  # approved earlier
         return {
             "outcome": "unchanged",
             "version": service.version,
-            "sentence": f"This very model is in service already, as {service.version}.",
+            "sentence": f"This model is already in service, as {service.version}.",
         }
-    stays = f"{service.version} stays in service." if service else "Nothing is in service."
+    status = f"{service.version} stays in service." if service else "No model is in service."
     newest = log[-1].record if log else {}
     if (newest.get("request"), newest.get("decision")) != (resolved["request"], work.inputs["decision"]):
-        # A repetition is no second decision; what came out otherwise, because the work had to be done anew, is one.
+        # A repeated run with the same decision is not recorded again.
         release_log.append(
             work.store,
             log,
@@ -74,5 +72,5 @@ def reject(decision: In, state: In, work: Work, *, run: str = "", by: str = "") 
     return {
         "outcome": outcome,
         "version": service.version if service else "",
-        "sentence": f"{verdict['sentence']} {stays}",
+        "sentence": f"{verdict['sentence']} {status}",
     }

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from components.gate.gate import decide
-from components.gate.policy import Policy, settle
+from components.gate.policy import Policy, complete_policy
 from components.shared.contracts import decode
 from components.shared.storage.store import Store
 from medloop.runner.explain import artifact_file, report_metrics
@@ -29,7 +29,7 @@ class Verdict:
 
 def judged_again(store: Store, runs: Sequence[Run], changes: Mapping[str, Any]) -> list[Verdict]:
     """Each of these runs that came to a decision, under a policy; ValueError where the policy itself is wrong."""
-    policy = settle(changes)
+    policy = complete_policy(changes)
     return [verdict for run in runs if (verdict := _verdict(store, run, policy))]
 
 

@@ -198,7 +198,7 @@ def test_the_service_prints_its_help_too() -> None:
         ("split", ["--store=/tmp/s", "--dataset=/nowhere", "--previous=/media", "--splits=/tmp/o"], 1, "no /nowhere"),
         ("split", ["--store=/s", "--dataset=/media", "--previous=/media", "--splits=/tmp/o"], 1, "Read-only"),
         ("serve", ["--store=/store", "--nonsense"], 2, "unrecognized arguments: --nonsense"),
-        ("serve", ["--store=/store", "--port=70000"], 1, "The port is 70000, and must be from 0"),
+        ("serve", ["--store=/store", "--port=70000"], 2, "The port is 70000; it must be from 0"),
     ],
 )
 def test_what_is_wrong_is_a_sentence_and_a_status(which: str, arguments: list[str], status: int, sentence: str) -> None:
@@ -321,10 +321,10 @@ def test_the_service_answers_from_a_mounted_store_and_ends_when_told(
 ) -> None:
     empty = serving.health()
     assert empty.status_code == 503
-    assert "Nothing is released yet" in empty.json()["detail"]
+    assert "No model has been released yet" in empty.json()["detail"]
     status, printed = serving.check()
     assert status == 1
-    assert "Nothing is released yet" in printed
+    assert "No model has been released yet" in printed
     made.release_bundle(store, made.make_bundle(tmp_path / "bundle"))
     wait_for(lambda: serving.health().status_code == 200, 60)
     assert serving.health().json()["model_loaded"] is True

@@ -60,7 +60,7 @@ def test_what_reads_the_outside_is_done_again_on_the_outside_of_now(finished: By
 def test_deploying_again_writes_nothing_and_tells_nobody(finished: ByHand) -> None:
     before = listing(finished)
     done = medloop(finished.home, "replay", RUN, "deploy", MEDLOOP_NOTIFY_URL="http://127.0.0.1:9/never")
-    assert "This very model is in service already" in done.stdout
+    assert "This model is already in service" in done.stdout
     assert listing(finished) == before
 
 

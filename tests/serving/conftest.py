@@ -21,7 +21,7 @@ from components.shared.imaging.pixels import Pixels
 from components.shared.storage.store import Store, open_store
 from serving.app import Limits
 from serving.deployment import Deployment
-from serving.serve import bind, server_of
+from serving.serve import bind, create_server
 from tests import made
 
 POLL = 0.05
@@ -32,7 +32,7 @@ def running(store: Store, limits: Limits | None = None) -> Iterator[httpx.Client
     """A client of a server that follows this store."""
     listener = bind("127.0.0.1", 0)
     with listener, Deployment(store, POLL) as deployment:
-        server = server_of(deployment, limits)
+        server = create_server(deployment, limits)
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
         thread.start()
         try:

@@ -219,8 +219,8 @@ def test_the_interface_is_described_and_nothing_is_loaded_from_a_cdn(client: htt
         ),
         ("/predict/batch", {}, 422, "no file in the field 'files'"),
         ("/predict/batch", {"files": [("files", ("x", b"x"))] * 65}, 413, "65 files; at most 64 are allowed"),
-        ("/nothing", {}, 404, "There is no such path here."),
-        ("/health", {}, 405, "This path does not take POST. Use GET."),
+        ("/nothing", {}, 404, "This path does not exist."),
+        ("/health", {}, 405, "This path does not support POST. Use GET."),
     ],
 )
 def test_bad_requests_get_a_sentence(
@@ -252,9 +252,9 @@ def test_too_large_is_refused_by_its_announced_length_and_while_it_is_read(store
         after = ask(client, png(image()))
     for reply in (announced, chunked, whole_batch):
         assert reply.status_code == 413
-        assert "The request is larger than the " in reply.json()["detail"]
+        assert "The request is larger than " in reply.json()["detail"]
     assert file_alone.status_code == 413
-    assert file_alone.json() == {"detail": "The file is larger than the 97 KiB allowed. Send a smaller one."}
+    assert file_alone.json() == {"detail": "The file is larger than 97 KiB, the maximum. Send a smaller file."}
     assert batch.status_code == after.status_code == 200
     assert "larger than" in batch.json()["predictions"][0]["error"]
     assert "prediction" in batch.json()["predictions"][1]
@@ -265,7 +265,7 @@ def test_without_a_model(store: Store) -> None:
         health, predicted, info = client.get("/health"), ask(client, png(image())), client.get("/model/info")
         page = client.get("/")
     assert health.status_code == predicted.status_code == info.status_code == 503
-    sentence = "Nothing is released yet, so there is no model to ask. Run `medloop run`."
+    sentence = "No model has been released yet. Run `medloop run`."
     assert health.json() == {
         "status": "unhealthy",
         "model_loaded": False,

@@ -188,7 +188,7 @@ def test_more_requests_at_once_than_can_be_answered_are_told_and_health_goes_on(
         reply = client.post("/predict", files={"file": ("x", IMAGE)})
         assert reply.status_code == 503
         assert reply.headers["retry-after"] == "1"
-        assert "0 requests are being answered, which is the limit" in reply.json()["detail"]
+        assert "0 requests are being answered, the maximum" in reply.json()["detail"]
         assert client.get("/health").status_code == 200
         until(lambda: counted(caplog).get("busy", 0) == 1)
 
@@ -220,9 +220,7 @@ def test_a_directory_for_temporary_files_that_cannot_take_an_upload_is_told(
     status, detail, log = json.loads(done.stdout.splitlines()[-1])
     assert status == 507, done.stderr
     why = "is full" if state == "full" else "cannot be written"
-    assert detail == (
-        f"The service's directory for temporary files {why}, so the upload was not kept. Tell the operator."
-    )
+    assert detail == (f"The service's directory for temporary files {why}, so the upload failed. Contact the operator.")
     told = [each for each in log if each["event"] == "the upload was not kept"]
     assert [(each["directory"], each["level"]) for each in told] == [(str(folder), "ERROR")]
 
@@ -257,7 +255,7 @@ FILE = b'content-disposition: form-data; name="file"; filename="x"\r\n\r\nx'
 @pytest.mark.parametrize(
     ("body", "status", "words"),
     [
-        (form(*[FILE] * 66), 413, "The request has more than 64 files. Send them in parts."),
+        (form(*[FILE] * 66), 413, "The request has more than 64 files, the maximum. Split them."),
         (form(*[b'content-disposition: form-data; name="a"\r\n\r\nx'] * 9), 400, "Too many fields"),
         (form(b'content-disposition: form-data; name="a"\r\n\r\n' + b"x" * 2000), 400, "Part exceeded maximum size"),
         (form(b"x-long: " + b"y" * 9000 + b"\r\n" + FILE), 400, "The form cannot be read: Invalid multipart data."),

@@ -109,7 +109,7 @@ def test_the_last_release_taken_back_leaves_no_model(store: Store, tmp_path: Pat
     with running(store) as client:
         release_log.append(store, release_log.read_log(store), "rollback", why="test")
         until(lambda: client.get("/health").status_code == 503)
-        assert "taken back" in client.get("/health").json()["detail"]
+        assert "rolled back" in client.get("/health").json()["detail"]
 
 
 @pytest.mark.slow
@@ -153,7 +153,7 @@ def test_a_damaged_model_keeps_the_one_in_service_until_it_is_mended(
 @pytest.mark.parametrize(
     ("fields", "words"),
     [
-        ({"runtime": "openvino"}, "this service has onnxruntime"),
+        ({"runtime": "openvino"}, "this service supports onnxruntime"),
         ({"precision": "int8"}, "This model has no int8 graph"),
         ({"model": "0" * 64}, "is not in"),
         ({"model": None}, "cannot be loaded"),
@@ -209,7 +209,7 @@ def test_a_log_that_lost_or_changed_an_entry_keeps_the_model(store: Store, tmp_p
         last = entry_file(store, 2).read_bytes()
         store.delete("releases/00000002.json")
         until(lambda: "warning" in client.get("/health").json())
-        assert "no longer holds entry 2" in client.get("/health").json()["warning"]
+        assert "Entry 2 of the release log was removed or changed" in client.get("/health").json()["warning"]
         assert version(client) == "v2"
         store.create("releases/00000002.json", last)
         until(lambda: "warning" not in client.get("/health").json())
@@ -250,7 +250,7 @@ def test_start_waits_no_longer_once_hurried(store: Store) -> None:
     deployment = Deployment(store, POLL)
     deployment.hurry()
     with deployment:
-        assert deployment.state.problem in (deployments.STARTING, deployments.NOTHING)
+        assert deployment.state.problem in (deployments.STARTING, deployments.NOTHING_RELEASED)
 
 
 @pytest.mark.slow

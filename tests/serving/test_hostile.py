@@ -16,9 +16,9 @@ import httpx
 import pytest
 
 from components.shared.storage.store import Store
-from serving.decoders import ENDING
+from serving.decoders import STOPPING
 from serving.deployment import Deployment
-from serving.serve import bind, server_of
+from serving.serve import bind, create_server
 from tests import made
 from tests.components.shared import hostile
 from tests.serving.conftest import POLL, image, png, running, until
@@ -114,7 +114,7 @@ def test_the_service_ends_at_once_while_an_image_takes_all_its_time(store: Store
     before = len(decoding())
     listener = bind("127.0.0.1", 0)
     with listener, Deployment(store, POLL) as deployment:
-        server = server_of(deployment)
+        server = create_server(deployment)
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
         thread.start()
         address = f"http://127.0.0.1:{listener.getsockname()[1]}"
@@ -128,5 +128,5 @@ def test_the_service_ends_at_once_while_an_image_takes_all_its_time(store: Store
             taken = time.monotonic() - begun
             reply = slow.result()
     assert taken < 3
-    assert (reply.status_code, json.loads(reply.text)) == (503, {"detail": ENDING})
+    assert (reply.status_code, json.loads(reply.text)) == (503, {"detail": STOPPING})
     assert len(decoding()) == before

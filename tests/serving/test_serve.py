@@ -96,7 +96,7 @@ def test_a_port_in_use_is_refused_before_anything_is_loaded(store: Store, tmp_pa
         done = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
     assert done.returncode == 1
     (line,) = done.stderr.splitlines()
-    reason, remedy = "is in use by another program", "Stop that one, or choose another port (--port, --host)"
+    reason, remedy = "is in use by another program", "Stop that program, or choose another port (--port, --host)"
     assert json.loads(line)["event"] == f"Port {port} on 127.0.0.1 {reason}. {remedy}."
 
 
@@ -105,7 +105,7 @@ def test_a_public_key_that_is_none_is_refused_at_once(store: Store, monkeypatch:
     monkeypatch.setenv("MEDLOOP_VERIFY_KEYS", "nonsense")
     command = [*PROGRAM, "--store", store.uri, "--port", "0"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
-    assert done.returncode == 1
+    assert done.returncode == 2
     assert "MEDLOOP_VERIFY_KEYS holds something of 8 characters that is no public key" in done.stderr
 
 
@@ -131,19 +131,19 @@ def test_what_decoders_say_of_a_header_is_not_in_the_log(store: Store, tmp_path:
     [
         (["--store", "s3:/x://"], "Give a directory or s3://bucket/prefix."),
         (["--store", ""], "The store's address is empty."),
-        (["--store", "x", "--poll", "0"], "poll is 0 seconds, and must be from 0.05 to 3600."),
+        (["--store", "x", "--poll", "0"], "poll is 0 seconds; it must be from 0.05 to 3600."),
     ],
 )
 def test_what_cannot_be_served_is_refused_in_a_sentence(arguments: list[str], words: str) -> None:
     command = [*PROGRAM, "--port", "0", *arguments]
     done = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
-    assert done.returncode == 1
+    assert done.returncode == 2
     (line,) = done.stderr.splitlines()
     assert words in json.loads(line)["event"]
 
 
 def test_addresses_that_cannot_be_bound() -> None:
-    with pytest.raises(ValueError, match="The port is 70000, and must be from 0"):
+    with pytest.raises(ValueError, match="The port is 70000; it must be from 0"):
         bind("127.0.0.1", 70000)
     with pytest.raises(OSError, match=r"The address 203\.0\.113\.1, port 80, cannot be used"):
         bind("203.0.113.1", 80)

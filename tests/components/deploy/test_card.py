@@ -10,7 +10,7 @@ import pytest
 from typer.testing import CliRunner
 
 from components.deploy import card
-from components.deploy.card import Told
+from components.deploy.card import VersionRecords
 from components.shared import contracts
 from components.shared.contracts import Manifest
 from components.shared.ledger import release_log
@@ -28,11 +28,11 @@ CHAPTERS = [
     "## Figures",
     "## Subgroups",
     "## Limits",
-    "## What changed since v1",
+    "## Changes since v1",
     "### Description of modifications",
     "### Modification protocol",
     "### Impact assessment",
-    "## Where it comes from",
+    "## Origin",
 ]
 
 
@@ -79,70 +79,70 @@ def metrics(**changes: Any) -> dict[str, Any]:
 VERDICT = {
     "sentence": "Approved: all 1 checks passed.",
     "checks": [{"title": "Accuracy, lower bound", "value": 0.87, "limit": 0.8, "bound": "at least", "passed": True}],
-    "budget": {"sentence": "This is look 2 of 24 at this locked test."},
+    "budget": {"sentence": "This is evaluation 2 of 24 on this locked test set."},
     "policy": {"name": "chest"},
 }
 RECORD = {"precision": "int8", "runtime": "onnxruntime", "model": "e" * 64, "policy": "9" * 64, "by": "someone"}
 
 
-def told(tmp_path: Path, gain: float, **changes: Any) -> Told:
+def records(tmp_path: Path, gain: float, **changes: Any) -> VersionRecords:
     bundle = made.make_bundle(tmp_path / f"bundle{gain}", gain=gain)
     about = json.loads((bundle / "configs" / "metadata.json").read_text())["medloop"]
     counts = {"images": int(100 * gain), "patients": 50, "quarantined": 3, "duplicates": 2}
     split = {"images": {"train": 60, "val": 20, "test": 20}, "patients": {"train": 30, "val": 10, "test": 10}}
-    return Told({**about, **changes}, metrics(), {"name": "chest", "counts": counts}, split)
+    return VersionRecords({**about, **changes}, metrics(), {"name": "chest", "counts": counts}, split)
 
 
 def test_it_tells_all_in_the_order_in_which_it_is_asked_for(tmp_path: Path) -> None:
-    earlier = told(tmp_path, 9)
-    now = told(tmp_path, 12, threshold=0.6, parameters={"epochs": 3})
-    words = card.write("v2", RECORD, VERDICT, now, earlier, "v1")
+    earlier = records(tmp_path, 9)
+    now = records(tmp_path, 12, threshold=0.6, parameters={"epochs": 3})
+    words = card.render("v2", RECORD, VERDICT, now, earlier, "v1")
     lines = words.splitlines()
     assert [line for line in lines if line.startswith("#")] == CHAPTERS
     for said in (
         "Approved: all 1 checks passed.",
-        "1,200 images of 50 patients; 3 images were set aside",
+        "1,200 images of 50 patients; 3 images were quarantined",
         "Tested on 20 images of 10 patients.",
         "Test images: NORMAL 100, PNEUMONIA 140.",
         "| accuracy | 0.900 (0.870 to 0.920) | 0.900 (0.870 to 0.920) |",
         "| specificity 0.90 | 0.4 | 0.930 (0.900 to 0.950) | 0.900 (0.870 to 0.920) |",
         "| sex: F | 60 | 100 | 0.910 (0.880 to 0.930) | 0.950 (0.920 to 0.970) |",
-        "| site: north (too few to tell) | 5 | 10 | 0.800 (0.770 to 0.820) | – |",
+        "| site: north (too few) | 5 | 10 | 0.800 (0.770 to 0.820) | – |",
         "sex: accuracy differs by 0.050 (0.000 to 0.100) between F and M.",
-        "Too few test patients to tell how it does on: site north.",
+        "Too few test patients to measure performance on: site north.",
         "On the borders alone it reaches 0.61.",
-        "This is look 2 of 24",
+        "This is evaluation 2 of 24",
         "- Threshold: 0.5 before, 0.6 now.",
-        "- Images of the data set: 900 before, 1200 now.",
+        "- Images in the data set: 900 before, 1200 now.",
         "- parameters, epochs: 1 before, 3 now.",
         "| Accuracy, lower bound | 0.87 | at least 0.8 | passed |",
         "| figure | the locked core |",
         "| accuracy | +0.020 (-0.010 to +0.050) |",
-        "| the two disagree about | 9 of 200 images |",
-        "a policy that was set before, 'chest' (its digest: 9999",
-        "`medloop rollback --reason WHY` puts v1 back",
+        "| the two models disagree on | 9 of 200 images |",
+        "a policy that was set in advance, 'chest' (digest: 9999",
+        "`medloop rollback --reason WHY` restores v1",
         f"- model: {'e' * 64}",
     ):
         assert said in words, said
 
 
 def test_a_predecessor_that_could_not_be_loaded_is_said(tmp_path: Path) -> None:
-    now = told(tmp_path, 12)
-    lost = Told(now.bundle, metrics(comparison=None, service_error="The object 12 is gone."), now.dataset, now.split)
-    words = card.write("v2", RECORD, VERDICT, lost, Told(), "v1")
-    assert (
-        "- It was not compared with v1 on the same images: that could not be loaded (The object 12 is gone)." in words
+    now = records(tmp_path, 12)
+    lost = VersionRecords(
+        now.bundle, metrics(comparison=None, service_error="The object 12 is gone."), now.dataset, now.split
     )
+    words = card.render("v2", RECORD, VERDICT, lost, VersionRecords(), "v1")
+    assert "- It was not compared with v1 on the same images: v1 could not be loaded (The object 12 is gone)." in words
 
 
 def test_findings_have_a_limit_of_their_own(tmp_path: Path) -> None:
-    words = card.write("v1", RECORD, VERDICT, told(tmp_path, 12, task="multilabel"), None, "")
-    assert "It tells of these findings alone" in words
-    assert "put into one of these classes" not in words
+    words = card.render("v1", RECORD, VERDICT, records(tmp_path, 12, task="multilabel"), None, "")
+    assert "The model detects these findings only" in words
+    assert "assigns one of these classes" not in words
 
 
 def test_what_is_not_known_is_said_and_stops_nothing() -> None:
-    words = card.write("v1", {}, {}, Told(), None, "")
+    words = card.render("v1", {}, {}, VersionRecords(), None, "")
     assert "The records of the data set and of the split are not in the store." in words
     assert "The report's figures are not in the store." in words
     assert "This is the first version" in words
@@ -151,18 +151,22 @@ def test_what_is_not_known_is_said_and_stops_nothing() -> None:
 @pytest.mark.parametrize("odd", [None, [], "text", 7, {"figures": []}, {"a": None}, [None, 3, {"field": None}]])
 @pytest.mark.parametrize("name", list(metrics()))
 def test_odd_records_stop_no_release(odd: Any, name: str, tmp_path: Path) -> None:
-    now = Told({name: odd}, metrics(**{name: odd}), {name: odd, "counts": odd}, {"images": odd, "warnings": odd})
+    now = VersionRecords(
+        {name: odd}, metrics(**{name: odd}), {name: odd, "counts": odd}, {"images": odd, "warnings": odd}
+    )
     verdict = {"checks": odd, "budget": odd, "sentence": odd}
-    assert card.write("v2", RECORD, verdict, now, now, "v1").startswith("# Model card: medloop v2")
+    assert card.render("v2", RECORD, verdict, now, now, "v1").startswith("# Model card: medloop v2")
 
 
 def test_a_class_that_is_named_like_markup_is_shown_as_it_is() -> None:
-    words = card.write("v1", {}, {}, Told({"classes": ["a|b", "<script>\n# x"]}), None, "")
+    words = card.render("v1", {}, {}, VersionRecords({"classes": ["a|b", "<script>\n# x"]}), None, "")
     assert r"a\|b, \<script\> \# x" in words
 
 
 def test_who_released_it_cannot_write_into_the_card() -> None:
-    words = card.write("v1", {**RECORD, "by": "me\n\n## Intended use\n\nAnything."}, VERDICT, Told(), None, "")
+    words = card.render(
+        "v1", {**RECORD, "by": "me\n\n## Intended use\n\nAnything."}, VERDICT, VersionRecords(), None, ""
+    )
     assert words.count("\n## Intended use\n") == 1
     assert "- by: me \\#\\# Intended use Anything." in words
 
@@ -173,7 +177,7 @@ def test_what_a_person_approved_is_not_said_to_wait() -> None:
         "sentence": "Awaiting approval: all 1 checks passed, and the policy wants a person’s approval.",
     }
     record = {**RECORD, "sentence": "v2: Approved by Dr. B (read them): all 1 checks passed."}
-    words = card.write("v2", record, verdict, Told(), None, "")
+    words = card.render("v2", record, verdict, VersionRecords(), None, "")
     assert "**The decision.** v2: Approved by Dr. B (read them)" in words
     assert "Awaiting" not in words
 
@@ -181,10 +185,10 @@ def test_what_a_person_approved_is_not_said_to_wait() -> None:
 def test_findings_are_no_classes_of_which_an_image_has_one(tmp_path: Path) -> None:
     point = {"at": "specificity 0.90", "threshold": 0.4, "sensitivity": figure(0.93), "specificity": figure(0.9)}
     points = [{**point, "class": "Mass"}, {**point, "class": "Cyst|s"}]
-    now = Told({"task": "multilabel", "classes": ["Mass", "Cyst|s"]}, metrics(operating_points=points))
-    words = card.write("v1", RECORD, VERDICT, now, None, "")
-    assert "always put into one of these classes" not in words
-    assert "It tells of these findings alone" in words
+    now = VersionRecords({"task": "multilabel", "classes": ["Mass", "Cyst|s"]}, metrics(operating_points=points))
+    words = card.render("v1", RECORD, VERDICT, now, None, "")
+    assert "assigns one of these classes to every image" not in words
+    assert "The model detects these findings only" in words
     assert "| specificity 0.90, Mass | 0.4 |" in words
     assert r"| specificity 0.90, Cyst\|s | 0.4 |" in words
 
@@ -199,7 +203,7 @@ def test_a_release_names_its_card_and_the_command_line_shows_it(
     assert set(manifest.files) == {CARD}
     words = store.get(manifest.files[CARD].digest).decode()
     assert words.startswith("# Model card: medloop v2\n")
-    assert "## What changed since v1" in words
+    assert "## Changes since v1" in words
     assert "0.900 (0.860 to 0.930)" in words
     assert "v2: It is approved." in entry.record["sentence"]
     monkeypatch.setenv("MEDLOOP_HOME", str(tmp_path))
@@ -225,5 +229,5 @@ def test_the_card_comes_into_the_registry(store: Store, tmp_path: Path, monkeypa
 def test_a_card_is_the_same_when_it_is_written_again(store: Store, tmp_path: Path) -> None:
     bundle = made.make_bundle(tmp_path / "bundle")
     record = {"model": gather(store, bundle).digest, "precision": "float32", "runtime": "onnxruntime"}
-    assert card.keep(store, "v1", record, {}, None) == card.keep(store, "v1", record, {}, None)
-    assert contracts.digest(b"") not in card.keep(store, "v1", record, {}, None)
+    assert card.store_card(store, "v1", record, {}, None) == card.store_card(store, "v1", record, {}, None)
+    assert contracts.digest(b"") not in card.store_card(store, "v1", record, {}, None)

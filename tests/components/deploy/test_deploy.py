@@ -91,7 +91,7 @@ def test_the_model_in_service_is_not_released_again(candidate: Candidate, store:
     candidate.deploy()
     again = candidate.deploy()
     assert again.values["outcome"] == "unchanged"
-    assert again.values["sentence"] == "This very model is in service already, as v1."
+    assert again.values["sentence"] == "This model is already in service, as v1."
     assert len(release_log.read_log(store)) == 1
 
 
@@ -108,11 +108,11 @@ def test_a_try_that_died_after_its_entry_finds_it_done(candidate: Candidate, sto
         ({"outcome": "refused"}, {}, "The decision is 'refused', not 'approved'"),
         ({"outcome": "awaiting approval"}, {}, "awaits a person's approval, and there is none"),
         ({"outcome": ""}, {}, "not 'approved'"),
-        ({"model": "f" * 64}, {}, "The decision approves the model ffffffffffff, and this one is"),
-        ({"shipped": False}, {}, "is on a model as it was trained, and what would be shipped was not judged"),
-        ({"champion": "f" * 64}, {}, "compares with another model in service"),
-        ({}, {"champion": "f" * 64}, "compares with another model in service"),
-        ({}, {"head": "f" * 64}, "The release log has moved on since this run began"),
+        ({"model": "f" * 64}, {}, "The decision approves the model ffffffffffff, but this model is"),
+        ({"shipped": False}, {}, "is on the trained model, not on the graph to ship"),
+        ({"champion": "f" * 64}, {}, "compares with another model than the one in service"),
+        ({}, {"champion": "f" * 64}, "compares with another model than the one in service"),
+        ({}, {"head": "f" * 64}, "The release log has changed since this run began"),
         ({"precision": "int8"}, {}, "This model has no int8 graph"),
     ],
 )
@@ -135,7 +135,7 @@ def test_an_entry_written_by_someone_else_meanwhile_stops_it(
         "state": seen,
         "model": candidate.bundle,
     }
-    with pytest.raises(RuntimeError, match="moved on since this run began: entry 1 was written"):
+    with pytest.raises(RuntimeError, match="changed since this run began: entry 1 was written"):
         step("deploy", store, inputs, run="run-2")
     assert [entry.record["model"] for entry in release_log.read_log(store)] == [other.digest]
 
@@ -152,7 +152,7 @@ def test_a_model_that_was_not_compared_with_the_one_in_service_is_not_released(
         "state": seen,
         "model": candidate.bundle,
     }
-    with pytest.raises(RuntimeError, match="The decision compares with no model, and in service is"):
+    with pytest.raises(RuntimeError, match="The decision compares with no model, but the model in service is"):
         step("deploy", store, inputs, run="run-2")
     assert release_log.in_service(release_log.read_log(store)) == log[-1]
 
@@ -168,7 +168,7 @@ def test_a_model_that_a_person_took_back_is_not_released_again_by_a_run(
     release_log.append(store, log, "rollback", **fields, reason="misses pneumonia", by="Dr. B")
     again = bad.deploy()
     assert again.values["outcome"] == "withheld"
-    assert "taken out of service by Dr. B (misses pneumonia)" in again.values["sentence"]
+    assert "rolled back by Dr. B (misses pneumonia)" in again.values["sentence"]
     service = release_log.in_service(release_log.read_log(store))
     assert service is not None
     assert service.version == "v1"
@@ -198,7 +198,7 @@ def test_a_model_that_gives_no_numbers_is_not_released(store: Store, tmp_path: P
     weights.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(weights) * float("nan"), "weights"))
     path.write_bytes(graph.SerializeToString())
     candidate.digest = gather(store, candidate.bundle).digest
-    with pytest.raises(RuntimeError, match="no finite probabilities"):
+    with pytest.raises(RuntimeError, match="probabilities that are not finite"):
         candidate.deploy()
     assert release_log.read_log(store) == []
 
@@ -346,7 +346,7 @@ def test_while_one_waits_others_may_be_refused_or_wait_and_nothing_else(
     if what in ("refusal", "awaiting", "seal"):
         assert candidate.deploy(WAITS, seen={"head": before}).values["outcome"] == "released"
         return
-    with pytest.raises(RuntimeError, match="The release log has moved on"):
+    with pytest.raises(RuntimeError, match="The release log has changed"):
         candidate.deploy(WAITS, seen={"head": before})
 
 
@@ -355,7 +355,7 @@ def test_an_approval_from_before_another_model_came_into_service_is_none(
 ) -> None:
     approved(candidate)
     Candidate(tmp_path / "other", store, gain=9).deploy()
-    with pytest.raises(RuntimeError, match=r"moved on|in service"):
+    with pytest.raises(RuntimeError, match=r"has changed|in service"):
         candidate.deploy({**WAITS, "champion": ""}, seen={"champion": "", "head": ""})
     assert [entry.kind for entry in release_log.read_log(store)] == ["awaiting", "release"]
 
@@ -365,10 +365,10 @@ def test_what_is_approved_must_wait_by_the_log(candidate: Candidate, store: Stor
     log = release_log.read_log(store)
     digest = gather(store, decision(candidate.root / "given", store, candidate.digest, **WAITS)).digest
     approve(store, digest, {"subject": {"model": candidate.digest}}, "Dr. B", "Read them.", 30)
-    with pytest.raises(RuntimeError, match=r"does not say that the decision .* waits for approval: its run broke off"):
+    with pytest.raises(RuntimeError, match=r"no entry in which the decision .* awaits approval: its run stopped"):
         candidate.deploy(WAITS)
     entry = release_log.append(store, log, "awaiting", model=candidate.digest, decision=digest)
     release_log.append(store, [entry], "refusal", model=candidate.digest)
-    with pytest.raises(RuntimeError, match="or its model was refused since"):
+    with pytest.raises(RuntimeError, match="or its model was refused later"):
         candidate.deploy(WAITS)
     assert release_log.in_service(release_log.read_log(store)) is None

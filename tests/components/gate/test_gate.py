@@ -14,7 +14,7 @@ import pytest
 import yaml
 
 from components.gate.gate import MARKER, gate
-from components.gate.policy import over, settle
+from components.gate.policy import complete_policy, merge_changes
 from components.shared import contracts
 from components.shared.ledger import signing
 from components.shared.runtime.interface import read
@@ -65,7 +65,7 @@ def judge(report: Path, tmp_path: Path) -> Callable[..., Metrics]:
         (tmp_path / "decision").mkdir(exist_ok=True)
         work = Work("key", open_store(str(tmp_path / "store")), {"report": "e" * 64})
         given: dict[str, Any] = {"looks": looks, "spent": spent, "signer": signer, "revision": revision}
-        values = gate(folder, tmp_path / "decision", work, policy=over(EASY, policy), **given)
+        values = gate(folder, tmp_path / "decision", work, policy=merge_changes(EASY, policy), **given)
         record = contracts.read_record("decision", tmp_path / "decision" / "decision.json")
         assert values == {"outcome": record["outcome"], "sentence": record["sentence"]}
         return record
@@ -101,7 +101,7 @@ def test_what_holds_too_seldom_bounds_nothing(
     decision = judge(lambda metrics: metrics.update(confidence=confidence))
     assert failed(decision) == names
     if confidence and names:
-        said = "The report's bounds hold with a confidence of 0.9, 0.05 short of the required 0.95."
+        said = "The report's bounds have a confidence of 0.9, 0.05 short of the required 0.95."
         assert named(decision, "confidence")["sentence"] == said
 
 
@@ -130,8 +130,8 @@ def test_approved(judge: Callable[..., Metrics], report: Path) -> None:
     del subject["model_bytes"]
     assert decision["subject"] == subject
     assert decision["report"] == "e" * 64
-    assert decision["policy"] == settle(EASY)
-    assert decision["policy_digest"] == contracts.fingerprint(settle(EASY))
+    assert decision["policy"] == complete_policy(EASY)
+    assert decision["policy_digest"] == contracts.fingerprint(complete_policy(EASY))
 
 
 def test_refused_by_the_policy_of_the_issue(judge: Callable[..., Metrics]) -> None:
@@ -168,7 +168,7 @@ class Case(NamedTuple):
 
 EACH = {
     "counts.patients": Case(
-        ("all", "patients"), 19, 20, {}, "19 patients were tested, 1 fewer than the required 20"
+        ("all", "patients"), 19, 20, {}, "the test set has 19 patients, 1 fewer than the required 20"
     ),
     "counts.class_images": Case(
         ("all", "by_class", "PNEUMONIA"), 9, 10, {}, "9 test images are of PNEUMONIA, the rarest class, 1 fewer than"
@@ -213,7 +213,7 @@ EACH = {
         -0.08,
         -0.05,
         {"non_inferiority": {"accuracy": 0.05}},
-        "accuracy on the locked core may be up to 0.08 below the model in service’s with 99.8 % confidence, "
+        "accuracy on the locked core may be up to 0.08 below that of the model in service with 99.8 % confidence, "
         "0.03 more than the allowed 0.05",
     ),
     "non_inferiority.auc": Case(
@@ -251,10 +251,10 @@ EACH = {
         ("subject", "model_bytes"), 3e6, 2e6, {"model_mb": 2}, "the graph has 3 MB, 1 above the allowed 2"
     ),
     "data.max_quarantined_share": Case(
-        ("data", "quarantined"), 110, 47.5, {}, "were set aside is 0.367, 0.167 above the allowed 0.2"
+        ("data", "quarantined"), 110, 47.5, {}, "the share of quarantined images is 0.367, 0.167 above the allowed 0.2"
     ),
     "data.max_leakage": Case(
-        ("data", "leakage"), 1, 0, {}, "1 leaks between the sides were found, 1 above the allowed 0"
+        ("data", "leakage"), 1, 0, {}, "the number of leaks between splits is 1, 1 above the allowed 0"
     ),
     "agreement": Case(
         ("as_trained", "agreement"),
@@ -310,7 +310,7 @@ def test_a_required_line_is_kept_to_the_letter(judge: Callable[..., Metrics], te
     decision = judge(put(0.9, "all", "figures", "accuracy", "value"), require=[text])
     assert (failed(decision) == []) is kept
     if not kept:
-        assert decision["sentence"] == "Refused: accuracy is 0.9, and must be more than 0.9."
+        assert decision["sentence"] == "Refused: accuracy is 0.9; it must be more than 0.9."
 
 
 @pytest.mark.parametrize(("accuracy", "outcome"), [(0.91, "approved"), (0.9, "refused"), (0.89, "refused")])
@@ -322,7 +322,7 @@ def test_the_old_system_s_rule_decides_as_it_did(judge: Callable[..., Metrics], 
 def test_without_a_core_nothing_is_approved(judge: Callable[..., Metrics]) -> None:
     decision = judge(lambda metrics: metrics["comparison"]["populations"].pop("core"))
     assert failed(decision) == ["non_inferiority.accuracy", "non_inferiority.auc"]
-    assert "on a locked core, of which no image is left" in decision["sentence"]
+    assert "on the locked core, which has no images left" in decision["sentence"]
 
 
 def first(metrics: Metrics) -> None:
@@ -347,7 +347,8 @@ def test_a_model_in_service_that_cannot_be_loaded(judge: Callable[..., Metrics])
     refused = judge(lost)
     assert failed(refused) == ["without_service"]
     assert (
-        "could not be loaded, so nothing is compared with it (models/model.onnx cannot be read)" in refused["sentence"]
+        "could not be loaded, so there is no comparison with it (models/model.onnx cannot be read)"
+        in refused["sentence"]
     )
     allowed = judge(lost, without_service="allow")
     assert allowed["outcome"] == "approved"
@@ -360,8 +361,8 @@ def test_a_model_in_service_that_cannot_be_loaded(judge: Callable[..., Metrics])
 @pytest.mark.parametrize(
     ("figure", "difference", "said"),
     [
-        ("accuracy", 0.01, "patients it was better by 0.010; it takes more of them to show that it is no worse)"),
-        ("accuracy", 0.0, "patients it was equal; it takes more of them"),
+        ("accuracy", 0.01, "patients it was better by 0.010; more patients are needed to show that it is not worse)"),
+        ("accuracy", 0.0, "patients it was equal; more patients are needed"),
         ("accuracy", -0.01, ""),
         ("brier", -0.01, "patients it was better by 0.010"),
         ("brier", 0.01, ""),
@@ -376,7 +377,7 @@ def test_what_lacks_only_patients_is_told_so(
 
     decision = judge(change, non_inferiority={figure: 0.5})
     assert failed(decision) == [f"non_inferiority.{figure}"]
-    assert ("it takes more of them" in decision["sentence"]) is bool(said)
+    assert ("more patients are needed" in decision["sentence"]) is bool(said)
     assert said in decision["sentence"]
 
 
@@ -387,7 +388,7 @@ def test_the_model_in_service_is_not_worse_than_itself(judge: Callable[..., Metr
 
     decision = judge(same)
     assert decision["outcome"] == "approved"
-    assert "This very model is in service already" in named(decision, "non_inferiority.accuracy")["sentence"]
+    assert "This model is already in service" in named(decision, "non_inferiority.accuracy")["sentence"]
 
 
 def test_a_gap_is_asked_for_only_where_two_subgroups_of_a_field_are_large_enough(judge: Callable[..., Metrics]) -> None:
@@ -428,12 +429,12 @@ def test_a_report_without_a_bound_at_that_rate_fails(judge: Callable[..., Metric
 @pytest.mark.parametrize(
     ("look", "said"),
     [
-        (1, "This is look 1 of 24 at this locked test. Each may release a model that is worse than allowed"),
-        (1, "with a chance of at most 0.0021: 0.05 in all, spread evenly. 23 are left."),
-        (17, "spread evenly. 7 are left."),
-        (18, "6 are left: it is time to plan a new locked test set."),
-        (23, "1 is left: it is time to plan"),
-        (24, "It is the last one. Nothing more is approved on this test"),
+        (1, "This is evaluation 1 of 24 on this locked test set. Each may release a model that is worse than allowed"),
+        (1, "with a probability of at most 0.0021, which adds up to 0.05. 23 are left."),
+        (17, "adds up to 0.05. 7 are left."),
+        (18, "6 are left: plan a new locked test set now."),
+        (23, "1 is left: plan a new"),
+        (24, "It is the last one: no further model is approved"),
     ],
 )  # fmt: skip
 def test_what_a_look_costs_is_said(judge: Callable[..., Metrics], tmp_path: Path, look: int, said: str) -> None:
@@ -441,7 +442,7 @@ def test_what_a_look_costs_is_said(judge: Callable[..., Metrics], tmp_path: Path
     assert decision["outcome"] == "approved"
     budget = decision["budget"]
     assert said in budget["sentence"]
-    assert ("time to plan" in budget["sentence"]) == (18 <= look < 24)
+    assert ("plan a new" in budget["sentence"]) == (18 <= look < 24)
     assert (budget["look"], budget["looks"], budget["left"]) == (look, 24, 24 - look)
     assert budget["error_at_this_look"] == pytest.approx(0.05 / 24)
     assert budget["spent"] == pytest.approx(0.05 * look / 24)
@@ -451,13 +452,13 @@ def test_what_a_look_costs_is_said(judge: Callable[..., Metrics], tmp_path: Path
 def test_beyond_the_plan_nothing_is_approved(judge: Callable[..., Metrics]) -> None:
     decision = judge(looks=25, spent=0.05)
     assert failed(decision) == ["budget.looks"]
-    assert "this is look 25 at this locked test, and 24 were planned" in decision["sentence"]
-    assert "a new locked test set, or a person raises budget.looks in the policy" in decision["sentence"]
+    assert "this is evaluation 25 on this locked test set, and 24 were planned" in decision["sentence"]
+    assert "Use a new locked test set, or raise budget.looks in the policy" in decision["sentence"]
     assert decision["budget"]["spent"] == pytest.approx(0.05)
     more = judge(looks=25, spent=0.05, budget={"looks": 48})
     assert failed(more) == ["budget.error"]
     assert (
-        "the looks before spent an error rate of 0.05, this one costs 0.001, and the policy grants 0.05"
+        "earlier evaluations spent an error rate of 0.05, this one costs 0.001, and the policy allows 0.05"
         in (more["sentence"])
     )
     assert more["budget"]["error_at_this_look"] == 0
@@ -487,7 +488,7 @@ def test_a_policy_may_let_it_wait_for_a_person(judge: Callable[..., Metrics], tm
     assert decision["sentence"].endswith("all 12 checks passed.")
     page = (tmp_path / "decision" / "page.html").read_text(encoding="utf-8")
     assert "…</span>Awaiting approval" in page
-    assert "within 30 days" in page
+    assert "valid for 30 days" in page
     assert judge(approval={"needed": "always"}, floors={"auc": 1})["outcome"] == "refused"
 
 
@@ -541,7 +542,7 @@ def test_names_with_braces_are_said_as_they_are(judge: Callable[..., Metrics]) -
 
 @pytest.mark.parametrize("name", ["model", "dataset", "split", "precision", "runtime", "champion"])
 def test_a_report_that_does_not_say_what_it_judged(judge: Callable[..., Metrics], name: str) -> None:
-    with pytest.raises(ValueError, match=rf"does not say what it judged: {name}.*Evaluate the model again"):
+    with pytest.raises(ValueError, match=rf"does not identify its model: .*{name}.*Evaluate the model again"):
         judge(lambda metrics: metrics["subject"].pop(name))
 
 
@@ -564,14 +565,14 @@ def test_the_page_shows_the_decision_first(judge: Callable[..., Metrics], tmp_pa
     assert all(check["sentence"] in page for check in decision["checks"])
     assert page.count("✓ passed") == 11
     assert page.count("✕ failed") == 1
-    assert page.index("✕ failed") < page.index("The other 11 checks that passed</summary>") < page.index("✓ passed")
+    assert page.index("✕ failed") < page.index("<summary>11 checks passed</summary>") < page.index("✓ passed")
     assert decision["policy_digest"][:12] in page
     assert "http://" not in page
     assert "https://" not in page
     judge()
     page = (tmp_path / "decision" / "page.html").read_text(encoding="utf-8")
     assert "✓</span>Approved" in page
-    assert "<summary>12 checks that passed</summary>" in page
+    assert "<summary>12 checks passed</summary>" in page
     assert "✕" not in page
 
 
@@ -598,7 +599,7 @@ def test_the_page_holds_the_policy_as_it_can_be_written_into_a_file(
     decision = judge(require=["accuracy > 0.1"])
     page = (tmp_path / "decision" / "page.html").read_text(encoding="utf-8")
     shown = page.partition('<div class="policy">')[2].partition("</div>")[0]
-    assert settle(yaml.safe_load(html.unescape(shown))) == decision["policy"]
+    assert complete_policy(yaml.safe_load(html.unescape(shown))) == decision["policy"]
 
 
 def test_the_decision_is_signed_by_the_key_that_the_run_began_with(
@@ -621,7 +622,7 @@ def test_the_decision_is_signed_by_the_key_that_the_run_began_with(
     assert decision["page"] == contracts.file_digest(path.with_name("page.html"))
     for key, words in ((other, f"holds the key {other.id}"), (None, "is not set")):
         use(monkeypatch, key)
-        with pytest.raises(RuntimeError, match=f"began with the signing key {ours.id}, and .* {words}"):
+        with pytest.raises(RuntimeError, match=f"began with the signing key {ours.id}, but .* {words}"):
             judge(signer=ours.id, revision="revision")
 
 

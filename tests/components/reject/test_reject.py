@@ -35,7 +35,7 @@ def reject(store: Store, folder: Path, outcome: str = "refused", request: str = 
 def test_a_refusal_is_written_down_with_its_reason(store: Store, tmp_path: Path) -> None:
     done = reject(store, tmp_path)
     log = release_log.read_log(store)
-    assert done.values == {"outcome": "refused", "version": "", "sentence": "It is refused. Nothing is in service."}
+    assert done.values == {"outcome": "refused", "version": "", "sentence": "It is refused. No model is in service."}
     assert [entry.kind for entry in log] == ["refusal"]
     entry = log[0].record
     assert (entry["model"], entry["split"], entry["sentence"]) == (MODEL, SPLIT, "It is refused.")
@@ -67,7 +67,9 @@ def test_a_repetition_that_came_out_otherwise_is_a_second_decision(store: Store,
 
 
 def test_an_approval_is_not_for_reject(store: Store, tmp_path: Path) -> None:
-    with pytest.raises(RuntimeError, match="The decision is 'approved', and only what is refused or awaiting approval"):
+    with pytest.raises(
+        RuntimeError, match="The decision is 'approved'; this stage records only 'refused' or 'awaiting approval'"
+    ):
         reject(store, tmp_path, outcome="approved")
     assert release_log.read_log(store) == []
 
@@ -86,7 +88,7 @@ def test_a_model_that_waits_for_a_person_is_found_in_the_log_and_told(
         monkeypatch.setenv(VARIABLE, url)
         done = reject(store, tmp_path / "1", outcome="awaiting approval")
     assert done.values["outcome"] == "awaiting approval"
-    assert done.values["sentence"] == "It is awaiting approval. Nothing is in service."
+    assert done.values["sentence"] == "It is awaiting approval. No model is in service."
     log = release_log.read_log(store)
     assert [(entry.kind, entry.record["model"]) for entry in log] == [("awaiting", MODEL)]
     assert heard == [{"outcome": "awaiting approval", "run": "run-1", "sentence": "It is awaiting approval."}]

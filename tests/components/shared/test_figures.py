@@ -33,7 +33,7 @@ import sys
 from pathlib import Path
 from components.deploy import card
 from components.gate.gate import decide
-from components.gate.policy import settle
+from components.gate.policy import complete_policy
 from tests.components.evaluate import scenes
 
 scene = scenes.make(Path(sys.argv[1]), 80, champion=True)
@@ -46,12 +46,12 @@ assert metrics["all"]["per_class"][name]["npv"]["value"] == value
 assert "lower" in metrics["comparison"]["populations"]["all"]["npv"]
 assert "<th>NPV</th>" in scene.page
 assert f"Of 100 images that it clears of {name}, about {100 * value:.0f} are free of it." in scene.page
-decision = decide(metrics, settle({"floors": {"npv": 1, f"npv@{name}": 0.1}}), 1, 0.0, "e" * 64)
+decision = decide(metrics, complete_policy({"floors": {"npv": 1, f"npv@{name}": 0.1}}), 1, 0.0, "e" * 64)
 checks = {check["name"]: check for check in decision["checks"]}
 assert checks["floors.npv"]["sentence"].startswith("NPV is at least")
 assert [checks["floors.npv"]["passed"], checks[f"floors.npv@{name}"]["passed"]] == [False, True]
-about = card.Told(metrics=metrics)
-assert f"| NPV | {value:.3f} ({low:.3f} to" in card.write("v2", {}, decision, about, about, "v1")
+about = card.VersionRecords(metrics=metrics)
+assert f"| NPV | {value:.3f} ({low:.3f} to" in card.render("v2", {}, decision, about, about, "v1")
 """
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from components.gate.policy import over
+from components.gate.policy import merge_changes
 from components.shared.ledger import release_log
 from components.shared.ledger.approvals import FOLDER, approve
 from medloop.releases.approve import write
@@ -18,7 +18,7 @@ from tests.medloop.by_hand import LENIENT, QUICK, ByHand
 from tests.medloop.test_cli import medloop
 
 WAITING, REFUSED = "11111111-waiting", "11112222-refused"
-ALWAYS = over(LENIENT, {"approval": {"needed": "always", "valid_days": 14}})
+ALWAYS = merge_changes(LENIENT, {"approval": {"needed": "always", "valid_days": 14}})
 
 
 @pytest.fixture(scope="module")
@@ -27,7 +27,7 @@ def loop(tmp_path_factory: pytest.TempPathFactory) -> ByHand:
     made = ByHand(tmp_path_factory.mktemp("approve"), WAITING)
     made.whole(ALWAYS)
     made.run = REFUSED
-    made.whole(over(LENIENT, {"floors": {"accuracy": 0.9999}}))
+    made.whole(merge_changes(LENIENT, {"floors": {"accuracy": 0.9999}}))
     return made
 
 
@@ -42,9 +42,9 @@ def test_a_run_that_waits_is_a_result_that_says_how_to_approve_it(loop: ByHand) 
     assert states == {WAITING: "awaiting approval", REFUSED: "refused"}
     told = medloop(loop.home, "explain", WAITING).stdout
     assert "Awaiting approval: accuracy is at least" in told
-    assert "This is look 1 of 500 at this locked test." in told
+    assert "This is evaluation 1 of 500 on this locked test set." in told
     assert f"medloop approve {WAITING} --by NAME --reason TEXT" in told
-    assert "This is look 2 of 500" in medloop(loop.home, "explain", REFUSED).stdout
+    assert "This is evaluation 2 of 500" in medloop(loop.home, "explain", REFUSED).stdout
     assert [entry.kind for entry in release_log.read_log(loop.store)] == ["awaiting", "refusal"]
     page = Path(medloop(loop.home, "report", WAITING).stdout.strip()).read_text(encoding="utf-8")
     assert "Awaiting approval" in page
@@ -110,11 +110,11 @@ def test_an_approval_that_still_holds_is_taken_up_again(loop: ByHand) -> None:
 def test_what_no_run_left_waiting_cannot_be_approved(loop: ByHand) -> None:
     """A run that broke off after its first gate has a decision on what was trained, and none on what is shipped."""
     loop.run = "44444444-broken"
-    now, rows = loop.data(over(ALWAYS, {"name": "another"}))
+    now, rows = loop.data(merge_changes(ALWAYS, {"name": "another"}))
     model = loop.out(loop.step("train", rows, **QUICK), "model")
     judged = {**rows, "model": model, "champion": loop.out(now, "champion")}
     report = loop.out(loop.step("evaluate", judged, precision="float32"), "report")
-    asked = over(ALWAYS, {"name": "another"})
+    asked = merge_changes(ALWAYS, {"name": "another"})
     verdict = loop.step("gate", {"report": report}, policy=asked, looks=now.values["looks"], shipped=False)
     assert verdict.values["outcome"] == "awaiting approval"
     with pytest.raises(ValueError, match="does not say that the decision of the run 44444444-broken waits"):
