@@ -85,10 +85,12 @@ class Decoders:
         while not self._idle.empty():
             self._idle.get_nowait().close()
 
-    async def view(self, read: Callable[[], bytes], decoding: dict[str, Any], framing: Any) -> NDArray[np.uint8]:
+    async def view(
+        self, read: Callable[[], bytes], decoding: dict[str, Any], view_parameters: Any
+    ) -> NDArray[np.uint8]:
         """Return what a model sees of a file; raise a ValueError with a sentence where the file cannot be used."""
         try:
-            answer = await self._answer(read, decoding, framing)
+            answer = await self._answer(read, decoding, view_parameters)
         except EndedError as end:
             if self._ending:
                 raise EndingError from None
@@ -96,7 +98,7 @@ class Decoders:
         if not answer.startswith(VIEW):
             reason = answer[1:].decode().rstrip(".")
             raise RefusedError(f"{reason[:1].upper()}{reason[1:]}.")
-        side = framing[0]
+        side = view_parameters[0]
         shape = (side, side, 3) if decoding["colour"] == "rgb" else (side, side)
         return np.frombuffer(answer, np.uint8, offset=1).reshape(shape)
 
