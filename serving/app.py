@@ -17,7 +17,7 @@ from fastapi.responses import HTMLResponse, JSONResponse
 from numpy.typing import NDArray
 
 from components.shared.errors import RefusedError
-from components.shared.imaging.views import framing
+from components.shared.imaging.views import view_parameters
 from components.shared.runtime.threads import count_threads
 from serving import page
 from serving.connections import Tally, most_connections
@@ -185,7 +185,7 @@ class Service:
             return file.file.read()
 
         try:
-            return await self.decoders.view(read, preprocess["decoding"], framing(preprocess))
+            return await self.decoders.view(read, preprocess["decoding"], view_parameters(preprocess))
         except StoppingError:
             raise HTTPException(503, STOPPING) from None
 

@@ -100,7 +100,8 @@ def _opening(version: str, record: Record, verdict: Record, new: VersionRecords)
     return [
         f"# Model card: medloop {version}",
         "",
-        f"A {_plain(str(new.bundle.get('architecture', 'classifier')))} network for images{size} that classifies {names}. {served}",
+        f"A {_plain(str(new.bundle.get('architecture', 'classifier')))} network for images{size} that classifies {names}. "
+        f"{served}",
         "",
         f"**The decision.** {_plain(str(record.get('sentence') or verdict.get('sentence', '')))}",
         "",

@@ -17,7 +17,7 @@ import pytest
 from onnx import helper, numpy_helper
 
 from components.shared.imaging.pixels import Decoding, decode_image, view
-from components.shared.imaging.views import framing
+from components.shared.imaging.views import view_parameters
 from components.shared.inference import Model
 from components.shared.storage.store import Store
 from serving.app import Limits
@@ -54,7 +54,7 @@ def test_a_prediction_is_what_the_model_says_of_the_same_view(
     client: httpx.Client, tmp_path: Path, data: bytes
 ) -> None:
     model = Model(made.make_bundle(tmp_path / "bundle"))
-    seen = view(decode_image(data, Decoding()).pixels, *framing(model.preprocess))
+    seen = view(decode_image(data, Decoding()).pixels, *view_parameters(model.preprocess))
     expected = model(seen[None])
     probabilities = model.probabilities(expected.logits)
 
