@@ -120,8 +120,9 @@ class Service:
     ) -> JSONResponse:
         """Classify one image (PNG, JPEG or DICOM).
 
-        Returns prediction, confidence (the probability of the predicted class), probabilities by class,
-        inference_time_ms (decoding and model, without the upload), model_version, and features on request.
+        Returns prediction (a class, or the list of findings of a multilabel model), confidence (the probability of
+        the predicted class, or of the least certain finding), probabilities by class, inference_time_ms (decoding and
+        model, without the upload), model_version, and features on request.
         """
         serving = self._serving()
         if (file.size or 0) > self.limits.file_bytes:

@@ -130,6 +130,19 @@ def test_three_classes(store: Store, tmp_path: Path) -> None:
     assert found["confidence"] == max(found["probabilities"].values())
 
 
+@pytest.mark.slow
+def test_findings_are_a_list(store: Store, tmp_path: Path) -> None:
+    classes = ["EFFUSION", "MASS", "NODULE"]
+    made.release_bundle(store, made.make_bundle(tmp_path / "bundle", classes, task="multilabel"))
+    with running(store) as client:
+        replies = [ask(client, png(image(seed, seed % 2))).json() for seed in range(6)]
+    assert len({tuple(reply["prediction"]) for reply in replies}) > 1
+    for reply in replies:
+        probabilities = reply["probabilities"]
+        assert reply["prediction"] == [name for name in classes if probabilities[name] >= 0.5]
+        assert reply["confidence"] == min(max(value, 1 - value) for value in probabilities.values())
+
+
 def test_a_batch_gives_what_single_requests_give_and_a_bad_file_spoils_nothing(client: httpx.Client) -> None:
     good = [png(image(seed, seed % 2)) for seed in range(3)]
     files = [("a.png", good[0]), ("notes.txt", b"not an image"), ("b.png", good[1]), ("empty", b""), ("a.png", good[2])]
