@@ -13,7 +13,7 @@ from components.shared.ledger import release_log
 from components.shared.runtime.step_log import Page
 from components.shared.storage.store import Store, open_store
 from medloop.kubeflow.login import connect
-from medloop.runner.explain import spent
+from medloop.runner.explain import training_cost
 from medloop.runner.run import find, recent
 from medloop.settings import Kubeflow
 from tests.medloop.by_hand import RUN, ByHand
@@ -222,26 +222,27 @@ def test_device_hours_are_told_and_cost_what_the_price_of_the_moment_says(
 ) -> None:
     monkeypatch.delenv("MEDLOOP_DEVICE_PRICE", raising=False)
     pages.page("resolve", "finished")
-    assert spent(find(pages.store, pages.run)) == ""
+    assert training_cost(find(pages.store, pages.run)) == ""
     pages.page("train", "finished", spent={"device_seconds": 5400.0})
-    assert spent(find(pages.store, pages.run)) == "The training took 1.5 device hours."
+    assert training_cost(find(pages.store, pages.run)) == "The training took 1.5 device hours."
     monkeypatch.setenv("MEDLOOP_DEVICE_PRICE", "2")
     monkeypatch.setenv("MEDLOOP_CURRENCY", "EUR")
-    assert spent(find(pages.store, pages.run)) == "The training took 1.5 device hours, at 2 EUR an hour 3.00 EUR."
+    cost = training_cost(find(pages.store, pages.run))
+    assert cost == "The training took 1.5 device hours, at 2 EUR an hour 3.00 EUR."
     monkeypatch.setenv("MEDLOOP_DEVICE_PRICE", "2 EUR")
     with pytest.raises(ValueError, match="MEDLOOP_DEVICE_PRICE is '2 EUR'"):
-        spent(find(pages.store, pages.run))
+        training_cost(find(pages.store, pages.run))
 
 
 def test_a_training_that_was_done_before_cost_this_run_nothing(pages: Pages) -> None:
     pages.page("train", "reused", spent={"device_seconds": 36.0})
-    told = spent(find(pages.store, pages.run))
+    told = training_cost(find(pages.store, pages.run))
     assert told == "The training took 0.01 device hours. It was done before this run, which paid nothing for it."
 
 
 def test_a_page_whose_spent_time_was_changed_is_not_told_of(pages: Pages) -> None:
     pages.page("train", "finished", spent={"device_seconds": "long"})
-    assert spent(find(pages.store, pages.run)) == ""
+    assert training_cost(find(pages.store, pages.run)) == ""
 
 
 @pytest.mark.parametrize("run", ["..", "../../x", "a b", "-x"])

@@ -16,7 +16,7 @@ from PIL import Image
 from components.shared.storage.store import Store, open_store
 from medloop.dataset_report import sample
 from medloop.dataset_report.page import write
-from medloop.dataset_report.pictures import as_address, brightness
+from medloop.dataset_report.pictures import as_data_url, brightness
 from medloop.dataset_report.verdicts import verdicts
 from tests.components.evaluate.test_page import VOID, Balance
 from tests.made import make_dataset, make_split
@@ -170,7 +170,7 @@ def test_brightness_of_any_depth_and_of_colours() -> None:
     colours = np.zeros((8, 8, 3), np.uint8)
     colours[:4] = (0, 255, 0)
     assert (brightness(colours)[0], brightness(colours)[150]) == (0.5, 0.5)
-    with Image.open(io.BytesIO(base64.b64decode(as_address(colours).partition(",")[2]))) as image:
+    with Image.open(io.BytesIO(base64.b64decode(as_data_url(colours).partition(",")[2]))) as image:
         assert image.mode == "RGB"
 
 

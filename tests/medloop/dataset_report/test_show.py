@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from components.shared.storage.store import Store, open_store
-from medloop.dataset_report.show import Figures
+from medloop.dataset_report.figures import Figures
 from medloop.dataset_report.verdicts import verdicts
 from tests.made import make_dataset, make_split
 from tests.medloop.dataset_report.made import change, look, place, tell
@@ -71,7 +71,7 @@ def test_without_a_split_there_are_no_sides(data: Path, store: Store) -> None:
 
 def test_a_patient_on_two_sides_is_a_problem(data: Path, splits: Path, store: Store) -> None:
     _, rows = look(data, splits, store)
-    train = next(row for row in range(80) if rows.side[row] == 0)
+    train = next(row for row in range(80) if rows.split[row] == 0)
     place(splits, {rows.ids[train]: ("test", "draw")})
     shown, _ = look(data, splits, store)
     assert shown["leakage"]["patients"] == 1
@@ -92,7 +92,7 @@ def test_duplicates_and_look_alikes_are_counted_and_told_apart(data: Path, split
     _, rows = look(data, splits, store)
     place(splits, {rows.ids[1]: ("", "duplicate"), rows.ids[2]: ("", "duplicate")})
     shown, rows = look(data, splits, store)
-    assert (rows.sides[rows.side[4]], rows.sides[rows.side[16]]) == ("train", "test")
+    assert (rows.split_names[rows.split[4]], rows.split_names[rows.split[16]]) == ("train", "test")
     assert shown["duplicates"] == {"images": 2, "groups": 1, "groups_of_several_patients": 1}
     assert shown["near_duplicates"] == {"images": 2, "groups": 1, "groups_of_several_patients": 1}
     assert shown["leakage"] == {"patients": 0, "identical_images": 0, "near_duplicates": 1}
@@ -158,7 +158,7 @@ def test_many_sites_are_told_as_the_largest_and_the_others(data: Path, store: St
 
 def test_a_class_that_a_side_lacks_is_a_problem(data: Path, splits: Path, store: Store) -> None:
     _, rows = look(data, splits, store)
-    normal = rows.classes[0].mask & (rows.side == 1)
+    normal = rows.classes[0].mask & (rows.split == 1)
     place(splits, {rows.ids[row]: ("", "withdrawn") for row in range(80) if normal[row]})
     shown, _ = look(data, splits, store)
     assert said(shown, "problem") == "No image of NORMAL stands in val."

@@ -14,7 +14,7 @@ import pytest
 from medloop.kubeflow import cron
 from medloop.kubeflow.cluster import read_cluster
 from medloop.kubeflow.login import connect
-from medloop.kubeflow.submit import Order, schedule, unschedule
+from medloop.kubeflow.submit import RunRequest, schedule, unschedule
 from medloop.settings import Kubeflow
 from tests.medloop.kubeflow import kfp_server as served
 from tests.medloop.kubeflow.kfp_checks import INTERNAL, Refusal
@@ -123,9 +123,9 @@ def test_a_server_zone_that_is_none_is_told(kfp: KfpServer, tmp_path: Path) -> N
 
 
 @pytest.fixture(scope="module")
-def order() -> Order:
+def order() -> RunRequest:
     arguments = {"source": "/scans", "store": "s3://loop/chest"}
-    return Order("retrain", choose("r.example/m:1", []), read_cluster(None), arguments, "medloop", "nightly")
+    return RunRequest("retrain", choose("r.example/m:1", []), read_cluster(None), arguments, "medloop", "nightly")
 
 
 def parts(zone: str) -> list[cron.Span]:
@@ -134,7 +134,7 @@ def parts(zone: str) -> list[cron.Span]:
 
 @pytest.mark.parametrize("mishap", ["refused", "lost"])
 def test_what_goes_wrong_half_way_leaves_the_schedule_before_alone(
-    mishap: str, kfp: KfpServer, order: Order, monkeypatch: pytest.MonkeyPatch
+    mishap: str, kfp: KfpServer, order: RunRequest, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     server = connect(Kubeflow(endpoint=kfp.host))
     (before,) = schedule(server, order, parts("UTC"))
@@ -155,7 +155,7 @@ def test_what_goes_wrong_half_way_leaves_the_schedule_before_alone(
     assert [*kfp.recurringruns] == [before["id"]]
 
 
-def test_schedules_of_other_names_and_of_others_are_left_alone(kfp: KfpServer, order: Order) -> None:
+def test_schedules_of_other_names_and_of_others_are_left_alone(kfp: KfpServer, order: RunRequest) -> None:
     from dataclasses import replace
 
     server = connect(Kubeflow(endpoint=kfp.host))

@@ -20,7 +20,7 @@ import yaml
 from medloop.kubeflow.cluster import SHIPPED, read_cluster
 from medloop.kubeflow.follow import Outcome, follow
 from medloop.kubeflow.login import connect
-from medloop.kubeflow.submit import Order
+from medloop.kubeflow.submit import RunRequest
 from medloop.kubeflow.submit import submit as begin
 from medloop.settings import Kubeflow
 from tests.e2e.loop import ROOT, wait_for
@@ -77,13 +77,13 @@ def test_a_run_is_started_with_its_package_its_parameters_and_who_asked(kfp: Kfp
 
 
 @pytest.fixture(scope="module")
-def order() -> Order:
+def order() -> RunRequest:
     """What is to be run, for those who ask the server in this process."""
     arguments = {"source": "/scans", "store": "s3://loop/chest"}
-    return Order("retrain", choose("r.example/m:1", []), read_cluster(None), arguments, "medloop", "a run")
+    return RunRequest("retrain", choose("r.example/m:1", []), read_cluster(None), arguments, "medloop", "a run")
 
 
-def test_one_run_at_a_time_holds_a_store(kfp: KfpServer, order: Order) -> None:
+def test_one_run_at_a_time_holds_a_store(kfp: KfpServer, order: RunRequest) -> None:
     server = connect(Kubeflow(endpoint=kfp.host))
     kfp.script = [Step("resolve", "RUNNING", 600)]
     run_id = begin(server, order)
@@ -216,7 +216,7 @@ def placed_secrets() -> dict[str, dict[str, Any]]:
 
 
 def test_a_lost_answer_says_that_the_run_may_exist(
-    kfp: KfpServer, order: Order, monkeypatch: pytest.MonkeyPatch
+    kfp: KfpServer, order: RunRequest, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     plain = KfpServer.create_run
 
@@ -318,7 +318,7 @@ def test_a_try_that_failed_before_one_that_did_not_is_no_failure(kfp: KfpServer,
 def test_an_image_that_cannot_be_pulled_is_told_while_it_waits(kfp: KfpServer, package: Path, archive: bool) -> None:
     kfp.archive = archive
     with pytest.raises(TimeoutError) as tired:
-        watch(kfp, package, [*upto("train"), Step("train", "PENDING")], patience=0.5, long=0.1)
+        watch(kfp, package, [*upto("train"), Step("train", "PENDING")], timeout=0.5, pending_seconds=0.1)
     assert "running after" in str(tired.value)
     told = watch_said(kfp, package, [*upto("train"), Step("train", "PENDING")])
     (word,) = [line for line in told if "has been pending" in line]
@@ -363,7 +363,7 @@ def test_a_run_that_was_ended_from_outside_is_not_blamed_on_a_stage(kfp: KfpServ
 
     def stop(event: dict[str, Any]) -> None:
         if event["stage"] == "train":
-            server._ask("POST", f"runs/{run_id}:terminate")
+            server._request("POST", f"runs/{run_id}:terminate")
 
     done = follow(server, run_id, stop, said.append, 0.02, 20)
     assert (done.state, done.stopped) == (ending, True)
@@ -377,7 +377,7 @@ def test_a_server_that_is_away_for_a_while_is_asked_again(kfp: KfpServer, packag
     assert follow(server, run_id, lambda _: None, said.append, 0.02, 20).state == "SUCCEEDED"
     kfp.unavailable = 10**6
     with pytest.raises(ConnectionError, match="is in trouble"):
-        follow(server, run_id, lambda _: None, said.append, 0.02, 20, blind=0.1)
+        follow(server, run_id, lambda _: None, said.append, 0.02, 20, unreachable_seconds=0.1)
 
 
 def test_of_two_submits_at_the_same_moment_one_goes_on(kfp: KfpServer, tmp_path: Path) -> None:

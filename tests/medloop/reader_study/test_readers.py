@@ -17,8 +17,8 @@ import pytest
 from components.shared.contracts import Manifest
 from components.shared.privacy import hash_keys
 from components.shared.storage.store import open_store
-from medloop.reader_study.readers import readers as hold
-from medloop.reader_study.study import Locked, Readings, study
+from medloop.reader_study.readers import compare_readers
+from medloop.reader_study.study import LockedTest, Readings, study
 from medloop.reader_study.table import Reading, read_table
 from medloop.runner import explain
 from medloop.runner.run import find
@@ -244,7 +244,7 @@ def test_findings_have_no_readers_and_a_cut_is_a_number(
     several = {**(explain.metrics(store, find(store)) or {}), "task": "multilabel"}
     monkeypatch.setattr(explain, "metrics", lambda *_: several)
     with pytest.raises(ValueError, match="learned to tell 2 findings, of which an image may have several"):
-        hold(Settings.__new__(Settings), store, find(store), file, "", None)
+        compare_readers(Settings.__new__(Settings), store, find(store), file, "", None)
 
 
 def test_a_frame_of_a_file_is_an_image_of_its_own() -> None:
@@ -278,9 +278,9 @@ def test_what_cannot_be_asked_is_refused(
 # Studies that are not whole.
 
 
-def locked(images: int = 60, classes: int = 2) -> Locked:
+def locked(images: int = 60, classes: int = 2) -> LockedTest:
     labels = np.arange(images) % classes
-    return Locked(
+    return LockedTest(
         classes=["NORMAL", "BACTERIA", "VIRUS"][:classes],
         image_ids=[f"{number}" for number in range(images)],
         labels=labels,
@@ -291,7 +291,7 @@ def locked(images: int = 60, classes: int = 2) -> Locked:
     )
 
 
-def readings(which: Locked, ways: dict[tuple[str, bool], range]) -> Readings:
+def readings(which: LockedTest, ways: dict[tuple[str, bool], range]) -> Readings:
     """What each reader said of these images in each way: each fifth is wrong, each seventh with help."""
     rows = []
     for (reader, aided), images in ways.items():

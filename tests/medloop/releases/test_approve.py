@@ -12,7 +12,7 @@ from components.gate.policy import over
 from components.shared.ledger import release_log
 from components.shared.ledger.approvals import FOLDER, approve
 from medloop.releases.approve import write
-from medloop.runner.explain import decided, decision
+from medloop.runner.explain import decision, decision_digest
 from medloop.runner.run import find, recent
 from tests.medloop.by_hand import LENIENT, QUICK, ByHand
 from tests.medloop.test_cli import medloop
@@ -84,7 +84,7 @@ def test_a_policy_is_applied_to_past_runs_without_training(loop: ByHand, tmp_pat
     assert "Did you mean 'PNEUMONIA'" in replayed(loop, str(strict))[WAITING]["why"]
     told = medloop(loop.home, "gate", "--replay", "lenient").stdout
     assert f"≠ {WAITING}" in told
-    assert "would be decided now" in told
+    assert "decision under the policy" in told
     assert (loop.store.names("steps"), loop.store.names("work"), loop.store.names("releases")) == before
 
 
@@ -101,7 +101,7 @@ def test_an_approval_that_still_holds_is_taken_up_again(loop: ByHand) -> None:
     run = find(loop.store, WAITING)
     verdict = decision(loop.store, run)
     assert verdict
-    first = approve(loop.store, decided(run), verdict, "Dr. B", "Read them.", 3)
+    first = approve(loop.store, decision_digest(run), verdict, "Dr. B", "Read them.", 3)
     assert write(loop.store, run, "Dr. C", "Another.", 0) == first
     assert len(loop.store.names(FOLDER)) == 1
     assert "Approved by Dr. B at" in medloop(loop.home, "explain", WAITING).stdout

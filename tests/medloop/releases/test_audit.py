@@ -22,7 +22,7 @@ from components.shared.ledger import release_log, signing
 from components.shared.storage.store import open_store
 from medloop.cli.main import main as run_command
 from medloop.operations import doctor
-from medloop.releases.examination import examine
+from medloop.releases.verification import verify_log
 from medloop.settings import read_settings
 from tests.components.deploy.test_deploy import Candidate
 from tests.components.shared.decisions import decision, state
@@ -76,7 +76,7 @@ class Loop:
         return path
 
     def problems(self) -> list[str]:
-        return examine(open_store(self.store.uri), signing.verifier())[0].problems
+        return verify_log(open_store(self.store.uri), signing.verifier())[0].problems
 
 
 def medloop(*arguments: str, status: int = 0) -> str:
@@ -447,7 +447,7 @@ def test_foreign_files_in_the_folder_of_the_log_are_told_and_stop_nothing(loop: 
         path = loop.entry(1).parent / name
         path.parent.mkdir(exist_ok=True)
         path.write_text("not an entry")
-    found, log = examine(loop.store, signing.verifier())
+    found, log = verify_log(loop.store, signing.verifier())
     assert (found.entries, len(log), found.problems) == (4, 4, [])
     said = medloop("audit", "verify")
     assert said.count("holds 6 files that are not entries") == 1
@@ -455,7 +455,7 @@ def test_foreign_files_in_the_folder_of_the_log_are_told_and_stop_nothing(loop: 
     assert len(json.loads(medloop("models", "--json"))["log"]) == 4
     medloop("promote", "v2", "--reason", "a test")
     assert len(release_log.read_log(loop.store)) == 5
-    told = {finding.part: finding for finding in doctor.examine(read_settings())}
+    told = {finding.part: finding for finding in doctor.run_checks(read_settings())}
     assert told["release log"].state == "ok"
     assert "holds 6 files that are not entries" in told["release log, folder"].means
 
