@@ -106,8 +106,8 @@ def test_below_the_line_of_merge_stands_what_was_set_aside_and_left_out(event: s
     first, *further = final_line({"event": event, "stage": "merge", "seconds": 1.0, "values": MERGED}).splitlines()
     assert first.endswith("images 600  quarantined 3")
     assert further == [
-        "! merge     2 set aside: unreadable: the file is cut short",
-        "! merge     1 set aside: no class: it lies in no class folder",
+        "! merge     2 quarantined: unreadable: the file is cut short",
+        "! merge     1 quarantined: no class: it lies in no class folder",
         "! merge     5,240 left out as asked (limit_per_class)",
     ]
 

@@ -56,7 +56,7 @@ def test_counts_by_class_side_and_what_is_known(data: Path, splits: Path, store:
     assert shown["leakage"] == {"patients": 0, "identical_images": 0, "near_duplicates": 0}
     assert shown["pixels"]["bits"] == {"8": 80}
     assert shown["pixels"]["longest_side"] == {"least": 36, "median": 36.0, "most": 36}
-    assert "0 patients stand on more than one side." in said(shown, "ok")
+    assert "0 patients are in more than one split." in said(shown, "ok")
     assert said(shown, "problem") == ""
 
 
@@ -75,7 +75,7 @@ def test_a_patient_on_two_sides_is_a_problem(data: Path, splits: Path, store: St
     place(splits, {rows.ids[train]: ("test", "draw")})
     shown, _ = look(data, splits, store)
     assert shown["leakage"]["patients"] == 1
-    assert "1 patient stands on more than one side" in said(shown, "problem")
+    assert "1 patient is in more than one split" in said(shown, "problem")
 
 
 def test_duplicates_and_look_alikes_are_counted_and_told_apart(data: Path, splits: Path, store: Store) -> None:
@@ -98,7 +98,7 @@ def test_duplicates_and_look_alikes_are_counted_and_told_apart(data: Path, split
     assert shown["leakage"] == {"patients": 0, "identical_images": 0, "near_duplicates": 1}
     assert shown["split"]["left_out"] == {"duplicate": 2}
     assert shown["all"]["sides"]["unused"]["images"] == 2
-    assert "1 group of images that look the same stands on more than one side" in said(shown, "problem")
+    assert "1 group of near duplicates is in more than one split" in said(shown, "problem")
 
 
 def test_images_with_any_number_of_findings(data: Path, splits: Path, store: Store) -> None:
@@ -117,7 +117,7 @@ def test_images_with_any_number_of_findings(data: Path, splits: Path, store: Sto
     }
     assert shown["findings"]["per_image"] == {"0": 20, "1": 40, "2": 20}
     assert shown["findings"]["together"] == [[40, 20, 0], [20, 40, 0], [0, 0, 0]]
-    assert said(shown, "problem") == "No image is of class Hernia."
+    assert said(shown, "problem") == "There is no image of class Hernia."
 
 
 def test_what_was_set_aside_is_told_by_reason_and_keyed_ids_are_cut(data: Path, splits: Path, store: Store) -> None:
@@ -141,7 +141,7 @@ def test_a_site_that_gives_the_class_away_is_told(data: Path, splits: Path, stor
     shown, _ = look(data, splits, store)
     assert "100 % show" in said(shown, "note")
     assert "may learn the site in place of the disease" in said(shown, "note")
-    assert "Not known of any image: sex, age." in said(shown, "note")
+    assert "Unknown for all images: sex, age." in said(shown, "note")
     assert counts(shown, "by_sex") == {"unknown": (80, 40)}
 
 

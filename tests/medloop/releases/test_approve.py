@@ -55,8 +55,8 @@ def test_a_run_that_waits_is_a_result_that_says_how_to_approve_it(loop: ByHand) 
     [
         ((WAITING, "--by", " ", "--reason", "x"), "needs a name and a reason"),
         ((WAITING, "--by", "Dr. B", "--reason", ""), "needs a name and a reason"),
-        ((WAITING, "--by", "Dr. B", "--reason", "x", "--days", "15"), "--days is 15, and must be from 1 to 14"),
-        ((REFUSED, "--by", "Dr. B", "--reason", "x"), "What was refused cannot be approved"),
+        ((WAITING, "--by", "Dr. B", "--reason", "x", "--days", "15"), "--days is 15; the policy allows 1 to 14"),
+        ((REFUSED, "--by", "Dr. B", "--reason", "x"), "A refused model cannot be approved"),
         (("1111", "--by", "Dr. B", "--reason", "x"), "2 runs begin with '1111'"),
         (("9", "--by", "Dr. B", "--reason", "x"), "There is no run '9'"),
     ],
@@ -75,7 +75,7 @@ def test_a_policy_is_applied_to_past_runs_without_training(loop: ByHand, tmp_pat
     assert (lenient[WAITING]["then"], lenient[WAITING]["now"]) == ("awaiting approval", "approved")
     assert lenient[REFUSED]["then"] == "refused"
     assert lenient[REFUSED]["now"] == "unknown"
-    assert "what would have been shipped was never made" in lenient[REFUSED]["why"]
+    assert "it was never quantized" in lenient[REFUSED]["why"]
     strict = tmp_path / "strict.yaml"
     strict.write_text("counts: {patients: 1000}\n")
     assert {verdict["now"] for verdict in replayed(loop, str(strict)).values()} == {"refused"}
@@ -93,7 +93,7 @@ def test_a_wrong_policy_is_applied_to_nothing(loop: ByHand, tmp_path: Path) -> N
     wrong.write_text("flors: {auc: 0.5}\n")
     assert "Did you mean 'floors'" in medloop(loop.home, "gate", "--replay", str(wrong), status=2).stderr
     assert "Did you mean 'lenient'" in medloop(loop.home, "gate", "--replay", "lenent", status=2).stderr
-    assert medloop(tmp_path, "gate", "--replay", "lenient").stdout == "No run has come to a decision yet.\n"
+    assert medloop(tmp_path, "gate", "--replay", "lenient").stdout == "No run has reached a decision yet.\n"
 
 
 def test_an_approval_that_still_holds_is_taken_up_again(loop: ByHand) -> None:
@@ -144,7 +144,7 @@ def test_a_person_approves_and_deploy_alone_releases(loop: ByHand) -> None:
     assert told["run"] not in [run.id for run in recent(loop.store, 9)]
     assert told["run"] in [run.id for run in recent(loop.store, 9, releases=True)]
     medloop(loop.home, "keys", "pair", str(loop.home / "signing.key"))
-    assert "No run has come" not in medloop(loop.home, "gate", "--replay", "lenient", "--limit", "1").stdout
+    assert "No run has reached" not in medloop(loop.home, "gate", "--replay", "lenient", "--limit", "1").stdout
     again = medloop(loop.home, "approve", WAITING, "--by", "Dr. C", "--reason", "Again.", status=2)
     assert "in service already, as v1. Nothing was changed." in again.stderr
     assert len(loop.store.names(FOLDER)) == 1
