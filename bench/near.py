@@ -21,7 +21,7 @@ from PIL import Image, ImageDraw
 
 from components.ingest.perceptual_hash import perceptual_hash
 from components.merge.near import groups
-from medloop.synth.people import World, plan
+from medloop.synth.people import Cohort, plan
 from medloop.synth.phantom import render
 
 KERMANY = Path(__file__).resolve().parents[2] / "shared" / "data" / "kermany_cxr"
@@ -47,7 +47,7 @@ def kermany(folder: Path) -> Pictures:
 
 
 def synthetic(patients: int) -> Pictures:
-    world = World(2, 7, 0.0, False)
+    world = Cohort(2, 7, 0.0, False)
     scans = [plan(number, world)[0] for number in range(1, 1 + patients)]
     pixels = [np.rint(render(scan, world) * 255).astype(np.uint8) for scan in scans]
     return Pictures("synthetic", pixels, [scan.patient.name for scan in scans])

@@ -116,5 +116,5 @@ def test_without_an_engine_a_run_in_containers_says_so(place: Place) -> None:
     environment = {**place.environment(), "DOCKER_HOST": "unix:///nowhere/docker.sock"}
     done = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=ROOT, check=False)
     assert done.returncode == 1
-    assert "No Docker engine answers" in done.stderr
+    assert "Docker does not respond" in done.stderr
     assert "--runner subprocess" in done.stderr

@@ -27,7 +27,7 @@ def test_ctrl_c_ends_all_children_and_the_run_goes_on(place: Place) -> None:
     wait_for(lambda: bool(checkpoints(place)))
     printed = first = end(running, signal.SIGINT)
     assert running.returncode == 130
-    assert "the same command goes on from there" in printed
+    assert "the same command resumes the run" in printed
     assert place.processes() == []
     assert not list((place.home / "runs").glob("*/tmp"))
     assert release_log.read_log(open_store(str(place.home / "store"))) == []
@@ -76,7 +76,7 @@ def test_a_second_run_is_refused_and_the_first_goes_on_unharmed(place: Place) ->
     running = place.begin("--set", "epochs=4")
     wait_for(lambda: bool(list((place.home / "store" / "lease").glob("*.json"))))
     second = place.medloop("run", "--source", str(place.scans), status=1)
-    assert re.search(r"The run \S+ holds the loop .* Wait for it to end", second.stderr)
+    assert re.search(r"The run \S+ holds the lock .* Wait for it to end", second.stderr)
     printed, _ = running.communicate(timeout=250)
     assert running.returncode == 0, printed
     assert place.models()["in_service"] == "v1"

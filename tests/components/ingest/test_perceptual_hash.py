@@ -13,7 +13,7 @@ from PIL import Image, ImageDraw
 
 from components.ingest.perceptual_hash import perceptual_hash
 from components.merge.near import groups
-from medloop.synth.people import World, plan
+from medloop.synth.people import Cohort, plan
 from medloop.synth.phantom import render
 
 Picture = NDArray[np.uint8]
@@ -23,7 +23,7 @@ WITHIN = 23
 @pytest.fixture(scope="module")
 def scans() -> list[Picture]:
     """A scan of each of 40 invented patients."""
-    world = World(2, 11, 0.0, False)
+    world = Cohort(2, 11, 0.0, False)
     return [np.rint(render(plan(number, world)[0], world) * 255).astype(np.uint8) for number in range(20, 60)]
 
 

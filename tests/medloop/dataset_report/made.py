@@ -13,9 +13,9 @@ import pyarrow.parquet as pq
 from components.shared.datasets import dataset
 from components.shared.datasets.dataset import Data
 from components.shared.storage.store import Store
-from medloop.dataset_report.choose import Chosen
+from medloop.dataset_report.figures import Figures, figures
 from medloop.dataset_report.groups import Rows
-from medloop.dataset_report.show import Figures, figures
+from medloop.dataset_report.report_input import ReportInput
 
 Row = dict[str, Any]
 
@@ -58,7 +58,7 @@ def one_shard_for_each_patient(folder: Path, store: Store) -> None:
 
 def look(folder: Path, splits: Path | None, store: Store) -> tuple[Figures, Rows]:
     """A data set's figures, and its rows."""
-    chosen = Chosen("the test", folder, splits, {}, folder / "data.html")
+    chosen = ReportInput("the test", folder, splits, {}, folder / "data.html")
     data = Data.open(folder, store)
     rows = Rows(data, splits)
     return figures(chosen, data, rows), rows

@@ -1,4 +1,4 @@
-"""A data set's figures for a terminal."""
+"""Print the figures of a data set in a terminal."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from rich.measure import Measurement
 from rich.table import Table
 
 from components.shared.reporting.wording import count
+from medloop.dataset_report.figures import Figures
 from medloop.dataset_report.groups import OUT, UNKNOWN
-from medloop.dataset_report.show import Figures
 from medloop.dataset_report.verdicts import Verdict
 
 MARKS = {"ok": "[green]✓[/]", "note": "[yellow]·[/]", "problem": "[red]✗[/]"}
 
 
-def print_figures(console: Console, shown: Figures, said: Sequence[Verdict]) -> None:
-    """Print the counts by class, side and what is known of patient and scan, and what there is to be said."""
+def print_figures(console: Console, shown: Figures, conclusions: Sequence[Verdict]) -> None:
+    """Print the counts by class, split and metadata, and the conclusions."""
     about = shown["dataset"]
     of = f"{count(shown['all']['images'], 'image')} of {count(shown['all']['patients'], 'patient')}"
     console.print(f"{about['name']}: {of}, {about['task']}; {shown['of']}", style="bold", markup=False, highlight=False)
@@ -28,23 +28,23 @@ def print_figures(console: Console, shown: Figures, said: Sequence[Verdict]) -> 
     if Measurement.get(console, console.options.update(width=1000), counts).maximum > console.width:
         counts = _counts(shown, plain=True)
     console.print(counts, highlight=False)
-    for title, name in (("set aside", "quarantine"), ("warnings", "warnings")):
+    for title, name in (("quarantined", "quarantine"), ("warnings", "warnings")):
         if shown[name]:
             console.print()
             console.print(_reasons(title, shown[name], f"--{name}"), highlight=False)
     console.print()
     verdicts = Table(box=None, pad_edge=False, show_header=False)
-    for verdict in said:
+    for verdict in conclusions:
         verdicts.add_row(MARKS[verdict.state], escape(verdict.says))
     console.print(verdicts, highlight=False)
 
 
 def _counts(shown: Figures, plain: bool) -> Table:
-    """Images, with patients in brackets; `plain` leaves out the patients of each side, where the terminal is narrow."""
-    sides = list(shown["all"].get("sides", {}))
+    """Return images with patients in brackets; `plain` omits the patients per split, for narrow terminals."""
+    splits = list(shown["all"].get("sides", {}))
     table = Table(box=None, pad_edge=False, header_style="dim", padding=(0, 2, 0, 0))
     table.add_column("images (patients)", overflow="fold", min_width=17)
-    for name in ("in all", *sides):
+    for name in ("total", *splits):
         table.add_column(name, justify="right", no_wrap=True)
     known = [
         (field, shown[f"by_{field}"])
@@ -54,14 +54,14 @@ def _counts(shown: Figures, plain: bool) -> Table:
     for title, entries in [("class", shown["by_class"]), *known]:
         table.add_row(f"[dim]{title}[/]")
         for entry in entries:
-            table.add_row(f"  {escape(entry['value'])}", *_cells(entry, sides, plain))
+            table.add_row(f"  {escape(entry['value'])}", *_cells(entry, splits, plain))
         table.add_row()
-    table.add_row("[bold]all[/]", *(f"[bold]{cell}[/]" for cell in _cells(shown["all"], sides, plain)))
+    table.add_row("[bold]all[/]", *(f"[bold]{cell}[/]" for cell in _cells(shown["all"], splits, plain)))
     return table
 
 
-def _cells(entry: dict[str, Any], sides: Sequence[str], plain: bool) -> list[str]:
-    return [_cell(entry, False), *(_cell(entry["sides"][side], plain or side == OUT) for side in sides)]
+def _cells(entry: dict[str, Any], splits: Sequence[str], plain: bool) -> list[str]:
+    return [_cell(entry, False), *(_cell(entry["sides"][split], plain or split == OUT) for split in splits)]
 
 
 def _cell(counted: dict[str, int], plain: bool) -> str:
@@ -71,18 +71,17 @@ def _cell(counted: dict[str, int], plain: bool) -> str:
 
 
 def _reasons(title: str, reasons: Sequence[dict[str, Any]], option: str) -> Table:
-    """A line for each reason and detail; `option` writes out those for which there is no room."""
+    """Return a table with a row per reason and detail; `option` is the one that writes all of them to a file."""
     table = Table(box=None, pad_edge=False, header_style="dim", padding=(0, 2, 0, 0))
     table.add_column(title, overflow="fold")
     table.add_column("", justify="right")
-    table.add_column("why", overflow="fold")
+    table.add_column("detail", overflow="fold")
     for entry in reasons:
         details = [(f"{detail['count']:,}", detail["detail"]) for detail in entry["details"]]
         if entry["further_details"]:
             rest = entry["count"] - sum(detail["count"] for detail in entry["details"])
-            details.append(
-                (f"{rest:,}", f"{count(entry['further_details'], 'other reason')}: {option} FILE.csv has all")
-            )
-        for place, (number, detail) in enumerate(details):
-            table.add_row("" if place else escape(entry["reason"]), number, escape(detail))
+            others = count(entry["further_details"], "other reason")
+            details.append((f"{rest:,}", f"{others}; {option} FILE.csv writes all of them"))
+        for index, (number, detail) in enumerate(details):
+            table.add_row("" if index else escape(entry["reason"]), number, escape(detail))
     return table

@@ -1,4 +1,4 @@
-"""The histograms as inline SVG: a group filled, all images as a dashed line; readable in black and white."""
+"""Histograms as inline SVG: a group as filled bars, all images as a dashed line."""
 
 from __future__ import annotations
 
@@ -9,33 +9,32 @@ FILL, LINE, AXIS = "#7f97ae", "#17324d", "#9aa7b3"
 
 
 def histogram(shares: Sequence[float], of_all: Sequence[float], top: float, ticks: Sequence[tuple[float, str]]) -> str:
-    """One histogram; `top` is the share that reaches the upper edge, ticks stand at places from 0 to 1."""
-    parts = [f'<path d="{_steps(shares, top)} Z" fill="{FILL}"/>'] if shares else []
+    """Return one histogram; `top` is the share at the upper edge, tick positions are from 0 to 1."""
+    parts = [f'<path d="{_outline(shares, top)} Z" fill="{FILL}"/>'] if shares else []
     if of_all:
-        parts.append(
-            f'<path d="{_steps(of_all, top)}" fill="none" stroke="{LINE}" stroke-width="1.2" stroke-dasharray="4 2.5"/>'
-        )
+        line = f'fill="none" stroke="{LINE}" stroke-width="1.2" stroke-dasharray="4 2.5"'
+        parts.append(f'<path d="{_outline(of_all, top)}" {line}/>')
     parts.append(f'<path d="M0 {HEIGHT}H{WIDTH}" stroke="{AXIS}"/>')
-    for at, words in ticks:
-        x = _number(at * WIDTH)
-        anchor = "start" if at < 0.02 else "end" if at > 0.98 else "middle"
+    for position, words in ticks:
+        x = _number(position * WIDTH)
+        anchor = "start" if position < 0.02 else "end" if position > 0.98 else "middle"
         parts.append(f'<path d="M{x} {HEIGHT}v3" stroke="{AXIS}"/>')
         parts.append(f'<text x="{x}" y="{HEIGHT + 14}" text-anchor="{anchor}">{words}</text>')
     return f'<svg viewBox="0 0 {WIDTH} {HEIGHT + FOOT}" aria-hidden="true">{"".join(parts)}</svg>'
 
 
 def peak(many: Sequence[Sequence[float]], ends: bool = True) -> float:
-    """The highest share of several histograms; without `ends`, of all but their outermost bins."""
+    """Return the highest share of several histograms; without `ends`, ignore their outermost bins."""
     inner = [share for shares in many for share in (shares if ends else shares[1:-1])]
     return max(inner, default=0.0) or 1.0
 
 
-def _steps(shares: Sequence[float], top: float) -> str:
-    """The outline of the bars, from the left end of the base to the right end."""
+def _outline(shares: Sequence[float], top: float) -> str:
+    """Return the outline of the bars, from left to right."""
     step, path = WIDTH / len(shares), f"M0 {HEIGHT}"
-    for place, share in enumerate(shares):
+    for index, share in enumerate(shares):
         height = HEIGHT - min(1.0, share / top) * (HEIGHT - 2)
-        path += f"V{_number(height)}H{_number((place + 1) * step)}"
+        path += f"V{_number(height)}H{_number((index + 1) * step)}"
     return f"{path}V{HEIGHT}"
 
 

@@ -1,4 +1,4 @@
-"""What a policy would have said of past runs: their reports are judged again, and nothing is trained."""
+"""Apply a policy to the reports of past runs, without training (`medloop gate --replay`)."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ UNKNOWN = "unknown"
 
 @dataclass(frozen=True)
 class Verdict:
-    """A past run: what was decided of it then, what a policy would decide now, and why."""
+    """The decision on a past run, the decision under the policy, and its reason."""
 
     run: str
     began: str
@@ -27,8 +27,8 @@ class Verdict:
     why: str
 
 
-def judged_again(store: Store, runs: Sequence[Run], changes: Mapping[str, Any]) -> list[Verdict]:
-    """Each of these runs that came to a decision, under a policy; ValueError where the policy itself is wrong."""
+def replay_policy(store: Store, runs: Sequence[Run], changes: Mapping[str, Any]) -> list[Verdict]:
+    """Return a verdict for each run with a decision; raise ValueError if the policy is invalid."""
     policy = complete_policy(changes)
     return [verdict for run in runs if (verdict := _verdict(store, run, policy))]
 
@@ -43,33 +43,34 @@ def _verdict(store: Store, run: Run, policy: Policy) -> Verdict | None:
 
 
 def _now(store: Store, steps: list[dict[str, Any]], then: str, policy: Policy) -> tuple[str, str]:
-    """What the policy says of all reports of a run: the first refusal counts, as it would have ended the run."""
+    """Return outcome and reason under the policy; the first refusal is final, as in a run."""
     record: dict[str, Any] = {}
     for step in steps:
         try:
             metrics = report_metrics(store, step["inputs"]["report"])
-            record = decide(metrics, policy, *_look(store, step), step["inputs"]["report"])
+            record = decide(metrics, policy, *_budget(store, step), step["inputs"]["report"])
         except (ValueError, OSError, KeyError) as error:
-            return UNKNOWN, f"Its report cannot be judged: {error}"
+            return UNKNOWN, f"The policy cannot be applied to its report: {error}"
         if record["outcome"] == "refused":
             return "refused", str(record["sentence"])
     if then == "refused" and record["subject"]["precision"] == "float32":
-        return UNKNOWN, "It passes as trained; what would have been shipped was never made, so nobody knows."
+        return UNKNOWN, "The trained model passes, but it was never quantized, so the outcome is unknown."
     return str(record["outcome"]), str(record["sentence"])
 
 
-def _look(store: Store, step: Mapping[str, Any]) -> tuple[int, float]:
-    """Which look at the locked test it was, and what those before it had spent."""
+def _budget(store: Store, step: Mapping[str, Any]) -> tuple[int, float]:
+    """Return the index of the step's evaluation on the locked test set, and the error spent before it."""
     data = artifact_file(store, step["outputs"]["decision"], "decision.json")
     budget = decode("decision", data, "decision.json")["budget"]
     return int(budget["look"]), float(budget["spent"]) - float(budget["error_at_this_look"])
 
 
-def told(verdicts: Sequence[Verdict]) -> str:
-    """The verdicts for people: a line each, marked where it differs, with the reason beneath."""
-    wide = max((len(each.run) for each in verdicts), default=0)
-    lines = [f"  {'run':{wide}}  {'began':16}  {'decided then':17}  would be decided now"]
-    for each in verdicts:
-        mark = "≠" if each.now != each.then else " "
-        lines += [f"{mark} {each.run:{wide}}  {each.began}  {each.then:17}  {each.now}", f"    {each.why}"]
+def describe(verdicts: Sequence[Verdict]) -> str:
+    """Return the verdicts as text, with a mark where the decision differs and the reason below."""
+    width = max((len(verdict.run) for verdict in verdicts), default=0)
+    lines = [f"  {'run':{width}}  {'began':16}  {'decision':17}  decision under the policy"]
+    for verdict in verdicts:
+        mark = "≠" if verdict.now != verdict.then else " "
+        row = f"{mark} {verdict.run:{width}}  {verdict.began}  {verdict.then:17}  {verdict.now}"
+        lines += [row, f"    {verdict.why}"]
     return "\n".join(lines)

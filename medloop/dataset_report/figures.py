@@ -1,4 +1,4 @@
-"""What there is to know of a data set without looking at a pixel: counts, leaks, what was set aside."""
+"""Figures of a data set that need no pixels: counts, leakage, quarantine, warnings."""
 
 from __future__ import annotations
 
@@ -13,29 +13,29 @@ from numpy.typing import NDArray
 from components.shared.contracts import read_record
 from components.shared.datasets.dataset import Data
 from components.shared.errors import RefusedError
-from medloop.dataset_report.choose import Chosen
-from medloop.dataset_report.groups import FIELDS, OUT, SIDES, UNKNOWN, Rows
+from medloop.dataset_report.groups import FIELDS, SPLITS, UNKNOWN, Rows
+from medloop.dataset_report.report_input import ReportInput
 
 DIGITS = 12
-"""How many digits of a keyed id are shown."""
+"""Number of digits shown of a keyed id."""
 EXAMPLES = 6
-"""How many ids, and how many details, are shown of a reason."""
-TOGETHER = 24
-"""With more findings than this, those that come together are not counted."""
+"""Number of ids and details shown per reason."""
+MAX_COUNTED_FINDINGS = 24
+"""Maximum number of findings whose co-occurrence is counted."""
 
 Figures = dict[str, Any]
 
 
-def figures(chosen: Chosen, data: Data, rows: Rows) -> Figures:
-    """Everything that is told of a data set, fit for JSON."""
+def figures(inputs: ReportInput, data: Data, rows: Rows) -> Figures:
+    """Return all figures of a data set, as values for JSON."""
     about = data.about
-    shown: Figures = {
-        "of": chosen.whose,
+    return {
+        "of": inputs.label,
         "dataset": {
             "name": about["name"],
             "task": about["task"],
             "classes": data.classes,
-            "artifact": chosen.artifacts.get("dataset", ""),
+            "artifact": inputs.artifacts.get("dataset", ""),
             "fingerprint": about["fingerprint"],
             "source_revision": about.get("source_revision", ""),
             "key_id": about["key_id"],
@@ -43,35 +43,34 @@ def figures(chosen: Chosen, data: Data, rows: Rows) -> Figures:
             "bytes": sum(shard["bytes"] for shard in about["shards"]),
         },
         "decoding": about.get("decoding", {}),
-        "split": _split(chosen, rows),
+        "split": _split(inputs, rows),
         "all": rows.count(rows.all.mask),
         "by_class": [{"value": group.name, **rows.count(group.mask)} for group in rows.classes],
         **{f"by_{field}": _by(rows, field) for field in FIELDS},
         "pixels": _pixels(data),
         "findings": _findings(rows) if about["task"] != "classification" else None,
         "leakage": _leakage(rows),
-        "duplicates": _alike(rows, rows.roots),
+        "duplicates": _duplicates(rows, rows.roots),
         "near_duplicates": _near(rows),
         "left_out_as_asked": about.get("counts", {}).get("left_out") or {},
-        "quarantine": _reasons(chosen.dataset / "quarantine.csv"),
-        "warnings": _reasons(chosen.dataset / "warnings.csv"),
+        "quarantine": _reasons(inputs.dataset / "quarantine.csv"),
+        "warnings": _reasons(inputs.dataset / "warnings.csv"),
     }
-    return shown
 
 
-def _split(chosen: Chosen, rows: Rows) -> Figures | None:
-    if chosen.splits is None:
+def _split(inputs: ReportInput, rows: Rows) -> Figures | None:
+    if inputs.splits is None:
         return None
-    about = read_record("split", chosen.splits / "split.json")
+    about = read_record("split", inputs.splits / "split.json")
     if about["dataset"] != rows.data.about["fingerprint"]:
         raise RefusedError(
-            f"The split belongs to a data set with the fingerprint {about['dataset'][:DIGITS]}, and this one has "
-            f"{rows.data.about['fingerprint'][:DIGITS]}. Give the two that belong together."
+            f"The split belongs to a data set with the fingerprint {about['dataset'][:DIGITS]}, but this data set has "
+            f"{rows.data.about['fingerprint'][:DIGITS]}. Name a data set and a split that belong together."
         )
-    why = Counter(rows.why[rows.side == len(SIDES)].tolist())
+    why = Counter(rows.why[rows.split == len(SPLITS)].tolist())
     return {
         "version": about["version"],
-        "artifact": chosen.artifacts.get("splits", ""),
+        "artifact": inputs.artifacts.get("splits", ""),
         "fingerprint": about["fingerprint"],
         "left_out": dict(sorted(why.items())),
     }
@@ -108,10 +107,10 @@ def _range(values: NDArray[Any]) -> Figures:
 
 
 def _findings(rows: Rows) -> Figures:
-    """How many findings images have, and how often two come together."""
+    """Count the findings per image, and the co-occurrence of findings."""
     masks = np.stack([group.mask for group in rows.classes[:-1]])
     per_image = np.bincount(masks.sum(axis=0), minlength=1)
-    together = masks.astype(np.float32) @ masks.T.astype(np.float32) if len(masks) <= TOGETHER else None
+    together = masks.astype(np.float32) @ masks.T.astype(np.float32) if len(masks) <= MAX_COUNTED_FINDINGS else None
     return {
         "per_image": {str(number): int(images) for number, images in enumerate(per_image) if images},
         "together": together.astype(int).tolist() if together is not None else None,
@@ -119,18 +118,18 @@ def _findings(rows: Rows) -> Figures:
 
 
 def _leakage(rows: Rows) -> Figures | None:
-    """How many patients, images and groups of images that look the same stand on more than one side."""
-    if not rows.divided:
+    """Count the patients, images and groups of near duplicates in more than one split."""
+    if not rows.has_split:
         return None
     return {
-        "patients": len(rows.on_several_sides(rows.patients)),
-        "identical_images": len(rows.on_several_sides(rows.codes("pixel_digest")[1])),
-        "near_duplicates": len(rows.on_several_sides(rows.near)),
+        "patients": len(rows.in_several_splits(rows.patients)),
+        "identical_images": len(rows.in_several_splits(rows.codes("pixel_digest")[1])),
+        "near_duplicates": len(rows.in_several_splits(rows.near)),
     }
 
 
-def _alike(rows: Rows, roots: NDArray[np.int64]) -> Figures:
-    """How many images have an earlier one that they equal, in how many groups, of several patients how many."""
+def _duplicates(rows: Rows, roots: NDArray[np.int64]) -> Figures:
+    """Count the images that equal an earlier one, their groups, and the groups with several patients."""
     later = np.flatnonzero(roots >= 0)
     groups = np.unique(roots[later])
     across = np.unique(roots[later][rows.patients[later] != rows.patients[roots[later]]])
@@ -138,7 +137,7 @@ def _alike(rows: Rows, roots: NDArray[np.int64]) -> Figures:
 
 
 def near_groups(rows: Rows) -> list[list[int]]:
-    """The groups of images that look the same without all being identical, as rows of the index, in order of id."""
+    """Return the groups of near duplicates that are not all identical, as rows of the index, ordered by id."""
     members = defaultdict(list)
     for row in np.flatnonzero(rows.near >= 0).tolist():
         members[int(rows.near[row])].append(row)
@@ -154,33 +153,28 @@ def _near(rows: Rows) -> Figures:
 
 
 def _reasons(path: Path) -> list[Figures]:
-    """Return a table of problems by reason, the most frequent first: how many, why, and a few keyed ids."""
+    """Return a table of problems grouped by reason, most frequent first, with details and example ids."""
     if not path.exists():
         return []
-    gathered = []
+    reasons = []
     by_reason = pd.read_csv(path, dtype=str, keep_default_na=False).groupby("reason", sort=False)
-    for reason, found in sorted(by_reason, key=lambda item: (-len(item[1]), item[0])):
-        details = Counter(found["detail"])
-        named = found[found.columns.intersection(["image_id", "patient_id"])].map(lambda name: name[:DIGITS])
-        first = named.assign(detail=found["detail"])[(named != "").any(axis=1) & ~named.duplicated()]
-        gathered.append(
+    for reason, lines in sorted(by_reason, key=lambda item: (-len(item[1]), item[0])):
+        details = Counter(lines["detail"])
+        ids = lines[lines.columns.intersection(["image_id", "patient_id"])].map(lambda name: name[:DIGITS])
+        first = ids.assign(detail=lines["detail"])[(ids != "").any(axis=1) & ~ids.duplicated()]
+        reasons.append(
             {
                 "reason": reason,
-                "count": len(found),
+                "count": len(lines),
                 "details": [{"detail": text, "count": n} for text, n in details.most_common(EXAMPLES)],
                 "further_details": max(0, len(details) - EXAMPLES),
                 "examples": [{k: v for k, v in row.items() if v} for row in first.head(EXAMPLES).to_dict("records")],
             }
         )
-    return gathered
+    return reasons
 
 
 def known_share(shown: Figures, field: str) -> float:
-    """The share of images of which this field is known."""
+    """Return the share of images for which a field is known."""
     known = sum(entry["images"] for entry in shown[f"by_{field}"] if entry["value"] != UNKNOWN)
     return float(known / max(1, shown["all"]["images"]))
-
-
-def out_of(shown: Figures) -> int:
-    """How many images the split leaves out; 0 without one."""
-    return int(shown["all"]["sides"][OUT]["images"]) if shown["split"] else 0
