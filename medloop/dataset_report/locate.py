@@ -111,7 +111,7 @@ def _index(store: Store, run: Run, beginning: str) -> _Index:
 
 
 def _images(key: HashKey, entries: list[Entry], index: _Index, beginning: str) -> Iterator[Found]:
-    for state in key.earlier():
+    for state in key.earlier_states():
         for entry in entries:
             for frame in index.frames:
                 image = state.image(entry.name, frame)
@@ -129,7 +129,7 @@ def _patients(key: HashKey, place: Source, entries: list[Entry], index: _Index, 
         for name, file in names(place, looked_at, tables):
             files[name].append(file)
         found = []
-        for state in key.earlier():
+        for state in key.earlier_states():
             for name, of_name in files.items():
                 patient = state.hash("patient", name)
                 if patient.startswith(beginning):

@@ -121,7 +121,7 @@ def _names(settings: Settings, store: Store, run: Run) -> Name | None:
         return None
     key, about = hash_keys.parse(text), explain.dataset(store, run)
     wanted = about["key_id"] if about else key.id
-    state = next((each for each in key.earlier() if each.id == wanted), None)
+    state = next((each for each in key.earlier_states() if each.id == wanted), None)
     if state is None:
         raise RefusedError(
             f"The hash key at hand has the id {key.id}, and the run's data set was made with key {wanted}: no name can "

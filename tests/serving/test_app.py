@@ -95,7 +95,7 @@ def test_an_image_is_decoded_as_the_model_was_trained(store: Store, tmp_path: Pa
     assert list(reply["probabilities"].values()) == model.probabilities(model(found[None]).logits)[0].tolist()
     assert frames.status_code == 400
     assert frames.json() == {
-        "detail": "The DICOM file has 3 frames, and one image is asked for: send each frame as a file of its own."
+        "detail": "The DICOM file has 3 frames; only files with 1 are accepted: send each frame as a file of its own."
     }
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from components.ingest import decode
-from components.ingest.labels import SourceFile, Labels, read_labels
+from components.ingest.labels import Labels, SourceFile, read_labels
 from components.ingest.parameters import SourceParameters
 from components.shared.storage.source import Directory, Entry
 

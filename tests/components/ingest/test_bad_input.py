@@ -69,7 +69,7 @@ def test_a_shard_that_does_not_hold_what_its_name_says_is_named_and_made_again(
         open_store(store.uri).fetch(shard)
     scans.add("NORMAL/new_1.png")
     second = ingest(open_store(store.uri), scans)
-    assert f"the shard {shard[:12]} does not hold what its name says" in capfd.readouterr().err
+    assert f"the content of shard {shard[:12]} does not match its digest" in capfd.readouterr().err
     assert second.values["images"] == 13
     np.testing.assert_array_equal(scans.pixels_of(store, second, "NORMAL/normal0_0.png"), gray(1, 0))
     assert set(rows(store, first)) < set(rows(store, second))

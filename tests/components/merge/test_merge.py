@@ -180,7 +180,7 @@ def test_what_was_left_out_as_asked_and_set_aside_is_told_once_by_the_merge_agai
         done = ingest(store, made, parts, label_map={"A": "A", "B": "B", "C": ""}, limit_per_class=20)
     assert done.values["left_out"] == {"label_map": 1, "limit_per_class": 60 - done.values["images"]}
     assert done.values["images"] < 60
-    assert done.values["set_aside"] == {"no class: it lies in no class folder": 1}
+    assert done.values["set_aside"] == {"no class: it is not in a class folder": 1}
     events = [getattr(record, "fields", {}) for record in caplog.records]
     assert sum("limit_per_class" in str(fields) for fields in events) == 1, "in the values of merge, and nowhere else"
     again = ingest(store, made, parts, label_map={"A": "A", "B": "B", "C": ""}, limit_per_class=20)

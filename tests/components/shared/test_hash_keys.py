@@ -64,7 +64,7 @@ def test_a_chain_carries_old_ids_on_without_the_names() -> None:
         assert third.rehash(kind, old, first) == third.hash(kind, "p1")
         assert third.rehash(kind, second.hash(kind, "p1"), second) == third.hash(kind, "p1")
     assert hash_keys.parse(third.text) == third
-    assert third.earlier() == [first, second, third]
+    assert third.earlier_states() == [first, second, third]
     assert len({first.id, second.id, third.id}) == 3
     assert first.rotated() != second
 

@@ -93,8 +93,8 @@ def test_json_of_any_size_that_is_allowed_is_read(monkeypatch: pytest.MonkeyPatc
     assert parse_json("[" * 64 + "]" * 64)
     with pytest.raises(ValueError, match="it has 12 bytes, and 11 are allowed"):
         parse_json("[1, 2, 3, 4]", 11)
-    monkeypatch.setattr(json_documents, "BYTES", 8)
-    assert yaml_documents.BYTES == 2**17
+    monkeypatch.setattr(json_documents, "MAX_BYTES", 8)
+    assert yaml_documents.MAX_BYTES == 2**17
 
 
 @pytest.mark.parametrize(
@@ -102,7 +102,7 @@ def test_json_of_any_size_that_is_allowed_is_read(monkeypatch: pytest.MonkeyPatc
     [
         (b'{"kind": "run", "schema": 1, "x": ' + b"[" * 20_000, "it is nested more than 64 deep"),
         (b'{"kind": "run", "schema": 1, "kind": "run"}', "the key 'kind' stands there twice"),
-        (b" " * (json_documents.BYTES + 1), "are allowed"),
+        (b" " * (json_documents.MAX_BYTES + 1), "are allowed"),
     ],
 )
 def test_a_record_that_is_nested_or_said_twice_is_refused_by_name(data: bytes, words: str) -> None:
