@@ -116,7 +116,7 @@ class ClassSelection:
             count = f"{counts[name]} image{'s' * (counts[name] != 1)}"
             label = f"the label {name!r}" if len(counts) <= MAX_QUOTED and self._is_shown(name) else "a label"
             label += self._line_of(name)
-            more = f" {others} more are missing too." if others else ""
+            more = f" It also lacks {others} other label{'s' * (others != 1)}." if others else ""
             raise RefusedError(
                 f"label_map does not contain {label} of {count}.{self._suggestion(name, parameters.label_map)}{more} "
                 "Map it to a class, or to '' to leave its images out."

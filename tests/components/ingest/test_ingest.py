@@ -483,7 +483,7 @@ def test_images_outside_of_class_folders_are_no_class(store: Store, tmp_path: Pa
 def test_a_class_of_which_nothing_is_usable_is_named(store: Store, scans: Scans) -> None:
     for path in (scans.root / "PNEUMONIA").iterdir():
         path.write_bytes(b"no image")
-    with pytest.raises(ValueError, match="of class 'PNEUMONIA' is left; 4 files were set aside: unreadable"):
+    with pytest.raises(ValueError, match="of class 'PNEUMONIA' is left; 4 files were quarantined: unreadable"):
         ingest(store, scans)
 
 

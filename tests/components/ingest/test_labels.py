@@ -241,8 +241,8 @@ TABLES = [
     ('file,age\n"NORMAL/zebedee1_1.png,4\n', "patients.csv is not valid CSV in UTF-8: unexpected end of data"),
     ("file,age\nNORMAL/zebedee1_1.png,4" + " " * 2**20, "patients.csv, line 2 has more than 1,048,576 characters"),
     ("file,age\nNORMAL/zebedee1_1.png," + " " * 60 + "\0\n", "patients.csv, line 2 holds a NUL character"),
-    ("file," + "a," * 5000 + "\n", "patients.csv has 5,002 columns, and 1,000 are allowed"),
-    ("file," + "a" * 9000 + "\n", "patients.csv has a column's name of 9,000 characters, and 200 are allowed"),
+    ("file," + "a," * 5000 + "\n", "patients.csv has 5,002 columns; the maximum is 1,000"),
+    ("file," + "a" * 9000 + "\n", "patients.csv has a column name of 9,000 characters; the maximum is 200"),
     ("file,age\n" + "x" * 200_000 + ",4\n", "field larger than field limit"),
 ]
 
@@ -408,7 +408,7 @@ ASKED: list[tuple[dict[str, Any], str]] = [
         {"label_map": {"NORMAL": "a", "SICK": "b"}},
         "label_map does not contain the label 'images' of 5 images. Map it to",
     ),
-    ({"label_map": {"NORMAL": "a", "SIKC": "b"}}, "the label 'images' of 5 images. 1 more are missing too. Map"),
+    ({"label_map": {"NORMAL": "a", "SIKC": "b"}}, "the label 'images' of 5 images. It also lacks 1 other label. Map"),
     (
         {"label_map": {"NORMAL": "a", "SICK": "a", "images": ""}},
         "label_map has 1 class: a; a classifier needs at least",

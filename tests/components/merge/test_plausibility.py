@@ -17,7 +17,7 @@ def test_an_id_that_stands_for_many_is_named_with_its_number_and_the_limit() -> 
     found = told({"shared": 61, **{f"p{number}": 1 + number % 3 for number in range(40)}})
     assert set(found) == {"shared"}
     assert found["shared"].startswith(
-        "61 images of one patient, and at most 30 are plausible: 19 patients in 20 have 3"
+        "61 images of one patient; at most 30 are plausible: 19 patients in 20 have 3"
     )
 
 

@@ -89,7 +89,7 @@ def test_names_that_would_take_each_others_place_are_refused(store: Store, pair:
 
 
 def test_more_files_than_an_artifact_may_have_are_refused() -> None:
-    with pytest.raises(ValueError, match=r"names 100,001 files; at most 100,000"):
+    with pytest.raises(ValueError, match=r"has 100,001 files; the maximum is 100,000"):
         file_names.check_names((str(number) for number in range(file_names.MAX_FILES + 1)), "the model")
 
 

@@ -30,7 +30,7 @@ def test_a_changed_label_is_told_once(moved: bool, tmp_path: Path, caplog: pytes
     changed = [*first[:-1], replace(first[-1], label=0, name="zebra" if moved else first[-1].name)]
     more = [*changed, Image("new", "new", 1)]
     (words,) = told(loop, more, caplog)
-    assert words.startswith("1 image that was known has another label than in the data set of the split before, of 40 ")
+    assert words.startswith("1 image has another label than in the data set of the previous split, of 40  ")
     assert told(loop, more, caplog) == []
 
 

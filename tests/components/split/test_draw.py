@@ -138,7 +138,7 @@ def test_two_patients_are_refused(loop: Loop) -> None:
 
 def test_a_side_without_any_finding_is_refused(loop: Loop) -> None:
     images = [Image(f"{n}", f"{n}", (0,) if n < 2 else ()) for n in range(20)]
-    with pytest.raises(ValueError, match=r"The (test|val|train) side has no image with a finding"):
+    with pytest.raises(ValueError, match=r"The (test|val|train) split has no image with a finding"):
         loop.split(images)
 
 

@@ -130,7 +130,7 @@ def test_three_patients_of_a_class_are_enough(loop: Loop) -> None:
 
 
 def test_fractions_that_leave_a_side_empty_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="The train side has no image of class 'NORMAL'"):
+    with pytest.raises(ValueError, match="The train split has no image of class 'NORMAL'"):
         Loop(tmp_path, test_fraction=0.5, val_fraction=0.5).split(base(3))
 
 
@@ -138,7 +138,7 @@ def test_a_side_that_lost_a_class_is_named(loop: Loop) -> None:
     rows = loop.split(base())
     held = {row["patient_id"] for row in rows.values() if row["side"] == "test"}
     left = [image for image in base() if image.label == 0 or image.patient not in held]
-    with pytest.raises(ValueError, match="The test side has no image of class 'PNEUMONIA'"):
+    with pytest.raises(ValueError, match="The test split has no image of class 'PNEUMONIA'"):
         loop.split(left)
 
 
