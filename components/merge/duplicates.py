@@ -19,7 +19,7 @@ MAX_SHOWN = 5
 
 
 def remove_contrary(rows: pa.Table) -> tuple[pa.Table, list[Row]]:
-    """Return the rows without images whose pixels also occur with other labels, and the quarantine of these."""
+    """Quarantine images whose pixels also occur with other labels."""
     content = _codes(rows["pixel_digest"])
     labels = _codes(pc.binary_join(pc.cast(rows["labels"], pa.list_(pa.string())), ","))
     order = np.lexsort((labels, content))
@@ -34,7 +34,7 @@ def remove_contrary(rows: pa.Table) -> tuple[pa.Table, list[Row]]:
 
 
 def mark_duplicates(rows: pa.Table) -> pa.Table:
-    """Return the rows, sorted by image, with the first image of the same pixels in `duplicate_of` of the others."""
+    """Set `duplicate_of` to the first image with the same pixels."""
     content = _codes(rows["pixel_digest"])
     first = np.unique(content, return_index=True)[1][content] if len(content) else content
     return _set_column(rows, "duplicate_of", first, first != np.arange(len(first)))
@@ -82,5 +82,4 @@ def _set_column(rows: pa.Table, column: str, first: NDArray[np.int64], where: ND
 
 
 def _codes(column: pa.ChunkedArray) -> NDArray[np.int64]:
-    """Return a number for each distinct text."""
     return np.asarray(pc.dictionary_encode(column).combine_chunks().indices, np.int64)

@@ -102,7 +102,7 @@ def _read(folder: Path) -> Portion:
 
 
 def _check_portions(portions: Sequence[Portion]) -> dict[str, Any]:
-    """Return the record that all portions share; raise a ValueError if they are not the portions of one source."""
+    """Return the common record; raise a ValueError unless portions fit together."""
     if not portions:
         raise RefusedError("There are 0 portions; at least 1 is needed. Ingest the source first.")
     count = int(portions[0].common["part"].partition("/")[2])
@@ -127,7 +127,7 @@ def _check_portions(portions: Sequence[Portion]) -> dict[str, Any]:
 
 
 def _join_rows(portions: Sequence[Portion]) -> tuple[pa.Table, list[Row]]:
-    """Return all rows, sorted by image, and all shards in an order that does not depend on the portions."""
+    """Return rows and shards in an order that does not depend on the portions."""
     shards = sorted((shard for portion in portions for shard in portion.common["shards"]), key=_shard_key)
     position = {_shard_key(shard): number for number, shard in enumerate(shards)}
     tables = []
@@ -201,7 +201,7 @@ def _by_reason(rows: Sequence[Row]) -> dict[str, int]:
 
 
 def _set_aside(quarantine: Sequence[Row]) -> dict[str, int]:
-    """Return the number of quarantined files by reason and detail, most frequent first, with few details per reason."""
+    """Count quarantined files by reason and detail, with few details per reason."""
     counts = Counter((row["reason"], row["detail"]) for row in quarantine)
     summary: Counter[str] = Counter()
     shown_details: Counter[str] = Counter()
@@ -224,7 +224,7 @@ def _require_classes(common: dict[str, Any], counts: Row) -> None:
 
 
 def _fingerprint(rows: pa.Table, classes: Sequence[str]) -> str:
-    """Return the digest of all pixels with their labels, independent of files and hash key."""
+    """Return the digest of all pixels with their labels."""
     names = ["\0".join(classes[label] for label in labels) for labels in rows["labels"].to_pylist()]
     pixels = rows["pixel_digest"].to_pylist()
     return _hash_lines(f"{digest}\0{name}" for digest, name in zip(pixels, names, strict=True))

@@ -24,7 +24,7 @@ MAX_COMPARISONS = 5_000
 
 
 def group_near_duplicates(hashes: Sequence[str], max_bits: int = 23) -> Ints:
-    """Return the number of each image's group of near duplicates, or -1 if it has none.
+    """Return the number of each image's group of near duplicates, or -1.
 
     hashes: perceptual hashes of 64 hexadecimal digits, or "" for an image without one
     max_bits: two images are near duplicates if at most this many of the 256 bits differ
@@ -64,7 +64,7 @@ def _words(hashes: Sequence[str]) -> tuple[Ints, Words]:
 
 
 def _distinct(words: Words) -> tuple[Words, Ints]:
-    """Return the distinct hashes, sorted, and the position of each image's hash among them."""
+    """Return the sorted distinct hashes, and the position of each image's hash."""
     order = np.lexsort(words.T)
     ordered = words[order]
     new = np.ones(len(words), dtype=bool)
@@ -98,7 +98,6 @@ def _connected(words: Words, max_bits: int) -> Ints:
 
 
 def _keys(words: Words, bits: Sequence[int]) -> NDArray[np.uint32]:
-    """Return these bits of each hash as a number."""
     keys = np.zeros(len(words), dtype=np.uint64)
     for position, bit in enumerate(bits):
         keys |= ((words[:, bit // 64] >> np.uint64(63 - bit % 64)) & np.uint64(1)) << np.uint64(position)
@@ -113,7 +112,7 @@ def _at_distance(order: Ints, starts: Ints, sizes: Ints, step: int) -> tuple[Int
 
 
 def _partners(keys: NDArray[np.uint32], sizes: Ints, flip: int) -> tuple[Ints, Ints]:
-    """Pair the buckets whose keys differ in the bit `flip`, or each bucket with itself if it is 0."""
+    """Pair the buckets whose keys differ in the bit `flip`; 0 pairs each with itself."""
     if flip == 0:
         several = np.flatnonzero(sizes > 1)
         return several, several
@@ -134,7 +133,7 @@ def _unconnected(labels: Ints, starts: Ints, left: Ints, right: Ints) -> tuple[I
 
 
 def _pairs(starts: Ints, sizes: Ints, left: Ints, right: Ints) -> Iterator[tuple[Ints, Ints]]:
-    """Yield the positions of hashes to compare, in chunks: each of a left bucket with each of its right bucket."""
+    """Yield, in chunks, the positions of all hashes to compare in pairs of buckets."""
     left_item = _runs(starts[left], sizes[left])
     bucket = np.repeat(np.arange(len(left)), sizes[left])
     own = left[bucket] == right[bucket]
@@ -153,7 +152,7 @@ def _runs(starts: Ints, sizes: Ints) -> Ints:
 
 
 def _join(words: Words, labels: Ints, left_item: Ints, right_item: Ints, max_bits: int) -> Ints:
-    """Return the labels after connecting those of these pairs that are near duplicates."""
+    """Connect the labels of those of these pairs that are near duplicates."""
     unconnected = labels[left_item] != labels[right_item]
     left_item, right_item = left_item[unconnected], right_item[unconnected]
     differing = np.bitwise_count(words[left_item, 0] ^ words[right_item, 0]).astype(np.int64)

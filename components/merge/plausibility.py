@@ -36,6 +36,6 @@ def find_implausible_patients(patients: Sequence[str], files: Sequence[str], mos
 
 
 def _typical_count(counts: list[int]) -> int:
-    """Return the number of images that 19 in 20 patients do not exceed, never the maximum; 0 for one patient."""
+    """Return the number of images that 19 in 20 patients do not exceed."""
     ordered = np.sort(np.array(counts, dtype=np.int64))
     return int(ordered[(len(ordered) - 1) * 19 // 20]) if len(ordered) > 1 else 0

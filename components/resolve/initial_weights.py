@@ -19,7 +19,7 @@ IN_BUNDLE = "models/model.pt"
 
 
 def store_weights(address: str, store: Store) -> str:
-    """Store the weights at a path or an address (file:, s3:, https:), and return their digest.
+    """Copy the weights at a path or address into the store; return their digest.
 
     A directory must be a model bundle with the weights in models/model.pt. A digest in the store is returned as it is.
     """

@@ -41,7 +41,7 @@ def resolve(
     policy: dict[str, Any] = {},
     quantize_options: dict[str, Any] = {},
 ) -> dict[str, Any]:
-    """Read what can change between runs: the source's listing, release log, model in service, hash key.
+    """Read what can change between runs: source, release log, model, hash key.
 
     Later stages do not read it again. If the newest decision answers the same request, the run gets the same inputs as
     the run of that decision, so that all its work is already done. Evaluations on the locked test set are counted in
@@ -121,7 +121,7 @@ def _listing(address: str) -> list[sources.Entry]:
 
 
 def _is_repetition(work_: Work, log: list[release_log.Entry], request: str) -> bool:
-    """Whether the newest entry answers the same request, and all its work is still in the store."""
+    """Whether the newest entry answers this request, with its work in the store."""
     if not log or log[-1].record.get("request") != request:
         return False
     return work.whole(work_.store, log[-1].record["decision"])
@@ -130,7 +130,7 @@ def _is_repetition(work_: Work, log: list[release_log.Entry], request: str) -> b
 def _count_evaluations(
     work_: Work, log: list[release_log.Entry], request: str, current_champion: str
 ) -> tuple[int, float]:
-    """Return the index of this evaluation on the locked test set, starting at 1, and the error rate spent before it.
+    """Return the index of this evaluation, from 1, and the error rate spent before.
 
     Every decision counts as an evaluation, whatever its outcome: with enough attempts any model passes a test by
     chance. A release approved by a person belongs to the evaluation that awaited approval. A repeated run keeps its
@@ -170,7 +170,7 @@ def _lay_out(work_: Work, folder: Out, digest: str) -> None:
 
 
 def _lay_out_champion(work_: Work, folder: Out, digest: str) -> str:
-    """Lay out the model in service, or a record that it is missing from the store, which the gate evaluates.
+    """Lay out the model in service, or a record that the store lost it.
 
     Return the digest of the artifact.
     """
@@ -185,12 +185,12 @@ def _lay_out_champion(work_: Work, folder: Out, digest: str) -> str:
 
 
 def _normalise(value: Any) -> Any:
-    """Return the value with all numbers in one form: pipelines turn 7 within a dictionary into 7.0 or '7.0'."""
+    """Return the value with all numbers as floats."""
     if isinstance(value, dict):
         return {name: _normalise(inner) for name, inner in value.items()}
     if isinstance(value, list):
         return [_normalise(inner) for inner in value]
-    try:
+    try:  # pipelines turn 7 within a dictionary into 7.0 or '7.0'
         number = float(value)
     except (TypeError, ValueError):
         return value

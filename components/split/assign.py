@@ -22,7 +22,7 @@ OFFICIAL, DRAWN = "official", "draw"
 def assign_linked(
     assignment: Assignment, is_present: NDArray[np.bool_], people: People, owners: Owners, previous: History
 ) -> Assignment:
-    """Assign new patients who share an image with assigned ones to the strictest of the latter's splits."""
+    """Assign new patients who share an image with assigned ones to their split."""
     strictest = owners.owner_minimum(
         previous.patients["patient_id"].combine_chunks(), split_codes(previous.patients["side"])
     )
@@ -32,7 +32,7 @@ def assign_linked(
 def assign_official(
     assignment: Assignment, is_present: NDArray[np.bool_], people: People, index: pa.Table
 ) -> Assignment:
-    """Assign new patients to the strictest of their published splits, except train: val may be drawn from it."""
+    """Assign new patients to their strictest published split, except train."""
     published = group_minimum(people.patient_of_row, split_codes(index["official"]), len(people.ids), NONE)
     return assignment.assign(is_present, np.where(published == TRAIN, NONE, published), OFFICIAL)
 
@@ -40,7 +40,7 @@ def assign_official(
 def assign_drawn(
     assignment: Assignment, is_present: NDArray[np.bool_], people: People, fractions: tuple[float, float], rank: Codes
 ) -> Assignment:
-    """Draw the splits of all other patients to match the fractions; nothing is added to a published test set."""
+    """Draw the splits of all other patients, but do not extend a published test set."""
     splits = assignment.splits
     for stratum in np.unique(people.stratum[is_present]):
         members = is_present & (people.stratum == stratum)
@@ -53,7 +53,7 @@ def assign_drawn(
 
 
 def check_patients(people: People, is_present: NDArray[np.bool_], about: dict[str, Any]) -> list[str]:
-    """Return warnings about findings with few patients; raise a ValueError if there are too few to split."""
+    """Return warnings about rare findings; raise a ValueError for too few patients."""
     findings, classes = people.findings, about["classes"]
     if findings is None:
         for name, count in zip(classes, people.count_by_class(is_present, len(classes)), strict=True):
@@ -86,7 +86,7 @@ def _require(subject: str, count: int, remedy: str) -> None:
 
 
 def check_splits(index_labels: tuple[Codes, Codes], splits: Codes, about: dict[str, Any]) -> list[str]:
-    """Return a warning for each finding that a split lacks; raise a ValueError if it lacks a class or all findings."""
+    """Return warnings about missing findings; raise a ValueError for a missing class."""
     rows, labels = index_labels
     classes, warnings = about["classes"], []
     for split in range(NONE):

@@ -37,7 +37,7 @@ def names_of_codes(codes: Codes, names: tuple[str, ...] = SPLITS) -> pa.Array:
 
 
 def group_minimum(groups: Codes, values: Codes, count: int, default: int) -> Codes:
-    """Return the minimum of each of `count` groups; `groups` has the group of each value, -1 for none."""
+    """Return the minimum value of each of `count` groups; group -1 is none."""
     minimum = np.full(count, default, np.int64)
     np.minimum.at(minimum, groups[groups >= 0], values[groups >= 0])
     return minimum

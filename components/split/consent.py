@@ -51,7 +51,7 @@ def withdrawn_patients(
     images: NDArray[np.bool_],
     can_change: NDArray[np.bool_],
 ) -> NDArray[np.bool_]:
-    """Return which patients are excluded: these, and new ones (`open_`) who share an image with one of them."""
+    """Return which patients withdrew, or are new and share an image with these."""
     is_withdrawn = positions(present, ids) >= 0
     shows_withdrawn_image = np.zeros(len(present), bool)
     shows_withdrawn_image[patient_of_row[images]] = True

@@ -15,7 +15,7 @@ NO_FINDING = "no finding"
 
 
 def count_by_value(index: pa.Table, patient_of_row: Codes, splits: Codes, about: dict[str, Any]) -> dict[str, Any]:
-    """Return numbers of patients and images by field, value and split; an image counts for each of its findings."""
+    """Count patients and images by field, value and split."""
     rows, labels = labels_of(index)
     names = list(about["classes"])
     if about["task"] == "multilabel":
@@ -47,7 +47,7 @@ def _count(rows: Codes, codes: Codes, names: Sequence[str], patient_of_row: Code
 
 
 def _position(name: str, names: list[str]) -> int:
-    """Return the position of a name in `names`, to which it is added if it is missing."""
+    """Return the position of a name in `names`; add it if it is missing."""
     if name not in names:
         names.append(name)
     return names.index(name)

@@ -20,14 +20,14 @@ from components.split.strata import Features
 
 
 def draw_ranks(ids: pa.Array, seed: int) -> Codes:
-    """Return each patient's rank by a hash of seed and id, which does not depend on the order of patients."""
+    """Return each patient's rank by a hash of seed and id."""
     return np.argsort(np.argsort([digest(f"{seed} {patient}".encode()) for patient in ids.to_pylist()]))
 
 
 def places_per_split(
     new: int, assigned: Sequence[int], fractions: tuple[float, float], test_is_fixed: bool
 ) -> list[int]:
-    """Return how many new patients go to test, val and train so that all patients have the requested fractions."""
+    """Return how many new patients each split needs to reach the fractions."""
     total, places = new + sum(assigned), [0, 0, 0]
     for target, fraction in zip((TEST, VAL), fractions, strict=True):
         missing = max(1, round(fraction * total)) - assigned[target]
@@ -37,7 +37,7 @@ def places_per_split(
 
 
 def places_per_fold(new: int, assigned: Sequence[int]) -> list[int]:
-    """Return how many new patients go to each fold so that the folds become as equal as possible."""
+    """Return how many new patients each fold needs to become equally large."""
     places = [0] * len(assigned)
     sizes = [(count, fold) for fold, count in enumerate(assigned)]
     heapq.heapify(sizes)
@@ -51,7 +51,7 @@ def places_per_fold(new: int, assigned: Sequence[int]) -> list[int]:
 def draw(
     features: Features, members: NDArray[np.bool_], assignment: Codes, places: Sequence[int], rank: Codes
 ) -> Codes:
-    """Assign members without an assignment (-1) to the targets that have `places`; the others keep theirs.
+    """Assign members without an assignment (-1) to targets that have `places`.
 
     Each target should have each feature in proportion to its share of all patients. A patient is assigned to the target
     where this most reduces the sum of squared deviations, each relative to the desired count.
@@ -78,7 +78,7 @@ def draw(
 def _gains(
     features: Features, members: NDArray[np.bool_], assignment: Codes, places: Sequence[int]
 ) -> tuple[list[list[float]], list[list[float]]]:
-    """Return, by feature and target, the gain of one more patient, and by how much the gain then falls.
+    """Return the gain of one more patient per feature and target, and its decrease.
 
     The last feature is one that all patients have.
     """

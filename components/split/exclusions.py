@@ -18,7 +18,7 @@ MAX_SHARE = 0.05
 def exclude_images(
     index: pa.Table, splits: Codes, strictest: Codes, withdrawn: NDArray[np.bool_]
 ) -> tuple[Codes, NDArray[np.object_]]:
-    """Return the split of each image, NONE if it is excluded, and the reason for excluding it, or "".
+    """Return the split of each image, NONE if excluded, and the reason.
 
     `splits` has the split of its patient, `strictest` the strictest split of all patients it ever belonged to.
     Duplicates within one split are kept, so that a published test set remains unchanged.
@@ -57,6 +57,6 @@ def many_left_out(rows: pa.Table) -> list[str]:
 
 
 def _less_strict(group: Codes, count: int, splits: Codes) -> NDArray[np.bool_]:
-    """Return which images are in a less strict split than another of their group; -1 is no group."""
+    """Return which images are in a less strict split than others of their group."""
     strictest = np.append(group_minimum(group, splits, count, NONE), NONE)  # the last is for images without a group
     return np.asarray(splits > strictest[group], bool)

@@ -23,7 +23,7 @@ def check_fold(folds: int, fold: int) -> None:
 def draw_folds(
     people: People, splits: Codes, is_linked: NDArray[np.bool_], owners: Owners, fold: Codes, folds: int, rank: Codes
 ) -> Codes:
-    """Return each patient's fold, -1 for those in test or in no split; patients keep the `fold` they have.
+    """Return each patient's fold, -1 in test and in no split; keep existing ones.
 
     Patients who are linked by a shared image get the same fold.
     """
@@ -46,12 +46,12 @@ def _folds_of_linked(people: People, owners: Owners, fold: Codes, folds: int) ->
 
 
 def rotate(splits: Codes, fold: Codes, validation_fold: int) -> Codes:
-    """Return the splits of this run: the chosen fold is val and the others are train; test is unchanged."""
+    """Return the splits of this run: one fold is val, the others are train."""
     return np.where(splits == TEST, TEST, np.where(fold < 0, splits, np.where(fold == validation_fold, VAL, TRAIN)))
 
 
 def check_folds(people: People, splits: Codes, folds: int, classes: list[str]) -> list[str]:
-    """Return a warning for each finding with fewer patients outside test than folds; raise ValueError for a class."""
+    """Return warnings about findings too rare for the folds; refuse such classes."""
     members = (splits == VAL) | (splits == TRAIN)
     kind = "Class" if people.findings is None else "Finding"
     problems = [

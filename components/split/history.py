@@ -17,13 +17,7 @@ from components.shared.errors import RefusedError
 from components.split.columns import NONE, Codes, distinct, group_minimum, names_of_codes, positions, split_codes
 
 PATIENTS = pa.schema(
-    [
-        ("patient_id", pa.string()),
-        ("side", pa.string()),
-        ("why", pa.string()),
-        ("fold", pa.int32()),
-        ("folds", pa.int32()),
-    ]
+    [(name, pa.string()) for name in ("patient_id", "side", "why")] + [(name, pa.int32()) for name in ("fold", "folds")]
 )
 """Every patient ever assigned to a split, even if no longer in the source; with fold and number of folds."""
 
@@ -51,7 +45,7 @@ class Assignment:
 
     @property
     def is_linked(self) -> NDArray[np.bool_]:
-        """Which patients have their split because they share an image with another patient."""
+        """Which patients have their split because of an image shared with another."""
         return np.asarray(self.reasons == LINKED, bool)
 
 
@@ -67,7 +61,7 @@ class History:
 
 
 def read_history(folder: Path, key_id: str) -> History:
-    """Read the split in this directory; raise a ValueError if it was made with another hash key."""
+    """Read the previous split; raise a ValueError for another hash key."""
     if not (folder / "split.json").exists():
         return History(0, PATIENTS.empty_table(), SEEN.empty_table(), OWNERS.empty_table(), SPLIT.empty_table())
     about: dict[str, Any] = read_record("split", folder / "split.json")
@@ -103,7 +97,7 @@ class Owners:
         self._rows = [positions(index[name], hashes) for name in ("image_id", "pixel_digest")]
 
     def owner_minimum(self, ids: pa.Array, values: Codes, default: int = NONE) -> Codes:
-        """Return for each row of the index the minimum value of all patients its image ever belonged to."""
+        """Return each row's minimum value among all patients its image belonged to."""
         value_of_patient = np.full(len(self.patients), default)
         if len(values):
             position = positions(self.patients, ids)
@@ -112,7 +106,7 @@ class Owners:
         return np.minimum(*(value_of_hash[rows] for rows in self._rows))
 
     def strictest(self, previous: History, ids: pa.Array, assignment: Assignment) -> Codes:
-        """Return for each row of the index the strictest split of all patients its image ever belonged to."""
+        """Return each row's strictest split among all patients its image belonged to."""
         return np.minimum(
             self.owner_minimum(
                 previous.patients["patient_id"].combine_chunks(), split_codes(previous.patients["side"])
@@ -122,14 +116,14 @@ class Owners:
 
 
 def known_assignment(previous: History, ids: pa.Array, folds: int) -> tuple[Assignment, Codes]:
-    """Return each patient's split, and fold, which is -1 if it is not one of `folds` folds."""
+    """Return each patient's split and fold so far, -1 for another number of folds."""
     previous_rows = _rows(previous.patients, ids)
     fold = np.where(previous_rows["folds"].to_numpy() == folds, previous_rows["fold"].to_numpy(), -1).astype(np.int64)
     return Assignment(split_codes(previous_rows["side"]), np.array(previous_rows["why"].to_pylist(), object)), fold
 
 
 def _rows(patients: pa.Table, ids: pa.Array) -> pa.Table:
-    """Return the rows of these patients in this order, with "", -1 and 0 for missing ones."""
+    """Return the rows of these patients, with defaults for missing ones."""
     position = positions(ids, patients["patient_id"].combine_chunks())
     rows = patients.take(pa.array(position, mask=position < 0))
     missing = {"side": "", "why": "", "fold": -1, "folds": 0}
@@ -146,7 +140,7 @@ def write_history(
     images: pa.Table,
     owners: Owners,
 ) -> None:
-    """Write the history for the next split, including patients who left the source: they may return to it."""
+    """Write the history, including patients who left the source but may return."""
     previous_rows = _rows(previous.patients, ids)
     columns = [
         ids,

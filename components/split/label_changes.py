@@ -17,7 +17,7 @@ LABELS = pa.schema([("pixel_digest", pa.string()), ("labels", pa.string())])
 
 
 def changed_labels(previous: Path, splits: Path, index: pa.Table, about: Mapping[str, Any]) -> str:
-    """Write the current labels; return a warning if they differ from those of the previous split.
+    """Write the current labels; return a warning if known ones changed.
 
     The warning is "" if no label changed or the previous split has no labels.
     """

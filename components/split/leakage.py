@@ -20,7 +20,7 @@ MAX_SHOWN = 3
 
 @dataclass(frozen=True)
 class Leak:
-    """A kind of leak or fault: its number of ids, the first digits of some of them, and a message."""
+    """A kind of leak, its number of ids, the start of some ids, and a message."""
 
     kind: str
     count: int
@@ -29,7 +29,7 @@ class Leak:
 
 
 def leaks(dataset: Path, splits: Path) -> list[Leak]:
-    """Return all leaks and inconsistencies of the split in `splits` of the data set in `dataset`."""
+    """Return all leaks and inconsistencies of a split of a data set."""
     index = pq.read_table(
         dataset / "index.parquet", columns=["image_id", "patient_id", "pixel_digest", "near"], use_threads=False
     )
@@ -79,7 +79,7 @@ def _in_two_splits(used: pa.Table, name: str) -> list[str]:
 
 
 def _ever_in_test(used: pa.Table, splits: Path) -> list[str]:
-    """Return used images outside test whose patient, or a patient they ever belonged to, was ever in test."""
+    """Return used images outside test of which an owner was ever in test."""
     if not (splits / "patients.parquet").exists():
         return []
     patients = pq.read_table(splits / "patients.parquet", columns=["patient_id", "side"], use_threads=False)

@@ -40,7 +40,7 @@ def split(
     fold: Annotated[int, Between(0, 19)] = 0,
     withdrawn: list[str] = [],  # noqa: B006 - the signature states the default; it is never modified
 ) -> dict[str, Any]:
-    """Divide the patients among train, val and test; patients keep the split they have.
+    """Assign patients to train, val and test; they keep the split they have.
 
     Patients who withdrew consent are in no split. For the others the previous split takes precedence, then a published
     one, then a stratified draw that balances classes or findings, sex, age bands and sites. Of duplicates and near

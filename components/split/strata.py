@@ -21,7 +21,7 @@ STRATUM_WEIGHT = 0.05
 
 @dataclass(frozen=True)
 class Features:
-    """The features to balance, with weights: patient `patient_index[i]` has feature `feature_index[i]`."""
+    """Weighted features to balance: pairs of a patient and a feature."""
 
     patient_index: Codes
     feature_index: Codes
@@ -30,7 +30,7 @@ class Features:
 
 @dataclass(frozen=True)
 class People:
-    """The patients of a data set, sorted by id; `patient_of_row` has the position of each row's patient."""
+    """The patients of a data set, sorted by id."""
 
     ids: pa.Array
     patient_of_row: Codes
@@ -70,7 +70,7 @@ def read_people(index: pa.Table, about: dict[str, Any]) -> People:
 
 
 def _rarest(label_pairs: tuple[Codes, Codes], patients: int, classes: int) -> Codes:
-    """Return for each patient the class that the fewest patients have, in a tie the last one."""
+    """Return each patient's rarest class, in a tie the last one."""
     patient_index, label = label_pairs
     order = np.lexsort((-label, np.bincount(label, minlength=classes)[label], patient_index))
     result = np.zeros(patients, np.int64)
@@ -87,7 +87,7 @@ def labels_of(index: pa.Table) -> tuple[Codes, Codes]:
 
 
 def attribute_codes(index: pa.Table, name: str) -> tuple[Codes, list[str]]:
-    """Return the code of each row's sex, age band or site, -1 if unknown, and the values of the codes."""
+    """Return the code of each row's attribute, -1 if unknown, and the values."""
     if name != "age":
         values = distinct(index[name].filter(pc.not_equal(index[name], "")))
         return positions(index[name], values), values.to_pylist()
@@ -98,7 +98,7 @@ def attribute_codes(index: pa.Table, name: str) -> tuple[Codes, list[str]]:
 
 
 def majority(patient_of_row: Codes, codes: Codes, count: int) -> Codes:
-    """Return each group's most frequent code, in a tie the higher one; -1 if all are unknown."""
+    """Return each group's most frequent code, in a tie the higher; -1 if unknown."""
     patient_of_row, codes = patient_of_row[codes >= 0], codes[codes >= 0]
     result = np.full(count, -1, np.int64)
     if len(codes):

@@ -136,7 +136,7 @@ def write_shard(images: Iterable[Pixels], path: Path) -> None:
 
 
 def read_shard(path: Path) -> list[Pixels]:
-    """Return the masters of a shard, gray [H, W] or colours [H, W, 3], mapped without a copy."""
+    """Return the masters of a shard, [H, W] or [H, W, 3], without a copy."""
     file = pa.ipc.open_file(pa.memory_map(str(path)))
     masters: list[Pixels] = []
     for number in range(file.num_record_batches):
@@ -194,14 +194,14 @@ class Data:
         return targets
 
     def rows(self, splits: Path, *split_names: str) -> NDArray[np.int64]:
-        """Return the positions in the index of images in these splits (train, val, test) of the directory `splits`."""
+        """Return the positions of images in splits such as "train" and "val"."""
         table = read_table(splits / "splits.parquet", schema=SPLIT)
         split_of_image = dict(zip(table["image_id"].to_pylist(), table["side"].to_pylist(), strict=True))
         split_of_row = [split_of_image.get(image_id, "") for image_id in self.index["image_id"].to_pylist()]
         return np.flatnonzero(np.isin(split_of_row, split_names)).astype(np.int64)
 
     def views(self, size: int, fit: str, crop: float = 0.0, shades: str = "given") -> Views:
-        """Return the views of all images; those missing in the store are made from the masters."""
+        """Return the views of all images, and store those that are missing."""
         spec = {"size": size, "fit": fit, "algorithm": VIEW_ALGORITHM} | ({"crop": crop} if crop else {})
         spec |= {"shades": shades} if shades != "given" else {}  # defaults are left out, so that old views are found
         with ThreadPoolExecutor(4) as pool:
@@ -232,7 +232,7 @@ class Data:
 
 @dataclass(frozen=True)
 class Views:
-    """The views of all images in one size: uint8, mapped into memory, one array per shard."""
+    """The views of all images in one size, one memory-mapped array per shard."""
 
     arrays: Sequence[NDArray[np.uint8]]
     shard: NDArray[np.int32]
@@ -266,7 +266,7 @@ def _load_view(store: Store, shard: str, spec: dict[str, Any]) -> NDArray[np.uin
 
 
 def _read_view(store: Store, name: str, shard: str, spec: dict[str, Any]) -> NDArray[np.uint8] | None:
-    """Return the stored view of a shard, or None if there is none or, with public keys set, it is not signed."""
+    """Return a shard's stored view; None if it is missing, damaged or unsigned."""
     data, trusted = store.read(name), stage_keys.trusted()
     try:
         if data is None:

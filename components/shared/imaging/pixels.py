@@ -26,7 +26,7 @@ BLANK = "the image is blank: every pixel has the same value"
 
 @dataclass(frozen=True)
 class Decoding:
-    """How files are decoded into masters; recorded in the data set and in every model trained on it."""
+    """How files are decoded; recorded in the data set and in every model."""
 
     max_side: Annotated[int, Between(64, 8192)] = 1024
     """maximum side of a master in pixels; larger images are reduced"""
@@ -111,7 +111,7 @@ def masters(
     header: dict[str, str] | None = None,
     notes: Iterable[tuple[str, str]] = (),
 ) -> Iterator[Master]:
-    """Yield the masters of a file's images, given with their frame numbers; None is a frame that cannot be decoded.
+    """Yield the masters of a file's frames; None is one that cannot be decoded.
 
     Blank and unreadable frames are left out, with a note, unless no other is left. Notes about the whole file go to
     its first image.
@@ -155,7 +155,7 @@ def _make_master(
     notes: Iterable[tuple[str, str]],
     size: tuple[int, int] = (0, 0),
 ) -> Master | None:
-    """Return the master of these pixels, reduced and converted as configured, or None if they are blank.
+    """Return the master of these pixels as configured, None if they are blank.
 
     `size` is the image's original (width, height) if it was already reduced.
     """

@@ -17,7 +17,7 @@ MAX_BYTES, MAX_DEPTH = 64 * 2**20, 64
 
 
 def parse_json(data: bytes | str, max_bytes: int = MAX_BYTES) -> Any:
-    """Return the value of a JSON document; raise a ValueError with a reason that can follow a colon."""
+    """Return the value of a JSON document; raise a ValueError without its name."""
     if len(data) > max_bytes:
         raise RefusedError(f"it has {len(data):,} bytes; the maximum is {max_bytes:,}")
     try:
@@ -29,7 +29,7 @@ def parse_json(data: bytes | str, max_bytes: int = MAX_BYTES) -> Any:
 
 
 def read_json(data: bytes | str, name: str, max_bytes: int = MAX_BYTES) -> Any:
-    """Return the value of a JSON document; raise a ValueError with a message that calls it `name`."""
+    """Return the value of a JSON document; raise a ValueError with its `name`."""
     try:
         return parse_json(data, max_bytes)
     except ValueError as error:
@@ -41,7 +41,7 @@ MAX_LINE, MAX_COLUMNS, MAX_COLUMN_NAME = 2**20, 1000, 200
 
 
 def table_lines(file: TextIO, name: str) -> Iterator[str]:
-    """Yield the lines of a table; raise a ValueError at a line that is too long or not text."""
+    """Yield the lines of a table; refuse one that is too long or not text."""
     number = 0
     while line := file.readline(MAX_LINE + 1):
         number += 1

@@ -18,7 +18,7 @@ Parameters, policies and cluster files have a few kilobytes.
 
 
 class _StrictLoader(yaml.SafeLoader):
-    """A safe loader that refuses duplicate keys and reads 1:30 as text, not as the number 90.
+    """A safe loader that refuses duplicate keys and reads 1:30 as text.
 
     Limits are checked while nodes are composed, before any alias is expanded.
     """
@@ -87,7 +87,7 @@ def parse_yaml(text: str) -> Any:
 
 
 def read_yaml(path: Path) -> Any:
-    """Return the value of a YAML file; raise FileNotFoundError if it is missing, ValueError if it is invalid."""
+    """Return the value of a YAML file; raise a ValueError if it is invalid."""
     with path.open("rb") as file:
         data = file.read(MAX_BYTES + 1)  # devices are endless
     if len(data) > MAX_BYTES:

@@ -37,7 +37,7 @@ class HashKey:
         return ":".join(link.hex() for link in self.links)
 
     def hash(self, kind: str, name: str) -> str:
-        """Return the keyed hash of a name; `kind` separates patients and images with the same name."""
+        """Return the keyed hash of a name; `kind` separates patients from images."""
         return _hash_with(kind, name, self.links)
 
     def image(self, name: str, frame: int = -1) -> str:
@@ -73,7 +73,7 @@ def _hash_with(kind: str, name: str, links: tuple[bytes, ...]) -> str:
 
 
 def parse(text: str) -> HashKey:
-    """Parse a key: 64 hexadecimal digits, or for a rotated key several times 64 separated by colons."""
+    """Parse 64 hexadecimal digits, or several such links separated by colons."""
     links = []
     for part in text.strip().split(":"):
         try:

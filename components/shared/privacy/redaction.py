@@ -65,13 +65,12 @@ _COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 
 
 class Redactor:
-    """Replaces by *** every secret of an environment, and everything that matches a secret's pattern."""
+    """Replaces secrets of an environment, and texts like secrets, by ***."""
 
     def __init__(self, environment: Mapping[str, str]) -> None:
         self._values = _compile_alternatives(tuple(_secrets(environment)))
 
     def __call__(self, text: str) -> str:
-        """Return the text without secrets."""
         text = self._values.sub(HIDDEN, text)
         lowered = text.lower()
         for words, pattern, replacement in _PATTERNS:
@@ -81,7 +80,7 @@ class Redactor:
 
 
 def redact(text: str, environment: Mapping[str, str] | None = None) -> str:
-    """Return the text without the secrets of the environment; use a `Redactor` for many texts."""
+    """Return the text without secrets; use a `Redactor` for many texts."""
     return Redactor(os.environ if environment is None else environment)(text)
 
 
@@ -91,7 +90,6 @@ def redact_all(value: Any, environment: Mapping[str, str] | None = None) -> Any:
 
 
 def _change_texts(value: Any, change: Callable[[str], str]) -> Any:
-    """Return a JSON value with each text in it changed."""
     if isinstance(value, str):
         return change(value)
     if isinstance(value, dict):
@@ -100,7 +98,7 @@ def _change_texts(value: Any, change: Callable[[str], str]) -> Any:
 
 
 def printable(text: str) -> str:
-    """Return the text as one line, with line breaks, control and direction characters as JSON escapes.
+    """Return the text as one line, with control characters as JSON escapes.
 
     Untrusted text then cannot start a new line or move a terminal's cursor.
     """
@@ -126,7 +124,7 @@ def one_line(text: str, what: str) -> str:
 
 
 def protect_process() -> None:
-    """Make new files private, and redact secrets in the output of this process. Call it at the start."""
+    """Make new files private, and redact this process's output."""
     os.umask(0o077)
     for name in ("stdout", "stderr"):
         stream = getattr(sys, name)
@@ -135,7 +133,7 @@ def protect_process() -> None:
 
 
 class _Redacted:
-    """A text stream that redacts secrets in everything written to it, including tracebacks and libraries' output."""
+    """A text stream that redacts secrets in everything written to it."""
 
     def __init__(self, stream: TextIO) -> None:
         self._stream, self._redact = stream, Redactor(os.environ)
@@ -157,7 +155,6 @@ def _escape(char: str) -> str:
 
 
 def _secrets(environment: Mapping[str, str]) -> Iterator[str]:
-    """Yield the secret values of an environment."""
     for name, value in environment.items():
         if NAMES.search(name):
             values = [value, *_PEM_LINE.findall(value), *(value.split(":") if _HEXADECIMAL.fullmatch(value) else ())]
@@ -170,7 +167,7 @@ def _secrets(environment: Mapping[str, str]) -> Iterator[str]:
 
 
 def _secrets_in_address(address: str, is_secret: bool) -> Iterator[str]:
-    """Yield the secrets in an address: password, login as in a header; and all of it if it is secret."""
+    """Yield the password and login in an address, or all of it if it is secret."""
     rest = address.rpartition("://")[2]
     if is_secret:
         yield address
@@ -185,7 +182,7 @@ def _secrets_in_address(address: str, is_secret: bool) -> Iterator[str]:
 
 @lru_cache(8)
 def _compile_alternatives(values: tuple[str, ...]) -> re.Pattern[str]:
-    """Return a pattern that matches these values in every encoding in which they may be written."""
+    """Return a pattern that matches these values in every encoding."""
     forms = {
         form
         for value in values

@@ -16,9 +16,7 @@ def told(counts: dict[str, int], most: int = 500) -> dict[str, str]:
 def test_an_id_that_stands_for_many_is_named_with_its_number_and_the_limit() -> None:
     found = told({"shared": 61, **{f"p{number}": 1 + number % 3 for number in range(40)}})
     assert set(found) == {"shared"}
-    assert found["shared"].startswith(
-        "61 images of one patient; at most 30 are plausible: 19 patients in 20 have 3"
-    )
+    assert found["shared"].startswith("61 images of one patient; at most 30 are plausible: 19 patients in 20 have 3")
 
 
 def test_up_to_ten_times_what_others_have_is_plausible() -> None:

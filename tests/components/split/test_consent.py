@@ -83,7 +83,7 @@ def test_too_few_that_are_left_are_refused(loop: Loop) -> None:
 
 @pytest.mark.parametrize("named", ["0123456789a", "Miller^Anna", "", 12, "0123456789AB"])
 def test_what_is_no_hash_is_refused_and_not_repeated(named: Any, loop: Loop) -> None:
-    with pytest.raises(ValueError, match="must name patients by their keyed hash: 12 or more of its digits") as told:
+    with pytest.raises(ValueError, match="must contain patients' keyed hashes, at least 12 of their digits") as told:
         loop.split(images(), withdrawn=[named])
     assert "Miller" not in str(told.value)
 

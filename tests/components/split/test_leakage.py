@@ -58,7 +58,7 @@ def test_a_patient_on_two_sides(loop: Loop) -> None:
 
     (leak,) = planted(loop, change)
     assert (leak.kind, leak.count, list(leak.ids)) == ("patients in two splits", 1, patients)
-    assert leak.sentence.startswith(f"The split has patients in two splits: 1, namely {patients[0]}. Do not train on it")
+    assert leak.sentence.startswith(f"The split has patients in two splits: 1, namely {patients[0]}. Do not")
 
 
 def test_a_patient_is_the_one_that_the_data_set_names(loop: Loop) -> None:
@@ -128,11 +128,11 @@ def test_many_are_counted_and_a_few_named(loop: Loop) -> None:
         for row in rows.values():
             row["side"] = "other" if row["side"] else ""
 
-    (leak,) = [leak for leak in planted(loop, change) if leak.kind.startswith("images on a side")]
+    (leak,) = [leak for leak in planted(loop, change) if leak.kind.startswith("images in a split other")]
     assert leak.count == 32
     assert len(leak.ids) == 3
     assert all(len(name) == 12 for name in leak.ids)
-    assert f"32, among them {', '.join(leak.ids)}." in leak.sentence
+    assert f"32, including {', '.join(leak.ids)}." in leak.sentence
 
 
 def test_a_split_without_a_memory_can_be_checked(loop: Loop) -> None:

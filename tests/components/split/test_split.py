@@ -213,7 +213,7 @@ def test_the_pixels_of_a_test_image_that_was_replaced_are_never_trained_on(loop:
 
 def test_another_hash_key_is_refused(loop: Loop) -> None:
     loop.split(base())
-    with pytest.raises(ValueError, match="The previous split was made with the hash key made, and this data set with "):
+    with pytest.raises(ValueError, match="The previous split was made with the hash key made, but this data set with "):
         loop.split(base(), key_id="another")
 
 
