@@ -26,7 +26,8 @@ from components.shared.datasets.dataset import ShardWriter, pixel_digest, read_s
 from components.shared.errors import RefusedError, UnavailableError
 from components.shared.imaging import header
 from components.shared.imaging.decoder import limit_resources, limits
-from components.shared.imaging.pixels import Decoding, Master, Pixels
+from components.shared.imaging.pixels import Decoding, Master
+from components.shared.imaging.views import Pixels
 from components.shared.privacy import hash_keys
 from components.shared.privacy.hash_keys import HashKey
 from components.shared.runtime.events import configure_logging, log

@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from components.shared.imaging.dicom import UnusableFileError, wrap_errors
-from components.shared.imaging.pictures import silence_warnings
-from components.shared.imaging.pixels import MAX_PIXELS, Decoding, Master, masters, spread_evenly
+from components.shared.imaging.pictures import MAX_PIXELS, silence_warnings
+from components.shared.imaging.pixels import Decoding, Master, masters, spread_evenly
 from components.shared.imaging.views import Pixels
 
 if TYPE_CHECKING:

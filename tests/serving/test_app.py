@@ -16,8 +16,8 @@ import onnx
 import pytest
 from onnx import helper, numpy_helper
 
-from components.shared.imaging.pixels import Decoding, decode_image, view
-from components.shared.imaging.views import view_parameters
+from components.shared.imaging.pixels import Decoding, decode_image
+from components.shared.imaging.views import view, view_parameters
 from components.shared.inference import Model
 from components.shared.storage.store import Store
 from serving.app import Limits

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import tempfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,26 +15,13 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from components.shared.contracts import decode, encode, fingerprint, read_record
-from components.shared.datasets.parquet_tables import INDEX, SPLIT, read_table, write_table
+from components.shared.datasets.parquet_tables import INDEX, SPLIT, read_table
 from components.shared.errors import RefusedError
 from components.shared.imaging.views import VIEW_ALGORITHM, Pixels, view, view_parameters
 from components.shared.ledger import stage_keys
 
 if TYPE_CHECKING:
     from components.shared.storage.store import Store
-
-__all__ = [
-    "INDEX",
-    "SHARD",
-    "SPLIT",
-    "Data",
-    "ShardWriter",
-    "Views",
-    "pixel_digest",
-    "read_shard",
-    "write_shard",
-    "write_table",
-]
 
 SHARD = pa.schema([("height", pa.int32()), ("width", pa.int32()), ("bits", pa.int32()), ("pixels", pa.large_binary())])
 
@@ -125,14 +112,6 @@ def pixel_digest(pixels: Pixels) -> str:
     content = hashlib.sha256(f"{pixels.dtype.itemsize} {pixels.shape}".encode())
     content.update(np.ascontiguousarray(pixels).data)
     return content.hexdigest()
-
-
-def write_shard(images: Iterable[Pixels], path: Path) -> None:
-    """Write masters of any sizes to one file that can be mapped into memory."""
-    writer = ShardWriter(path)
-    for pixels in images:
-        writer.add(pixels)
-    writer.close()
 
 
 def read_shard(path: Path) -> list[Pixels]:

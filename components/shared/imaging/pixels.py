@@ -12,10 +12,8 @@ from PIL import Image
 from components.shared.contracts import Between, OneOf
 from components.shared.errors import RefusedError
 from components.shared.imaging import dicom, pictures
-from components.shared.imaging.pictures import MAX_PIXELS, colour_note, coloured_share
-from components.shared.imaging.views import Pixels, resize, to_bytes, view
-
-__all__ = ["MAX_PIXELS", "Decoding", "Master", "Pixels", "decode_image", "decode_images", "masters", "view"]
+from components.shared.imaging.pictures import colour_note, coloured_share
+from components.shared.imaging.views import Pixels, resize, to_bytes
 
 SMALL_SIDE = 64
 """An image with a shorter side gets a warning."""

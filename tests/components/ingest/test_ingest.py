@@ -20,7 +20,7 @@ from components.ingest import decode_groups
 from components.ingest.file_names import patient_of
 from components.shared.contracts import digest
 from components.shared.datasets.dataset import Data, read_shard
-from components.shared.imaging.pixels import Pixels
+from components.shared.imaging.views import Pixels
 from components.shared.privacy import hash_keys
 from components.shared.runtime.work import Done
 from components.shared.storage import source

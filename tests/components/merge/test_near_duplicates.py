@@ -99,7 +99,7 @@ def test_images_without_a_look_are_in_no_group() -> None:
 
 
 def test_a_look_of_another_length_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"has 16 digits, and must have 64: .* Ingest all of them"):
+    with pytest.raises(ValueError, match=r"has 16 digits; it must have 64\. .* ingest all of them"):
         group_near_duplicates(["0" * 64, "0" * 16])
 
 

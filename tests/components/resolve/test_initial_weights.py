@@ -82,7 +82,7 @@ def test_weights_on_a_server(store: Store, served: str, monkeypatch: pytest.Monk
     with pytest.raises(OSError, match=r"/other\.pth: the server returned status 404"):
         initial_weights.store_weights(f"{served}/other.pth", store)
     monkeypatch.setattr(initial_weights, "MAX_BYTES", 1000)
-    with pytest.raises(ValueError, match="have more than the 1,000 bytes that are read"):
+    with pytest.raises(ValueError, match="have more than the maximum of 1,000 bytes"):
         initial_weights.store_weights(f"{served}/resnet18.pth", store)
 
 
@@ -109,5 +109,5 @@ def test_a_server_that_is_not_there_is_told(store: Store) -> None:
 
 def test_a_file_too_large_is_told(store: Store, file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(initial_weights, "MAX_BYTES", 1000)
-    with pytest.raises(ValueError, match=r"have 2,000 bytes; at most 1,000 are read"):
+    with pytest.raises(ValueError, match=r"have 2,000 bytes; the maximum is 1,000"):
         initial_weights.store_weights(str(file), store)
