@@ -240,7 +240,7 @@ TABLES = [
     ("file,official\nNORMAL/zebedee1_1.png,fold 1951\n", "line 2 names a split other than train, val and test"),
     ('file,age\n"NORMAL/zebedee1_1.png,4\n', "patients.csv is not valid CSV in UTF-8: unexpected end of data"),
     ("file,age\nNORMAL/zebedee1_1.png,4" + " " * 2**20, "patients.csv, line 2 has more than 1,048,576 characters"),
-    ("file,age\nNORMAL/zebedee1_1.png," + " " * 60 + "\0\n", "patients.csv, line 2 holds a NUL character"),
+    ("file,age\nNORMAL/zebedee1_1.png," + " " * 60 + "\0\n", "patients.csv, line 2 contains a NUL character"),
     ("file," + "a," * 5000 + "\n", "patients.csv has 5,002 columns; the maximum is 1,000"),
     ("file," + "a" * 9000 + "\n", "patients.csv has a column name of 9,000 characters; the maximum is 200"),
     ("file,age\n" + "x" * 200_000 + ",4\n", "field larger than field limit"),
