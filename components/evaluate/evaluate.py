@@ -28,8 +28,8 @@ from components.evaluate.scoring import Judge, Rows, beside, in_service, same_cl
 from components.evaluate.shortcuts import shortcuts
 from components.evaluate.subgroups import UNKNOWN, age_band, divided, gaps
 from components.shared.contracts import Between, In, OneOf, Out, read_record, write_record
-from components.shared.datasets.dataset import SPLIT, Data, Views
-from components.shared.datasets.parquet_tables import read_table, write_table
+from components.shared.datasets.dataset import Data, Views
+from components.shared.datasets.parquet_tables import SPLIT, read_table, write_table
 from components.shared.errors import RefusedError
 from components.shared.figures import SUMMARY
 from components.shared.inference import PRECISIONS, Model

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 
 from components.shared.errors import RefusedError
-from components.shared.parsing import names
+from components.shared.parsing import file_names
 from components.shared.parsing.json_documents import parse_json
 
 In = Annotated[Path, "in"]
@@ -171,7 +171,7 @@ class Manifest:
         except (KeyError, TypeError, AttributeError):
             sound = False
         if sound:
-            names.check(files, where)
+            file_names.check_names(files, where)
         if not sound or manifest.encode() != data:  # else files that differ would go by the same digest
             raise RefusedError(f"{where} is no manifest as medloop writes it. It was changed; make it again.")
         return manifest

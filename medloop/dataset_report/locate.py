@@ -111,7 +111,7 @@ def _index(store: Store, run: Run, beginning: str) -> _Index:
 
 
 def _images(key: HashKey, entries: list[Entry], index: _Index, beginning: str) -> Iterator[Match]:
-    for state in key.earlier():
+    for state in key.earlier_states():
         for entry in entries:
             for frame in index.frames:
                 image = state.image(entry.name, frame)
@@ -128,7 +128,7 @@ def _patients(key: HashKey, source: Source, entries: list[Entry], index: _Index,
         for name, file in candidates(source, theirs or entries, tables):
             files[name].append(file)
         matches = []
-        for state in key.earlier():
+        for state in key.earlier_states():
             for name, files_of_name in files.items():
                 patient = state.hash("patient", name)
                 if patient.startswith(beginning):

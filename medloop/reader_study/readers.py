@@ -127,7 +127,7 @@ def _image_id(settings: Settings, store: Store, run: Run) -> ImageId | None:
         return None
     key, data = hash_keys.parse(text), explain.dataset(store, run)
     key_id = data["key_id"] if data else key.id
-    state = next((state for state in key.earlier() if state.id == key_id), None)
+    state = next((state for state in key.earlier_states() if state.id == key_id), None)
     if state is None:
         raise RefusedError(
             f"The current hash key has the id {key.id}, but the run's data set uses the key {key_id}, so file names "

@@ -47,7 +47,7 @@ def a_file(place: Place) -> None:
     [
         (missing, "There is no source"),
         (a_file, "is a file. Name the directory"),
-        (empty, "holds no images"),
+        (empty, "has no images"),
         (one_class, "a classifier needs at least 2"),
         (few_patients, "the split needs at least 3"),
     ],

@@ -18,7 +18,7 @@ MERGED: dict[str, Any] = {
     "images": 600,
     "quarantined": 3,
     "left_out": {"limit_per_class": 5240},
-    "set_aside": {"unreadable: the file is cut short": 2, "no class: it lies in no class folder": 1},
+    "set_aside": {"unreadable: the file is cut short": 2, "no class: it is not in a class folder": 1},
 }
 NOTE = "epochs, loss 0.310, val AUC 0.981, 412 images/s, 2 min 10 s left"
 
@@ -107,7 +107,7 @@ def test_below_the_line_of_merge_stands_what_was_set_aside_and_left_out(event: s
     assert first.endswith("images 600  quarantined 3")
     assert further == [
         "! merge     2 quarantined: unreadable: the file is cut short",
-        "! merge     1 quarantined: no class: it lies in no class folder",
+        "! merge     1 quarantined: no class: it is not in a class folder",
         "! merge     5,240 left out as asked (limit_per_class)",
     ]
 

@@ -108,8 +108,8 @@ def test_a_wrong_assignment_is_refused_with_the_remedy(assignment: str, sentence
 @pytest.mark.parametrize(
     ("text", "sentence"),
     [
-        ("epochs: [1, 2", "is not readable as YAML: while parsing a flow sequence"),
-        ("epochs: 1\n  seed: 2", "is not readable as YAML"),
+        ("epochs: [1, 2", "is not valid YAML: while parsing a flow sequence"),
+        ("epochs: 1\n  seed: 2", "is not valid YAML"),
         ("- epochs", "contains a list; write one `name: value` per line"),
         ("epochs", "contains a str; write one `name: value` per line"),
         ("epcohs: 3", "Did you mean 'epochs'?"),
@@ -117,7 +117,7 @@ def test_a_wrong_assignment_is_refused_with_the_remedy(assignment: str, sentence
         ("train_options:\n  agument: 3", "Did you mean 'train_options.augment'?"),
         ("train_options:", "train_options is None, and must be a mapping"),
         ("1: 2", "There is no parameter '1'"),
-        ("epochs: 3\nepochs: 5", "'epochs' stands there twice"),
+        ("epochs: 3\nepochs: 5", "'epochs' occurs more than once"),
         ("epochs: 1:30", "epochs is '1:30', and must be a whole number"),
     ],
 )
@@ -130,7 +130,7 @@ def test_a_wrong_file_is_refused_with_the_remedy(text: str, sentence: str, file:
 
 def test_a_file_that_is_no_text_is_refused_by_name(file: Path) -> None:
     file.write_bytes(b"\x89PNG\r\n\xff\xfe")
-    with pytest.raises(ValueError, match=r"params\.yaml is not readable as YAML"):
+    with pytest.raises(ValueError, match=r"params\.yaml is not valid YAML"):
         settled(file=file)
 
 
@@ -220,10 +220,10 @@ def test_a_policy_that_is_no_mapping_is_refused(file: Path) -> None:
     with pytest.raises(ValueError, match="contains a list; write the sections of a policy"):
         settle("/scans", None, [], {}, str(file))
     file.write_text("floors: {auc: 0.9}\nfloors: {auc: 0.8}\n")
-    with pytest.raises(ValueError, match="'floors' stands there twice"):
+    with pytest.raises(ValueError, match="'floors' occurs more than once"):
         settle("/scans", None, [], {}, str(file))
     file.write_text("floors: " + "[" * 5000 + "]" * 5000)
     with pytest.raises(ValueError, match="has more than 32 levels of nesting"):
         settle("/scans", None, [], {}, str(file))
-    with pytest.raises(ValueError, match=r"--set policy=.* is not readable: 'auc' stands there twice"):
+    with pytest.raises(ValueError, match=r"--set policy=.* is not readable: the key 'auc' occurs more than once"):
         settled("policy={floors: {auc: 0.9, auc: 0.1}}")

@@ -45,7 +45,7 @@ def test_the_sentence_says_where_and_not_what() -> None:
     dark = np.full((600, 600), 12, np.uint8)
     assert (
         find_text(written(dark, "MUSTER 4711", 20, (1, 0)))
-        == "10 signs in a row look like writing at the top right of the image"
+        == "10 characters in a row look like text at the top right of the image"
     )
 
 

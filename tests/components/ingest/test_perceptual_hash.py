@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
 from components.ingest.perceptual_hash import perceptual_hash
-from components.merge.near import groups
+from components.merge.near_duplicates import group_near_duplicates
 from medloop.synth.people import Cohort, plan
 from medloop.synth.phantom import render
 
@@ -77,7 +77,7 @@ def test_the_same_picture_looks_the_same(name: str, scans: list[Picture]) -> Non
 
 
 def test_other_patients_look_otherwise(scans: list[Picture]) -> None:
-    assert groups([perceptual_hash(pixels) for pixels in scans], WITHIN).tolist() == [-1] * len(scans)
+    assert group_near_duplicates([perceptual_hash(pixels) for pixels in scans], WITHIN).tolist() == [-1] * len(scans)
 
 
 def test_equal_pixels_have_equal_looks_in_8_and_16_bits(scans: list[Picture]) -> None:

@@ -167,10 +167,10 @@ def test_a_bad_value_is_named_with_its_place_its_limit_and_what_to_write(
         ({"train": ["cpu"]}, "must contain mappings"),
         (["train"], "must contain mappings"),
         ("train", "must contain mappings"),
-        ("train: {cpu: 1", "not readable as YAML"),
-        ("train:\n\tcpu: 1\n", "not readable as YAML"),
-        ("\x00", "not readable as YAML"),
-        ("train: {cpu: 1}\ntrain: {accelerators: 1}\n", "'train' stands there twice"),
+        ("train: {cpu: 1", "not valid YAML"),
+        ("train:\n\tcpu: 1\n", "not valid YAML"),
+        ("\x00", "not valid YAML"),
+        ("train: {cpu: 1}\ntrain: {accelerators: 1}\n", "'train' occurs more than once"),
         ("all: {timeout: 1:30}", "all.timeout is '1:30'"),
         (
             {"train": {"volumes": {"/dev/shm": "claim"}}},
@@ -188,7 +188,7 @@ def test_a_file_that_is_not_there_or_in_another_encoding(tmp_path: Path) -> None
     with pytest.raises(ValueError, match=r"The cluster file .* does not exist"):
         read_cluster(tmp_path / "none.yaml")
     (tmp_path / "latin.yaml").write_bytes(b"all: {labels: {team: caf\xe9}}")
-    with pytest.raises(ValueError, match="not readable as YAML"):
+    with pytest.raises(ValueError, match="not valid YAML"):
         read_cluster(tmp_path / "latin.yaml")
 
 

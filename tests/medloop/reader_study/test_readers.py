@@ -224,8 +224,8 @@ def test_an_empty_file_and_another_encoding_are_refused() -> None:
             'reader,image,label\nA,"' + "x" * 200_000 + '",NORMAL',
             r"Line \d of the readers' table is not valid CSV",
         ),
-        ("reader,image,label\nA,1.png,\0", "The readers' table, line 2 holds a NUL character"),
-        ("reader,image," + "label," * 2000, "The readers' table has 2,003 columns, and 1,000 are allowed"),
+        ("reader,image,label\nA,1.png,\0", "The readers' table, line 2 contains a NUL character"),
+        ("reader,image," + "label," * 2000, "The readers' table has 2,003 columns; the maximum is 1,000"),
         ("reader,image,label,Label\nA,1.png,NORMAL,PNEUMONIA", "has the column 'label' twice. Keep one"),
     ],
 )

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from components.resolve import weights
+from components.resolve import initial_weights
 from components.shared.storage.store import Store, open_store
 from tests.components.shared import servers
 
@@ -30,12 +30,12 @@ def file(tmp_path: Path) -> Path:
 
 
 def test_a_path_and_a_bundles_directory_and_a_file_address_lead_to_the_same(store: Store, file: Path) -> None:
-    digest = weights.keep(str(file), store)
+    digest = initial_weights.store_weights(str(file), store)
     assert store.get(digest) == CONTENT
-    assert weights.keep(str(file.parent.parent), store) == digest
-    assert weights.keep(file.as_uri(), store) == digest
+    assert initial_weights.store_weights(str(file.parent.parent), store) == digest
+    assert initial_weights.store_weights(file.as_uri(), store) == digest
     file.unlink()
-    assert weights.keep(digest, store) == digest, "what was kept before is named by its digest"
+    assert initial_weights.store_weights(digest, store) == digest, "what was kept before is named by its digest"
 
 
 def test_weights_in_a_bucket(store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -47,11 +47,11 @@ def test_weights_in_a_bucket(store: Store, tmp_path: Path, monkeypatch: pytest.M
         (folder / "resnet18.pth").write_bytes(CONTENT)
         (folder / "bundle" / "models").mkdir(parents=True)
         (folder / "bundle" / "models" / "model.pt").write_bytes(CONTENT)
-        digest = weights.keep(f"s3://{servers.BUCKET}/nets/resnet18.pth", store)
+        digest = initial_weights.store_weights(f"s3://{servers.BUCKET}/nets/resnet18.pth", store)
         assert store.get(digest) == CONTENT
-        assert weights.keep(f"s3://{servers.BUCKET}/nets/bundle", store) == digest
+        assert initial_weights.store_weights(f"s3://{servers.BUCKET}/nets/bundle", store) == digest
         with pytest.raises(FileNotFoundError, match=r"There are no weights at s3://.*/nets/resnet19\.pth\. Check"):
-            weights.keep(f"s3://{servers.BUCKET}/nets/resnet19.pth", store)
+            initial_weights.store_weights(f"s3://{servers.BUCKET}/nets/resnet19.pth", store)
 
 
 @pytest.fixture
@@ -77,37 +77,37 @@ def served() -> Iterator[str]:
 
 
 def test_weights_on_a_server(store: Store, served: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    digest = weights.keep(f"{served}/resnet18.pth", store)
+    digest = initial_weights.store_weights(f"{served}/resnet18.pth", store)
     assert store.get(digest) == CONTENT
-    with pytest.raises(OSError, match=r"/other\.pth cannot be had: the server answers 404"):
-        weights.keep(f"{served}/other.pth", store)
-    monkeypatch.setattr(weights, "LIMIT", 1000)
-    with pytest.raises(ValueError, match="have more than the 1,000 bytes that are read"):
-        weights.keep(f"{served}/resnet18.pth", store)
+    with pytest.raises(OSError, match=r"/other\.pth: the server returned status 404"):
+        initial_weights.store_weights(f"{served}/other.pth", store)
+    monkeypatch.setattr(initial_weights, "MAX_BYTES", 1000)
+    with pytest.raises(ValueError, match="have more than the maximum of 1,000 bytes"):
+        initial_weights.store_weights(f"{served}/resnet18.pth", store)
 
 
 @pytest.mark.parametrize(
     ("address", "sentence"),
     [
         ("nowhere/model.pt", r"There are no weights at nowhere/model\.pt\. Give the path"),
-        ("ftp://there/model.pt", r"weights is ftp://there/model\.pt, and ftp: is no address that is read"),
-        ("https://me:secret@there/model.pt", r"an address at there with credentials in it, and a run's parameters"),
-        ("https://there/model.pt?X-Amz-Signature=1", r"an address at there with credentials in it"),
-        ("0" * 64, r"has no object 000000000000, which weights names"),
+        ("ftp://there/model.pt", r"weights is ftp://there/model\.pt, but the scheme ftp is not supported"),
+        ("https://me:secret@there/model.pt", r"an address at there that contains credentials, but parameters"),
+        ("https://there/model.pt?X-Amz-Signature=1", r"an address at there that contains credentials"),
+        ("0" * 64, r"weights is the digest 000000000000, but the store"),
     ],
 )
 def test_what_leads_nowhere_is_told(address: str, sentence: str, store: Store) -> None:
     with pytest.raises((ValueError, OSError), match=sentence):
-        weights.keep(address, store)
+        initial_weights.store_weights(address, store)
 
 
 @pytest.mark.slow
 def test_a_server_that_is_not_there_is_told(store: Store) -> None:
-    with pytest.raises(OSError, match=r"cannot be had \(MaxRetryError\)\. Check the address"):
-        weights.keep(f"http://127.0.0.1:{servers.free_port()}/model.pt", store)
+    with pytest.raises(OSError, match=r"\(MaxRetryError\)\. Check the address"):
+        initial_weights.store_weights(f"http://127.0.0.1:{servers.free_port()}/model.pt", store)
 
 
 def test_a_file_too_large_is_told(store: Store, file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(weights, "LIMIT", 1000)
-    with pytest.raises(ValueError, match=r"have 2,000 bytes; at most 1,000 are read"):
-        weights.keep(str(file), store)
+    monkeypatch.setattr(initial_weights, "MAX_BYTES", 1000)
+    with pytest.raises(ValueError, match=r"have 2,000 bytes; the maximum is 1,000"):
+        initial_weights.store_weights(str(file), store)

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from components.merge.near import groups, named
+from components.merge.near_duplicates import group_names, group_near_duplicates
 
 Bits = NDArray[np.bool_]
 
@@ -66,7 +66,7 @@ def test_the_groups_are_those_of_comparing_all_with_all_in_any_order(
     looks: list[str], within: int, random: object
 ) -> None:
     random.shuffle(looks)  # type: ignore[attr-defined]
-    assert groups(looks, within).tolist() == by_hand(looks, within)
+    assert group_near_duplicates(looks, within).tolist() == by_hand(looks, within)
 
 
 @pytest.mark.parametrize("seed", range(6))
@@ -77,30 +77,30 @@ def test_a_pair_at_the_limit_is_found_wherever_its_bits_differ(seed: int) -> Non
     pairs = [(first, flipped(first, spread)), *((b, flipped(b, list(rng.choice(256, 23, replace=False)))) for b in
              rng.random((50, 256)) < 0.5)]  # fmt: skip
     looks = [text(bits) for pair in pairs for bits in pair]
-    assert groups(looks).tolist() == [place // 2 for place in range(len(looks))]
+    assert group_near_duplicates(looks).tolist() == [place // 2 for place in range(len(looks))]
     further = [text(pairs[0][0]), text(flipped(pairs[0][1], [next(iter(set(range(256)) - set(spread)))]))]
-    assert groups(further).tolist() == [-1, -1]
+    assert group_near_duplicates(further).tolist() == [-1, -1]
 
 
 def test_a_chain_of_pairs_is_one_group() -> None:
     first = np.zeros(256, dtype=bool)
     chain = [text(flipped(first, list(range(20 * number)))) for number in range(5)]
-    assert groups(chain).tolist() == [0] * 5
-    assert groups([chain[0], chain[2], chain[4]]).tolist() == [-1] * 3
+    assert group_near_duplicates(chain).tolist() == [0] * 5
+    assert group_near_duplicates([chain[0], chain[2], chain[4]]).tolist() == [-1] * 3
 
 
 def test_a_group_is_named_by_its_least_image_id() -> None:
-    assert named(np.array([0, -1, 1, 0, 1]), ["d", "a", "c", "b", "e"]) == ["b", "", "c", "b", "c"]
+    assert group_names(np.array([0, -1, 1, 0, 1]), ["d", "a", "c", "b", "e"]) == ["b", "", "c", "b", "c"]
 
 
 def test_images_without_a_look_are_in_no_group() -> None:
-    assert groups(["", "", ""]).tolist() == [-1] * 3
-    assert groups([]).tolist() == []
+    assert group_near_duplicates(["", "", ""]).tolist() == [-1] * 3
+    assert group_near_duplicates([]).tolist() == []
 
 
 def test_a_look_of_another_length_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"has 16 digits, and must have 64: .* Ingest all of them"):
-        groups(["0" * 64, "0" * 16])
+    with pytest.raises(ValueError, match=r"has 16 digits; it must have 64\. .* ingest all of them"):
+        group_near_duplicates(["0" * 64, "0" * 16])
 
 
 def test_thousands_of_different_looks_that_are_nearly_one_are_one_group() -> None:
@@ -108,11 +108,11 @@ def test_thousands_of_different_looks_that_are_nearly_one_are_one_group() -> Non
     first = rng.random(256) < 0.5
     looks = [text(first ^ (rng.random(256) < 0.02)) for _ in range(3000)]
     apart = [text(bits) for bits in rng.random((50, 256)) < 0.5]
-    assert groups([*looks, *apart]).tolist() == [0] * 3000 + [-1] * 50
+    assert group_near_duplicates([*looks, *apart]).tolist() == [0] * 3000 + [-1] * 50
 
 
 def test_a_hundred_thousand_equal_looks_take_no_longer_than_reading_them() -> None:
     looks = [family(1, [0])[0]] * 100_000
     begun = time.process_time()
-    assert groups(looks).tolist() == [0] * 100_000
+    assert group_near_duplicates(looks).tolist() == [0] * 100_000
     assert time.process_time() - begun < 2
