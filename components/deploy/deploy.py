@@ -13,7 +13,7 @@ from components.shared.errors import UnavailableError
 from components.shared.imaging.views import blank_views
 from components.shared.inference import Model
 from components.shared.ledger import release_log, stage_keys
-from components.shared.ledger.approvals import AWAITING, granted
+from components.shared.ledger.approvals import AWAITING, require_approval
 from components.shared.ledger.model_registry import project
 from components.shared.runtime import proof
 from components.shared.runtime.events import event
@@ -43,13 +43,13 @@ def deploy(
     runtime: runtime that serves the model
     """
     run = run or work.run
-    proof.signed_and_whole(decision, state, work)
+    proof.check_signatures(decision, state, work)
     verdict = contracts.read_record("decision", decision / "decision.json")
     resolved = contracts.read_record("resolved", state / "resolved.json")
     _check_decision(verdict, resolved, work.inputs["model"])
-    proof.same_report(verdict, work, stage_keys.trusted())
+    proof.check_report(verdict, work, stage_keys.trusted())
     awaited = verdict["outcome"] == AWAITING
-    approval = granted(work.store, work.inputs["decision"], verdict) if awaited else None
+    approval = require_approval(work.store, work.inputs["decision"], verdict) if awaited else None
     log = release_log.read_log(work.store)
     service = release_log.in_service(log)
     if service and service.record["model"] == work.inputs["model"]:

@@ -118,7 +118,7 @@ def _repeats(work_: Work, log: list[release_log.Entry], request: str) -> bool:
     """Whether the newest entry answers this very request, with all of its work still there to be found done."""
     if not log or log[-1].record.get("request") != request:
         return False
-    return work.whole(work_.store, log[-1].record["decision"])
+    return work.is_complete(work_.store, log[-1].record["decision"])
 
 
 def _look(work_: Work, log: list[release_log.Entry], request: str, champion_now: str) -> tuple[int, float]:
@@ -139,7 +139,9 @@ def _look(work_: Work, log: list[release_log.Entry], request: str, champion_now:
             if number > len(costs):
                 costs.append(float(entry.record.get("spent", 0.0)))
             if asked[:2] == (request, champion_now):
-                same = entry.record.get("split", "") == split and work.whole(work_.store, entry.record["decision"])
+                same = entry.record.get("split", "") == split and work.is_complete(
+                    work_.store, entry.record["decision"]
+                )
                 known = number if same else 0
     number = known or len(looks) + 1
     return number, sum(costs[: number - 1])

@@ -23,7 +23,7 @@ LEAST = 16
 
 def heads(settings: Settings, store: Store, found: Found) -> dict[str, tuple[int, str]]:
     """The heads that were written down where the log is not, by who remembers them: number (or 0) and hash."""
-    from components.shared.ledger.model_registry import remembered
+    from components.shared.ledger.model_registry import remembered_head
 
     kept = {}
     here = _kept(settings).get(store.uri)
@@ -33,7 +33,7 @@ def heads(settings: Settings, store: Store, found: Found) -> dict[str, tuple[int
         return kept  # asked, it would be made
     os.environ.setdefault("MLFLOW_TRACKING_URI", settings.tracking)
     try:
-        there = remembered(store.uri)
+        there = remembered_head(store.uri)
     except Exception as error:
         found.notes.append(f"The tracking server was not asked for the head it remembers: {str(error).splitlines()[0]}")
         there = None

@@ -68,7 +68,7 @@ def known(store: Store, version: str) -> Entry:
 
 def card(store: Store, version: str) -> str:
     """The card of a released version."""
-    from components.shared.ledger.model_registry import card as read
+    from components.shared.ledger.model_registry import read_card as read
 
     words = read(known(store, version), store.uri)
     if not words:

@@ -64,8 +64,8 @@ def test_a_bad_source_is_named(place: Place, harm: Callable[[Place], None], sent
     [
         (("--set", "epoch=3"), "There is no parameter 'epoch'. Did you mean 'epochs'?"),
         (("--set", "weight_decay=0"), "Did you mean 'train_options.weight_decay'?"),
-        (("--set", "epochs=0"), "epochs is 0, and must be from 1 to 1000"),
-        (("--set", "epochs=many"), "epochs is 'many', and must be a whole number"),
+        (("--set", "epochs=0"), "epochs is 0; it must be from 1 to 1000"),
+        (("--set", "epochs=many"), "epochs is 'many'; it must be a whole number"),
         (("--set", "epochs"), "--set takes name=value"),
         (("--params", "nowhere.yaml"), "There is no parameter file nowhere.yaml"),
     ],
