@@ -11,7 +11,7 @@ from typing import Any
 from components.shared.errors import UsageError
 from components.shared.runtime.interface import nearest
 from components.shared.runtime.step_log import IMAGE
-from components.stage import Placed
+from components.stage import PlacedComponent
 from workflows.placement import Placement
 
 PIPELINES = ("retrain", "release")
@@ -61,14 +61,14 @@ def build(
         for name, parameter in signature.parameters.items()
     ]
     function.__signature__ = signature.replace(parameters=changed)  # type: ignore[attr-defined]
-    Placed.places.append(place)
+    PlacedComponent.placements.append(place)
     try:
         # A pipeline inside must be there, with its tasks in their places, before the one around it is made.
         for name, each in inner.items():
             setattr(module, name, dsl.pipeline(name=each.name, description=each.description)(each.pipeline_func))
         return dsl.pipeline(name=plain.name, description=plain.description)(function)
     finally:
-        Placed.places.remove(place)
+        PlacedComponent.placements.remove(place)
         for name, each in inner.items():
             setattr(module, name, each)
 

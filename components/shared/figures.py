@@ -1,4 +1,4 @@
-"""The figures that measure a model: names, meaning, direction, range, and where each one is used.
+"""Figures of a model's performance: name, meaning, direction, range and use of each.
 
 A new figure needs the function that computes it (in evaluate/estimates.py, or in shared/statistics/metrics.py if its
 interval is resampled) and one record here. Reports, policies, model cards and the command line read the records.
@@ -16,7 +16,7 @@ class Definition:
     name: str
     meaning: str
     """Explanation with {n} of 100, {what} for the class or finding, {off} percentage points, and {mean} for a sentence
-    that says whose mean it is."""
+    on the mean over classes."""
     meaning_of_findings: str = ""
     """Explanation for multilabel tasks, if it differs."""
     spelling: str = ""

@@ -18,7 +18,7 @@ from components.shared.ledger import signing, stage_keys
 from components.shared.parsing.json_documents import parse_json, read_json
 from components.shared.runtime.interface import nearest, read, stages
 from components.shared.storage import artifacts
-from components.shared.storage.store import Store, over
+from components.shared.storage.store import Store, open_scratch
 from medloop.findings import Finding
 from medloop.runner import replay
 from medloop.runner.containers import check_images
@@ -144,7 +144,7 @@ def _work(image: str, stage: str) -> Iterator[Finding]:
         settings = Settings(Path(folder), f"{folder}/store", f"sqlite:///{folder}/tracking.db", "")
         run = _loop(settings, "reject" if stage == "reject" else "deploy")
         # The steps share one scratch, so that each finds what the one before it gave.
-        store = over(settings.store, Path(folder) / "scratch")
+        store = open_scratch(settings.store, Path(folder) / "scratch")
         given: dict[str, str] = {}  # what the image gave, by what our own step gave in its place
         worked = False
         for step in run.stages:
@@ -184,7 +184,7 @@ def _now(store: Store, digest: str, given: dict[str, str]) -> str:
     if not set(parts) & set(given):
         return given.get(digest, digest)
     members = [given.get(part, part) for part in parts]
-    return artifacts.together(store, (Manifest.decode(store.get(member), member[:12]) for member in members)).digest
+    return artifacts.combine(store, (Manifest.decode(store.get(member), member[:12]) for member in members)).digest
 
 
 @dataclass(frozen=True)

@@ -106,7 +106,7 @@ def test_a_read_only_store_is_said_and_nothing_runs(place: Place) -> None:
 def test_a_full_store_is_said(place: Place) -> None:
     done = on_a_disk(place, "mount -t tmpfs -o size=900k tmpfs {disk}")
     assert done.returncode == 1, done.stdout + done.stderr
-    assert "is full. Free some space" in " ".join((done.stdout + done.stderr).split())
+    assert "is full. Free space" in " ".join((done.stdout + done.stderr).split())
     assert "Traceback" not in done.stderr
 
 

@@ -52,7 +52,7 @@ class ByHand:
         now = self.step("resolve", {}, source=source, asked={"epochs": 1.0}, policy=dict(policy))
         seen = {name: now.values[name] for name in ("revision", "key_id")}
         portion = self.step("ingest", {}, source=source, **seen, **asked)
-        several = artifacts.together(self.store, [portion.outputs["portion"]])
+        several = artifacts.combine(self.store, [portion.outputs["portion"]])
         data = self.step("merge", {"portions": self.store.fetch(several.digest)})
         rows = {"dataset": self.out(data, "dataset")}
         sides = self.step("split", {**rows, "previous": self.out(now, "previous")})

@@ -133,7 +133,7 @@ def test_a_changed_object_of_the_model_is_refused(candidate: Candidate, store: S
     path.chmod(0o644)
     path.write_bytes(sound[:-1] + b"\0\0")
     inputs = {name: store.fetch(made.digest) for name, made in handed.items()}
-    with pytest.raises(OSError, match="does not hold what its name says"):
+    with pytest.raises(OSError, match="does not match its digest"):
         step("deploy", store, {**inputs, "model": store.fetch(manifest.digest)}, run="run-1", by="someone")
     assert release_log.read_log(store) == []
 
@@ -149,7 +149,7 @@ def test_a_report_that_differs_or_is_gone_is_refused(candidate: Candidate, store
     sound = path.read_bytes()
     path.chmod(0o644)
     path.write_bytes(sound.replace(b"0.96", b"0.99"))
-    with pytest.raises(OSError, match="does not hold what its name says"):
+    with pytest.raises(OSError, match="does not match its digest"):
         candidate.hand_in(decision, state)
     path.unlink()
     with pytest.raises(FileNotFoundError, match="is not in"):
@@ -195,7 +195,7 @@ def test_a_manifest_that_names_another_size_is_refused(
     with pytest.raises(PermissionError, match="decision was changed: a file was added"):
         step("deploy", store, inputs, run="run-1", by="someone")
     handed.write_bytes(text.replace(b"\n", b" "))
-    with pytest.raises(ValueError, match="no manifest as medloop writes it"):
+    with pytest.raises(ValueError, match="not a valid manifest"):
         step("deploy", store, inputs, run="run-1", by="someone")
     assert release_log.read_log(store) == []
 

@@ -24,7 +24,7 @@ from components.shared.imaging.pixels import Pixels
 from components.shared.privacy import hash_keys
 from components.shared.runtime.work import Result
 from components.shared.storage import source
-from components.shared.storage.artifacts import together
+from components.shared.storage.artifacts import combine
 from components.shared.storage.store import Store, open_store
 from tests.components.shared.images import dicom, encoded, gray
 from tests.components.shared.steps import contents, laid_out, step
@@ -100,7 +100,7 @@ def ingest(store: Store, scans: Scans, parts: int = 1, **parameters: Any) -> Res
 
 
 def merged(store: Store, found: list[Result], **parameters: Any) -> Result:
-    several = together(store, [done.outputs["portion"] for done in found])
+    several = combine(store, [done.outputs["portion"] for done in found])
     return step("merge", store, {"portions": store.fetch(several.digest)}, **parameters)
 
 

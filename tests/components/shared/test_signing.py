@@ -130,7 +130,7 @@ def test_unsigned_foreign_and_changed_are_told_apart(monkeypatch: pytest.MonkeyP
     foreign = other.signer.sign("decision", b"yes")
     for arguments, words in (
         (("decision", b"yes", "", "The decision"), "The decision is not signed"),
-        (("decision", b"yes", foreign, "The decision", other.id), f"signed with the key {other.id}, and .* trusts"),
+        (("decision", b"yes", foreign, "The decision", other.id), f"signed with the key {other.id}, but .* trusts"),
         (("decision", b"yes", foreign, "The decision", ours.id), "does not match its signature"),
         (("decision", b"yes", foreign, "The decision"), "does not match its signature"),
         (("decision", b"no", good, "The decision", ours.id), "does not match its signature"),

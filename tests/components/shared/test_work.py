@@ -169,7 +169,7 @@ def test_a_wrong_parameter_is_refused_before_the_store_is_touched(store: Store, 
 
 
 def test_an_input_that_is_no_manifest_is_refused_by_its_name(store: Store, inputs: dict[str, Path]) -> None:
-    with pytest.raises(ValueError, match="dataset holds a 'dataset', where a 'manifest' is expected"):
+    with pytest.raises(ValueError, match="dataset contains a 'dataset'; a 'manifest' is expected"):
         step("split", store, {**inputs, "dataset": inputs["dataset"] / "dataset.json"})
 
 
