@@ -46,7 +46,7 @@ def a_file(place: Place) -> None:
     ("harm", "sentence"),
     [
         (missing, "There is no source"),
-        (a_file, "is a file. Name the directory"),
+        (a_file, "is a file. Set it to a directory"),
         (empty, "holds no images"),
         (one_class, "a classifier needs at least 2"),
         (few_patients, "the split needs at least 3"),
