@@ -68,7 +68,6 @@ def _manifest(path: Path, store: str) -> Path:
 
 
 def _combine(paths: list[Path], store: str) -> Path:
-    """Return the combined manifest of several artifacts."""
     manifests = [Manifest.decode(_manifest(path, store).read_bytes(), path.name) for path in paths]
     return open_store(store).fetch(artifacts.combine(open_store(store), manifests).digest)
 

@@ -184,7 +184,6 @@ class Manifest:
 
     @property
     def bytes(self) -> int:
-        """Total size of the files."""
         return sum(blob.size for blob in self.files.values())
 
 

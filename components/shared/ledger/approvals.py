@@ -53,9 +53,8 @@ def newest(store: Store, decision: str) -> dict[str, Any] | None:
         return None
     if trusted := signing.verifier():
         signing.check_record(trusted, "approval", data, f"The approval {names[-1]}")
-    return {
-        name: value for name, value in decode("approval", data, names[-1]).items() if name not in ("kind", "schema")
-    }
+    record = decode("approval", data, names[-1])
+    return {name: value for name, value in record.items() if name not in ("kind", "schema")}
 
 
 def expired(approval: Mapping[str, Any]) -> bool:

@@ -12,6 +12,7 @@ import hashlib
 import hmac
 import os
 import re
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -44,11 +45,7 @@ class Signer:
 
     def derive(self, purpose: str) -> bytes:
         """Return 32 secret bytes for a purpose, derived from the private key."""
-        from cryptography.hazmat.primitives import serialization
-
-        form, no = serialization.Encoding.Raw, serialization.NoEncryption()
-        private = self._key.private_bytes(form, serialization.PrivateFormat.Raw, no)
-        return hmac.digest(private, f"medloop:{purpose}".encode(), "sha256")
+        return hmac.digest(self._key.private_bytes_raw(), f"medloop:{purpose}".encode(), "sha256")
 
 
 @dataclass(frozen=True)
@@ -110,7 +107,7 @@ def verifier() -> Verifier | None:
     keys = [_parse_public(key) for key in texts if key]
     if not keys:
         raise UsageError(f"{VERIFY} is set but contains no key. Set it to public keys, or unset it.")
-    return Verifier({key_id(_raw(key)): key for key in keys})
+    return Verifier({key_id(key.public_bytes_raw()): key for key in keys})
 
 
 def trusting(signer: Signer) -> Verifier:
@@ -124,7 +121,7 @@ def trusting_public(public: str) -> Verifier:
         key = _parse_public(public)
     except ValueError:
         raise PermissionError("A signature contains an invalid public key: it was changed.") from None
-    return Verifier({key_id(_raw(key)): key})
+    return Verifier({key_id(key.public_bytes_raw()): key})
 
 
 def private_key(raw: bytes) -> Ed25519PrivateKey:
@@ -146,7 +143,7 @@ def make() -> tuple[Signer, str]:
 
 def from_key(key: Ed25519PrivateKey) -> Signer:
     """Return the signer with this private key."""
-    raw = _raw(key.public_key())
+    raw = key.public_key().public_bytes_raw()
     return Signer(key_id(raw), base64.b64encode(raw).decode(), key)
 
 
@@ -210,24 +207,22 @@ def _decode_base64(text: str) -> bytes:
     return raw if base64.b64encode(raw).decode() == text else b""
 
 
-def _raw(key: Ed25519PublicKey) -> bytes:
-    from cryptography.hazmat.primitives import serialization
-
-    return key.public_bytes(serialization.Encoding.Raw, serialization.PublicFormat.Raw)
+def _load_key(text: str, load: Callable[[bytes], object], from_raw: Callable[[bytes], object]) -> object:
+    """Return the key in PEM, or in base64 of its 32 bytes; None if it is neither."""
+    try:
+        if _PEM.match(text):
+            return load(text.encode())
+        raw = _decode_base64(text)
+        return from_raw(raw) if len(raw) == 32 else None
+    except (ValueError, TypeError):  # an encrypted key is a TypeError
+        return None
 
 
 def _parse_private(text: str) -> Ed25519PrivateKey:
-    from cryptography.hazmat.primitives import serialization
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+    from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
-    key: object = None
-    try:
-        if _PEM.match(text):
-            key = serialization.load_pem_private_key(text.encode(), None)
-        elif len(raw := _decode_base64(text)) == 32:
-            key = Ed25519PrivateKey.from_private_bytes(raw)
-    except (ValueError, TypeError):  # an encrypted key is a TypeError
-        key = None
+    key = _load_key(text, lambda pem: load_pem_private_key(pem, None), Ed25519PrivateKey.from_private_bytes)
     if not isinstance(key, Ed25519PrivateKey):
         raise UsageError(
             f"{VARIABLE} does not contain a private key for signatures (its {len(text)} characters are not shown): it "
@@ -237,17 +232,10 @@ def _parse_private(text: str) -> Ed25519PrivateKey:
 
 
 def _parse_public(text: str) -> Ed25519PublicKey:
-    from cryptography.hazmat.primitives import serialization
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+    from cryptography.hazmat.primitives.serialization import load_pem_public_key
 
-    key: object = None
-    try:
-        if _PEM.match(text):
-            key = serialization.load_pem_public_key(text.encode())
-        elif len(raw := _decode_base64(text)) == 32:
-            key = Ed25519PublicKey.from_public_bytes(raw)
-    except (ValueError, TypeError):
-        key = None
+    key = _load_key(text, load_pem_public_key, Ed25519PublicKey.from_public_bytes)
     if not isinstance(key, Ed25519PublicKey):
         raise UsageError(
             f"{VERIFY} contains an entry of {len(text)} characters that is not a public key: each must be Ed25519 as "

@@ -43,16 +43,12 @@ class StageKey:
 
     @property
     def signer(self) -> str:
-        """Id of the signing key."""
         return signing.key_id(base64.b64decode(self.root))
 
     @property
     def text(self) -> str:
         """The key as text for the environment; a secret."""
-        from cryptography.hazmat.primitives import serialization
-
-        form, no = serialization.Encoding.Raw, serialization.NoEncryption()
-        private = base64.b64encode(self.key.private_bytes(form, serialization.PrivateFormat.Raw, no)).decode()
+        private = base64.b64encode(self.key.private_bytes_raw()).decode()
         return ":".join((self.stage, self.root, private, self.certificate))
 
     def sign(self, kind: str, record: dict[str, Any]) -> dict[str, Any]:

@@ -23,16 +23,16 @@ def notify(message: dict[str, Any]) -> bool:
         if not url.startswith(("http://", "https://")):
             raise RefusedError("it must begin with http:// or https://")
         answer = urllib3.request("POST", url, json=message, timeout=10, retries=False)
-    except (urllib3.exceptions.LocationValueError, ValueError) as error:  # the first quotes the address
-        why = "it cannot be parsed" if isinstance(error, urllib3.exceptions.LocationValueError) else str(error)
-        log.warning("notification not delivered", extra={"fields": {"why": f"{VARIABLE} is not a valid URL: {why}."}})
-        return False
+    except urllib3.exceptions.LocationValueError:  # its text contains the URL
+        why = f"{VARIABLE} is not a valid URL: it cannot be parsed."
+    except ValueError as error:
+        why = f"{VARIABLE} is not a valid URL: {error}."
     except urllib3.exceptions.HTTPError as error:
         why = f"the receiver does not respond ({type(error).__name__})"
-        log.warning("notification not delivered", extra={"fields": {"why": why}})
-        return False
-    if answer.status >= 300:
-        log.warning(
-            "notification not taken", extra={"fields": {"why": f"the receiver responded with status {answer.status}"}}
-        )
-    return answer.status < 300
+    else:
+        if answer.status >= 300:
+            why = f"the receiver responded with status {answer.status}"
+            log.warning("notification not taken", extra={"fields": {"why": why}})
+        return answer.status < 300
+    log.warning("notification not delivered", extra={"fields": {"why": why}})
+    return False

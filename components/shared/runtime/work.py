@@ -59,12 +59,10 @@ class Work:
         return None if data is None else stage_keys.unseal(path, data, (self.stage,))
 
     def names(self, prefix: str) -> list[str]:
-        """Return the names of the checkpoints with this prefix, sorted."""
         names = (name.rpartition("/")[2] for name in self.store.names(f"work/{self.key}"))
         return sorted(name for name in names if name.startswith(prefix))
 
     def drop(self, name: str) -> None:
-        """Remove a checkpoint."""
         self.store.delete(f"work/{self.key}/{name}")
 
 

@@ -8,7 +8,7 @@ import hashlib
 import os
 import secrets
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
@@ -74,15 +74,19 @@ class S3:
     def _size_by_reading(self, name: str) -> int:
         """Return the size of an object, or raise an error with the server's reason: a HEAD response has none."""
         try:
-            response = self.client.get_object(self.bucket, self._key(name), offset=0, length=1)
+            headers = self._headers(name, length=1)
         except S3Error as error:
             if error.code == "InvalidRange":
                 return 0
             raise
+        total = headers.get("Content-Range", "").rpartition("/")[2]
+        return int(total if total.isdecimal() else headers.get("Content-Length", "0"))
+
+    def _headers(self, name: str, **options: int) -> Mapping[str, str]:
+        response: urllib3.BaseHTTPResponse = self.client.get_object(self.bucket, self._key(name), **options)
         response.drain_conn()
         response.release_conn()
-        total = response.headers.get("Content-Range", "").rpartition("/")[2]
-        return int(total if total.isdecimal() else response.headers.get("Content-Length", "0"))
+        return response.headers
 
     def write(self, name: str, data: bytes) -> None:
         with self._explained("write"):
@@ -129,15 +133,11 @@ class S3:
 
     def _writer(self, name: str) -> str | None:
         try:
-            response = self.client.get_object(self.bucket, self._key(name))
+            return self._headers(name).get(WRITER)
         except S3Error as error:
             if error.code in MISSING:
                 return None  # it existed and was deleted: another writer's
             raise
-        response.drain_conn()
-        response.release_conn()
-        mark = response.headers.get(WRITER)
-        return str(mark) if mark else None
 
     def download(self, name: str, path: Path) -> bool:
         def call() -> bool:

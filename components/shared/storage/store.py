@@ -88,7 +88,6 @@ class Store:
         self.backend.delete(_object(object_digest))
 
     def has(self, object_digest: str) -> bool:
-        """Return whether the store has the object."""
         return self.backend.size(_object(object_digest)) is not None
 
     def fetch(self, object_digest: str) -> Path:
@@ -126,7 +125,6 @@ class Store:
         self.fetch(blob.digest)
 
     def get(self, object_digest: str) -> bytes:
-        """Return the object's content."""
         return self.fetch(object_digest).read_bytes()
 
     def fetch_all(self, digests: Iterable[str]) -> list[Path]:
@@ -163,7 +161,6 @@ class Store:
         return data
 
     def write(self, name: str, data: bytes) -> None:
-        """Write or replace a record, atomically."""
         self.backend.write(name, data)
 
     def create(self, name: str, data: bytes) -> None:
@@ -171,11 +168,9 @@ class Store:
         self.backend.create(name, data)
 
     def delete(self, name: str) -> None:
-        """Remove a record, if it exists."""
         self.backend.delete(name)
 
     def names(self, prefix: str) -> list[str]:
-        """Return the names of the records below a prefix, sorted."""
         return sorted(self.backend.names(prefix))
 
     def numbered(self, folder: str, digits: int = 8) -> list[str]:
