@@ -11,6 +11,7 @@ BENCHMARKS = (
     "ingest",
     "batches",
     "training",
+    "threads",
     "near",
     "writing",
     "connections",

@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
-from components.ingest.look import look
+from components.ingest.perceptual_hash import perceptual_hash
 from components.merge.near import groups
 from medloop.synth.people import World, plan
 from medloop.synth.phantom import render
@@ -132,10 +132,10 @@ def false_pairs(hashes: list[str], names: list[str], within: int) -> tuple[int, 
 def known_again(pictures: Pictures, number: int) -> Iterator[str]:
     random = np.random.default_rng(1)
     some = [pictures.pixels[place] for place in random.permutation(len(pictures.pixels))[:number]]
-    ours, theirs = [look(pixels) for pixels in some], [peer(pixels) for pixels in some]
+    ours, theirs = [perceptual_hash(pixels) for pixels in some], [peer(pixels) for pixels in some]
     for name, change in CHANGES.items():
         changed = [change(pixels, random) for pixels in some]
-        far = differences(ours, [look(pixels) for pixels in changed])
+        far = differences(ours, [perceptual_hash(pixels) for pixels in changed])
         far_peer = differences(theirs, [peer(pixels) for pixels in changed])
         cells = (f"{(far <= WITHIN).mean():.1%}", f"{int(np.median(far))}, {far.max()}")
         yield f"| {pictures.name}: {name} | {' | '.join(cells)} | {(far_peer <= PEER_WITHIN).mean():.1%} |"
@@ -160,14 +160,14 @@ def cost_of_decoding(pixels: Picture, besides: Callable[[], object]) -> tuple[fl
 
 def varied(pictures: Pictures, number: int) -> list[str]:
     """So many looks: of the pictures, and of them turned, sheared and scaled at random as other patients would be."""
-    looks = [look(pixels) for pixels in pictures.pixels][:number]
+    looks = [perceptual_hash(pixels) for pixels in pictures.pixels][:number]
     random = np.random.default_rng(2)
     while len(looks) < number:
         image = Image.fromarray(pictures.pixels[len(looks) % len(pictures.pixels)])
         a, b, c, d, e, f = random.uniform(-0.12, 0.12, 6)
         matrix = (1 + a, b, c * image.width, d, 1 + e, f * image.height)
         turned = image.transform(image.size, Image.Transform.AFFINE, matrix, Image.Resampling.BILINEAR)
-        looks.append(look(np.asarray(turned)))
+        looks.append(perceptual_hash(np.asarray(turned)))
     return looks
 
 
@@ -182,7 +182,7 @@ def main() -> None:
     sets.append(synthetic(given.patients))
     print("| pictures of others taken for the same | here | least difference | peer |\n|---|---|---|---|")
     for pictures in sets:
-        number, least = false_pairs([look(pixels) for pixels in pictures.pixels], pictures.groups, WITHIN)
+        number, least = false_pairs([perceptual_hash(pixels) for pixels in pictures.pixels], pictures.groups, WITHIN)
         usual, _ = false_pairs([peer(pixels) for pixels in pictures.pixels], pictures.groups, PEER_WITHIN)
         pairs = len(pictures.pixels) * (len(pictures.pixels) - 1) // 2
         print(f"| {pictures.name}: {len(pictures.pixels):,} images, {pairs:,} pairs | {number} | {least} | {usual:,} |")
@@ -192,7 +192,7 @@ def main() -> None:
     print("\n| cost | decode a JPEG | its look | share |\n|---|---|---|---|")
     for side in (224, 512, 1024, 2000):
         pixels = np.asarray(Image.fromarray(sets[0].pixels[0]).resize((side, side), Image.Resampling.BICUBIC))
-        decode, spent = cost_of_decoding(pixels, partial(look, pixels))
+        decode, spent = cost_of_decoding(pixels, partial(perceptual_hash, pixels))
         print(f"| {side}×{side} | {decode:.0f} µs | {spent:.0f} µs | {spent / decode:.1%} |", flush=True)
     looks = varied(sets[0], given.looks)
     begun, worked = time.perf_counter(), time.process_time()

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
 from bench.near import KERMANY, cost_of_decoding, kermany, synthetic
-from components.ingest.text import text_like
+from components.ingest.burned_in_text import find_text
 
 FONTS = ("", "DejaVuSans.ttf", "DejaVuSansMono.ttf", "DejaVuSerif.ttf")
 PLACES = ((0.0, 0.0), (1.0, 0.0), (0.0, 1.0), (1.0, 1.0), (0.5, 0.0), (0.5, 1.0), (0.5, 0.55))
@@ -82,7 +82,7 @@ def planted(pixels: Picture, number: int, height: int, random: np.random.Generat
 
 
 def share_flagged(pictures: list[Picture]) -> float:
-    return sum(text_like(pixels) is not None for pixels in pictures) / len(pictures)
+    return sum(find_text(pixels) is not None for pixels in pictures) / len(pictures)
 
 
 def main() -> None:
@@ -107,7 +107,7 @@ def main() -> None:
             print(f"| {kind.name}, {len(clean)} at {side} px | {' | '.join(cells)} |", flush=True)
     if len(kinds) > 1:
         begun = time.perf_counter()
-        number = sum(text_like(pixels) is not None for pixels in kinds[0].pixels)
+        number = sum(find_text(pixels) is not None for pixels in kinds[0].pixels)
         spent = (time.perf_counter() - begun) / len(kinds[0].pixels) * 1e6
         print(
             f"\nKermany as it is, 224×224: {number} of {len(kinds[0].pixels):,} are flagged; {spent:.0f} µs an image."
@@ -115,7 +115,7 @@ def main() -> None:
     print("\n| cost | decode a JPEG | look for writing | share |\n|---|---|---|---|")
     for side in (224, 512, 1024, 2000):
         pixels = enlarged(kinds[0].pixels[0], side, random)
-        decode, spent = cost_of_decoding(pixels, partial(text_like, pixels))
+        decode, spent = cost_of_decoding(pixels, partial(find_text, pixels))
         print(f"| {side}×{side} | {decode:.0f} µs | {spent:.0f} µs | {spent / decode:.1%} |", flush=True)
 
 

@@ -4,8 +4,7 @@ Libraries read these variables when they are loaded, so this package must be imp
 containers inherit them.
 """
 
-import os
-
+from components.shared import environment
 from components.shared.runtime.threads import thread_variables
 
 TELEMETRY_OFF = {
@@ -18,4 +17,4 @@ TELEMETRY_OFF = {
 
 THREADS = thread_variables()
 
-os.environ.update(TELEMETRY_OFF | THREADS)
+environment.update(TELEMETRY_OFF | THREADS)

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, cast
 
+from components.shared import environment
 from components.shared.contracts import Manifest
 from components.shared.errors import exit_code, is_foreseen
 from components.shared.parsing.json_documents import parse_json
@@ -33,7 +33,7 @@ def main(argv: list[str]) -> int:
         events.configure_logging()
         return _run(interface, arguments)
     except Exception as error:
-        if os.environ.get("MEDLOOP_TRACEBACK") or not is_foreseen(error):
+        if environment.get("MEDLOOP_TRACEBACK") or not is_foreseen(error):
             raise
         sys.stderr.write(f"{argv[0]}: {printable(str(error))}\n")
         return exit_code(error)
@@ -74,7 +74,7 @@ def _combine(paths: list[Path], store: str) -> Path:
 
 def _parser(interface: Interface) -> argparse.ArgumentParser:
     # Images set MEDLOOP_USAGE: they are started in another way.
-    program = os.environ.get("MEDLOOP_USAGE") or f"python -m components {interface.stage}"
+    program = environment.get("MEDLOOP_USAGE") or f"python -m components {interface.stage}"
     parser = argparse.ArgumentParser(program, description=interface.summary)
     parser.add_argument("--store", required=True, help="store of objects: a directory or s3://bucket/prefix")
     for name in interface.inputs:

@@ -9,6 +9,7 @@ import stat
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from components.shared import environment
 from components.shared.errors import UnavailableError, UsageError
 from components.shared.privacy import hash_keys
 from components.shared.privacy.redaction import redact
@@ -110,17 +111,17 @@ def open_to_others(settings: Settings) -> list[Path]:
 
 def read_settings() -> Settings:
     """The settings that the environment gives; the README and docs/cluster.md list the variables."""
-    home = Path(os.environ.get("MEDLOOP_HOME") or ".medloop").expanduser().absolute()
-    store = os.environ.get("MEDLOOP_STORE") or str(home / "store")
+    home = Path(environment.get("MEDLOOP_HOME", ".medloop")).expanduser().absolute()
+    store = environment.get("MEDLOOP_STORE") or str(home / "store")
     if store.startswith("s3:") and not store.startswith("s3://"):
         raise UsageError(f"MEDLOOP_STORE is {store!r}. A bucket is written s3://bucket/prefix, with two slashes.")
     return Settings(
         home,
         store if "://" in store else str(Path(store).expanduser().absolute()),
-        os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{home / 'tracking.db'}",
-        os.environ.get(hash_keys.VARIABLE, ""),
-        os.environ.get("MEDLOOP_IMAGES", ""),
-        os.environ.get("MEDLOOP_CLUSTER", ""),
+        environment.get("MLFLOW_TRACKING_URI") or f"sqlite:///{home / 'tracking.db'}",
+        environment.get(hash_keys.VARIABLE),
+        environment.get("MEDLOOP_IMAGES"),
+        environment.get("MEDLOOP_CLUSTER"),
         _kubeflow(),
     )
 
@@ -129,15 +130,15 @@ def _kubeflow() -> Kubeflow:
     """The names that Kubeflow's own client reads, and medloop's for what it has no variable for."""
     there = str(SERVICE_ACCOUNT_TOKEN) if SERVICE_ACCOUNT_TOKEN.is_file() else ""
     return Kubeflow(
-        endpoint=os.environ.get("KF_PIPELINES_ENDPOINT", ""),
-        ui=os.environ.get("KF_PIPELINES_UI_ENDPOINT", ""),
-        namespace=os.environ.get("MEDLOOP_KFP_NAMESPACE", ""),
-        token=os.environ.get("MEDLOOP_KFP_TOKEN", ""),
-        token_file=os.environ.get("KF_PIPELINES_SA_TOKEN_PATH", there),
-        cookies=os.environ.get("MEDLOOP_KFP_COOKIES", ""),
-        ca=os.environ.get("MEDLOOP_KFP_CA", ""),
-        context=os.environ.get("MEDLOOP_KUBE_CONTEXT", ""),
-        timezone=os.environ.get("MEDLOOP_KFP_TIMEZONE") or "UTC",
+        endpoint=environment.get("KF_PIPELINES_ENDPOINT"),
+        ui=environment.get("KF_PIPELINES_UI_ENDPOINT"),
+        namespace=environment.get("MEDLOOP_KFP_NAMESPACE"),
+        token=environment.get("MEDLOOP_KFP_TOKEN"),
+        token_file=environment.get("KF_PIPELINES_SA_TOKEN_PATH", there),
+        cookies=environment.get("MEDLOOP_KFP_COOKIES"),
+        ca=environment.get("MEDLOOP_KFP_CA"),
+        context=environment.get("MEDLOOP_KUBE_CONTEXT"),
+        timezone=environment.get("MEDLOOP_KFP_TIMEZONE", "UTC"),
     )
 
 
@@ -193,7 +194,7 @@ def _is_synthetic(source: str) -> bool:
 def stage_environment(settings: Settings, source: str, make_key: bool = True) -> dict[str, str]:
     """What the stages of a run find in their environment; a home without a hash key gets one if `make_key` says so."""
     return {
-        **os.environ,
+        **environment.everything(),
         hash_keys.VARIABLE: hash_key(settings, source, make_key),
         "MLFLOW_TRACKING_URI": settings.tracking,
         "MPLCONFIGDIR": str(settings.home / "cache" / "matplotlib"),  # else in the user's home

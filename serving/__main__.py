@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import argparse
-import os
 import sys
+
+from components.shared import environment
 
 MANUAL = """\
 Serve the model in service of a store over HTTP.
@@ -40,7 +41,7 @@ log reports their number every ten seconds.
 def main(argv: list[str]) -> int:
     """Serve the store that the arguments name; return the exit status."""
     parser = argparse.ArgumentParser(
-        os.environ.get("MEDLOOP_USAGE") or "python -m serving",  # set in images, which are started in another way
+        environment.get("MEDLOOP_USAGE", "python -m serving"),  # set in images, which are started in another way
         description=MANUAL,
         epilog=ENDING,
         formatter_class=argparse.RawDescriptionHelpFormatter,

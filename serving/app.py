@@ -17,7 +17,7 @@ from fastapi.responses import HTMLResponse, JSONResponse
 from numpy.typing import NDArray
 
 from components.shared.errors import RefusedError
-from components.shared.imaging.views import framing
+from components.shared.imaging.views import view_parameters
 from components.shared.runtime.threads import count_threads
 from serving import page
 from serving.connections import Tally, most_connections
@@ -120,8 +120,9 @@ class Service:
     ) -> JSONResponse:
         """Classify one image (PNG, JPEG or DICOM).
 
-        Returns prediction, confidence (the probability of the predicted class), probabilities by class,
-        inference_time_ms (decoding and model, without the upload), model_version, and features on request.
+        Returns prediction (a class, or the list of findings of a multilabel model), confidence (the probability of
+        the predicted class, or of the least certain finding), probabilities by class, inference_time_ms (decoding and
+        model, without the upload), model_version, and features on request.
         """
         serving = self._serving()
         if (file.size or 0) > self.limits.file_bytes:
@@ -185,7 +186,7 @@ class Service:
             return file.file.read()
 
         try:
-            return await self.decoders.view(read, preprocess["decoding"], framing(preprocess))
+            return await self.decoders.view(read, preprocess["decoding"], view_parameters(preprocess))
         except StoppingError:
             raise HTTPException(503, STOPPING) from None
 

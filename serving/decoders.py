@@ -84,10 +84,12 @@ class Decoders:
         while not self._idle.empty():
             self._idle.get_nowait().close()
 
-    async def view(self, read: Callable[[], bytes], decoding: dict[str, Any], framing: Any) -> NDArray[np.uint8]:
+    async def view(
+        self, read: Callable[[], bytes], decoding: dict[str, Any], view_parameters: Any
+    ) -> NDArray[np.uint8]:
         """Return the view of a file; raise RefusedError if the file cannot be used."""
         try:
-            reply = await self._decode(read, decoding, framing)
+            reply = await self._decode(read, decoding, view_parameters)
         except EndedError as end:
             if self._stopping:
                 raise StoppingError from None
@@ -95,7 +97,7 @@ class Decoders:
         if not reply.startswith(VIEW):
             reason = reply[1:].decode().rstrip(".")
             raise RefusedError(f"{reason[:1].upper()}{reason[1:]}.")
-        size = framing[0]
+        size = view_parameters[0]
         shape = (size, size, 3) if decoding["colour"] == "rgb" else (size, size)
         return np.frombuffer(reply, np.uint8, offset=1).reshape(shape)
 

@@ -9,16 +9,16 @@ import openjpeg.utils  # noqa: F401
 import pydicom.pixels  # noqa: F401
 
 from components.shared.imaging import pixels
-from components.shared.imaging.decoder import REFUSAL, VIEW, limited, limits
+from components.shared.imaging.decoder import REFUSAL, VIEW, limit_resources, limits
 from components.shared.imaging.views import view
 
 
-def make_view(data: bytes, decoding: dict[str, Any], framing: tuple[int, str, float, str]) -> bytes:
+def make_view(data: bytes, decoding: dict[str, Any], view_parameters: tuple[int, str, float, str]) -> bytes:
     """Return VIEW and the view's pixels, or REFUSAL and the reason why the file cannot be used."""
-    with limited(limits(data)):
+    with limit_resources(limits(data)):
         try:
             master = pixels.decode_image(data, pixels.Decoding(**decoding))
-            return VIEW + view(master.pixels, *framing).tobytes()
+            return VIEW + view(master.pixels, *view_parameters).tobytes()
         except ValueError as error:
             return REFUSAL + str(error).encode()
         except MemoryError:

@@ -56,7 +56,8 @@ $warning
       const response = await fetch("predict", {method: "POST", body: new FormData(event.target)});
       const body = await response.json();
       if (!response.ok) { result.textContent = body.detail; return; }
-      result.textContent = `$${body.prediction} ($${body.model_version}, $${body.inference_time_ms} ms)`;
+      const prediction = [body.prediction].flat().join(", ") || "none of the findings";
+      result.textContent = `$${prediction} ($${body.model_version}, $${body.inference_time_ms} ms)`;
       for (const [name, p] of Object.entries(body.probabilities)) {
         const bar = document.createElement("dd");
         bar.append(Object.assign(document.createElement("meter"), {value: p}));

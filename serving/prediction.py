@@ -12,22 +12,33 @@ from components.shared.inference import Model
 
 
 def predict(model: Model, views: NDArray[np.uint8], with_features: bool = False) -> list[dict[str, Any]]:
-    """Return for each view the predicted class, its probability, and the probability of each class."""
+    """Return for each view the predicted class, its probability, and the probability of each class.
+
+    In a multilabel task the prediction is the list of findings that are present, and the confidence is the probability
+    of the least certain of these decisions.
+    """
     output = model(views)
     probabilities = model.probabilities(output.logits)
     if not np.isfinite(probabilities).all():
         raise ArithmeticError("the model returned a probability that is not finite")
     predictions = []
-    for row, label in enumerate(model.decide(probabilities)):
+    for row, decision in enumerate(model.decide(probabilities)):
         prediction: dict[str, Any] = {
-            "prediction": model.classes[label],
-            "confidence": float(probabilities[row, label]),
+            **_summarize(model, decision, probabilities[row]),
             "probabilities": dict(zip(model.classes, probabilities[row].tolist(), strict=True)),
         }
         if with_features:
             prediction["features"] = output.features[row].tolist()
         predictions.append(prediction)
     return predictions
+
+
+def _summarize(model: Model, decision: Any, probabilities: NDArray[np.float64]) -> dict[str, Any]:
+    """Return the prediction for one view and its confidence."""
+    if model.about["task"] != "multilabel":
+        return {"prediction": model.classes[decision], "confidence": float(probabilities[decision])}
+    present = [name for name, is_present in zip(model.classes, decision, strict=True) if is_present]
+    return {"prediction": present, "confidence": float(np.where(decision, probabilities, 1 - probabilities).min())}
 
 
 def check_model(model: Model) -> None:

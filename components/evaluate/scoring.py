@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from components.shared.contracts import LOST, read_record
 from components.shared.datasets.dataset import Data, Views
 from components.shared.errors import RefusedError
-from components.shared.imaging.views import framing
+from components.shared.imaging.views import view_parameters
 from components.shared.inference import Model
 from components.shared.runtime.events import progress
 from components.shared.statistics.metrics import Scored
@@ -57,7 +57,7 @@ def _as_served(champion: Path) -> Model:
     if "int8" in model.about["precisions"]:
         model = Model(champion, "int8")
     # What is asked for later must be there now.
-    _ = framing(model.preprocess), model.preprocess["decoding"], model.about["fingerprints"]["split_version"]
+    _ = view_parameters(model.preprocess), model.preprocess["decoding"], model.about["fingerprints"]["split_version"]
     _ = model.about["task"], model.about["temperature"], model.about["threshold"]
     return model
 
@@ -114,7 +114,7 @@ class Judge:
 
     def views(self, model: Model) -> Views:
         """Return the test images as this model sees them, made anew from the masters once for each framing."""
-        frame = framing(model.preprocess)
+        frame = view_parameters(model.preprocess)
         if frame not in self._views:
             self._views[frame] = self.data.fresh_views(self.rows, *frame)
         return self._views[frame]

@@ -25,7 +25,7 @@ from components.evaluate.estimates import estimates
 from components.evaluate.population import Settings, counts
 from components.evaluate.subgroups import SMALL, UNKNOWN
 from components.shared.figures import SUMMARY
-from components.shared.imaging.views import framing
+from components.shared.imaging.views import view_parameters
 from components.shared.inference import Model
 from components.shared.statistics.intervals import Figure
 from components.shared.statistics.metrics import Ints, Scored
@@ -71,7 +71,7 @@ def shortcuts(
     `groups` the subgroups of metrics.json.
     """
     chosen = sample(scored.patients, LIMIT, settings.seed)
-    boxes = placed(sizes[chosen], *framing(model.preprocess)[:3])
+    boxes = placed(sizes[chosen], *view_parameters(model.preprocess)[:3])
     some = scored.only(np.isin(np.arange(len(rows)), chosen))
     gray = np.rint(255 * np.asarray(model.preprocess["mean"])).clip(0, 255).astype(np.uint8)
     answers: dict[str, list[NDArray[np.float32]]] = {name: [] for name in COPIES if name != "whole"}

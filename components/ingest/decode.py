@@ -1,4 +1,4 @@
-"""From the files of a group to its shard: what is new or has changed is decoded, the rest is taken from before."""
+"""Decode a group of files into shards; files that are unchanged since an earlier ingest are not decoded again."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ from typing import NamedTuple
 import pyarrow as pa
 
 from components.ingest import readers, records
+from components.ingest.burned_in_text import find_text
 from components.ingest.groups import Group
-from components.ingest.look import look
-from components.ingest.records import FACTS, Fact, Masters, Shard
-from components.ingest.text import text_like
+from components.ingest.perceptual_hash import perceptual_hash
+from components.ingest.records import ROW_SCHEMA, DecodedGroup, FileRow, Shard
 from components.shared.contracts import digest
 from components.shared.datasets.dataset import ShardWriter, pixel_digest, read_shard
 from components.shared.errors import RefusedError, UnavailableError
 from components.shared.imaging import header
-from components.shared.imaging.decoder import limited, limits
+from components.shared.imaging.decoder import limit_resources, limits
 from components.shared.imaging.pixels import Decoding, Master, Pixels
 from components.shared.privacy import hash_keys
 from components.shared.privacy.hash_keys import HashKey
@@ -34,12 +34,12 @@ from components.shared.storage.source import CHANGED, Bucket, Entry, Source, ope
 from components.shared.storage.store import Store, open_store
 
 AHEAD = 4
-"""How many objects of a bucket are on their way, or wait in memory, while one is decoded."""
+"""Maximum number of objects of a bucket that are downloaded ahead of decoding."""
 MAX_BYTES = 2**31
-"""A file of more bytes is not read."""
+"""Maximum size of a file in bytes."""
 LARGE = 2**28
-"""A shard of more bytes is ended, and the group's next image begins another."""
-NOTHING: Fact = {
+"""Size in bytes above which a shard is closed; the group's next image starts a new one."""
+EMPTY_ROW: FileRow = {
     **dict.fromkeys(("problem", "pixel_digest", "look", "patient", "sex", "site", "view", "modality"), ""),
     **dict.fromkeys(("frame", "shard", "row", "age"), -1),
     **dict.fromkeys(("height", "width", "bits"), 0),
@@ -47,10 +47,10 @@ NOTHING: Fact = {
 }
 
 
-class Picture(NamedTuple):
-    """An image of a file with what is known of it, or a file's problem."""
+class DecodedImage(NamedTuple):
+    """An image of a file with its metadata, or a file's problem."""
 
-    fact: Fact
+    row_data: FileRow
     pixels: Pixels | None
 
 
@@ -59,20 +59,20 @@ class Task(NamedTuple):
 
     group: Group
     earlier: Sequence[str]
-    """Names of the records that may hold these files."""
-    how: Decoding
+    """Names of the groups whose records may contain these files."""
+    decoding: Decoding
     store_uri: str
-    address: str
+    source_address: str
     refused: Mapping[str, str] = {}
-    """Files that ended a process which was decoding them, with the reason; they are not tried again."""
-    begun: Masters | None = None
-    """The first files of the group, if they were decoded before; then `upto` is not set."""
-    upto: str = ""
-    """The file before which to stop; without it all are decoded, and the group's record is written to the store."""
+    """Files that crashed a decoding process, with the reason; they are not decoded again."""
+    partial: DecodedGroup | None = None
+    """Result for the first files of the group, if a crash interrupted this task."""
+    stop_before: str = ""
+    """File before which to stop; if empty, all are decoded and the group's record is written to the store."""
 
 
-def work(task: Task) -> bytes:
-    """Decode a group in a process of its own; returns a pickled Masters, or the exception."""
+def decode_task(task: Task) -> bytes:
+    """Decode a group in a separate process; return the pickled result or exception."""
     configure_logging()
     try:
         return pickle.dumps(decode(task))
@@ -81,57 +81,59 @@ def work(task: Task) -> bytes:
         return pickle.dumps(error)
 
 
-def decode(task: Task) -> Masters:
-    """The masters of a group's files, and the record of them in the store."""
-    group, how = task.group, task.how
-    if task.upto:
-        group = replace(group, members=[member for member in group.members if member[0] < task.upto])
-    store, key, where = open_store(task.store_uri), hash_keys.from_environment(), records.place(how)
-    known_before = [found for name in task.earlier if (found := records.read(store, where, name))]
-    before = _Before([task.begun, *known_before] if task.begun else known_before, store)
-    source = open_source(task.address)
-    fresh = [(file, entry) for file, entry in group.members if not before.holds(file, entry)]
-    contents = _contents(source, fresh)
-    waiting = {file for file, _ in fresh}
-    ahead = [entry.size for _, entry in fresh] if isinstance(source, Bucket) else []
-    facts: list[Fact] = []
+def decode(task: Task) -> DecodedGroup:
+    """Decode a group's files, and write its shards and its record to the store."""
+    group, decoding = task.group, task.decoding
+    if task.stop_before:
+        group = replace(group, members=[member for member in group.members if member[0] < task.stop_before])
+    store, key, prefix = open_store(task.store_uri), hash_keys.from_environment(), records.record_prefix(decoding)
+    earlier_groups = [result for name in task.earlier if (result := records.read(store, prefix, name))]
+    earlier_results = _EarlierResults([task.partial, *earlier_groups] if task.partial else earlier_groups, store)
+    source = open_source(task.source_address)
+    changed = [(file, entry) for file, entry in group.members if not earlier_results.is_current(file, entry)]
+    contents = _contents(source, changed)
+    changed_files = {file for file, _ in changed}
+    ahead = [entry.size for _, entry in changed] if isinstance(source, Bucket) else []
+    rows: list[FileRow] = []
     decoded = 0
     with ExitStack() as stack:
-        shards = _Shards(store, stack)
+        shards = _ShardsWriter(store, stack)
         for file, entry in group.members:
-            data = next(contents) if file in waiting else None
-            ahead = ahead[1:] if file in waiting else ahead
-            known = digest(data) if data is not None else before.facts[file][0]["source_digest"]
-            about = {"file": file, "size": entry.size, "version": entry.version, "source_digest": known}
-            pictures, guard = before.pictures(file, known), _unlimited()
-            if pictures is None and file in task.refused:
-                pictures = iter([_problem(file, task.refused[file])])
-            elif pictures is None:
+            data = next(contents) if file in changed_files else None
+            ahead = ahead[1:] if file in changed_files else ahead
+            content_digest = digest(data) if data is not None else earlier_results.rows[file][0]["source_digest"]
+            identity = {"file": file, "size": entry.size, "version": entry.version, "source_digest": content_digest}
+            images = earlier_results.images(file, content_digest)
+            guard: AbstractContextManager[None] = nullcontext()
+            if images is None and file in task.refused:
+                images = iter([_unusable(file, task.refused[file])])
+            elif images is None:
                 decoded += 1
                 data = _read(source, entry, file) if data is None else data
-                pictures, guard = _pictures(data, file, entry, how, key), _limited(data, file, sum(ahead[:AHEAD]))
+                images = _decode_file(data, file, entry, decoding, key)
+                guard = limit_resources(limits(data), file, sum(ahead[:AHEAD]))
             with guard:
-                for fact, pixels in pictures:
+                for row_data, pixels in images:
                     shard, row = (-1, -1) if pixels is None else shards.add(pixels)
-                    facts.append({**NOTHING, **fact, **about, "shard": shard, "row": row})
-        kept = shards.close()
-    found = Masters(group.name, kept, pa.Table.from_pylist(facts, schema=FACTS), decoded)
-    if not task.upto:
-        records.write(store, where, found)
-    return found
+                    rows.append({**EMPTY_ROW, **row_data, **identity, "shard": shard, "row": row})
+        shards_written = shards.close()
+    result = DecodedGroup(group.name, shards_written, pa.Table.from_pylist(rows, schema=ROW_SCHEMA), decoded)
+    if not task.stop_before:
+        records.write(store, prefix, result)
+    return result
 
 
-class _Shards:
-    """The shards of a group: one, and further ones where files hold so many images that it grows too large."""
+class _ShardsWriter:
+    """Writes the shards of a group: one, or more if the first becomes too large."""
 
     def __init__(self, store: Store, stack: ExitStack) -> None:
         self._store, self._stack = store, stack
-        self._kept: list[Shard] = []
+        self._shards: list[Shard] = []
         self._writer: ShardWriter | None = None
         self._path, self._bytes = Path(), 0
 
     def add(self, pixels: Pixels) -> tuple[int, int]:
-        """Write one master; gives its shard's number in the group, and its row there."""
+        """Write one master; return its shard's number within the group and its row."""
         if self._bytes > LARGE:
             self.close()
         if self._writer is None:
@@ -139,90 +141,86 @@ class _Shards:
             self._writer = ShardWriter(self._path)
             self._stack.callback(self._writer.abandon)
         self._bytes += pixels.nbytes
-        return len(self._kept), self._writer.add(pixels)
+        return len(self._shards), self._writer.add(pixels)
 
     def close(self) -> list[Shard]:
-        """End the shard that is being written; gives all of the group."""
+        """Finish the current shard; return all shards of the group."""
         if self._writer is not None:
             blob = self._store.put_file(self._path, self._writer.close())
-            self._kept.append(Shard(blob.digest, blob.size, self._writer.rows))
+            self._shards.append(Shard(blob.digest, blob.size, self._writer.rows))
             self._path.unlink()
             self._writer, self._bytes = None, 0
-        return self._kept
+        return self._shards
 
 
-class _Before:
-    """What earlier records tell of files, and the pixels in their shards."""
+class _EarlierResults:
+    """Results of earlier ingests, with the pixels in their shards; for each file the first group counts."""
 
-    def __init__(self, found: Sequence[Masters], store: Store) -> None:
-        self.facts: dict[str, list[Fact]] = defaultdict(list)
+    def __init__(self, groups: Sequence[DecodedGroup], store: Store) -> None:
+        self.rows: dict[str, list[FileRow]] = defaultdict(list)
         self._store = store
-        self._shards_of: dict[str, list[Shard]] = {}  # of each file the record that is read first tells
-        self._shards: dict[str, dict[int, Pixels] | None] = {}
-        for each in found:
-            told = set(self._shards_of)
-            for fact in each.facts.to_pylist():
-                if fact["file"] not in told:
-                    self._shards_of[fact["file"]] = each.shards
-                    self.facts[fact["file"]].append(fact)
+        self._shards_by_file: dict[str, list[Shard]] = {}
+        self._pixels_by_shard: dict[str, dict[int, Pixels] | None] = {}
+        for group in groups:
+            known_files = set(self._shards_by_file)
+            for row_data in group.rows.to_pylist():
+                if row_data["file"] not in known_files:
+                    self._shards_by_file[row_data["file"]] = group.shards
+                    self.rows[row_data["file"]].append(row_data)
 
-    def holds(self, file: str, entry: Entry) -> bool:
-        """Whether what is known of a file is surely so of its present content."""
-        known = self.facts[file][0] if self.facts[file] else {}
-        return bool(entry.version) and (known.get("size"), known.get("version")) == (entry.size, entry.version)
+    def is_current(self, file: str, entry: Entry) -> bool:
+        """Whether a file has the same size and version as when it was decoded."""
+        last = self.rows[file][0] if self.rows[file] else {}
+        return bool(entry.version) and (last.get("size"), last.get("version")) == (entry.size, entry.version)
 
-    def pictures(self, file: str, source_digest: str) -> Iterator[Picture] | None:
-        """The images that a file's content gave before; None if it was not decoded yet, or they are lost."""
-        facts = self.facts[file]
-        if not facts or facts[0]["source_digest"] != source_digest:
+    def images(self, file: str, source_digest: str) -> Iterator[DecodedImage] | None:
+        """Return the images of a file with this content; None if it was not decoded before or its shard is lost."""
+        rows = self.rows[file]
+        if not rows or rows[0]["source_digest"] != source_digest:
             return None
-        shards = self._shards_of[file]
-        found = {number: self._pixels(shards[number].digest) for number in {fact["shard"] for fact in facts} - {-1}}
-        if any(pixels is None for pixels in found.values()):
+        shards = self._shards_by_file[file]
+        masters = {
+            number: self._pixels(shards[number].digest) for number in {row_data["shard"] for row_data in rows} - {-1}
+        }
+        if any(pixels is None for pixels in masters.values()):
             return None
-        return (Picture(fact, (found.get(fact["shard"]) or {}).get(fact["row"])) for fact in facts)
+        return (
+            DecodedImage(row_data, (masters.get(row_data["shard"]) or {}).get(row_data["row"])) for row_data in rows
+        )
 
     def _pixels(self, shard: str) -> dict[int, Pixels] | None:
-        if shard not in self._shards:
-            self._shards[shard] = None
+        if shard not in self._pixels_by_shard:
+            self._pixels_by_shard[shard] = None
             with suppress(FileNotFoundError):
                 try:
-                    self._shards[shard] = dict(enumerate(read_shard(self._store.fetch(shard))))
+                    self._pixels_by_shard[shard] = dict(enumerate(read_shard(self._store.fetch(shard))))
                 except OSError as error:
                     if error.errno != errno.EIO:
                         raise
-                    why = f"the shard {shard[:12]} does not hold what its name says, so its files are decoded again"
+                    why = f"the content of shard {shard[:12]} does not match its digest; its files are decoded again"
                     log.warning("shard damaged", extra={"fields": {"stage": "ingest", "why": why}})
                     self._store.discard(shard)
-        return self._shards[shard]
+        return self._pixels_by_shard[shard]
 
 
-def _pictures(data: bytes, file: str, entry: Entry, how: Decoding, key: HashKey) -> Iterator[Picture]:
+def _decode_file(data: bytes, file: str, entry: Entry, decoding: Decoding, key: HashKey) -> Iterator[DecodedImage]:
     try:
         if entry.size > MAX_BYTES:
-            raise RefusedError(f"the file has {entry.size:,} bytes; at most {MAX_BYTES:,} are read")
-        for master in readers.read(data, how):
-            yield Picture(_described(master, key.image(entry.name, master.frame), key), master.pixels)
+            raise RefusedError(f"the file has {entry.size:,} bytes; the maximum is {MAX_BYTES:,}")
+        for master in readers.read_images(data, decoding):
+            yield DecodedImage(_describe(master, key.image(entry.name, master.frame), key), master.pixels)
     except ValueError as error:
-        yield _problem(file, str(error))
+        yield _unusable(file, str(error))
 
 
-def _problem(file: str, why: str) -> Picture:
-    return Picture({"image_id": file, "problem": why}, None)
+def _unusable(file: str, why: str) -> DecodedImage:
+    return DecodedImage({"image_id": file, "problem": why}, None)
 
 
-def _limited(data: bytes, file: str, ahead: int) -> AbstractContextManager[None]:
-    return limited(limits(data), file, ahead)
-
-
-def _unlimited() -> AbstractContextManager[None]:
-    return nullcontext()
-
-
-def _described(master: Master, image_id: str, key: HashKey) -> Fact:
+def _describe(master: Master, image_id: str, key: HashKey) -> FileRow:
     pixels, notes = master.pixels, [*master.notes]
-    said = header.pseudonymous(master.header, key) if master.header else {}
-    if what := text_like(pixels):
+    header_values = header.pseudonymise(master.header, key) if master.header else {}
+    if what := find_text(pixels):
         notes.append(("writing in the image", what))
     return {
         "image_id": image_id,
@@ -231,28 +229,28 @@ def _described(master: Master, image_id: str, key: HashKey) -> Fact:
         "width": pixels.shape[1],
         "bits": master.bits,
         "pixel_digest": pixel_digest(pixels),
-        "look": look(pixels),
+        "look": perceptual_hash(pixels),
         "notes": json.dumps(notes) if notes else "[]",
-        "patient": said.get("patient_hash", ""),
-        "age": int(said.get("age") or -1),
-        **{name: said.get(name, "") for name in ("sex", "site", "view", "modality")},
+        "patient": header_values.get("patient_hash", ""),
+        "age": int(header_values.get("age") or -1),
+        **{name: header_values.get(name, "") for name in ("sex", "site", "view", "modality")},
     }
 
 
 def _contents(source: Source, files: Sequence[tuple[str, Entry]]) -> Iterator[bytes]:
-    """The files' contents in order; of a bucket, which answers slower than an image is decoded, a few read ahead."""
+    """Yield the files' contents in order; from a bucket, whose latency exceeds decoding time, read ahead."""
     if not isinstance(source, Bucket):
         yield from (_read(source, entry, file) for file, entry in files)
         return
-    waiting: deque[Future[bytes]] = deque()
+    pending: deque[Future[bytes]] = deque()
     with ThreadPoolExecutor(AHEAD) as pool:
         try:
             for file, entry in files:
-                waiting.append(pool.submit(_read, source, entry, file))
-                if len(waiting) == AHEAD:
-                    yield waiting.popleft().result()
-            while waiting:
-                yield waiting.popleft().result()
+                pending.append(pool.submit(_read, source, entry, file))
+                if len(pending) == AHEAD:
+                    yield pending.popleft().result()
+            while pending:
+                yield pending.popleft().result()
         finally:
             pool.shutdown(cancel_futures=True)
 
@@ -265,11 +263,11 @@ def _read(source: Source, entry: Entry, file: str) -> bytes:
     except FileNotFoundError:
         raise UnavailableError(CHANGED) from None
     except ConnectionError:
-        raise  # that is no matter of one file
+        raise  # not specific to this file
     except OSError as error:
         if not error.strerror:
-            raise type(error)(f"{error} It was about the file {file[:12]}.") from None
+            raise type(error)(f"{error} It concerned the file {file[:12]}.") from None
         raise OSError(
-            f"A file of the source cannot be read ({error.strerror}): {file[:12]}. Make all of it readable; names of "
-            "files are not written down here, `medloop data locate` tells them."
+            f"A file of the source cannot be read ({error.strerror}): {file[:12]}. Make all files readable; file names "
+            "are not logged, `medloop data locate` prints them."
         ) from None

@@ -1,4 +1,4 @@
-"""Which files share a shard."""
+"""Assign files to groups; each group has its own shards."""
 
 from __future__ import annotations
 
@@ -10,45 +10,44 @@ from components.shared.errors import RefusedError
 from components.shared.storage.source import Entry
 
 GROUP = 128
-"""The mean number of files in a shard."""
+"""Mean number of files in a group."""
 FIRST = "first"
-"""The name of the group that begins before every hash."""
+"""Name of the group that starts before every hash."""
 
 
 @dataclass(frozen=True)
 class Group:
-    """Neighbours in the order of their names' keyed hashes. Its own name is the hash after which it begins."""
+    """Files that are consecutive in the order of their names' keyed hashes; named after the hash it starts after."""
 
     name: str
     members: list[tuple[str, Entry]]
 
 
-def group(files: Sequence[tuple[str, Entry]]) -> list[Group]:
-    """Files, each with its hash, in groups that do not depend on the order or the time of their arrival.
+def group_files(files: Sequence[tuple[str, Entry]]) -> list[Group]:
+    """Group files, each with its hash, independently of the order in which they were added.
 
-    A group ends after a hash that happens to be a multiple of GROUP, so a new file changes the group it falls into
-    and leaves the others, and their shards, as they were.
+    A group ends after a hash that is a multiple of GROUP, so a new file changes only its own group and its shards.
     """
     groups = [Group(FIRST, [])]
     for file in sorted(files):
         groups[-1].members.append(file)
         if int(file[0][:12], 16) % GROUP == 0:
             groups.append(Group(file[0], []))
-    return [found for found in groups if found.members]
+    return [group for group in groups if group.members]
 
 
 def partition(groups: Sequence[Group], part: str) -> list[Group]:
-    """The share of the groups that falls to a part such as "2/8"."""
+    """Return the groups of a part such as "2/8"."""
     number, slash, count = part.partition("/")
     if not (slash and number.isdecimal() and count.isdecimal() and 1 <= int(number) <= int(count)):
-        raise RefusedError(f"part is {part!r}, and must be one such as 2/8: the second of eight. Give it in that form.")
+        raise RefusedError(f"part is {part!r}; it must have the form 2/8, which is the second of eight parts.")
     return list(groups[int(number) - 1 :: int(count)])
 
 
-def overlapping(names: Sequence[str], group: Group) -> list[str]:
-    """Of the names of earlier groups, sorted, those that may hold a file of this one: groups part and join."""
+def overlapping(names: Sequence[str], current: Group) -> list[str]:
+    """Return which earlier groups, named in sorted order, may contain a file of this one: groups split and merge."""
     starts = [name for name in names if name != FIRST]
-    first = "" if group.name == FIRST else group.name
-    low, high = bisect_right(starts, first), bisect_left(starts, group.members[-1][0])
+    first = "" if current.name == FIRST else current.name
+    low, high = bisect_right(starts, first), bisect_left(starts, current.members[-1][0])
     covering = starts[low - 1] if low else FIRST
     return [covering, *starts[low:high]]

@@ -1,4 +1,4 @@
-"""The index of a share of the images: what their files hold, joined with what names, folders and the table tell."""
+"""Build the index of a part of the images from their decoded rows, file names, folders and the table."""
 
 from __future__ import annotations
 
@@ -10,85 +10,89 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from components.ingest.labels import Labelled
-from components.ingest.names import patient_of
-from components.ingest.records import FACTS, Masters
+from components.ingest.file_names import patient_of
+from components.ingest.labels import SourceFile
+from components.ingest.records import ROW_SCHEMA, DecodedGroup
 from components.shared.datasets.parquet_tables import INDEX
 from components.shared.imaging import header
 from components.shared.privacy.hash_keys import HashKey
 
 Row = dict[str, Any]
 
-BOTH = ("sex", "age", "site", "view", "modality")
-"""What the table may say and the header, too; the table goes first."""
+TABLE_OR_HEADER = ("sex", "age", "site", "view", "modality")
+"""Columns that the table or the header provides; the table takes precedence."""
 
 TABLE_ONLY = ("label_source", "text")
-"""What the table alone may say."""
+"""Columns that only the table provides."""
 
 
-def index(
-    found: Sequence[Masters], files: Mapping[str, Labelled], key: HashKey, keep_sites: Sequence[str], keep_text: bool
+def build_index(
+    groups: Sequence[DecodedGroup],
+    files: Mapping[str, SourceFile],
+    key: HashKey,
+    keep_sites: Sequence[str],
+    keep_text: bool,
 ) -> tuple[pa.Table, list[Row], list[Row]]:
-    """The index, by image; the quarantine of what has no pixels; and the warnings that decoding gave.
+    """Return the index sorted by image, the quarantined files without pixels, and the warnings of decoding.
 
-    `files` tells of each file, by the keyed hash of its name.
+    The keys of `files` are the keyed hashes of the files' names.
     """
-    facts = pa.concat_tables(_with_places(found) or [FACTS.empty_table()])
-    sound = pc.equal(facts["problem"], "")
-    problems = facts.filter(pc.invert(sound)).select(["image_id", "source_digest", "problem"])
+    image_rows = pa.concat_tables(_number_shards(groups) or [ROW_SCHEMA.empty_table()])
+    is_usable = pc.equal(image_rows["problem"], "")
+    problems = image_rows.filter(pc.invert(is_usable)).select(["image_id", "source_digest", "problem"])
     unreadable = [
         {"image_id": image, "source_digest": digest, "reason": "unreadable", "detail": problem}
         for image, digest, problem in zip(*(column.to_pylist() for column in problems.columns), strict=True)
     ]
-    rows = _joined(facts.filter(sound), files, key, keep_sites, keep_text)
-    return rows.select(INDEX.names).sort_by("image_id"), unreadable, _noted(rows)
+    rows = _join(image_rows.filter(is_usable), files, key, keep_sites, keep_text)
+    return rows.select(INDEX.names).sort_by("image_id"), unreadable, _decoding_warnings(rows)
 
 
-def _with_places(found: Sequence[Masters]) -> list[pa.Table]:
-    """Their facts, with each shard's number among all in place of that in its group."""
-    placed, before = [], 0
-    for each in found:
-        number = pc.cast(pc.add(each.facts["shard"], before), pa.int32())
-        placed.append(each.facts.set_column(FACTS.get_field_index("shard"), FACTS.field("shard"), number))
-        before += len(each.shards)
-    return placed
+def _number_shards(groups: Sequence[DecodedGroup]) -> list[pa.Table]:
+    """Return the groups' rows, with shards numbered across all groups."""
+    tables, before = [], 0
+    for group in groups:
+        number = pc.cast(pc.add(group.rows["shard"], before), pa.int32())
+        tables.append(group.rows.set_column(ROW_SCHEMA.get_field_index("shard"), ROW_SCHEMA.field("shard"), number))
+        before += len(group.shards)
+    return tables
 
 
-def _joined(
-    facts: pa.Table, files: Mapping[str, Labelled], key: HashKey, keep_sites: Sequence[str], keep_text: bool
+def _join(
+    image_rows: pa.Table, files: Mapping[str, SourceFile], key: HashKey, keep_sites: Sequence[str], keep_text: bool
 ) -> pa.Table:
-    names = facts["file"].to_pylist()
+    names = image_rows["file"].to_pylist()
     items = [files[name] for name in names]
-    columns: dict[str, Any] = {name: facts[name] for name in facts.schema.names}
+    columns: dict[str, Any] = {name: image_rows[name] for name in image_rows.schema.names}
     columns["labels"] = pa.array([item.labels for item in items], INDEX.field("labels").type)
     columns["official"] = pa.array([item.official for item in items], pa.string())
-    said = [
-        header.pseudonymous(item.table, key, keep_sites=keep_sites, keep_text=keep_text) if item.table else {}
+    table_values = [
+        header.pseudonymise(item.table, key, keep_sites=keep_sites, keep_text=keep_text) if item.table else {}
         for item in items
     ]
-    for name in BOTH:
-        told = pc.cast(pa.array([each.get(name) or None for each in said], pa.string()), INDEX.field(name).type)
-        columns[name] = pc.coalesce(told, facts[name])
+    for name in TABLE_OR_HEADER:
+        from_table = pa.array([values.get(name) or None for values in table_values], pa.string())
+        columns[name] = pc.coalesce(pc.cast(from_table, INDEX.field(name).type), image_rows[name])
     for name in TABLE_ONLY:
-        columns[name] = pa.array([each.get(name, "") for each in said], pa.string())
-    # The patient whom the table or a pattern names, else the header's, else the one whom the file's name tells.
+        columns[name] = pa.array([values.get(name, "") for values in table_values], pa.string())
+    # The patient comes from the table or a pattern, else from the header, else from the file's name.
     hashed = cache(lambda name: key.hash("patient", name))
     columns["patient_id"] = pa.array(
         [
             hashed(item.patient) if item.patient else in_header or hashed(patient_of(item.name))
-            for item, in_header in zip(items, facts["patient"].to_pylist(), strict=True)
+            for item, in_header in zip(items, image_rows["patient"].to_pylist(), strict=True)
         ],
         pa.string(),
     )
-    columns["duplicate_of"] = columns["near"] = pa.array([""] * facts.num_rows, pa.string())
-    schema = pa.schema([*INDEX, FACTS.field("notes")])
+    columns["duplicate_of"] = columns["near"] = pa.array([""] * image_rows.num_rows, pa.string())
+    schema = pa.schema([*INDEX, ROW_SCHEMA.field("notes")])
     return pa.table({name: columns[name] for name in schema.names}, schema=schema)
 
 
-def _noted(rows: pa.Table) -> list[Row]:
-    noted = rows.filter(pc.not_equal(rows["notes"], "[]")).select(["image_id", "patient_id", "notes"]).to_pylist()
+def _decoding_warnings(rows: pa.Table) -> list[Row]:
+    rows = rows.filter(pc.not_equal(rows["notes"], "[]")).select(["image_id", "patient_id", "notes"])
     return [
         {"image_id": row["image_id"], "patient_id": row["patient_id"], "reason": reason, "detail": detail}
-        for row in noted
+        for row in rows.to_pylist()
         for reason, detail in json.loads(row["notes"])
     ]

@@ -1,4 +1,4 @@
-"""From a share of a source's images to masters and an index of them, and what was set aside and why."""
+"""Decode a part of a source's images and index them; quarantine files that cannot be used."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from components.ingest.groups import Group, group, partition
-from components.ingest.index import index
-from components.ingest.labels import Labelled, Labels, read_labels
-from components.ingest.masters import masters
+from components.ingest.decode_groups import decode_groups
+from components.ingest.groups import Group, group_files, partition
+from components.ingest.index import build_index
+from components.ingest.labels import Labels, SourceFile, read_labels
 from components.ingest.parameters import SourceParameters
-from components.ingest.records import Masters
+from components.ingest.records import DecodedGroup
 from components.shared.contracts import Out, fingerprint, write_record
 from components.shared.datasets.parquet_tables import QUARANTINE, WARNINGS, write_csv, write_table
 from components.shared.errors import UnavailableError
@@ -39,35 +39,35 @@ def ingest(
     parameters: SourceParameters,
     decoding: Decoding,
 ) -> dict[str, Any]:
-    """Decode a share of a source's images once, index them under keyed hashes, and set aside what cannot be used.
+    """Decode a part of a source's images once, index them under keyed hashes, and quarantine unusable files.
 
-    Every image ends in the index, in quarantine.csv with its reason, or is counted as left out on purpose.
+    Every image is in the index, in quarantine.csv with a reason, or counted as left out by a parameter.
 
-    source: the images, a directory or s3://bucket/prefix: a folder for each class; train, val and test may stand above
-    revision: the listing digest that resolve saw; the source must still be as it was
-    key_id: the id of the hash key that must be at hand
-    part: which share of the images: 2/8 is the second of eight
+    source: directory or s3://bucket/prefix of images with a folder per class, optionally within train, val and test
+    revision: digest of the source's listing from resolve; the listing must not have changed
+    key_id: id of the hash key that MEDLOOP_HASH_KEY must contain
+    part: part of the images to process; 2/8 is the second of eight parts
     """
-    key = _key(key_id)
-    place = sources.open_source(source)
-    listing = place.entries()
+    key = _require_key(key_id)
+    opened = sources.open_source(source)
+    listing = opened.entries()
     if sources.revision(listing) != revision:
-        raise UnavailableError("The source changed since this run first looked at it. Let it settle, and run again.")
-    labels = read_labels(place, listing, parameters, lambda patient: key.hash("limit", patient))
+        raise UnavailableError("The source changed after this run listed it. Wait until it is complete, and run again.")
+    labels = read_labels(opened, listing, parameters, lambda patient: key.hash("limit", patient))
     entries = {entry.name: entry for entry in listing}
-    hashed = {key.hash("image", item.name): item for item in labels.files}
-    usable = [(file, entries[item.name]) for file, item in hashed.items() if not item.problem]
-    groups = partition(group(usable), part)
-    found = _all(work, place, groups, decoding)
-    rows, unreadable, noted = index(found, hashed, key, parameters.keep_sites, parameters.keep_text)
-    first = part.startswith("1/")  # what concerns the whole source is said once
-    quarantine = unreadable + (_unlabelled(hashed) if first else [])
-    warnings = noted + (_of_the_source(place, labels) if first else [])
+    source_files = {key.hash("image", item.name): item for item in labels.files}
+    usable = [(file, entries[item.name]) for file, item in source_files.items() if not item.problem]
+    groups = partition(group_files(usable), part)
+    decoded = _decode_all(work, opened, groups, decoding)
+    rows, undecodable, notes = build_index(decoded, source_files, key, parameters.keep_sites, parameters.keep_text)
+    is_first = part.startswith("1/")  # reports what concerns the whole source
+    quarantine = undecodable + (_unlabelled(source_files) if is_first else [])
+    warnings = notes + (_source_warnings(opened, labels) if is_first else [])
     write_table(rows, portion / "index.parquet")
     write_csv(quarantine, QUARANTINE, portion / "quarantine.csv")
     write_csv(warnings, WARNINGS, portion / "warnings.csv")
-    about = {
-        "name": place.name,
+    record = {
+        "name": opened.name,
         "task": labels.task,
         "classes": labels.classes,
         "key_id": key_id,
@@ -76,38 +76,38 @@ def ingest(
         "part": part,
         "decoding": asdict(decoding),
         "shards": [
-            {"group": each.name, "number": number, **shard._asdict()}
-            for each in found
-            for number, shard in enumerate(each.shards)
+            {"group": group.name, "number": number, **shard._asdict()}
+            for group in decoded
+            for number, shard in enumerate(group.shards)
         ],
-        "left_out": dict(sorted(labels.left_out.items())) if first else {},
+        "left_out": dict(sorted(labels.left_out.items())) if is_first else {},
     }
-    write_record("portion", portion / "portion.json", about)
+    write_record("portion", portion / "portion.json", record)
     return {"images": rows.num_rows, "quarantined": len(quarantine)}
 
 
-def _key(key_id: str) -> HashKey:
+def _require_key(key_id: str) -> HashKey:
     key = hash_keys.from_environment()
     if key.id != key_id:
         raise UnavailableError(
-            f"The hash key here has the id {key.id}, and the run began with {key_id}. Set the same key."
+            f"The id of the hash key is {key.id}, but this run started with {key_id}. Set the same key."
         )
     return key
 
 
-def _all(work: Work, place: Source, groups: Sequence[Group], how: Decoding) -> list[Masters]:
+def _decode_all(work: Work, opened: Source, groups: Sequence[Group], decoding: Decoding) -> list[DecodedGroup]:
     work.store.tidy()
-    total, done, new, found = sum(len(each.members) for each in groups), 0, 0, []
-    members = {each.name: len(each.members) for each in groups}
-    for each in masters(work.store, place, groups, how):
-        found.append(each)
-        done += members[each.name]
-        new += each.decoded
-        progress("ingest", done, total, f"images: {new} new, {done - new} known")
-    return sorted(found, key=lambda each: each.name)
+    members = {group.name: len(group.members) for group in groups}
+    done, new, results = 0, 0, []
+    for result in decode_groups(work.store, opened, groups, decoding):
+        results.append(result)
+        done += members[result.name]
+        new += result.decoded
+        progress("ingest", done, sum(members.values()), f"images: {new} new, {done - new} known")
+    return sorted(results, key=lambda result: result.name)
 
 
-def _unlabelled(files: Mapping[str, Labelled]) -> list[Row]:
+def _unlabelled(files: Mapping[str, SourceFile]) -> list[Row]:
     return [
         {"image_id": file, "source_digest": "", "reason": item.problem[0], "detail": item.problem[1]}
         for file, item in files.items()
@@ -115,9 +115,9 @@ def _unlabelled(files: Mapping[str, Labelled]) -> list[Row]:
     ]
 
 
-def _of_the_source(place: Source, labels: Labels) -> list[Row]:
-    """What is to be told of the source as a whole."""
-    told = [*labels.warnings]
-    for what, count in sorted(place.left_out.items()):
-        told.append(("not in the listing", f"{count} file{'s' * (count != 1)} of the source left out: {what}"))
-    return [{"image_id": "", "patient_id": "", "reason": reason, "detail": detail} for reason, detail in told]
+def _source_warnings(opened: Source, labels: Labels) -> list[Row]:
+    """Return the warnings that concern the source as a whole."""
+    warnings = [*labels.warnings]
+    for reason, count in sorted(opened.left_out.items()):
+        warnings.append(("not in the listing", f"{count} file{'s' * (count != 1)} of the source left out: {reason}"))
+    return [{"image_id": "", "patient_id": "", "reason": name, "detail": detail} for name, detail in warnings]

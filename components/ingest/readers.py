@@ -1,4 +1,4 @@
-"""Every image of a file, whatever kind of file it is."""
+"""Read every image of a file of any supported format."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from components.ingest.volumes import is_volume, read_volume
 from components.shared.imaging.pixels import Decoding, Master, decode_images
 
 
-def read(data: bytes, how: Decoding) -> Iterator[Master]:
-    """The masters of a PNG, JPEG, DICOM or NIfTI file, told by its content, one after another.
+def read_images(data: bytes, decoding: Decoding) -> Iterator[Master]:
+    """Yield the masters of a PNG, JPEG, DICOM or NIfTI file; the content decides the format.
 
-    A ValueError says why a file cannot be used; it comes before the first master or not at all.
+    Raise a ValueError before the first master if the file cannot be used.
     """
-    return read_volume(data, how) if is_volume(data) else decode_images(data, how)
+    return read_volume(data, decoding) if is_volume(data) else decode_images(data, decoding)

@@ -1,4 +1,4 @@
-"""What is known of the files that were decoded: a record a group, beside the shard that holds their pixels."""
+"""Records of decoded groups in the store: one row per image, beside the shards with the pixels."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ from components.shared.runtime.stage_code import installed
 if TYPE_CHECKING:
     from components.shared.storage.store import Store
 
-DECODER = 5
-"""Counts the changes in decoding that give other masters; part of every record's place."""
+DECODER_VERSION = 5
+"""Increased with each change in decoding that changes masters; part of every record's name."""
 
-FACTS = pa.schema(
+ROW_SCHEMA = pa.schema(
     [
         ("file", pa.string()),
         ("size", pa.int64()),
@@ -47,11 +47,11 @@ FACTS = pa.schema(
         ("modality", pa.string()),
     ]
 )
-"""One row an image, or a row for a file without one and its problem. `file` is the keyed hash of its name, `shard`
-counts within the group and `row` within the shard, `notes` is JSON; `patient` and what follows is what the header says,
-made fit to be kept."""
+"""One row per image, or a row with the problem of a file without images. `file` is the keyed hash of its name, `shard`
+counts within the group and `row` within the shard, `notes` is JSON; `patient` and the columns after it come from the
+header, pseudonymised."""
 
-Fact = dict[str, Any]
+FileRow = dict[str, Any]
 
 PACKAGES = (
     "numpy",
@@ -63,69 +63,69 @@ PACKAGES = (
     "nibabel",
     "pyarrow",
 )
-"""Packages whose version may change the pixels: with another one, files are decoded again."""
+"""Packages that can change the pixels: files are decoded again with another version."""
 
 
 class Shard(NamedTuple):
-    """A shard in the store, and how many masters it holds."""
+    """A shard in the store, and its number of masters."""
 
     digest: str
     bytes: int
     rows: int
 
 
-class Masters(NamedTuple):
-    """A group's shards (one, unless it is large; none where no file had pixels), and what became of each file."""
+class DecodedGroup(NamedTuple):
+    """A group's shards (none if no file has pixels, several if it is large) and the rows of its images."""
 
     name: str
     shards: list[Shard]
-    facts: pa.Table
+    rows: pa.Table
     decoded: int = 0
-    """How many files were decoded just now; the record does not tell, for it is the same whenever it was made."""
+    """Number of files decoded in this run; not part of the record, which must not depend on the run."""
 
 
-def place(how: Decoding) -> str:
-    """Where records lie of files that were decoded in this way, by this code, under this key."""
+def record_prefix(decoding: Decoding) -> str:
+    """Return the prefix of the records of files decoded in this way, by this code, under this hash key."""
     versions = {name: installed(name) for name in PACKAGES}
-    return f"masters/{fingerprint([DECODER, versions, asdict(how), hash_keys.from_environment().id])[:32]}"
+    return f"masters/{fingerprint([DECODER_VERSION, versions, asdict(decoding), hash_keys.from_environment().id])[:32]}"
 
 
-def names(store: Store, where: str) -> list[str]:
-    """The names of all groups that have a record, sorted."""
-    return sorted(name.rpartition("/")[2] for name in store.names(where))
+def group_names(store: Store, prefix: str) -> list[str]:
+    """Return the names of all groups that have a record, sorted."""
+    return sorted(name.rpartition("/")[2] for name in store.names(prefix))
 
 
-def read(store: Store, where: str, name: str) -> Masters | None:
-    """The record of a group, or None where there is none that can be read; where keys are set, none of ingest's own."""
-    kept = store.read(f"{where}/{name}")
-    data = None if kept is None else stage_keys.unseal(f"{where}/{name}", kept, ("ingest",))
+def read(store: Store, prefix: str, name: str) -> DecodedGroup | None:
+    """Return the record of a group, or None if it is missing, damaged or, with keys set, not signed by ingest."""
+    sealed = store.read(f"{prefix}/{name}")
+    data = None if sealed is None else stage_keys.unseal(f"{prefix}/{name}", sealed, ("ingest",))
     if data is None:
         return None
     try:
         table = pa.ipc.open_stream(data).read_all()
-        about = parse_json(table.schema.metadata[b"masters"])
-        return Masters(name, [Shard(*shard) for shard in about["shards"]], table.select(FACTS.names))
+        description = parse_json(table.schema.metadata[b"masters"])
+        return DecodedGroup(name, [Shard(*shard) for shard in description["shards"]], table.select(ROW_SCHEMA.names))
     except (pa.ArrowException, ValueError, KeyError, TypeError, OSError):
-        return None  # damaged, so it is made again
+        return None  # damaged: decode the group again
 
 
-def write(store: Store, where: str, found: Masters) -> None:
-    """Keep the record of a group."""
-    about = json.dumps({"shards": found.shards})
-    table = found.facts.replace_schema_metadata({"masters": about})
+def write(store: Store, prefix: str, result: DecodedGroup) -> None:
+    """Write the record of a group."""
+    description = json.dumps({"shards": result.shards})
+    table = result.rows.replace_schema_metadata({"masters": description})
     sink = pa.BufferOutputStream()
     with pa.ipc.new_stream(sink, table.schema) as writer:
         writer.write_table(table)
-    name = f"{where}/{found.name}"
+    name = f"{prefix}/{result.name}"
     store.write(name, stage_keys.seal(stage_keys.held("ingest"), name, sink.getvalue().to_pybytes()))
 
 
-def unchanged(store: Store, where: str, group: Group) -> Masters | None:
-    """What is known of a group whose files are all as they were, with its shards; or None."""
-    found = read(store, where, group.name)
-    if found is None or not all(store.has(shard.digest) for shard in found.shards):
+def read_unchanged(store: Store, prefix: str, group: Group) -> DecodedGroup | None:
+    """Return the record of a group if all its files are unchanged and its shards exist, else None."""
+    result = read(store, prefix, group.name)
+    if result is None or not all(store.has(shard.digest) for shard in result.shards):
         return None
-    columns = (found.facts[name].to_pylist() for name in ("file", "size", "version"))
-    then = {file: (size, version) for file, size, version in zip(*columns, strict=True)}
-    now = {file: (entry.size, entry.version) for file, entry in group.members}
-    return found if now == then and all(version for _, version in now.values()) else None
+    columns = (result.rows[name].to_pylist() for name in ("file", "size", "version"))
+    recorded = {file: (size, version) for file, size, version in zip(*columns, strict=True)}
+    current = {file: (entry.size, entry.version) for file, entry in group.members}
+    return result if current == recorded and all(version for _, version in current.values()) else None

@@ -1,4 +1,4 @@
-"""Which classes the published labels come to, and which images are taken: label map, classes, and limit."""
+"""Select classes and images by the parameters label_map, classes and limit_per_class."""
 
 from __future__ import annotations
 
@@ -13,21 +13,25 @@ from components.shared.privacy.redaction import one_line
 from components.shared.runtime.interface import nearest
 
 NEGATIVE = ("normal", "negative", "healthy", "benign", "control", "no finding", "clear")
-"""Names of classes that mean the absence of a finding; such a class goes first, and is not the one looked for."""
+"""Names of classes that mean no finding; such a class comes first and is the negative class."""
 
-NOT_ASKED, MAPPED_OUT, SEVERAL, BEYOND = "of no class asked for", "label_map", "of several classes", "limit_per_class"
-"""Why images are left out on purpose: the option that asks for it, or what the options say of them."""
+NOT_SELECTED, MAPPED_OUT, SEVERAL, BEYOND = (
+    "of no class asked for",
+    "label_map",
+    "of several classes",
+    "limit_per_class",
+)
+"""Reasons for leaving images out."""
 
-TOLD = 50
-"""Of more labels than these a message gives the number alone: they may be anything, and so may name patients."""
+MAX_QUOTED = 50
+"""With more labels than this, messages give only their number: so many labels may be patients' names."""
 
-
-FEW, MANY = 3, 20
-"""A label of a table that fewer images have, among more than so many, may be a value of another column."""
+RARE, MIN_IMAGES = 3, 20
+"""A table's label with fewer images than RARE, among more than MIN_IMAGES, may be a value of another column."""
 
 
 class Meaning(NamedTuple):
-    """What a published label comes to: positions in the classes, or why its images are left out or set aside."""
+    """The positions in the classes that a label stands for, or why its images are left out or quarantined."""
 
     labels: tuple[int, ...] = ()
     left_out: str = ""
@@ -35,156 +39,156 @@ class Meaning(NamedTuple):
 
 
 def order_classes(names: Iterable[str], first: str = "") -> list[str]:
-    """The classes in the order of their labels: one that means no finding first, the others by name."""
+    """Return the classes in order: one that means no finding first, the others by name."""
     return sorted(set(names), key=lambda name: (name != first, name.lower() not in NEGATIVE, name))
 
 
-class Choice:
-    """The classes of a data set, chosen from the labels that its images have."""
+class ClassSelection:
+    """The classes of a data set, selected from the labels of its images."""
 
-    def __init__(self, parameters: SourceParameters, published: Mapping[str, int], what: str, table: Table) -> None:
-        """`published` counts the images of each label as it is written; `what` is what a label is called."""
-        self._lines = table.label_lines if "label" in table.columns else {}
+    def __init__(self, parameters: SourceParameters, published: Mapping[str, int], kind: str, table: Table) -> None:
+        """`published` is the number of images by label as published; messages call a label `kind`."""
+        self._label_lines = table.label_lines if "label" in table.columns else {}
         self._table = table.name
         self._parameters = parameters
-        self._what = what
-        self._found: Counter[str] = Counter()
+        self._kind = kind
+        self._counts: Counter[str] = Counter()
         for label, count in published.items():
             for part in set(self.parts(label)):
-                self._found[part] += count
+                self._counts[part] += count
         self._images = sum(published.values())
         self._check_labels()
         self.classes = self._classes()
-        self._places = {name: place for place, name in enumerate(self.classes)}
+        self._positions = {name: position for position, name in enumerate(self.classes)}
 
     def parts(self, label: str) -> list[str]:
-        """The single labels in one as it is written."""
+        """Split a label as published at the separator."""
         if not self._parameters.separator:
             return [label]
         return [part for text in label.split(self._parameters.separator) if (part := text.strip())]
 
     def warnings(self) -> list[tuple[str, str]]:
-        """What the labels give rise to."""
+        """Return a warning for each class whose name means no finding in a multilabel task."""
         if not self._parameters.multilabel:
             return []
         doubtful = [name for name in self.classes if name.lower() in NEGATIVE]
-        detail = "is taken for a finding; if it means that there is none, name it with ingest_options no_finding"
+        detail = "counts as a finding; if it means no finding, set ingest_options no_finding to it"
         return [("no finding", f"{name!r} {detail}") for name in doubtful]
 
     def meaning(self, label: str) -> Meaning:
-        """What a label as it is written comes to."""
+        """Return the meaning of a label as published."""
         parameters, parts = self._parameters, self.parts(label)
         if parameters.no_finding and parameters.no_finding in parts and len(set(parts)) > 1:
-            return Meaning(problem=("contrary label", "it is labelled with a finding and with none"))
+            return Meaning(problem=("contrary label", "it has both a finding and the label for no finding"))
         if any(parameters.label_map.get(part) == "" for part in parts):
             return Meaning(left_out=MAPPED_OUT)
-        chosen = {self._places.get(parameters.label_map.get(part, part), -1) for part in parts} - {-1}
+        chosen = {self._positions.get(parameters.label_map.get(part, part), -1) for part in parts} - {-1}
         if parameters.multilabel:
             return Meaning(tuple(sorted(chosen)))
         if not chosen:
-            return Meaning(left_out=NOT_ASKED)
+            return Meaning(left_out=NOT_SELECTED)
         return Meaning(left_out=SEVERAL) if len(chosen) > 1 else Meaning((chosen.pop(),))
 
     def _check_labels(self) -> None:
-        parameters, found = self._parameters, self._found
-        if any(not label.isprintable() and max(label) >= "\ud800" for label in found):
+        parameters, counts = self._parameters, self._counts
+        if any(not label.isprintable() and max(label) >= "\ud800" for label in counts):
             raise RefusedError(
-                f"The name of a {self._what} is not in UTF-8, and a class must have a name that can be written down. "
-                "Rename it, or give the labels in a table."
+                f"The name of a {self._kind} is not in UTF-8, so it cannot be the name of a class. Rename it, or "
+                "provide the labels in a table."
             )
-        for label in found:
-            one_line(label, f"The name of a {self._what}")
-        if len(found) > 10 and len(found) * 2 > self._images:
+        for label in counts:
+            one_line(label, f"The name of a {self._kind}")
+        if len(counts) > 10 and len(counts) * 2 > self._images:
             raise RefusedError(
-                f"{self._images} images have {len(found)} different {self._what}s, and so those are no classes. Check "
-                "what the labels are read from: ingest_options columns, label_pattern, separator, or the folders."
+                f"{self._images} images have {len(counts)} different {self._kind}s, too many to be classes. Check "
+                "where labels are read from: ingest_options columns, label_pattern, separator, or the folders."
             )
-        if parameters.no_finding and parameters.no_finding not in found:
+        if parameters.no_finding and parameters.no_finding not in counts:
             raise RefusedError(
-                f"No image has the label {parameters.no_finding!r}, which no_finding names."
-                f"{self._nearest(parameters.no_finding, found)} {self._listed(found)} Name one of those, or none."
+                f"no_finding is {parameters.no_finding!r}, but no image has that label."
+                f"{self._suggestion(parameters.no_finding, counts)} {self._describe_labels(counts)} Use one of those, "
+                "or leave it empty."
             )
-        none = parameters.no_finding if parameters.multilabel else ""
-        unknown = [name for name in found if parameters.label_map and name not in parameters.label_map and name != none]
-        if unknown:
-            name, others = max(unknown, key=lambda label: (found[label], label)), len(unknown) - 1
-            count = f"{found[name]} image{'s' * (found[name] != 1)}"
-            called = f"the label {name!r}" if len(found) <= TOLD and self._is_shown(name) else "a label"
-            called += self._line_of(name)
-            more = f" Nor does it name {others} more." if others else ""
+        mapped = {*parameters.label_map, parameters.no_finding if parameters.multilabel else ""}
+        unknown = [name for name in counts if name not in mapped]
+        if parameters.label_map and unknown:
+            name, others = max(unknown, key=lambda label: (counts[label], label)), len(unknown) - 1
+            count = f"{counts[name]} image{'s' * (counts[name] != 1)}"
+            label = f"the label {name!r}" if len(counts) <= MAX_QUOTED and self._is_shown(name) else "a label"
+            label += self._line_of(name)
+            more = f" {others} more are missing too." if others else ""
             raise RefusedError(
-                f"label_map does not name {called} of {count}.{self._nearest(name, parameters.label_map)}{more} Map it "
-                "to a class, or to '' to leave its images out."
+                f"label_map does not contain {label} of {count}.{self._suggestion(name, parameters.label_map)}{more} "
+                "Map it to a class, or to '' to leave its images out."
             )
-
-        rare = [name for name in found if not self._is_shown(name) and name not in parameters.classes]
-        if rare and not (parameters.label_map or parameters.classes) and self._images > MANY:
+        rare = [name for name in counts if not self._is_shown(name) and name not in parameters.classes]
+        if rare and not (parameters.label_map or parameters.classes) and self._images > MIN_IMAGES:
             raise RefusedError(
-                f"A label{self._line_of(rare[0])} has {found[rare[0]]} of {self._images} images, and is not shown here "
-                "since it may come from another column. If it is a class, name all classes with ingest_options "
+                f"A label{self._line_of(rare[0])} has {counts[rare[0]]} of {self._images} images; it is not shown here "
+                "because it may come from another column. If it is a class, list all classes in ingest_options "
                 "classes; if not, correct that line."
             )
 
     def _is_shown(self, label: str) -> bool:
-        """Whether a label may be quoted: one that few lines of a table have may be a value of another column."""
-        return not self._lines or self._found[label] >= FEW
+        """Whether messages may quote a label: a rare one in a table may be a value of another column."""
+        return not self._label_lines or self._counts[label] >= RARE
 
     def _line_of(self, label: str) -> str:
-        """Where the table has this label, to be added to a sentence; nothing where no table has it."""
-        lines = [line for text, line in self._lines.items() if label in self.parts(text)]
+        """Return " in line N of TABLE" for a label of the table, else an empty text."""
+        lines = [line for text, line in self._label_lines.items() if label in self.parts(text)]
         return f" in line {min(lines)} of {self._table}" if lines else ""
 
     def _classes(self) -> list[str]:
         parameters = self._parameters
-        none = parameters.no_finding if parameters.multilabel else ""
-        mapped = {parameters.label_map.get(label, label) for label in self._found if label != none} - {""}
-        found = order_classes(mapped, parameters.label_map.get(parameters.no_finding, parameters.no_finding))
-        missing = [name for name in parameters.classes if name not in found]
+        no_finding = parameters.no_finding if parameters.multilabel else ""
+        mapped = {parameters.label_map.get(label, label) for label in self._counts if label != no_finding} - {""}
+        available = order_classes(mapped, parameters.label_map.get(parameters.no_finding, parameters.no_finding))
+        missing = [name for name in parameters.classes if name not in available]
         if missing:
             raise RefusedError(
-                f"The source has no {self._what} {missing[0]!r}; {self._listed(found, 'it has')}"
-                f"{self._nearest(missing[0], found)} Name those."
+                f"The source has no {self._kind} {missing[0]!r}; {self._describe_labels(available, 'it has')}"
+                f"{self._suggestion(missing[0], available)} Correct ingest_options classes."
             )
-        names = list(dict.fromkeys(parameters.classes)) or found
+        names = list(dict.fromkeys(parameters.classes)) or available
         least = 1 if parameters.multilabel else 2
         if len(names) < least:
             several = "s" * (len(names) != 1)
             raise RefusedError(
-                f"The source has {len(names)} {self._what}{several}{': ' + names[0] if names else ''}; a classifier "
-                f"needs at least {least}. Put each class's images into a folder of its own, or say with ingest_options "
-                "columns or label_pattern where the labels stand."
+                f"The source has {len(names)} {self._kind}{several}{': ' + names[0] if names else ''}; a classifier "
+                f"needs at least {least}. Put each class's images into a folder of its own, or set ingest_options "
+                "columns or label_pattern to where the labels are."
             )
         return names
 
-    def _listed(self, names: Iterable[str], verb: str = "There are") -> str:
+    def _describe_labels(self, names: Iterable[str], verb: str = "There are") -> str:
         listed = list(names)
-        shown = [name for name in listed if name not in self._found or self._is_shown(name)]
-        more = f" and {len(listed) - len(shown)} of fewer than {FEW} images each" if shown != listed else ""
-        return f"{verb} {', '.join(shown) + more if len(listed) <= TOLD else len(listed)}."
+        shown = [name for name in listed if name not in self._counts or self._is_shown(name)]
+        more = f" and {len(listed) - len(shown)} with fewer than {RARE} images each" if shown != listed else ""
+        return f"{verb} {', '.join(shown) + more if len(listed) <= MAX_QUOTED else len(listed)}."
 
-    def _nearest(self, name: str, known: Iterable[str]) -> str:
-        return nearest(name, known) if len(self._found) <= TOLD else ""
+    def _suggestion(self, name: str, known: Iterable[str]) -> str:
+        return nearest(name, known) if len(self._counts) <= MAX_QUOTED else ""
 
 
 def within_limit(
-    images: Sequence[tuple[str, str, tuple[int, ...]]], limit: int, order: Callable[[str], str]
+    images: Sequence[tuple[str, str, tuple[int, ...]]], limit: int, hash_patient: Callable[[str], str]
 ) -> list[bool]:
-    """Which images (patient, published side, labels) are taken where each class has a limit on each side.
+    """Return which images (patient, published split, labels) are within the limit per class and split.
 
-    Patients come in an order that their keyed hash alone gives, each with all images; an image is taken while one of
-    its classes, or the absence of any, is below the limit. So patients are whole but for the last of a class, and a
-    new patient changes who is taken at the end of that order only.
+    Patients are taken in the order of their keyed hashes, with all their images. An image is within the limit while
+    one of its classes (or "no finding") is below it. So only a class's last patient may lose images, and adding a
+    patient changes the selection only at the end of that order.
     """
     of_patient: dict[tuple[str, str], list[int]] = defaultdict(list)
-    for place, (patient, side, _) in enumerate(images):
-        of_patient[side, patient].append(place)
-    ranks = {patient: order(patient) for patient, _, _ in images}
+    for position, (patient, split, _) in enumerate(images):
+        of_patient[split, patient].append(position)
+    ranks = {patient: hash_patient(patient) for patient, _, _ in images}
     count: Counter[tuple[str, int]] = Counter()
-    taken = [False] * len(images)
-    for side, patient in sorted(of_patient, key=lambda key: (key[0], ranks[key[1]])):
-        for place in of_patient[side, patient]:
-            groups = [(side, label) for label in images[place][2]] or [(side, -1)]
+    within = [False] * len(images)
+    for split, patient in sorted(of_patient, key=lambda key: (key[0], ranks[key[1]])):
+        for position in of_patient[split, patient]:
+            groups = [(split, label) for label in images[position][2]] or [(split, -1)]
             if any(count[group] < limit for group in groups):
-                taken[place] = True
+                within[position] = True
                 count.update(groups)
-    return taken
+    return within

@@ -1,4 +1,4 @@
-"""The CSV table of a source: a line a file, in our columns or in those that a map names."""
+"""Read the CSV table of a source: one row per file, with medloop's column names or mapped ones."""
 
 from __future__ import annotations
 
@@ -11,110 +11,103 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
-from components.ingest.names import OFFICIAL, Files
-from components.ingest.parameters import ABOUT, COLUMNS
+from components.ingest.file_names import SPLIT_NAMES, FileNames
+from components.ingest.parameters import COLUMNS, DETAIL_COLUMNS
 from components.shared.errors import RefusedError
 from components.shared.parsing.json_documents import check_columns, table_lines
 from components.shared.runtime.interface import nearest
 from components.shared.storage.source import IMAGE_SUFFIXES
 
 OLDEST = 120
-"""An age above it, in years, is a slip of the pen."""
+"""Maximum plausible age in years; a higher one counts as unknown."""
 
-_AGE = re.compile(r"(\d{1,3})(?:\.\d+)?\s*([YMWD]?)")
-_VALUE = re.compile(r"[\d./:_-]+")
-_WORDS = {
+_AGE_PATTERN = re.compile(r"(\d{1,3})(?:\.\d+)?\s*([YMWD]?)")
+_VALUE_PATTERN = re.compile(r"[\d./:_-]+")
+_SEX_WORDS = {
     "F": "f female w weiblich frau woman femme féminin feminin mujer femenino femmina femminile",
     "M": "m male männlich maennlich mann man homme masculin hombre masculino maschio maschile",
     "": "u unknown unbekannt o other d divers",
 }
-_SEXES = {"": "", **{word: sex for sex, words in _WORDS.items() for word in words.split()}}
+_SEXES = {"": "", **{word: sex for sex, words in _SEX_WORDS.items() for word in words.split()}}
 
 
-class Line(NamedTuple):
-    """What a table says of a file."""
+class TableRow(NamedTuple):
+    """A table's row about a file."""
 
     patient: str
     label: str
     official: str
-    about: Mapping[str, str]
+    details: Mapping[str, str]
 
 
 @dataclass(frozen=True)
 class Table:
-    """A table that was read: which of our columns it has, its lines by file, and what was odd in it."""
+    """The content of a table: its columns, its rows by file, and warnings."""
 
     name: str
     columns: frozenset[str] = frozenset()
-    lines: Mapping[str, Line] = field(default_factory=dict)
+    rows: Mapping[str, TableRow] = field(default_factory=dict)
     label_lines: Mapping[str, int] = field(default_factory=dict)
-    """The first line with each label: an error names it rather than the label, which may be from another column."""
+    """The line where each label first occurs; errors name it and not the label, which may be another column's value."""
     warnings: tuple[tuple[str, str], ...] = ()
 
 
 def age_of(text: str) -> int:
-    """An age in whole years from `45`, `045Y` or `18M`; -1 where it is unknown, or more than people reach."""
-    found = _AGE.fullmatch(text.strip().upper())
-    if not found:
+    """Return an age (`45`, `045Y`, `18M`) in whole years; -1 if it is unknown or above OLDEST."""
+    match = _AGE_PATTERN.fullmatch(text.strip().upper())
+    if not match:
         return -1
-    years = int(int(found[1]) / {"": 1.0, "Y": 1.0, "M": 12.0, "W": 52.0, "D": 365.0}[found[2]])
+    years = int(int(match[1]) / {"": 1.0, "Y": 1.0, "M": 12.0, "W": 52.0, "D": 365.0}[match[2]])
     return years if years <= OLDEST else -1
 
 
 def sex_of(text: str) -> str:
-    """M, F, or "" where it is unknown, from `m`, `Female`, `weiblich` and the like."""
+    """Return M or F for words such as `m`, `Female` or `weiblich`; "" if the sex is unknown."""
     return _SEXES.get(text.strip().lower(), "")
 
 
-def read_table(path: Path, name: str, columns: Mapping[str, str], files: Files, skip_missing: bool) -> Table:
-    """The table in a file, called `name`, with what it says of each file of the source.
+def read_table(path: Path, name: str, columns: Mapping[str, str], files: FileNames, skip_missing: bool) -> Table:
+    """Return the content of the table at `path`, which messages call `name`.
 
-    What does not fit is refused, for a patient who is not recognised could end on both sides of the split.
+    Invalid rows are errors: a patient who is not recognised could end up in both the training and the test split.
     """
     try:
         with open_text(path, name) as text:
             reader = csv.reader(text, strict=True)
             header = [column.strip() for column in next(reader, [])]
             check_columns(header, name)
-            places = _places(name, header, columns, files)
-            reading = _Reading(name, places, len(header))
-            missing = Missing(name)
+            positions = _column_positions(name, header, columns, files)
+            row_reader = _RowReader(name, positions, len(header), files)
             for fields in reader:
                 if fields:
-                    file, line = reading.line(fields, reader.line_num, files)
-                    if not file:
-                        missing.add(reader.line_num)
-                    else:
-                        reading.add(file, line, reader.line_num)
+                    row_reader.add(fields, reader.line_num)
     except csv.Error as error:
-        raise RefusedError(f"{name} is not readable as CSV in UTF-8: {error}. Mend it, or save it anew.") from None
-    warnings = [*missing.judge(skip_missing, bool(reading.lines)), *reading.warnings()]
-    if not reading.lines:
-        raise RefusedError(
-            f"{name} has no line below the names of its columns. Write one for each image, or remove it."
-        )
-    return Table(name, frozenset(places), reading.lines, reading.label_lines, tuple(warnings))
+        raise RefusedError(f"{name} is not valid CSV in UTF-8: {error}. Correct it, or save it again.") from None
+    warnings = [*row_reader.missing.check(skip_missing, bool(row_reader.rows)), *row_reader.warnings()]
+    if not row_reader.rows:
+        raise RefusedError(f"{name} has no row below the column names. Add a row for each image, or remove the file.")
+    return Table(name, frozenset(positions), row_reader.rows, row_reader.label_lines, tuple(warnings))
 
 
 @contextmanager
 def open_text(path: Path, name: str) -> Iterator[Iterable[str]]:
-    """The lines of a file in UTF-8, for a `with`; a ValueError that calls it `name` where it is written otherwise."""
+    """Open a UTF-8 file as lines; raise a ValueError that calls it `name` if it has another encoding."""
     with path.open("rb") as file:
         head = file.read(64)
     if head.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) or b"\0" in head:
-        raise RefusedError(f"{name} is written in UTF-16, or is no text at all. Save it anew as CSV in UTF-8.")
+        raise RefusedError(f"{name} is in UTF-16, or is not a text file. Save it again as CSV in UTF-8.")
     try:
         with path.open(encoding="utf-8-sig", newline="") as lines:
             yield table_lines(lines, name)
     except UnicodeDecodeError:
         raise RefusedError(
-            f"{name}, line {_undecodable(path)} holds a character that is not written in UTF-8; the file may be in "
-            "Latin-1 or Windows-1252. Save it anew as CSV in UTF-8."
+            f"{name}, line {_undecodable(path)} is not in UTF-8; the file may be in Latin-1 or Windows-1252. Save it "
+            "again as CSV in UTF-8."
         ) from None
 
 
 def _undecodable(path: Path) -> int:
-    """The number of the first line that is not in UTF-8."""
+    """Return the number of the first line that is not in UTF-8."""
     with path.open("rb") as lines:
         for number, line in enumerate(lines, 1):
             try:
@@ -124,8 +117,8 @@ def _undecodable(path: Path) -> int:
     return 1
 
 
-class Missing:
-    """The lines of a table or list that name a file which the source does not have."""
+class MissingFiles:
+    """The lines of a table or list that name a file the source does not have."""
 
     def __init__(self, name: str) -> None:
         self._name, self._first, self._count = name, 0, 0
@@ -134,174 +127,168 @@ class Missing:
         self._first = self._first or line
         self._count += 1
 
-    def judge(self, skip: bool, others: bool) -> list[tuple[str, str]]:
-        """The warning that they were passed over, or a ValueError where they may not be, or where no line fits."""
+    def check(self, skip: bool, others: bool) -> list[tuple[str, str]]:
+        """Return a warning about the skipped lines; raise a ValueError if they must not be skipped, or if all were."""
         if not self._count:
             return []
         if skip and not others:
             raise RefusedError(
-                f"{self._name} names no file of the source in any of its {self._count} lines. Name the files relative "
-                "to the source, or check that it is the right table."
+                f"None of the {self._count} lines of {self._name} names a file in the source. Write file names "
+                "relative to the source, or check that it is the right table."
             )
-        more = f", and so do {self._count - 1} more" if self._count > 1 else ""
         if not skip:
+            more = f", and so do {self._count - 1} more" if self._count > 1 else ""
             raise RefusedError(
-                f"{self._name}, line {self._first} names a file that is not in the source{more}. Mend the name, take "
-                "the line out, or pass over such lines with ingest_options missing_files=skip."
+                f"{self._name}, line {self._first} names a file that is not in the source{more}. Correct the name, "
+                "remove the line, or skip such lines with ingest_options missing_files=skip."
             )
         lines = "1 line" if self._count == 1 else f"{self._count} lines"
         name = "names a file" if self._count == 1 else "name files"
         return [("no file", f"{lines} of {self._name} {name} that the source does not have")]
 
 
-def _places(name: str, header: list[str], columns: Mapping[str, str], files: Files) -> dict[str, int]:
-    """Where each of our columns stands in the table."""
+def _column_positions(name: str, header: list[str], columns: Mapping[str, str], files: FileNames) -> dict[str, int]:
+    """Return the position of each medloop column in the table."""
     if any(_is_value(column, files) for column in header):
-        raise RefusedError(f"{name} begins with values. Begin it with a line of the columns' names.")
-    listed = _listed(header, [*columns.values()] if columns else COLUMNS)
+        raise RefusedError(f"The first line of {name} contains values. Add a first line with the column names.")
+    description = _describe_columns(header, [*columns.values()] if columns else COLUMNS)
     if columns:
         for ours, theirs in columns.items():
             if theirs not in header:
                 raise RefusedError(
-                    f"{name} has no column {theirs!r}, which columns names for {ours!r}.{nearest(theirs, header)} "
-                    f"It has {listed}. {_parted(header) or 'Name one of those.'}"
+                    f"{name} has no column {theirs!r}, to which columns maps {ours!r}.{nearest(theirs, header)} "
+                    f"It has {description}. {_separator_hint(header) or 'Use one of those.'}"
                 )
             if header.count(theirs) > 1:
                 raise RefusedError(f"{name} has {header.count(theirs)} columns {theirs!r}. Rename all but one.")
         return {ours: header.index(theirs) for ours, theirs in columns.items()}
     if "file" not in header:
-        parted = f"{_parted(header)} " if _parted(header) else ""
+        hint = f"{_separator_hint(header)} " if _separator_hint(header) else ""
         raise RefusedError(
-            f"{name} has no column 'file'; it has {listed}. {parted}Name each image in it, relative to the "
-            "source, in a column 'file', with commas between the columns, or say with ingest_options columns what its "
-            "columns are called."
+            f"{name} has no column 'file'; it has {description}. {hint}Add a column 'file' with each image's name "
+            "relative to the source, and separate columns with commas; or map its column names with ingest_options "
+            "columns."
         )
     unknown = [column for column in header if column not in COLUMNS]
     if unknown:
         raise RefusedError(
-            f"{name} has a column {unknown[0]!r}, which means nothing here.{nearest(unknown[0], COLUMNS)} "
-            f"Columns may be {', '.join(COLUMNS)}; rename it, take it out, or name those to read with ingest_options "
-            "columns."
+            f"{name} has an unknown column {unknown[0]!r}.{nearest(unknown[0], COLUMNS)} Allowed columns are "
+            f"{', '.join(COLUMNS)}. Rename it, remove it, or select the columns to read with ingest_options columns."
         )
     twice = [column for column in header if header.count(column) > 1]
     if twice:
         raise RefusedError(f"{name} has {header.count(twice[0])} columns {twice[0]!r}. Rename all but one.")
-    return {column: place for place, column in enumerate(header)}
+    return {column: position for position, column in enumerate(header)}
 
 
-def _is_value(column: str, files: Files) -> bool:
-    """Whether a field of the first line is rather a value: then the line must not be told."""
+def _is_value(column: str, files: FileNames) -> bool:
+    """Whether a field of the first line is a value and not a column name; messages must not quote values."""
     return any(
-        files.known(part) or part.lower().endswith(tuple(IMAGE_SUFFIXES)) or bool(_VALUE.fullmatch(part))
+        files.contains(part) or part.lower().endswith(tuple(IMAGE_SUFFIXES)) or bool(_VALUE_PATTERN.fullmatch(part))
         for part in re.split(r"[;\t]", column)
     )
 
 
-def _listed(header: list[str], known: Sequence[str]) -> str:
-    """The columns' names, if one of them at least is like a known one; else the line may hold values."""
+def _describe_columns(header: list[str], known: Sequence[str]) -> str:
+    """Return the column names, or only their number if none resembles a known one and so all may be values."""
     shown = [column for column in header if column]
     parts = [part.strip() for column in shown for part in re.split(r"[;\t]", column)]
     if shown and not any(part in known or nearest(part, known) for part in parts):
-        return f"{len(shown)} others, which are not shown here: the first line may hold values"
+        return f"{len(shown)} others, not shown here because the first line may contain values"
     return ", ".join(shown) or "none"
 
 
-def _where(lines: Sequence[int]) -> str:
-    """Where to look for what is counted."""
-    return f"line {lines[0]}" if len(lines) == 1 else f"the first in line {lines[0]}"
-
-
-def _parted(header: list[str]) -> str:
+def _separator_hint(header: list[str]) -> str:
     if len(header) == 1:
-        for mark, called in ((";", "semicolons"), ("\t", "tabs")):
-            if mark in header[0]:
-                return f"Its columns are parted by {called}; save it with commas."
+        for separator, plural in ((";", "semicolons"), ("\t", "tabs")):
+            if separator in header[0]:
+                return f"Its columns are separated by {plural}; save it with commas."
     return ""
 
 
-class _Reading:
-    """Lines as they are read. What is said of many images alike (sex, age, view) is kept once."""
+class _RowReader:
+    """Collects a table's rows. Details shared by many images (sex, age, view) are stored once."""
 
-    def __init__(self, name: str, places: Mapping[str, int], width: int) -> None:
-        self.lines: dict[str, Line] = {}
+    def __init__(self, name: str, positions: Mapping[str, int], width: int, files: FileNames) -> None:
+        self.rows: dict[str, TableRow] = {}
         self.label_lines: dict[str, int] = {}
-        self._name, self._width = name, width
-        self._file = places["file"]
-        self._patient, self._label, self._official = (places.get(n) for n in ("patient_id", "label", "official"))
-        self._about = [(column, places[column]) for column in ABOUT if column in places]
-        self._kept: dict[tuple[str, ...], tuple[dict[str, str], list[str]]] = {}
-        self._odd: dict[str, list[int]] = {"age": [], "sex": []}  # the lines; a value may be a name in a shifted column
+        self.missing = MissingFiles(name)
+        self._name, self._width, self._files = name, width, files
+        self._file = positions["file"]
+        self._patient, self._label, self._official = (positions.get(n) for n in ("patient_id", "label", "official"))
+        self._detail_columns = [(column, positions[column]) for column in DETAIL_COLUMNS if column in positions]
+        self._cache: dict[tuple[str, ...], tuple[dict[str, str], list[str]]] = {}
+        self._invalid_lines: dict[str, list[int]] = {"age": [], "sex": []}  # line numbers: a value may be a name
         self._sex_of: dict[str, str] = {}
-        self._both: set[str] = set()
+        self._patients_with_two_sexes: set[str] = set()
 
-    def line(self, fields: list[str], number: int, files: Files) -> tuple[str, Line]:
-        """The file that a line means, "" where the source has none such, and what it says of it."""
+    def add(self, fields: list[str], number: int) -> None:
+        """Add the row in line `number`; raise a ValueError if an earlier row about the same file differs."""
         if len(fields) != self._width:
             raise RefusedError(
-                f"{self._name}, line {number} has more or fewer fields than the table has columns. Mend that line."
+                f"{self._name}, line {number} has more or fewer fields than the table has columns. Correct that line."
             )
-        given = tuple([fields[place].strip() for _, place in self._about])
-        kept = self._kept.get(given)
-        if kept is None:
-            kept = self._kept[given] = self._told(given)
-        line = Line(
+        values = tuple([fields[position].strip() for _, position in self._detail_columns])
+        cached = self._cache.get(values)
+        if cached is None:
+            cached = self._cache[values] = self._details(values)
+        row = TableRow(
             "" if self._patient is None else fields[self._patient].strip(),
             "" if self._label is None else fields[self._label].strip(),
-            "" if self._official is None else self._side(fields[self._official], number),
-            kept[0],
+            "" if self._official is None else self._split(fields[self._official], number),
+            cached[0],
         )
-        file = files.find(fields[self._file].strip(), self._name, number)
-        if file:
-            for column in kept[1]:
-                self._odd[column].append(number)
-        return file, line
-
-    def add(self, file: str, line: Line, number: int) -> None:
-        """Keep a line, unless an earlier one said otherwise."""
-        if self.lines.setdefault(file, line) != line:
+        file = self._files.find(fields[self._file].strip(), self._name, number)
+        if not file:
+            self.missing.add(number)
+            return
+        for column in cached[1]:
+            self._invalid_lines[column].append(number)
+        if self.rows.setdefault(file, row) != row:
             raise RefusedError(
-                f"{self._name}, line {number} says something else of a file than an earlier line. Keep one of them."
+                f"{self._name}, line {number} differs from an earlier line about the same file. Keep one of them."
             )
-        self.label_lines.setdefault(line.label, number)
-        sex = line.about.get("sex", "")
-        if line.patient and sex and self._sex_of.setdefault(line.patient, sex) != sex:
-            self._both.add(line.patient)
+        self.label_lines.setdefault(row.label, number)
+        sex = row.details.get("sex", "")
+        if row.patient and sex and self._sex_of.setdefault(row.patient, sex) != sex:
+            self._patients_with_two_sexes.add(row.patient)
 
     def warnings(self) -> list[tuple[str, str]]:
-        """What could not be understood, and how often."""
-        found = []
-        if lines := self._odd["age"]:
-            ages, are, count = ("age", "is", "counts") if len(lines) == 1 else ("ages", "are", "count")
-            detail = (
-                f"{len(lines)} {ages} in {self._name} ({_where(lines)}) cannot be read or {are} above {OLDEST} years"
-            )
-            found.append(("no age", f"{detail}, and {count} as unknown"))
-        if lines := self._odd["sex"]:
-            entries, count = ("entry", "counts") if len(lines) == 1 else ("entries", "count")
-            detail = f"{len(lines)} {entries} for sex in {self._name} ({_where(lines)}) cannot be read as M or F"
-            found.append(("no sex", f"{detail}, and {count} as unknown"))
-        if self._both:
-            number = len(self._both)
+        """Return a warning for each kind of value that could not be used."""
+        warnings = []
+        for column, noun, problem in (
+            ("age", ("age", "ages"), f"invalid or above {OLDEST} years"),
+            ("sex", ("entry for sex", "entries for sex"), "neither M nor F"),
+        ):
+            if lines := self._invalid_lines[column]:
+                several = len(lines) > 1
+                where = f"the first in line {lines[0]}" if several else f"line {lines[0]}"
+                are, count = ("are", "count") if several else ("is", "counts")
+                detail = (
+                    f"{len(lines)} {noun[several]} in {self._name} ({where}) {are} {problem} and {count} as unknown"
+                )
+                warnings.append((f"no {column}", detail))
+        if number := len(self._patients_with_two_sexes):
             patients = "1 patient has" if number == 1 else f"{number} patients have"
-            detail = f"{patients} two sexes in {self._name}: look whether two people share an id"
-            found.append(("two sexes", detail))
-        return found
+            detail = f"{patients} two sexes in {self._name}: check whether two people share an id"
+            warnings.append(("two sexes", detail))
+        return warnings
 
-    def _told(self, given: tuple[str, ...]) -> tuple[dict[str, str], list[str]]:
-        about = {column: value for (column, _), value in zip(self._about, given, strict=True)}
-        age, sex = about.get("age", ""), about.get("sex", "")
-        odd = ["age"] * (bool(age) and age_of(age) < 0) + ["sex"] * (sex.lower() not in _SEXES)
-        if "age" in odd:
-            about["age"] = ""
+    def _details(self, values: tuple[str, ...]) -> tuple[dict[str, str], list[str]]:
+        details = {column: value for (column, _), value in zip(self._detail_columns, values, strict=True)}
+        age, sex = details.get("age", ""), details.get("sex", "")
+        invalid = ["age"] * (bool(age) and age_of(age) < 0) + ["sex"] * (sex.lower() not in _SEXES)
+        if "age" in invalid:
+            details["age"] = ""
         if sex:
-            about["sex"] = sex_of(sex)
-        return {column: value for column, value in about.items() if value}, odd
+            details["sex"] = sex_of(sex)
+        return {column: value for column, value in details.items() if value}, invalid
 
-    def _side(self, text: str, number: int) -> str:
-        side = text.strip().lower()
-        if side and side not in OFFICIAL:
+    def _split(self, text: str, number: int) -> str:
+        split = text.strip().lower()
+        if split and split not in SPLIT_NAMES:
             raise RefusedError(
-                f"{self._name}, line {number} names a side that is none of train, val and test. Mend it, or leave it "
-                "empty for the draw."
+                f"{self._name}, line {number} names a split other than train, val and test. Correct it, or leave it "
+                "empty to draw a split at random."
             )
-        return OFFICIAL.get(side, "")
+        return SPLIT_NAMES.get(split, "")

@@ -18,7 +18,7 @@ from onnxruntime.quantization.shape_inference import quant_pre_process
 
 from components.shared.contracts import Between, In, Out
 from components.shared.datasets.dataset import Data
-from components.shared.imaging.views import framing, normalise
+from components.shared.imaging.views import normalise, view_parameters
 from components.shared.inference import PRECISIONS, Model, read_bundle
 from components.shared.parsing.json_documents import read_json
 from components.shared.runtime.events import progress
@@ -47,7 +47,7 @@ def quantize(
     float_model = Model(model)
     rows = data.rows(splits, "train")
     chosen = np.sort(np.random.default_rng(seed).permutation(rows)[:calibration_images])
-    images = normalise(data.views(*framing(float_model.preprocess))[chosen], float_model.preprocess)
+    images = normalise(data.views(*view_parameters(float_model.preprocess))[chosen], float_model.preprocess)
     progress("quantize", 0, 1, f"calibrating on {len(images)} images")
     _to_int8(quantized / PRECISIONS["float32"], quantized / PRECISIONS["int8"], images)
     float_bytes, bytes_ = (_size(quantized / PRECISIONS[name]) for name in ("float32", "int8"))

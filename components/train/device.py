@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 
 import torch
 
+from components.shared import environment
 from components.shared.errors import UnavailableError
 from components.shared.runtime.threads import count_threads
 
@@ -18,7 +18,7 @@ LONG = 2000
 
 def choose(asked: str) -> torch.device:
     """The device that was asked for (auto, cpu or cuda), ready for work that can be repeated to the bit."""
-    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # without it the GPU's sums may differ between runs
+    environment.set_default("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # without it the GPU's sums may differ between runs
     there = torch.cuda.is_available()
     if asked == "cuda" and not there:
         build = f"CUDA {torch.version.cuda}" if torch.version.cuda else "no CUDA"

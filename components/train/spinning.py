@@ -37,11 +37,13 @@ class ShortSpinning:
 
     def __init__(self, tasks: Path = Path("/proc/self/task")) -> None:
         self._tasks = tasks
+        self._begin: dict[str, float] = {}
         self._ended = threading.Event()
         self._watcher = threading.Thread(target=self._watch, name="spinning", daemon=True)
 
     def __enter__(self) -> ShortSpinning:
-        if teams() and waited(self._tasks):
+        self._begin = waited(self._tasks)
+        if teams() and self._begin:
             self._watcher.start()
         return self
 
@@ -55,7 +57,7 @@ class ShortSpinning:
     def _watch(self) -> None:
         idle: list[IdleTeam] = []
         patience, quiet_since = SHORTEST, time.monotonic()
-        before, begun = waited(self._tasks), time.monotonic()
+        before, begun = self._begin, time.monotonic()
         while not self._ended.wait(INTERVAL):
             after, now = waited(self._tasks), time.monotonic()
             share = sum(after[task] - before[task] for task in after.keys() & before.keys()) / (now - begun)

@@ -6,7 +6,6 @@ import csv
 import io
 import json
 import logging
-import os
 import tempfile
 import time
 import warnings
@@ -16,6 +15,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from components.shared import environment
 from components.shared.runtime import step_log
 from components.shared.runtime.events import log
 from components.shared.runtime.stage_code import code_version
@@ -42,12 +42,12 @@ class Tracking:
         self._logged = 0  # the last epoch that an earlier try has told of
         self._todo: deque[Callable[[], None]] = deque()
         self._patience, self._failed, self._warned = PATIENCE, 0.0, False
-        self._on = bool(os.environ.get("MLFLOW_TRACKING_URI"))
+        self._on = bool(environment.get("MLFLOW_TRACKING_URI"))
 
     def __enter__(self) -> Tracking:
         # A server that is not there is given up in seconds; MLflow by itself goes on asking for four minutes.
-        os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
-        os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "5")
+        environment.set_default("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
+        environment.set_default("MLFLOW_HTTP_REQUEST_TIMEOUT", "5")
         self._send(self._start)
         return self
 
@@ -165,7 +165,7 @@ def history_files(history: list[dict[str, float]]) -> dict[str, bytes]:
 
 def _place_of_artifacts() -> str | None:
     """Beside a database in a file, where MLflow by itself takes the directory it is in; else the server says where."""
-    kind, _, path = os.environ["MLFLOW_TRACKING_URI"].partition(":///")
+    kind, _, path = environment.get("MLFLOW_TRACKING_URI").partition(":///")
     return str(Path(path).absolute().with_suffix("")) if kind == "sqlite" else None
 
 

@@ -13,7 +13,7 @@ from components.shared import contracts
 from components.shared.contracts import In, Out
 from components.shared.datasets.dataset import Data, Views
 from components.shared.errors import RefusedError
-from components.shared.imaging.views import framing
+from components.shared.imaging.views import view_parameters
 from components.shared.runtime.events import event
 from components.train import models
 from components.train import weights as pretrained
@@ -111,7 +111,7 @@ def train(dataset: In, splits: In, model: Out, work: Work, *, parameters: TrainP
 def _sides(data: Data, splits: In, parameters: TrainParameters) -> dict[str, Side]:
     names = ("fit", "crop", "shades", "channels")
     preprocess = {"size": parameters.image_size, **{name: getattr(parameters, name) for name in names}}
-    views = data.views(*framing(preprocess))
+    views = data.views(*view_parameters(preprocess))
     rows = {side: data.rows(splits, side) for side in ("train", "val")}
     _check_classes(data, rows["train"])
     if not len(rows["val"]):

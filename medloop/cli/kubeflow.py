@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
+from components.shared import environment
 from medloop.cli.options import AsJson, ImageOptions, Policy, RunOptions, WithParameters, refusal, refuse, with_options
 
 app = typer.Typer()
@@ -279,7 +279,7 @@ def runs(
     if not listed:
         typer.echo("There is no run yet.")
         return
-    wide = None if sys.stdout.isatty() or "COLUMNS" in os.environ else 400  # a pipe has no edge
+    wide = None if sys.stdout.isatty() or environment.get("COLUMNS") else 400  # a pipe has no edge
     console, table = Console(width=wide), Table(box=None, pad_edge=False, header_style="dim")
     left = console.width
     for column in ("run", "began", "took", "state"):

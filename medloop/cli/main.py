@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import sys
 from importlib.util import find_spec
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Annotated
 
 import typer
 
+from components.shared import environment
 from components.shared.errors import exit_code, is_foreseen
 from components.shared.privacy.redaction import protect_process
 from medloop.cli.audit import app as audit
@@ -418,7 +418,7 @@ def main() -> None:
         tell(missing)
         sys.exit(1)
     except Exception as error:
-        if os.environ.get("MEDLOOP_TRACEBACK") or not is_foreseen(error):
+        if environment.get("MEDLOOP_TRACEBACK") or not is_foreseen(error):
             raise
         if isinstance(error, OSError) and error.filename is not None:
             tell(f"{error.strerror}: {error.filename}")

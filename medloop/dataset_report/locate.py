@@ -13,7 +13,7 @@ from pathlib import PurePosixPath
 
 from components.shared.contracts import Manifest
 from components.shared.errors import NotFoundError, RefusedError, UnavailableError
-from components.shared.imaging.header import FIELDS, passing
+from components.shared.imaging.header import FIELDS, read_fields
 from components.shared.ledger import release_log
 from components.shared.privacy import hash_keys
 from components.shared.privacy.hash_keys import HashKey
@@ -165,7 +165,7 @@ def _from_headers(place: Source, entries: Iterable[Entry], _tables: dict[str, se
         with warnings.catch_warnings(), place.file(entry) as path:
             warnings.simplefilter("ignore")
             try:
-                patient = passing(dcmread(path, stop_before_pixels=True, specific_tags=wanted))["patient_id"]
+                patient = read_fields(dcmread(path, stop_before_pixels=True, specific_tags=wanted))["patient_id"]
             except Exception:  # noqa: S112 - a damaged file has no patient to tell of
                 continue
         if patient:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 import re
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ from urllib.parse import urlsplit
 import urllib3
 from yaml import YAMLError
 
+from components.shared import environment
 from components.shared.errors import RefusedError
 from medloop.kubeflow.server import HOME, LOGIN, Server
 from medloop.settings import Kubeflow
@@ -72,7 +72,7 @@ def _find_cluster(configuration: Any, settings: Kubeflow) -> None:
         configuration.host = INSIDE.format(HOME)
     except ConfigException:
         try:
-            named = os.environ.get("KUBECONFIG") or None
+            named = environment.get("KUBECONFIG") or None
             config.load_kube_config(named, settings.context or None, configuration)
         except (ConfigException, YAMLError) as error:
             raise RefusedError(
@@ -112,10 +112,10 @@ def _log_in(configuration: Any, settings: Kubeflow) -> None:
         configuration.api_key["authorization"] = ""
         configuration.api_key_prefix["authorization"] = "Bearer"
         configuration.refresh_api_key_hook = read_anew
-    elif client := os.environ.get("KF_PIPELINES_IAP_OAUTH2_CLIENT_ID"):
+    elif client := environment.get("KF_PIPELINES_IAP_OAUTH2_CLIENT_ID"):
         from kfp.client import auth
 
-        other = (os.environ.get(f"KF_PIPELINES_APP_OAUTH2_CLIENT_{part}", "") for part in ("ID", "SECRET"))
+        other = (environment.get(f"KF_PIPELINES_APP_OAUTH2_CLIENT_{part}") for part in ("ID", "SECRET"))
         configuration.api_key["authorization"], _ = auth.get_auth_token(client, *other)
         configuration.api_key_prefix["authorization"] = "Bearer"
 

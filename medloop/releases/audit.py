@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import getpass
-import os
 import sys
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from components.shared import environment
 from components.shared.errors import RefusedError, UnavailableError, UsageError
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ def heads(settings: Settings, store: Store, found: Found) -> dict[str, tuple[int
         kept[f"{settings.heads_file} remembers"] = (int(here["entry"]), str(here["head"]))
     if settings.tracking.startswith("sqlite:///") and not Path(settings.tracking.removeprefix("sqlite:///")).exists():
         return kept  # asked, it would be made
-    os.environ.setdefault("MLFLOW_TRACKING_URI", settings.tracking)
+    environment.set_default("MLFLOW_TRACKING_URI", settings.tracking)
     try:
         there = remembered_head(store.uri)
     except Exception as error:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import getpass
-import os
 from typing import Any
 
+from components.shared import environment
 from components.shared.contracts import Manifest
 from components.shared.errors import RefusedError, UsageError
 from components.shared.figures import FIGURES, KEY
@@ -79,7 +79,7 @@ def card(store: Store, version: str) -> str:
 def rebuild(settings: Settings, store: Store) -> str:
     """Draw MLflow's registry anew from the release log; gives the sentence that says so."""
     log = release_log.read_log(store)
-    os.environ.setdefault("MLFLOW_TRACKING_URI", settings.tracking)
+    environment.set_default("MLFLOW_TRACKING_URI", settings.tracking)
     from components.shared.ledger.model_registry import NAME, project
 
     if not project(log, store.uri, rebuild=True):
@@ -101,7 +101,7 @@ def draw_what_waits(settings: Settings, store: Store) -> None:
     """
     log = release_log.read_log(store)
     if any(entry.kind == "awaiting" for entry in log):
-        os.environ.setdefault("MLFLOW_TRACKING_URI", settings.tracking)
+        environment.set_default("MLFLOW_TRACKING_URI", settings.tracking)
         from components.shared.ledger.model_registry import project
 
         project(log, store.uri)
@@ -152,7 +152,7 @@ def _append(
     release_log.append(
         store, log, what, **fields, reason=reason, by=getpass.getuser(), run=target.record.get("run", "")
     )
-    os.environ.setdefault("MLFLOW_TRACKING_URI", settings.tracking)
+    environment.set_default("MLFLOW_TRACKING_URI", settings.tracking)
     from components.shared.ledger.model_registry import project
 
     project(release_log.read_log(store), store.uri)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 import tempfile
 from collections.abc import Iterator
@@ -11,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import workflows
-from components.shared import contracts
+from components.shared import contracts, environment
 from components.shared.contracts import Manifest
 from components.shared.errors import RefusedError, UnavailableError
 from components.shared.ledger import signing, stage_keys
@@ -53,8 +52,8 @@ def check(image: str, stage: str) -> Iterator[Finding]:
     if stage not in stages():
         raise RefusedError(f"There is no stage {stage!r}.{nearest(stage, stages())} Stages: {', '.join(stages())}.")
     check_images([image])
-    for name in (signing.VARIABLE, signing.VERIFY, stage_keys.VARIABLE):
-        os.environ.pop(name, None)  # what is tried here is a loop of its own, and signs nothing
+    # This check runs a loop of its own, which must not be signed.
+    environment.remove(signing.VARIABLE, signing.VERIFY, stage_keys.VARIABLE)
     told, trouble = _ask(image, ASK.format(stage=stage))
     theirs = _read(told)
     if theirs is None:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import re
 import secrets
 from dataclasses import dataclass, field
 from typing import Any
 
+from components.shared import environment
 from components.shared.contracts import Manifest, decode
 from components.shared.privacy import hash_keys
 from components.shared.runtime import work
@@ -51,16 +51,11 @@ def plan(settings: Settings, arguments: dict[str, Any]) -> list[Step]:
     spec = json_format.MessageToDict(retrain.pipeline_spec)
     store = open_store(settings.store)
     walk = _Walk(spec, store, recent(store))
-    environment = stage_environment(settings, arguments["source"], make_key=False)
-    if not environment[hash_keys.VARIABLE]:  # the run will make one; whatever it is, nothing was done with it yet
-        environment[hash_keys.VARIABLE] = secrets.token_hex(32)
-    before = dict(os.environ)
-    os.environ.update(environment)
-    try:
+    variables = stage_environment(settings, arguments["source"], make_key=False)
+    # A home without a key gets one from the run. No result exists under it yet, whatever it is.
+    variables[hash_keys.VARIABLE] = variables[hash_keys.VARIABLE] or secrets.token_hex(32)
+    with environment.replaced(variables):
         _dag(walk, spec["root"]["dag"], {**arguments, "store": store.uri, "by": ""})
-    finally:
-        os.environ.clear()
-        os.environ.update(before)
     return walk.steps
 
 

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
+from components.shared import environment
 from components.shared.contracts import Manifest
 from components.shared.errors import RefusedError
 from components.shared.ledger import signing
@@ -150,7 +151,7 @@ def do(
 
 
 def _in_a_container(
-    replay: Replay, image: str, command: list[str], environment: dict[str, str], debug: bool, more: Sequence[str]
+    replay: Replay, image: str, command: list[str], variables: dict[str, str], debug: bool, more: Sequence[str]
 ) -> tuple[list[str], dict[str, str]]:
     """The command that does it in a container, and the environment of that command."""
     from medloop.runner.containers import check_images, handed_on, named_files, network
@@ -161,16 +162,16 @@ def _in_a_container(
     for place in (replay.store, source):
         if place and "://" not in place and Path(place).exists():
             mounts[place] = "ro"
-    mounts |= named_files(environment)
-    named = {**handed_on(environment), "HOME": str(replay.folder), "TMPDIR": "/tmp"}  # noqa: S108 - the container's
+    mounts |= named_files(variables)
+    named = {**handed_on(variables), "HOME": str(replay.folder), "TMPDIR": "/tmp"}  # noqa: S108 - the container's
     options = ["--rm", "--user", f"{os.getuid()}:{os.getgid()}", "--shm-size", "1g", "--entrypoint", "python3"]
-    options += ["--network", network(environment)] if "--network" not in more else []
+    options += ["--network", network(variables)] if "--network" not in more else []
     options += ["--interactive", "--tty"] if debug and sys.stdin.isatty() else ["--interactive"] if debug else []
     options += [part for path, mode in mounts.items() for part in ("--mount", _mount(path, mode))]
     options += [part for name in named for part in ("--env", name)]  # by name alone: no secret on the command line
     if replay.step["parameters"].get("device") == "cuda":
         options += ["--gpus", "all"]
-    return ["docker", "run", *options, *more, image, *command], {**os.environ, **named}
+    return ["docker", "run", *options, *more, image, *command], {**environment.everything(), **named}
 
 
 def _mount(path: str, mode: str) -> str:

@@ -17,7 +17,7 @@ import pytest
 from onnx import helper, numpy_helper
 
 from components.shared.imaging.pixels import Decoding, decode_image, view
-from components.shared.imaging.views import framing
+from components.shared.imaging.views import view_parameters
 from components.shared.inference import Model
 from components.shared.storage.store import Store
 from serving.app import Limits
@@ -54,7 +54,7 @@ def test_a_prediction_is_what_the_model_says_of_the_same_view(
     client: httpx.Client, tmp_path: Path, data: bytes
 ) -> None:
     model = Model(made.make_bundle(tmp_path / "bundle"))
-    seen = view(decode_image(data, Decoding()).pixels, *framing(model.preprocess))
+    seen = view(decode_image(data, Decoding()).pixels, *view_parameters(model.preprocess))
     expected = model(seen[None])
     probabilities = model.probabilities(expected.logits)
 
@@ -128,6 +128,19 @@ def test_three_classes(store: Store, tmp_path: Path) -> None:
         assert client.get("/model/info").json()["threshold"] is None
     assert list(found["probabilities"]) == classes
     assert found["confidence"] == max(found["probabilities"].values())
+
+
+@pytest.mark.slow
+def test_findings_are_a_list(store: Store, tmp_path: Path) -> None:
+    classes = ["EFFUSION", "MASS", "NODULE"]
+    made.release_bundle(store, made.make_bundle(tmp_path / "bundle", classes, task="multilabel"))
+    with running(store) as client:
+        replies = [ask(client, png(image(seed, seed % 2))).json() for seed in range(6)]
+    assert len({tuple(reply["prediction"]) for reply in replies}) > 1
+    for reply in replies:
+        probabilities = reply["probabilities"]
+        assert reply["prediction"] == [name for name in classes if probabilities[name] >= 0.5]
+        assert reply["confidence"] == min(max(value, 1 - value) for value in probabilities.values())
 
 
 def test_a_batch_gives_what_single_requests_give_and_a_bad_file_spoils_nothing(client: httpx.Client) -> None:
@@ -276,7 +289,7 @@ def test_without_a_model(store: Store) -> None:
     }
     assert predicted.json() == info.json() == {"detail": sentence}
     assert page.status_code == 200
-    assert "no model in service" in page.text
+    assert "No model is in service" in page.text
 
 
 def spoil(bundle: Path) -> Path:

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from components.shared.contracts import decode, encode, fingerprint, read_record
 from components.shared.datasets.parquet_tables import INDEX, SPLIT, read_table, write_table
 from components.shared.errors import RefusedError
-from components.shared.imaging.views import VIEW_ALGORITHM, Pixels, framing, view
+from components.shared.imaging.views import VIEW_ALGORITHM, Pixels, view, view_parameters
 from components.shared.ledger import stage_keys
 
 if TYPE_CHECKING:
@@ -255,7 +255,7 @@ def _view_of(store: Store, shard: str, spec: dict[str, Any]) -> NDArray[np.uint8
     with store.making() as path:
         array = np.lib.format.open_memmap(path, "w+", np.uint8, shape)
         for row, pixels in enumerate(masters):
-            array[row] = view(pixels, *framing(spec))
+            array[row] = view(pixels, *view_parameters(spec))
         array.flush()
         del array
         blob = store.put_file(path)

@@ -1,8 +1,8 @@
-"""A process that decodes foreign files: it can be killed at any moment, and each file has limits of time and memory.
+"""Decode untrusted files in a separate process, with time and memory limits for each file.
 
-The parent makes a `Template`, and decoders from that. A decoder calls one function for each job. That function decodes
-each file under `limited(...)`: the kernel ends the process when the file takes too much, whatever the library in C is
-doing. Answers are bytes: what they mean is for those to say who wrote the function.
+The parent process creates a `Template`, and from it decoders. A decoder calls one function for each job. That function
+decodes each file within `limit_resources(...)`: the kernel ends the process when the file exceeds a limit, even within
+a C library. Answers are bytes whose meaning the function defines.
 """
 
 from __future__ import annotations
@@ -27,17 +27,17 @@ from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
 
 SECONDS = 4.0
-"""CPU seconds that decoding a file may take."""
+"""Maximum CPU seconds per file."""
 SECONDS_PER_MIB = 0.5
-"""CPU seconds for each MiB of a DICOM or NIfTI file, where that is more: it may hold many images."""
+"""Maximum CPU seconds per MiB of a DICOM or NIfTI file, if that is more: it may contain many images."""
 MEMORY = 352 * 2**20
-"""Bytes of memory that decoding a file may take, the file itself not counted."""
+"""Maximum memory per file in bytes, not counting the file itself."""
 MEMORY_PER_BYTE = 4
-"""Bytes of memory for each byte of a DICOM or NIfTI file, where that is more."""
-PATIENCE = 30
-"""A file may take so many times its CPU seconds by the wall clock: machines may be busy, and a decoder may hang."""
+"""Maximum memory per byte of a DICOM or NIfTI file, if that is more."""
+WALL_CLOCK_FACTOR = 30
+"""Maximum wall-clock time of a file, as a multiple of its CPU seconds: machines may be busy, and decoders may hang."""
 VIEW, REFUSAL = b"v", b"r"
-"""With which byte the answer begins where a file gives a view, and where it is refused with a sentence."""
+"""First byte of the answer for a file that gives a view, and for a refused file, whose answer is the reason."""
 
 _ONE_IMAGE = (b"\x89PNG", b"\xff\xd8")
 _READ_PER_SECOND = 2**24
@@ -49,7 +49,7 @@ _PAGE, _TICKS = resource.getpagesize(), os.sysconf("SC_CLK_TCK")
 
 
 class Limits(NamedTuple):
-    """What decoding one file may take."""
+    """Limits for decoding one file."""
 
     seconds: float
     memory: int
@@ -65,94 +65,94 @@ def limits(data: bytes) -> Limits:
 class EndedError(Exception):
     """The process ended during a job. `why` is time, memory, crash or killed; `note` names the file, or is empty."""
 
-    def __init__(self, why: str, note: str, most: Limits) -> None:
-        super().__init__(why)
-        self.why, self.note, self.most = why, note, most
+    def __init__(self, cause: str, note: str, allowed: Limits) -> None:
+        super().__init__(cause)
+        self.cause, self.note, self.allowed = cause, note, allowed
 
     def sentence(self) -> str:
         """Return what is wrong with the file, what is allowed, and what to do."""
-        if self.why == "time":
+        if self.cause == "time":
             return (
-                f"decoding it takes more than {self.most.seconds:g} seconds of CPU time, the limit for a file of its "
-                "kind and size: save it again as a plain PNG, JPEG or uncompressed DICOM file, or as several files"
+                f"decoding it takes more than {self.allowed.seconds:g} seconds of CPU time, the limit for a file of "
+                "its type and size: save it again as a plain PNG, JPEG or uncompressed DICOM file, or as several files"
             )
-        if self.why == "memory":
+        if self.cause == "memory":
             return (
-                f"decoding it takes more than {self.most.memory >> 20} MiB of memory, the limit for a file of its kind "
-                "and size: save it again with fewer pixels, or as several files"
+                f"decoding it takes more than {self.allowed.memory >> 20} MiB of memory, the limit for a file of its "
+                "type and size: save it again with fewer pixels, or as several files"
             )
         return "the image cannot be decoded (its decoder crashed): save it again from its source"
 
 
 class Template:
-    """A process with all libraries imported, of which decoders are copies: a new one takes milliseconds.
+    """A process with all libraries imported, from which decoders are forked within milliseconds.
 
-    Each decoder calls `function` ("module:name") for each job; `function` takes the job's arguments and gives bytes.
-    Make the template in a thread that lives as long as it is needed: it is killed when that thread ends.
+    Each decoder calls `function` ("module:name") for each job; `function` takes the job's arguments and returns bytes.
+    Create the template in a thread that lives as long as the template is needed: it is killed when that thread ends.
     """
 
     def __init__(self, function: str) -> None:
-        self._door = threading.Lock()
-        self._control, theirs = socket.socketpair()
+        self._lock = threading.Lock()
+        self._control, child_end = socket.socketpair()
         code = f"import sys; sys.path[:] = {sys.path!r}; from components.shared.imaging.decoder import main; main()"
-        with theirs:
+        with child_end:
             self._process = subprocess.Popen(
-                [sys.executable, "-P", "-c", code, function, str(theirs.fileno()), str(os.getpid())],
+                [sys.executable, "-P", "-c", code, function, str(child_end.fileno()), str(os.getpid())],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
-                pass_fds=(theirs.fileno(),),
+                pass_fds=(child_end.fileno(),),
             )
 
-    def copied(self, descriptors: tuple[int, int]) -> int:
-        """Have a copy made that holds these descriptors. It is a child of this process; gives its id."""
-        with self._door, suppress(OSError):
-            _LIBC.prctl(_PR_SET_CHILD_SUBREAPER, 1)  # so that the copy, an orphan, becomes this process's own child
+    def fork(self, descriptors: tuple[int, int]) -> int:
+        """Fork a decoder that has these descriptors; return its process id. It is a child of this process."""
+        with self._lock, suppress(OSError):
+            _LIBC.prctl(_PR_SET_CHILD_SUBREAPER, 1)  # makes the orphaned decoder a child of this process
             try:
                 socket.send_fds(self._control, [b"1"], descriptors)
-                if found := self._control.recv(8):
-                    return int.from_bytes(found, "little")
+                if answer := self._control.recv(8):
+                    return int.from_bytes(answer, "little")
             finally:
                 _LIBC.prctl(_PR_SET_CHILD_SUBREAPER, 0)
         raise EndedError("crash", "", Limits(0, 0))
 
     def close(self) -> None:
-        """End the template; its decoders go on."""
+        """End the template; its decoders continue."""
         self._control.close()
         self._process.kill()
         self._process.wait()
 
 
 class Decoder:
-    """A process that does jobs, one after another."""
+    """A process that runs jobs one after another."""
 
     def __init__(self, template: Template) -> None:
-        ours, theirs = socket.socketpair()
+        parent_end, child_end = socket.socketpair()
         shared = os.memfd_create("medloop-note")
         os.ftruncate(shared, mmap.PAGESIZE)
         self._note = mmap.mmap(shared, mmap.PAGESIZE)
-        self._connection = Connection(ours.detach())
+        self._connection = Connection(parent_end.detach())
         self._status: int | None = None
         try:
-            self._pid = template.copied((theirs.fileno(), shared))
+            self._pid = template.fork((child_end.fileno(), shared))
         finally:
-            theirs.close()
+            child_end.close()
             os.close(shared)
 
     @property
     def seconds(self) -> float:
-        """The CPU time that the process has taken."""
+        """CPU time used by the process."""
         with suppress(OSError):
             fields = Path(f"/proc/{self._pid}/stat").read_bytes().rpartition(b")")[2].split()
             return (int(fields[11]) + int(fields[12])) / _TICKS
         return 0.0
 
     def fileno(self) -> int:
-        """Return the descriptor that becomes readable when the answer, or the end, has come."""
+        """Return the descriptor that becomes readable when the process answers or ends."""
         return self._connection.fileno()
 
     def send(self, *job: Any) -> None:
-        """Hand the process a job; the answer is to be received before the next one."""
-        with suppress(BrokenPipeError, ConnectionResetError):  # `receive` then tells why
+        """Send a job to the process. Receive its answer before sending the next one."""
+        with suppress(BrokenPipeError, ConnectionResetError):  # `receive` then raises EndedError
             self._connection.send(job)
 
     def receive(self) -> bytes:
@@ -161,35 +161,35 @@ class Decoder:
             return self._connection.recv_bytes()
         except (EOFError, ConnectionResetError):
             note, seconds, memory = (self._note[:_NOTE].rstrip(b"\0").decode() or "|0|0").split("|")
-            raise EndedError(_why(self._ended()), note, Limits(float(seconds), int(memory))) from None
+            raise EndedError(_cause(self._wait()), note, Limits(float(seconds), int(memory))) from None
 
     def pause(self, paused: bool) -> None:
-        """Let the process stand still, or go on."""
+        """Suspend the process, or resume it."""
         self._signal(signal.SIGSTOP if paused else signal.SIGCONT)
 
     def kill(self) -> None:
-        """End the process, whatever it does; `receive` in another thread then raises EndedError."""
+        """Kill the process; `receive` in another thread then raises EndedError."""
         self._signal(signal.SIGKILL)
 
     def close(self) -> None:
-        """End the process and let go of it."""
+        """Kill the process and release its resources."""
         self.kill()
-        self._ended()
+        self._wait()
         self._connection.close()
         self._note.close()
 
     def _signal(self, number: int) -> None:
-        if self._status is None:  # else the id may be another's by now
+        if self._status is None:  # otherwise the id may belong to another process
             os.kill(self._pid, number)
 
-    def _ended(self) -> int:
-        """Wait for the end of the process; gives its status, or the signal that ended it, negative."""
+    def _wait(self) -> int:
+        """Wait for the end of the process; return its status, or the negative number of the signal that ended it."""
         if self._status is None:
             self._status = os.waitstatus_to_exitcode(os.waitpid(self._pid, 0)[1])
         return self._status
 
 
-def _why(status: int) -> str:
+def _cause(status: int) -> str:
     if status in (-signal.SIGPROF, -signal.SIGXCPU, -signal.SIGALRM):
         return "time"
     if status == _NO_MEMORY:
@@ -197,32 +197,33 @@ def _why(status: int) -> str:
     return "killed" if status in (-signal.SIGKILL, -signal.SIGTERM, -signal.SIGHUP) else "crash"
 
 
-# What follows runs in the process itself.
+# The following code runs in the template and in decoders.
 
 _shared_note: mmap.mmap | None = None
 
 
 @contextmanager
-def limited(most: Limits, note: str = "", beside: int = 0) -> Iterator[None]:
-    """Decode one file: the process ends where that takes more than these limits. `note` is what the parent is told.
+def limit_resources(allowed: Limits, note: str = "", read_ahead: int = 0) -> Iterator[None]:
+    """Limit the decoding of one file: the process ends when it exceeds a limit, and the parent receives `note`.
 
-    `beside` is how many bytes other threads of the process may read meanwhile, which count as well. Outside of a
-    decoder's process nothing is limited.
+    `read_ahead` is the number of bytes that other threads may read meanwhile; it raises the limits. Outside
+    a decoder's process nothing is limited.
     """
     if _shared_note is None:
         yield
         return
-    told = f"{note}|{most.seconds}|{most.memory}".encode()
-    assert len(told) <= _NOTE
-    _shared_note[:_NOTE] = told.ljust(_NOTE, b"\0")
-    seconds, memory = most.seconds + beside / _READ_PER_SECOND, most.memory + 2 * beside
-    before = resource.getrlimit(resource.RLIMIT_DATA)
-    room = _data() + memory
+    note_bytes = f"{note}|{allowed.seconds}|{allowed.memory}".encode()
+    assert len(note_bytes) <= _NOTE
+    _shared_note[:_NOTE] = note_bytes.ljust(_NOTE, b"\0")
+    seconds, memory = allowed.seconds + read_ahead / _READ_PER_SECOND, allowed.memory + 2 * read_ahead
+    previous = resource.getrlimit(resource.RLIMIT_DATA)
+    data_limit = _private_memory() + memory
     resource.setrlimit(
-        resource.RLIMIT_DATA, (room if before[1] == resource.RLIM_INFINITY else min(room, before[1]), before[1])
+        resource.RLIMIT_DATA,
+        (data_limit if previous[1] == resource.RLIM_INFINITY else min(data_limit, previous[1]), previous[1]),
     )
-    signal.setitimer(signal.ITIMER_PROF, seconds)  # these signals end the process, also within a library
-    signal.setitimer(signal.ITIMER_REAL, PATIENCE * seconds)
+    signal.setitimer(signal.ITIMER_PROF, seconds)  # these signals end the process, even within a C library
+    signal.setitimer(signal.ITIMER_REAL, WALL_CLOCK_FACTOR * seconds)
     try:
         yield
     except MemoryError:
@@ -230,44 +231,46 @@ def limited(most: Limits, note: str = "", beside: int = 0) -> Iterator[None]:
     finally:
         signal.setitimer(signal.ITIMER_PROF, 0)
         signal.setitimer(signal.ITIMER_REAL, 0)
-        resource.setrlimit(resource.RLIMIT_DATA, before)
+        resource.setrlimit(resource.RLIMIT_DATA, previous)
         _shared_note[:_NOTE] = bytes(_NOTE)
 
 
-def _data() -> int:
-    """The bytes of private memory that this process has taken."""
+def _private_memory() -> int:
+    """Return the size of this process's private memory in bytes."""
     with Path("/proc/self/statm").open("rb") as file:
         return int(file.read().split()[5]) * _PAGE
 
 
 def main() -> None:
-    """Be a template until the parent is gone."""
-    function, connected, parent = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
-    control = socket.socket(fileno=connected)
+    """Run as a template until the parent ends."""
+    function, descriptor, parent = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
+    control = socket.socket(fileno=descriptor)
     _end_with(parent)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the parent, which ends this process
-    resource.setrlimit(resource.RLIMIT_CORE, (0, resource.getrlimit(resource.RLIMIT_CORE)[1]))  # it would hold pixels
-    # Libraries in C may print what a header holds: only Python's own words go where the parent's go.
+    resource.setrlimit(resource.RLIMIT_CORE, (0, resource.getrlimit(resource.RLIMIT_CORE)[1]))  # dumps contain pixels
+    # C libraries may print a header's content: discard their output, and keep that of Python.
     sys.stderr = os.fdopen(os.dup(2), "w", buffering=1)
     os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
     module, _, name = function.partition(":")
     work = getattr(importlib.import_module(module), name)
     gc.freeze()
     while True:
-        asked, descriptors, _, _ = socket.recv_fds(control, 1, 2)
-        if not asked:
+        request, descriptors, _, _ = socket.recv_fds(control, 1, 2)
+        if not request:
             return
-        between = os.fork()
-        if not between:
-            _copy(control, parent, work, *descriptors)
-        os.waitpid(between, 0)
-        for each in descriptors:
-            os.close(each)
+        intermediate = os.fork()
+        if not intermediate:
+            _become_decoder(control, parent, work, *descriptors)
+        os.waitpid(intermediate, 0)
+        for received in descriptors:
+            os.close(received)
 
 
-def _copy(control: socket.socket, parent: int, work: Callable[..., bytes], connected: int, shared: int) -> NoReturn:
-    """Become a decoder: a child of a child that ends at once, and therefore soon the parent's own."""
-    global _shared_note  # noqa: PLW0603 - a process is a decoder's from its start to its end
+def _become_decoder(
+    control: socket.socket, parent: int, work: Callable[..., bytes], descriptor: int, shared: int
+) -> NoReturn:
+    """Become a decoder: fork twice, so that the parent adopts this process when the intermediate one ends."""
+    global _shared_note  # noqa: PLW0603 - set once per process
     status = 1
     try:
         if os.fork():
@@ -278,7 +281,7 @@ def _copy(control: socket.socket, parent: int, work: Callable[..., bytes], conne
         control.send(os.getpid().to_bytes(8, "little"))
         control.close()
         _shared_note = mmap.mmap(shared, mmap.PAGESIZE)
-        connection = Connection(connected)
+        connection = Connection(descriptor)
         with suppress(EOFError, OSError):
             while True:
                 job = connection.recv()
@@ -290,7 +293,7 @@ def _copy(control: socket.socket, parent: int, work: Callable[..., bytes], conne
 
 
 def _end_with(parent: int) -> None:
-    """Have the kernel end this process when its parent ends."""
+    """Make the kernel kill this process when its parent ends."""
     _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != parent:
         os._exit(1)

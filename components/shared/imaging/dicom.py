@@ -1,4 +1,4 @@
-"""Frames of DICOM files: stored values through rescale and window, bright where there is more attenuation."""
+"""Decode frames of DICOM files: apply rescale and window, and show higher attenuation brighter."""
 
 from __future__ import annotations
 
@@ -14,32 +14,32 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from components.shared.errors import RefusedError
-from components.shared.imaging.header import FIELDS, passing
-from components.shared.imaging.pictures import MAX_PIXELS, quiet
+from components.shared.imaging.header import FIELDS, read_fields
+from components.shared.imaging.pictures import MAX_PIXELS, silence_warnings
 from components.shared.imaging.views import Pixels
 
 if TYPE_CHECKING:
     from pydicom import Dataset
 
 MAX_UNPACKED = 2**28
-"""A deflated file may unpack to so many bytes."""
+"""Maximum decompressed size of a deflated file in bytes."""
 MAX_ELEMENTS = 20_000
-"""A header with more elements, not counting those within sequences, is refused."""
+"""Maximum number of elements in a header, not counting those within sequences."""
 UNPACKED_AT_ONCE = 2**24
-"""Bytes that are unpacked at a time."""
+"""Number of bytes decompressed at a time."""
 ROWS_AT_ONCE = 256
-"""Rows that are looked up at a time: an index takes 8 bytes a pixel."""
+"""Number of rows looked up at a time: an index takes 8 bytes per pixel."""
 REMEDY = "export the scan uncompressed, or as JPEG 2000 or JPEG-LS"
-UNREAD = f"the DICOM file is compressed in a way that is not read, such as video: {REMEDY}"
-CUT_SHORT = "the DICOM file is cut short"
+UNSUPPORTED = f"the DICOM file uses an unsupported compression, such as video: {REMEDY}"
+TRUNCATED = "the DICOM file is truncated"
 STREAK = 16
-"""After so many frames in a row that cannot be decoded, the rest of a file is not tried."""
+"""Number of consecutive frames that fail to decode after which the rest of a file is skipped."""
 
 _TRANSFORMS = (
     *("RescaleSlope", "RescaleIntercept", "ModalityLUTSequence"),
     *("WindowCenter", "WindowWidth", "VOILUTFunction", "VOILUTSequence"),
 )
-"""What stands between stored values and what is seen; of files with several frames it may stand with each frame."""
+"""Attributes that transform stored into displayed values; files with several frames may have them per frame."""
 _GROUPS = ("PixelValueTransformationSequence", "FrameVOILUTSequence")
 _PALETTE = ("{}{}Descriptor", "{}{}Data", "Segmented{}{}Data")
 NEEDED = (
@@ -48,7 +48,7 @@ NEEDED = (
     *("SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence"),
     *(name.format(colour, "PaletteColorLookupTable") for name in _PALETTE for colour in ("Red", "Green", "Blue")),
 )
-"""The attributes with which pixels are decoded. Besides those in header.FIELDS no others are read, at any depth."""
+"""Attributes needed to decode pixels. Besides these, only those in header.FIELDS are read, at any depth."""
 _PIXELS = (0x7FE00008, 0x7FE00009, 0x7FE00010)
 _COLOURS = ("RGB", "PALETTE COLOR", "YBR_FULL", "YBR_FULL_422", "YBR_ICT", "YBR_RCT")
 
@@ -56,32 +56,32 @@ Window = tuple[float, float]
 
 
 def is_dicom(data: bytes) -> bool:
-    """Whether a file's content begins like DICOM's, with its preamble or, in older files, without."""
-    begins = data[:2] in (b"\x02\0", b"\x08\0") and data[3:4] == b"\0"
-    return data[128:132] == b"DICM" or (begins and len(data) > 132)
+    """Whether a file's content starts like DICOM's, with a preamble or, in older files, without."""
+    has_element = data[:2] in (b"\x02\0", b"\x08\0") and data[3:4] == b"\0"
+    return data[128:132] == b"DICM" or (has_element and len(data) > 132)
 
 
-class Unusable(RefusedError):  # noqa: N818 - it is what it says, and callers see a ValueError
-    """Why a file cannot be used, in words that quote nothing of it."""
+class UnusableFileError(RefusedError):
+    """A file cannot be used; the message quotes nothing of its content."""
 
 
 @contextmanager
-def careful(what: str) -> Iterator[None]:
-    """Turn whatever goes wrong into a ValueError of these words and the error's kind.
+def wrap_errors(what: str) -> Iterator[None]:
+    """Replace any exception by a ValueError with this text and the exception's class.
 
-    A damaged header breaks pydicom in many ways that all mean the same, and its words may quote the header.
+    Damaged headers make pydicom raise many kinds of exceptions, and their messages may quote the header.
     """
     try:
         yield
-    except (MemoryError, Unusable):
+    except (MemoryError, UnusableFileError):
         raise
     except Exception as error:
-        raise Unusable(f"{what} ({type(error).__name__})") from None
+        raise UnusableFileError(f"{what} ({type(error).__name__})") from None
 
 
 @dataclass(frozen=True)
 class Scan:
-    """A DICOM file: its header's fields, the attributes that its pixels are decoded with, and the way to its frames."""
+    """A DICOM file with its header's fields and the attributes needed to decode its frames."""
 
     header: dict[str, str]
     dataset: Dataset
@@ -89,61 +89,62 @@ class Scan:
     syntax: str
     frames: int
 
-    def pictures(self, chosen: list[int], window: Window) -> Iterator[tuple[int, Pixels | None]]:
-        """These frames, gray of 8 or 16 bits or with three channels of 8; None is one that cannot be decoded.
+    def decode_frames(self, numbers: list[int], window: Window) -> Iterator[tuple[int, Pixels | None]]:
+        """Yield frames as gray pixels of 8 or 16 bits or three channels of 8 bits; None if one cannot be decoded.
 
-        `window` is a center and a width on rescaled values; without a width the file's own is taken.
+        `window` is a center and a width of rescaled values; with width 0 the file's own window is used.
         """
         tables: dict[Any, Any] = {}
-        for frame, values in self._values(chosen):
-            picture = None
-            with suppress(Unusable), careful("the values cannot be rescaled"):
-                picture = None if values is None else self._seen(values, frame, window, tables)
-            yield frame, picture
+        for frame, values in self._stored_values(numbers):
+            pixels = None
+            with suppress(UnusableFileError), wrap_errors("the values cannot be rescaled"):
+                pixels = None if values is None else self._apply_transform(values, frame, window, tables)
+            yield frame, pixels
 
-    def _values(self, chosen: list[int]) -> Iterator[tuple[int, np.ndarray[Any, Any] | None]]:
-        """The stored values of these frames, or colours; what fails is passed over, not what follows."""
-        waiting, failed = list(chosen), 0
-        while waiting:
+    def _stored_values(self, numbers: list[int]) -> Iterator[tuple[int, np.ndarray[Any, Any] | None]]:
+        """Yield the stored values or colours of frames; None for a frame that fails."""
+        pending, failed = list(numbers), 0
+        while pending:
             if failed == STREAK:
-                yield from ((frame, None) for frame in waiting)
+                yield from ((frame, None) for frame in pending)
                 return
-            frames = self._decoded(list(waiting))
-            while waiting:
+            frames = self._decode(list(pending))
+            while pending:
                 try:
                     values = next(frames)
                 except MemoryError:
                     raise
-                except Exception:  # decoders fail in many ways, and their words may quote the header
+                except Exception:  # decoders fail in many ways, and their messages may quote the header
                     failed += 1
-                    yield waiting.pop(0), None
+                    yield pending.pop(0), None
                     break
                 failed = 0
-                yield waiting.pop(0), values
+                yield pending.pop(0), values
 
-    def _decoded(self, frames: list[int]) -> Iterator[np.ndarray[Any, Any]]:
+    def _decode(self, frames: list[int]) -> Iterator[np.ndarray[Any, Any]]:
         from pydicom.pixels import iter_pixels
 
         from components.shared.imaging.codecs import plugin_for
 
-        about = self.dataset
         yield from iter_pixels(
             io.BytesIO(self.content),
             indices=frames,
             decoding_plugin=plugin_for(self.syntax),
             transfer_syntax_uid=self.syntax,
-            bits_stored=int(about.BitsStored),
-            samples_per_pixel=int(about.SamplesPerPixel),
-            pixel_representation=int(about.PixelRepresentation),
-            photometric_interpretation=about.PhotometricInterpretation,
+            bits_stored=int(self.dataset.BitsStored),
+            samples_per_pixel=int(self.dataset.SamplesPerPixel),
+            pixel_representation=int(self.dataset.PixelRepresentation),
+            photometric_interpretation=self.dataset.PhotometricInterpretation,
             number_of_frames=self.frames,
         )
 
-    def _seen(self, values: np.ndarray[Any, Any], frame: int, window: Window, tables: dict[Any, Any]) -> Pixels:
+    def _apply_transform(
+        self, values: np.ndarray[Any, Any], frame: int, window: Window, tables: dict[Any, Any]
+    ) -> Pixels:
         if values.ndim == 3:
             shift = max(0, int(self.dataset.BitsStored) - 8)
             return np.asarray(values >> shift if shift else values, dtype=np.uint8)
-        # A codec gives 8 bits where they suffice, whatever the header says.
+        # Codecs return 8 bits where these suffice, whatever the header states.
         size = max(values.dtype.itemsize, -(-int(self.dataset.BitsAllocated) // 8))
         values = values.astype(f"{values.dtype.kind}{size}", copy=False)
         transform = _transform(self.dataset, frame)
@@ -153,45 +154,45 @@ class Scan:
         if key not in tables:
             tables.clear()
             tables[key] = self._table(transform, values.dtype, window)
-        return _looked_up(tables[key], values.view(np.dtype(f"u{values.dtype.itemsize}")))
+        return _look_up(tables[key], values.view(np.dtype(f"u{values.dtype.itemsize}")))
 
-    def _table(self, transform: Dataset, kind: np.dtype[Any], window: Window) -> Any:
-        """What each stored value looks like: at most 65,536 of them, so every image is but looked up in it."""
-        stored = np.arange(2 ** (8 * kind.itemsize), dtype=f"u{kind.itemsize}").view(kind)
+    def _table(self, transform: Dataset, dtype: np.dtype[Any], window: Window) -> Any:
+        """Return the lookup table from stored to displayed values, with at most 65,536 entries."""
+        stored = np.arange(2 ** (8 * dtype.itemsize), dtype=f"u{dtype.itemsize}").view(dtype)
         if self.dataset.PhotometricInterpretation == "PALETTE COLOR":
             from pydicom.pixels import apply_color_lut
 
             colours = apply_color_lut(stored, self.dataset)
             return np.asarray(colours >> 8 * (colours.dtype.itemsize - 1), dtype=np.uint8)
-        bits = min(int(self.dataset.BitsStored), 8 * kind.itemsize)
-        low = -(2 ** (bits - 1)) if kind.kind == "i" else 0
+        bits = min(int(self.dataset.BitsStored), 8 * dtype.itemsize)
+        low = -(2 ** (bits - 1)) if dtype.kind == "i" else 0
         within = (stored >= low) & (stored < low + 2**bits)
         shares = windowed(stored, within, transform, window)
         if self.dataset.PhotometricInterpretation == "MONOCHROME1":
             shares = 1 - shares
         deep, flat = np.rint(shares * 65535).astype(np.uint16), np.rint(shares * 255).astype(np.uint8)
-        # 8 stored bits stay 8, unless a wide window would merge some.
+        # Keep 8 stored bits as 8, unless a wide window would merge values.
         return flat if bits <= 8 and len(np.unique(flat[within])) == len(np.unique(deep[within])) else deep
 
 
-def _looked_up(table: Any, values: np.ndarray[Any, Any]) -> Pixels:
-    seen: Pixels = np.empty((*values.shape, *table.shape[1:]), table.dtype)
+def _look_up(table: Any, values: np.ndarray[Any, Any]) -> Pixels:
+    displayed: Pixels = np.empty((*values.shape, *table.shape[1:]), table.dtype)
     for top in range(0, len(values), ROWS_AT_ONCE):
-        seen[top : top + ROWS_AT_ONCE] = table[values[top : top + ROWS_AT_ONCE]]
-    return seen
+        displayed[top : top + ROWS_AT_ONCE] = table[values[top : top + ROWS_AT_ONCE]]
+    return displayed
 
 
 def windowed(
     stored: np.ndarray[Any, Any], within: np.ndarray[Any, Any], transform: Dataset, window: Window
 ) -> np.ndarray[Any, Any]:
-    """How bright stored values are, from 0 to 1, where only those `within` occur."""
+    """Return the brightness of stored values from 0 to 1; only values `within` occur."""
     from pydicom.pixels import apply_modality_lut, apply_voi
 
     values = np.asarray(apply_modality_lut(stored, transform), dtype=np.float64)
     center, width, shape = *window, "LINEAR_EXACT"
     if not width and transform.get("VOILUTSequence"):
-        seen = np.asarray(apply_voi(np.rint(values).astype(np.int64), transform), dtype=np.float64)
-        return _stretched(seen, seen[within])
+        displayed = np.asarray(apply_voi(np.rint(values).astype(np.int64), transform), dtype=np.float64)
+        return _stretched(displayed, displayed[within])
     if not width:
         center, width = (_first(transform.get(name)) for name in ("WindowCenter", "WindowWidth"))
         shape = str(transform.get("VOILUTFunction") or "LINEAR")
@@ -218,25 +219,25 @@ def _first(value: Any) -> float:
 
 
 def _transform(dataset: Dataset, frame: int) -> Dataset:
-    """What is said of a frame's values: with the frame itself, for all frames, or in the header."""
+    """Return the transform of a frame: attributes of the frame override those of all frames, these the header's."""
     from pydicom import Dataset
 
-    found = Dataset()
-    found.set_original_encoding(*dataset.original_encoding)
-    found.PixelRepresentation, found.BitsStored = dataset.PixelRepresentation, dataset.BitsStored
-    places = [dataset]
-    shared, single = (dataset.get(f"{name}FunctionalGroupsSequence") for name in ("Shared", "PerFrame"))
-    for group in (shared[0] if shared else None, single[frame] if single and frame < len(single) else None):
-        places += [group[name].value[0] for name in _GROUPS if group is not None and group.get(name)]
-    for place in places:
+    merged = Dataset()
+    merged.set_original_encoding(*dataset.original_encoding)
+    merged.PixelRepresentation, merged.BitsStored = dataset.PixelRepresentation, dataset.BitsStored
+    sources = [dataset]
+    shared, per_frame = (dataset.get(f"{name}FunctionalGroupsSequence") for name in ("Shared", "PerFrame"))
+    for group in (shared[0] if shared else None, per_frame[frame] if per_frame and frame < len(per_frame) else None):
+        sources += [group[name].value[0] for name in _GROUPS if group is not None and group.get(name)]
+    for source in sources:
         for name in _TRANSFORMS:
-            if place.get(name) not in (None, ""):
-                found[name] = place[name]
-    return found
+            if source.get(name) not in (None, ""):
+                merged[name] = source[name]
+    return merged
 
 
 def open_scan(data: bytes) -> Scan:
-    """The DICOM file with these bytes, its header read and its pixels still packed."""
+    """Read the header of a DICOM file; its pixels remain compressed."""
     from pydicom import config
     from pydicom.filereader import read_partial
     from pydicom.uid import UID, ExplicitVRLittleEndian, ImplicitVRLittleEndian, JPEGExtended12Bit, RLELossless
@@ -245,43 +246,45 @@ def open_scan(data: bytes) -> Scan:
 
     logging.getLogger("pydicom").setLevel(logging.CRITICAL)  # it quotes values
     config.settings.reading_validation_mode = config.IGNORE
-    quiet()
-    with careful("the DICOM header cannot be read"):
+    silence_warnings()
+    with wrap_errors("the DICOM header cannot be read"):
         content, syntax = _unpacked(data)
-        read = io.BytesIO(content)
-        dataset = read_partial(read, _counting(lambda tag: tag in _PIXELS), force=True, specific_tags=[*_tags(True)])
-        place = read.tell()
+        stream = io.BytesIO(content)
+        dataset = read_partial(
+            stream, _counting(lambda tag: tag in _PIXELS), force=True, specific_tags=[*_kept_tags(True)]
+        )
+        position = stream.tell()
         if not syntax:
             syntax = str(ImplicitVRLittleEndian if dataset.original_encoding[0] else ExplicitVRLittleEndian)
-        held = content[place : place + 4]
-        _complete(dataset)
+        pixel_tag = content[position : position + 4]
+        _set_defaults(dataset)
         rows, columns, samples = int(dataset.Rows), int(dataset.Columns), int(dataset.SamplesPerPixel)
         bits, frames = int(dataset.BitsAllocated), int(dataset.get("NumberOfFrames") or 1)
         photometric = dataset.PhotometricInterpretation
         compressed = UID(syntax).is_encapsulated
         readable = not compressed or syntax == RLELossless or bool(plugin_for(syntax))
-        header = passing(dataset)
+        header = read_fields(dataset)
         del dataset.file_meta, dataset.preamble
         _keep_needed(dataset)
     if not readable:
-        raise Unusable(UNREAD)
+        raise UnusableFileError(UNSUPPORTED)
     if syntax == JPEGExtended12Bit and dataset.BitsStored != 8:
-        raise Unusable(f"lossy JPEG of 12 bits is not read: {REMEDY}")
-    _refuse(rows, columns, frames, samples, bits, photometric, held)
-    room = len(content) - place - (8 if dataset.original_encoding[0] else 12)
-    needs = frames * 8 if compressed else frames * -(-rows * columns * samples * bits // 8)
+        raise UnusableFileError(f"lossy JPEG of 12 bits is not supported: {REMEDY}")
+    _refuse_unsupported(rows, columns, frames, samples, bits, photometric, pixel_tag)
+    available = len(content) - position - (8 if dataset.original_encoding[0] else 12)
+    needed = frames * 8 if compressed else frames * -(-rows * columns * samples * bits // 8)
     if photometric == "YBR_FULL_422" and not compressed:
-        needs = needs * 2 // 3
-    if room < needs:
-        raise Unusable(
-            f"{CUT_SHORT}: {frames:,} frame{'s' * (frames > 1)} of {columns}×{rows} pixels need at "
-            f"least {needs:,} bytes, and it has {max(0, room):,}"
+        needed = needed * 2 // 3
+    if available < needed:
+        raise UnusableFileError(
+            f"{TRUNCATED}: {frames:,} frame{'s' * (frames > 1)} of {columns}×{rows} pixels need at least {needed:,} "
+            f"bytes, but it has {max(0, available):,}"
         )
     return Scan(header, dataset, content, syntax, frames)
 
 
 @cache
-def _tags(with_header: bool) -> frozenset[int]:
+def _kept_tags(with_header: bool) -> frozenset[int]:
     from pydicom.datadict import tag_for_keyword
 
     fields = [field.attribute for field in FIELDS.values()] if with_header else []
@@ -289,14 +292,14 @@ def _tags(with_header: bool) -> frozenset[int]:
 
 
 def _keep_needed(dataset: Dataset) -> None:
-    """Remove every attribute but those in NEEDED, also from the items of sequences, which pydicom reads whole."""
+    """Remove all attributes except those in NEEDED, also from items of sequences, which pydicom reads completely."""
     for tag in list(dataset.keys()):
-        if tag not in _tags(False):
+        if tag not in _kept_tags(False):
             del dataset[tag]
         elif dataset.get_item(tag).VR in ("SQ", "UN", None):
             try:
                 items = dataset[tag].value if dataset[tag].VR == "SQ" else ()
-            except Exception:  # a damaged element breaks pydicom in many ways, and nothing can be decoded with it
+            except Exception:  # damaged elements raise many kinds of exceptions, and are of no use
                 del dataset[tag]
                 continue
             for item in items or ():
@@ -304,21 +307,21 @@ def _keep_needed(dataset: Dataset) -> None:
 
 
 def _counting(last: Callable[[int], bool]) -> Callable[[int, str | None, int], bool]:
-    """Return what pydicom calls before each element: whether to stop there. Too many elements are refused."""
+    """Return pydicom's callback that stops reading at the element `last`; it raises after too many elements."""
     elements = 0
 
     def stop(tag: int, _vr: str | None, _length: int) -> bool:
         nonlocal elements
         elements += 1
         if elements > MAX_ELEMENTS:
-            raise Unusable(f"the DICOM header has more than {MAX_ELEMENTS:,} elements, and no more are read: {REMEDY}")
+            raise UnusableFileError(f"the DICOM header has more than {MAX_ELEMENTS:,} elements: {REMEDY}")
         return last(tag)
 
     return stop
 
 
-def _complete(dataset: Dataset) -> None:
-    """Give the fields that some writers leave out the value that they must mean."""
+def _set_defaults(dataset: Dataset) -> None:
+    """Set fields that some writers omit to the only value they can have."""
     for name, value in (
         ("SamplesPerPixel", 1),
         ("BitsAllocated", 16),
@@ -327,47 +330,51 @@ def _complete(dataset: Dataset) -> None:
     ):
         if dataset.get(name) in (None, ""):
             setattr(dataset, name, value)
-    kind = str(dataset.get("PhotometricInterpretation") or ("MONOCHROME2", "RGB")[int(dataset.SamplesPerPixel) > 1])
-    dataset.PhotometricInterpretation = kind.strip().upper()
+    default = ("MONOCHROME2", "RGB")[int(dataset.SamplesPerPixel) > 1]
+    dataset.PhotometricInterpretation = str(dataset.get("PhotometricInterpretation") or default).strip().upper()
 
 
-def _refuse(rows: int, columns: int, frames: int, samples: int, bits: int, photometric: str, held: bytes) -> None:
-    """A ValueError for what is no image that can be read."""
-    if held not in (b"\xe0\x7f\x10\x00", b"\x7f\xe0\x00\x10"):
-        raise Unusable("the DICOM file holds no image of whole numbers, and only those are read")
+def _refuse_unsupported(
+    rows: int, columns: int, frames: int, samples: int, bits: int, photometric: str, pixel_tag: bytes
+) -> None:
+    """Raise a ValueError if the pixels have an unsupported format."""
+    if pixel_tag not in (b"\xe0\x7f\x10\x00", b"\x7f\xe0\x00\x10"):
+        raise UnusableFileError("the DICOM file has no image with integer pixels; other types are not supported")
     if rows * columns > MAX_PIXELS:
-        raise Unusable(f"the image has {rows * columns:,} pixels; at most {MAX_PIXELS:,}")
+        raise UnusableFileError(f"the image has {rows * columns:,} pixels; the maximum is {MAX_PIXELS:,}")
     if rows < 1 or columns < 1 or frames < 1:
-        raise Unusable(f"the DICOM file claims {frames:,} frames of {columns}×{rows} pixels, which is no image")
+        raise UnusableFileError(
+            f"the DICOM header gives {frames:,} frames of {columns}×{rows} pixels; it needs 1 or more"
+        )
     gray = photometric in ("MONOCHROME1", "MONOCHROME2", "PALETTE COLOR")
     if bits > 16 or (gray and samples != 1) or (photometric in _COLOURS[:1] + _COLOURS[2:] and samples != 3):
-        raise Unusable(
-            f"the DICOM file has {samples} samples of {bits} bits a pixel; gray or RGB of at most 16 is read"
+        raise UnusableFileError(
+            f"the DICOM file has {samples} samples of {bits} bits per pixel; gray or RGB of at most 16 is supported"
         )
     if not gray and photometric not in _COLOURS:
-        raise Unusable("the DICOM file has pixels of an unknown kind; gray, palette, RGB and YBR are read")
+        raise UnusableFileError("the DICOM file's pixel format is unknown; gray, palette, RGB and YBR are supported")
 
 
 def _unpacked(data: bytes) -> tuple[bytes, str]:
-    """The file with its dataset unpacked where it is deflated, and its transfer syntax where it names one."""
+    """Return the file, inflated if necessary, and its transfer syntax, "" if it has none."""
     from pydicom.filereader import read_dataset
     from pydicom.uid import DeflatedExplicitVRLittleEndian, ExplicitVRLittleEndian
 
-    read = io.BytesIO(data)
-    read.seek(132 if data[128:132] == b"DICM" else 0)
-    meta = read_dataset(read, False, True, stop_when=_counting(lambda tag: tag >> 16 != 2))
+    stream = io.BytesIO(data)
+    stream.seek(132 if data[128:132] == b"DICM" else 0)
+    meta = read_dataset(stream, False, True, stop_when=_counting(lambda tag: tag >> 16 != 2))
     syntax = str(meta.get("TransferSyntaxUID") or "").strip()
     if syntax != DeflatedExplicitVRLittleEndian:
         return data, syntax
-    plain = ExplicitVRLittleEndian.encode().ljust(len(syntax), b"\0")
-    whole = io.BytesIO()  # it grows in place, and gives its content without a copy
-    whole.write(data[: read.tell()].replace(syntax.encode(), plain))
-    inflate, packed = zlib.decompressobj(-zlib.MAX_WBITS), memoryview(data)[read.tell() :]
-    while not inflate.eof and (part := inflate.decompress(packed, UNPACKED_AT_ONCE)):
-        packed = memoryview(inflate.unconsumed_tail)
-        whole.write(part)
-        if whole.tell() > MAX_UNPACKED:
-            raise Unusable(f"the DICOM file unpacks to more than {MAX_UNPACKED:,} bytes")
+    plain_syntax = ExplicitVRLittleEndian.encode().ljust(len(syntax), b"\0")
+    inflated = io.BytesIO()  # grows in place, and returns its content without a copy
+    inflated.write(data[: stream.tell()].replace(syntax.encode(), plain_syntax))
+    inflate, compressed_part = zlib.decompressobj(-zlib.MAX_WBITS), memoryview(data)[stream.tell() :]
+    while not inflate.eof and (part := inflate.decompress(compressed_part, UNPACKED_AT_ONCE)):
+        compressed_part = memoryview(inflate.unconsumed_tail)
+        inflated.write(part)
+        if inflated.tell() > MAX_UNPACKED:
+            raise UnusableFileError(f"the DICOM file decompresses to more than the maximum of {MAX_UNPACKED:,} bytes")
     if not inflate.eof:
-        raise Unusable(CUT_SHORT)
-    return whole.getvalue(), str(ExplicitVRLittleEndian)
+        raise UnusableFileError(TRUNCATED)
+    return inflated.getvalue(), str(ExplicitVRLittleEndian)

@@ -1,4 +1,4 @@
-"""What a scan's header, or its line in a table, may say of patient and scan: what is read, and what becomes of it."""
+"""Pseudonymise the fields about patient and scan that a DICOM header or a table's row provides."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ if TYPE_CHECKING:
     from pydicom import Dataset
 
 OLDEST = 90
-"""Who is this old or older is counted as this old: few are, and an age would tell who."""
+"""Maximum age stored, in years; higher ages are stored as this one, because they could identify a patient."""
 
 
 class Field(NamedTuple):
-    """One field that is read: the DICOM attribute, and what becomes of it, with the option of Annex E that says so."""
+    """A field: the DICOM attribute, the form in which it is stored, and the option of Annex E that covers it."""
 
     attribute: str
-    becomes: str
+    stored_as: str
     option: str
 
 
@@ -32,7 +32,7 @@ FIELDS = {
     "modality": Field("Modality", "one of DICOM's terms, or nothing", "not in the profile"),
     "burned_in": Field("BurnedInAnnotation", "YES, NO or nothing", "not in the profile"),
 }
-"""The only attributes of a DICOM header that are read, under the names that medloop has for them."""
+"""The only attributes read from a DICOM header, by medloop's names."""
 
 TERMS = {
     "sex": "M F",
@@ -45,58 +45,58 @@ TERMS = {
     """,
     "burned_in": "YES NO",
 }
-"""The only words that pass in these fields: DICOM's terms, and what many write for a view from the side."""
+"""Allowed values of these fields: DICOM's terms, and common words for a lateral view."""
 
 LABELLERS = ("expert", "consensus", "pathology", "follow-up", "report", "nlp", "model", "crowd")
-"""What a label may be said to come from in plain words; anything else may be a reader's name."""
+"""Sources of labels that are stored in plain text; any other may be a reader's name."""
 
 _UNITS = {"": 1.0, "Y": 1.0, "M": 12.0, "W": 52.0, "D": 365.0}
 
 
-def passing(dataset: Dataset) -> dict[str, str]:
-    """The few fields of a DICOM header that are read, as they stand there: not yet fit to be written down."""
+def read_fields(dataset: Dataset) -> dict[str, str]:
+    """Return the fields read from a DICOM header, unchanged: pseudonymise them before storing them."""
     return {name: _text(dataset.get(field.attribute)) for name, field in FIELDS.items()}
 
 
-def pseudonymous(
-    said: Mapping[str, str], key: HashKey, *, keep_sites: Collection[str] = (), keep_text: bool = False
+def pseudonymise(
+    values: Mapping[str, str], key: HashKey, *, keep_sites: Collection[str] = (), keep_text: bool = False
 ) -> dict[str, str]:
-    """What may be written down of that which a header or a line of a table says; unknown fields are "".
+    """Return the fields of a header or a table's row in the form in which they may be stored; "" if unknown.
 
-    The patient's id becomes `patient_hash`. A site's name passes only if `keep_sites` names it, and free text only
-    with `keep_text`: both are for those who know what stands there.
+    The patient's id becomes `patient_hash`. A site's name is kept only if it is in `keep_sites`, and free text only
+    with `keep_text`.
     """
-    patient, text = said.get("patient_id", ""), said.get("text", "")
-    age = whole_years(said.get("age", ""))
+    patient, text = values.get("patient_id", ""), values.get("text", "")
+    age = whole_years(values.get("age", ""))
     return {
         "patient_hash": key.hash("patient", patient) if patient else "",
-        "sex": _term("sex", said.get("sex", "")[:1]),
+        "sex": _term("sex", values.get("sex", "")[:1]),
         "age": str(age) if age >= 0 else "",
-        "site": site_code(said.get("site", ""), key, keep_sites),
-        "view": _term("view", said.get("view", "")),
-        "modality": _term("modality", said.get("modality", "")),
-        "burned_in": _term("burned_in", said.get("burned_in", "")),
-        "label_source": labeller_code(said.get("label_source", ""), key),
+        "site": site_code(values.get("site", ""), key, keep_sites),
+        "view": _term("view", values.get("view", "")),
+        "modality": _term("modality", values.get("modality", "")),
+        "burned_in": _term("burned_in", values.get("burned_in", "")),
+        "label_source": labeller_code(values.get("label_source", ""), key),
         "text": text if keep_text else "",
     }
 
 
 def whole_years(text: str) -> int:
-    """An age in whole years from `45`, `045Y` or `18M`, the oldest together; -1 where it is unknown."""
-    found = re.fullmatch(r"(\d{1,3})(?:\.\d+)?\s*([YMWD]?)", text.strip().upper(), re.ASCII)
-    return min(int(int(found[1]) / _UNITS[found[2]]), OLDEST) if found else -1
+    """Return an age (`45`, `045Y`, `18M`) in whole years, at most OLDEST; -1 if it is unknown."""
+    match = re.fullmatch(r"(\d{1,3})(?:\.\d+)?\s*([YMWD]?)", text.strip().upper(), re.ASCII)
+    return min(int(int(match[1]) / _UNITS[match[2]]), OLDEST) if match else -1
 
 
 def site_code(name: str, key: HashKey, keep: Collection[str] = ()) -> str:
-    """What stands for a site: its name where that may be kept, else a short keyed hash of it."""
+    """Return a site's name if it is in `keep`, else a short keyed hash of it."""
     plain = " ".join(name.split())
     if not plain or plain in keep:
         return plain
-    return f"site-{key.hash('site', plain.casefold())[:8]}"  # however a hospital's machines spell it
+    return f"site-{key.hash('site', plain.casefold())[:8]}"  # scanners of one hospital spell its name differently
 
 
 def labeller_code(name: str, key: HashKey) -> str:
-    """What stands for where a label comes from: one of the plain words, else a short keyed hash."""
+    """Return the source of a label if it is in LABELLERS, else a short keyed hash of it."""
     plain = " ".join(name.split()).casefold()
     return plain if not plain or plain in LABELLERS else f"labeller-{key.hash('labeller', plain)[:8]}"
 
@@ -111,4 +111,4 @@ def _text(value: object) -> str:
         return ""
     if isinstance(value, str) or not hasattr(value, "__iter__"):
         return str(value).strip()
-    return "\\".join(map(str, value)).strip()  # several values, where the standard has one
+    return "\\".join(map(str, value)).strip()  # several values although the standard allows one

@@ -1,4 +1,4 @@
-"""JPEG files straight into arrays: quicker than through Pillow, and the same to the bit."""
+"""Decode JPEG files into arrays, faster than Pillow and to the same pixels."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from numpy.typing import NDArray
 
 _START = b"\xff\xd8\xff"
 _CHANNELS = {"Gray": "GRAY", "YCbCr": "RGBX"}
-"""How pixels are asked for, by the colours that a file holds; the fourth byte of RGBX is without a meaning."""
+"""Pixel format to request, by the colour space of the file; the fourth byte of RGBX is undefined."""
 _EXIF_WITHIN = 2**17
-"""A file that says how to turn it says so near its start."""
+"""Number of bytes at the start of a file in which to search for EXIF data."""
 
 
-def open_plain(data: bytes) -> tuple[int, int] | None:
-    """The (width, height) of a whole, upright, gray or ordinary colour JPEG; None leaves any other file to Pillow."""
+def read_size(data: bytes) -> tuple[int, int] | None:
+    """Return (width, height) of a JPEG in gray or YCbCr without EXIF data; None for other files, left to Pillow."""
     if not data.startswith(_START) or data.find(b"Exif\0\0", 0, _EXIF_WITHIN) >= 0:
         return None
     try:
@@ -24,12 +24,12 @@ def open_plain(data: bytes) -> tuple[int, int] | None:
     return (width, height) if colours in _CHANNELS else None
 
 
-def decode_plain(data: bytes, part: int) -> NDArray[np.uint8] | None:
-    """A file's pixels at 1/`part` of its size: (H, W), or (H, W, 4) of RGBX; None where anything about it is wrong."""
+def decode_jpeg(data: bytes, factor: int) -> NDArray[np.uint8] | None:
+    """Return the pixels at 1/`factor` of the size, (H, W) or (H, W, 4) of RGBX; None if the file is damaged."""
     try:
         height, width, colours, _ = simplejpeg.decode_jpeg_header(data)
         pixels: NDArray[np.uint8] = simplejpeg.decode_jpeg(
-            data, _CHANNELS[colours], min_height=-(-height // part), min_width=-(-width // part), min_factor=part
+            data, _CHANNELS[colours], min_height=-(-height // factor), min_width=-(-width // factor), min_factor=factor
         )
     except ValueError:
         return None

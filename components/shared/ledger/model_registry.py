@@ -7,13 +7,12 @@ The registry contains the released versions, and the model that awaits approval.
 from __future__ import annotations
 
 import logging
-import os
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from components.shared import contracts
+from components.shared import contracts, environment
 from components.shared.ledger import release_log
 from components.shared.ledger.release_log import Entry
 from components.shared.storage.store import open_store
@@ -144,12 +143,12 @@ def _exists(client: Any) -> bool:
 @contextmanager
 def _connect() -> Iterator[Any]:
     """Yield a client of the tracking server, or None if none is set."""
-    if not os.environ.get("MLFLOW_TRACKING_URI"):
+    if not environment.get("MLFLOW_TRACKING_URI"):
         yield None
         return
     # Fail within seconds if the server does not respond; by default MLflow retries for four minutes.
-    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
-    os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
+    environment.set_default("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
+    environment.set_default("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # MLflow's deprecations do not concern users
         from mlflow import MlflowClient

@@ -10,14 +10,13 @@ import base64
 import binascii
 import hashlib
 import hmac
-import os
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from components.shared import contracts
+from components.shared import contracts, environment
 from components.shared.errors import UsageError
 
 if TYPE_CHECKING:
@@ -85,7 +84,7 @@ class Verifier:
 
 def signer() -> Signer | None:
     """Return the signer of this environment, or None; raise UsageError if the trusted keys do not include it."""
-    text = os.environ.get(VARIABLE, "").strip()
+    text = environment.get(VARIABLE).strip()
     if not text:
         return None
     ours = from_key(_parse_private(text))
@@ -100,7 +99,7 @@ def signer() -> Signer | None:
 
 def verifier() -> Verifier | None:
     """Return the trusted public keys of this environment; None if none are set and nothing is verified."""
-    text = os.environ.get(VERIFY, "")
+    text = environment.get(VERIFY)
     if not text:
         return None  # but blanks are an error: they may come from a secret that failed to load
     texts = [*_PEM.findall(text), *re.split(r"[,\s]+", _PEM.sub(" ", text))]

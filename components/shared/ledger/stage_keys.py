@@ -10,12 +10,11 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
-import os
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from components.shared import contracts
+from components.shared import contracts, environment
 from components.shared.errors import UnavailableError, UsageError
 from components.shared.ledger import signing
 
@@ -74,7 +73,7 @@ def for_stages(names: Iterable[str]) -> dict[str, dict[str, str]]:
     ours = signing.signer()
     if ours is None:
         return {}
-    whole = {signing.VARIABLE: os.environ[signing.VARIABLE]}
+    whole = {signing.VARIABLE: environment.get(signing.VARIABLE)}
     return {name: whole if name in RELEASING else {VARIABLE: derive(ours, name).text} for name in names}
 
 
@@ -83,7 +82,7 @@ def held(stage: str = "") -> StageKey | None:
 
     Raise UsageError if the environment contains another stage's key. Without `stage`, return any stage's key.
     """
-    text = os.environ.get(VARIABLE, "").strip()
+    text = environment.get(VARIABLE).strip()
     if text:
         key = parse(text)
         if stage and key.stage != stage:

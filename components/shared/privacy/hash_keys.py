@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import hmac
-import os
 import secrets
 from dataclasses import dataclass, field
 
+from components.shared import environment
 from components.shared.errors import UnavailableError, UsageError
 
 VARIABLE = "MEDLOOP_HASH_KEY"
@@ -92,7 +92,7 @@ def parse(text: str) -> HashKey:
 
 def from_environment() -> HashKey:
     """The key in MEDLOOP_HASH_KEY."""
-    text = os.environ.get(VARIABLE)
+    text = environment.get(VARIABLE)
     if not text:
         raise UnavailableError(
             f"{VARIABLE} is not set. Patients' names are hashed with it: set it to the key that this store was made "

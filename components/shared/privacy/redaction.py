@@ -15,6 +15,7 @@ from functools import lru_cache
 from typing import Any, TextIO
 from urllib.parse import quote, unquote
 
+from components.shared import environment
 from components.shared.errors import UsageError
 
 HIDDEN = "***"
@@ -80,14 +81,14 @@ class Redactor:
         return text
 
 
-def redact(text: str, environment: Mapping[str, str] | None = None) -> str:
+def redact(text: str, variables: Mapping[str, str] | None = None) -> str:
     """Return the text without the secrets of the environment; for many texts make a `Redactor`."""
-    return Redactor(os.environ if environment is None else environment)(text)
+    return Redactor(environment.everything() if variables is None else variables)(text)
 
 
-def redact_all(value: Any, environment: Mapping[str, str] | None = None) -> Any:
+def redact_all(value: Any, variables: Mapping[str, str] | None = None) -> Any:
     """Return a JSON value with `redact` applied to each text in it."""
-    return _each_text(value, Redactor(os.environ if environment is None else environment))
+    return _each_text(value, Redactor(environment.everything() if variables is None else variables))
 
 
 def _each_text(value: Any, change: Callable[[str], str]) -> Any:
@@ -138,7 +139,7 @@ class _Redacted:
     """A text stream that replaces secrets in what is written to it: events, tracebacks, what libraries print."""
 
     def __init__(self, stream: TextIO) -> None:
-        self._stream, self._redact = stream, Redactor(os.environ)
+        self._stream, self._redact = stream, Redactor(environment.everything())
 
     def write(self, text: str) -> int:
         self._stream.write(self._redact(text))

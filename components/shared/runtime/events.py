@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import sys
 import traceback
 from pathlib import Path
 from typing import Any
 
+from components.shared import environment
 from components.shared.errors import is_foreseen
 from components.shared.privacy.redaction import printable, redact
 
@@ -70,7 +70,7 @@ class Sentences(logging.Formatter):
 def configure_logging() -> None:
     """Send medloop's events to standard error: as text in a terminal, as JSON lines elsewhere."""
     handler = logging.StreamHandler(sys.stderr)
-    human = sys.stderr.isatty() and os.environ.get("MEDLOOP_LOG") != "json"
+    human = sys.stderr.isatty() and environment.get("MEDLOOP_LOG") != "json"
     handler.setFormatter(Sentences() if human else JsonLines())
     log.handlers[:] = [handler]
     log.setLevel(logging.INFO)

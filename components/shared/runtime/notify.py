@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import logging
-import os
 from typing import Any
 
 import urllib3
 
+from components.shared import environment
 from components.shared.errors import RefusedError
 
 VARIABLE = "MEDLOOP_NOTIFY_URL"
@@ -16,7 +16,7 @@ log = logging.getLogger("medloop")
 
 def notify(message: dict[str, Any]) -> bool:
     """Post a JSON message to MEDLOOP_NOTIFY_URL, if set. Delivery failures are logged and ignored."""
-    url = os.environ.get(VARIABLE)
+    url = environment.get(VARIABLE)
     if not url:
         return False
     try:

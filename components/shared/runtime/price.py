@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-import os
 from dataclasses import dataclass
 
+from components.shared import environment
 from components.shared.errors import UsageError
 
 PRICE = "MEDLOOP_DEVICE_PRICE"
@@ -34,7 +34,7 @@ class Price:
 
 def read_price() -> Price | None:
     """Return the price from the environment, or None if it is not set."""
-    text = os.environ.get(PRICE, "").strip()
+    text = environment.get(PRICE).strip()
     if not text:
         return None
     try:
@@ -46,4 +46,4 @@ def read_price() -> Price | None:
             f"{PRICE} is {text!r}; it must be a number of at least 0, such as 2.5. Correct it, or unset it. Set the "
             f"currency in {CURRENCY}."
         )
-    return Price(hourly, os.environ.get(CURRENCY, "").strip())
+    return Price(hourly, environment.get(CURRENCY).strip())

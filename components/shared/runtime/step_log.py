@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import re
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
+from components.shared import environment
 from components.shared.contracts import encode, try_decode
 from components.shared.privacy.redaction import redact_all
 
@@ -25,7 +25,7 @@ FOLDER = "steps"
 
 def run() -> str:
     """Return the id of the run that this process belongs to, or ""."""
-    return os.environ.get(VARIABLE, "")
+    return environment.get(VARIABLE)
 
 
 class StepRecord:
@@ -39,7 +39,7 @@ class StepRecord:
             "run": self._run,
             "stage": stage,
             "at": now.isoformat(timespec="milliseconds"),
-            "image": os.environ.get(IMAGE, ""),
+            "image": environment.get(IMAGE),
         }
 
     def write(self, state: str, **fields: Any) -> None:

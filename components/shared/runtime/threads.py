@@ -11,6 +11,8 @@ import os
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
+from components.shared import environment
+
 LIMIT = "OMP_NUM_THREADS"
 """OpenMP, OpenBLAS and Arrow read this variable when they are loaded."""
 
@@ -23,7 +25,7 @@ def count_threads(root: Path = Path("/")) -> int:
     """
     processors = len(os.sched_getaffinity(0))
     quotas = [max(1, math.ceil(quota)) for quota in _quotas(root)]
-    return min([processors, *quotas, *_read_limit(os.environ.get(LIMIT, ""))])
+    return min([processors, *quotas, *_read_limit(environment.get(LIMIT))])
 
 
 def thread_variables() -> dict[str, str]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib
 import importlib.metadata
-import os
 import tempfile
 import time
 from collections.abc import Iterable, Iterator, Mapping
@@ -12,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from components.shared import contracts
+from components.shared import contracts, environment
 from components.shared.contracts import Manifest
 from components.shared.errors import RefusedError
 from components.shared.ledger import lineage, stage_keys
@@ -130,7 +129,7 @@ def _step(
     plan = prepare(stage, {name: manifest.digest for name, manifest in manifests.items()}, parameters)
     event("started", stage, key=plan.key)
     record.write("started", key=plan.key, inputs=plan.inputs, parameters=plan.parameters, code=plan.code)
-    if stage in IMPURE or os.environ.get(SCRATCH):
+    if stage in IMPURE or environment.get(SCRATCH):
         return _run(interface, store, plan, manifests)
     stage_keys.require(stage)
     if trusted := stage_keys.trusted():

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import errno
 import hashlib
-import os
 import secrets
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -19,6 +18,7 @@ import urllib3
 from minio.error import S3Error
 from minio.helpers import check_bucket_name
 
+from components.shared import environment
 from components.shared.errors import UsageError
 from components.shared.storage.s3_client import MISSING, Client, CutShortError
 from components.shared.storage.s3_keys import Keys
@@ -269,9 +269,9 @@ def connect(bucket: str, prefix: str, *, pause: float = 0.1, patience: float = 6
     timeout = urllib3.Timeout(connect=min(5.0, patience), read=patience)
     http = urllib3.PoolManager(timeout=timeout, retries=False, maxsize=64, **verify)  # type: ignore[arg-type]
     # Without a region, some servers return an unreadable response to the request for it.
-    region = os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION") or "us-east-1"
+    region = environment.get("AWS_REGION") or environment.get("AWS_DEFAULT_REGION", "us-east-1")
     client = Client(endpoint, region, Keys(verify, of), http, pause, of)
-    style = (os.environ.get("AWS_S3_ADDRESSING_STYLE") or "auto").lower()
+    style = (environment.get("AWS_S3_ADDRESSING_STYLE", "auto")).lower()
     if style not in ("auto", "path", "virtual"):
         raise UsageError(f"AWS_S3_ADDRESSING_STYLE is {style!r}; it must be auto, path or virtual.")
     if style == "virtual":
@@ -289,8 +289,8 @@ def connect(bucket: str, prefix: str, *, pause: float = 0.1, patience: float = 6
 
 
 def _endpoint() -> str:
-    name = "AWS_ENDPOINT_URL_S3" if os.environ.get("AWS_ENDPOINT_URL_S3") else "AWS_ENDPOINT_URL"
-    url = os.environ.get(name) or "https://s3.amazonaws.com"
+    name = "AWS_ENDPOINT_URL_S3" if environment.get("AWS_ENDPOINT_URL_S3") else "AWS_ENDPOINT_URL"
+    url = environment.get(name, "https://s3.amazonaws.com")
     parts = urlsplit(url)
     if parts.scheme not in ("http", "https") or not parts.hostname:
         raise UsageError(f"{name} is {url!r}; it must have http:// or https:// and a host: http://localhost:9000.")
@@ -305,7 +305,7 @@ def _endpoint() -> str:
 
 
 def _authority() -> str:
-    file = os.environ.get("AWS_CA_BUNDLE", "")
+    file = environment.get("AWS_CA_BUNDLE")
     if file and not Path(file).is_file():
         raise UsageError(f"AWS_CA_BUNDLE is {file!r}, but there is no such file. Set it to the authority's PEM file.")
     return file

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import configparser
-import os
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -11,6 +10,8 @@ from threading import Lock
 
 import urllib3
 from minio.credentials import AWSConfigProvider, Credentials, EnvAWSProvider, IamAwsProvider, Provider
+
+from components.shared import environment
 
 ENVIRONMENT = "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
 """The source whose keys this process cannot renew."""
@@ -53,7 +54,7 @@ class Keys(Provider):  # type: ignore[misc]  # the client is not typed for us
 
 def _source(http: dict[str, object]) -> tuple[str, Callable[[], Provider]]:
     """Return the first available source, in the order of AWS's own clients, and the constructor of its provider."""
-    if os.environ.get("AWS_ACCESS_KEY_ID") or os.environ.get("AWS_SECRET_ACCESS_KEY"):
+    if environment.get("AWS_ACCESS_KEY_ID") or environment.get("AWS_SECRET_ACCESS_KEY"):
         return ENVIRONMENT, EnvAWSProvider
 
     def role(endpoint: str | None, tries: int, seconds: float) -> Callable[[], Provider]:
@@ -62,18 +63,18 @@ def _source(http: dict[str, object]) -> tuple[str, Callable[[], Provider]]:
         pool = urllib3.PoolManager(timeout=seconds, retries=again, **http)  # type: ignore[arg-type]
         return lambda: IamAwsProvider(custom_endpoint=endpoint, http_client=pool)
 
-    if os.environ.get("AWS_WEB_IDENTITY_TOKEN_FILE"):
-        return "the web identity in AWS_WEB_IDENTITY_TOKEN_FILE", role(os.environ.get("AWS_ENDPOINT_URL_STS"), 4, 10)
-    file = Path(os.environ.get("AWS_SHARED_CREDENTIALS_FILE") or "~/.aws/credentials").expanduser()
-    profile = os.environ.get("AWS_PROFILE")
+    if environment.get("AWS_WEB_IDENTITY_TOKEN_FILE"):
+        return "the web identity in AWS_WEB_IDENTITY_TOKEN_FILE", role(environment.get("AWS_ENDPOINT_URL_STS"), 4, 10)
+    file = Path(environment.get("AWS_SHARED_CREDENTIALS_FILE", "~/.aws/credentials")).expanduser()
+    profile = environment.get("AWS_PROFILE")
     if profile or _has_default(file):
         return f"the profile {profile or 'default'!r} in {file}", lambda: AWSConfigProvider(str(file), profile)
-    if any(os.environ.get(f"AWS_CONTAINER_CREDENTIALS_{which}_URI") for which in ("RELATIVE", "FULL")):
+    if any(environment.get(f"AWS_CONTAINER_CREDENTIALS_{which}_URI") for which in ("RELATIVE", "FULL")):
         return "the container's role", role(None, 4, 10)
-    if os.environ.get("AWS_EC2_METADATA_DISABLED", "").lower() == "true":
+    if environment.get("AWS_EC2_METADATA_DISABLED").lower() == "true":
         return "the environment", EnvAWSProvider
     # Outside of AWS this endpoint does not exist: try once, briefly.
-    endpoint = os.environ.get("AWS_EC2_METADATA_SERVICE_ENDPOINT")
+    endpoint = environment.get("AWS_EC2_METADATA_SERVICE_ENDPOINT")
     return "the machine's role (no other source is set)", role(endpoint, 0, 1)
 
 

@@ -17,6 +17,7 @@ from pathlib import Path
 from threading import Barrier
 from urllib.parse import urlsplit
 
+from components.shared import environment
 from components.shared.contracts import Blob, digest, file_digest, is_digest
 from components.shared.errors import DamagedError, UnavailableError, UsageError
 from components.shared.storage.directory import ABANDONED, PARTIAL, Backend, Directory, Paused, unwritable
@@ -262,14 +263,14 @@ def _missing(object_digest: str, uri: str) -> str:
 
 def open_store(uri: str) -> Store:
     """Return the store in a directory or s3://bucket/prefix; keys and endpoint come from the environment."""
-    if scratch := os.environ.get(SCRATCH, ""):
+    if scratch := environment.get(SCRATCH):
         return open_scratch(uri, Path(scratch))
     address, backend = _backend(uri)
     if isinstance(backend, Directory):
         if any((backend.root / name).is_dir() for name in ("objects", "releases")):
             backend.group_permissions()
         return Store(address, backend, None)
-    cache = Path(os.environ.get("MEDLOOP_CACHE") or Path(tempfile.gettempdir()) / f"medloop-cache-{os.getuid()}")
+    cache = Path(environment.get("MEDLOOP_CACHE") or Path(tempfile.gettempdir()) / f"medloop-cache-{os.getuid()}")
     if not cache.exists():
         cache.parent.mkdir(parents=True, exist_ok=True)
         cache.mkdir(mode=0o700, exist_ok=True)  # it will contain images, and everybody can read /tmp

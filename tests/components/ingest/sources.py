@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from components.ingest import decode
-from components.ingest.labels import Labelled, Labels, read_labels
+from components.ingest.labels import Labels, SourceFile, read_labels
 from components.ingest.parameters import SourceParameters
 from components.shared.storage.source import Directory, Entry
 
@@ -36,7 +36,7 @@ def read(root: Path, **asked: Any) -> Labels:
     return read_labels(Directory(str(root)), listing(root), SourceParameters(**asked), order)
 
 
-def by_name(labels: Labels) -> dict[str, Labelled]:
+def by_name(labels: Labels) -> dict[str, SourceFile]:
     return {item.name: item for item in labels.files}
 
 
@@ -48,4 +48,4 @@ def classes_of(labels: Labels) -> dict[str, list[str]]:
 def work_with_small_shards(task: decode.Task) -> bytes:
     """What a decoding process runs, with shards of 3,000 bytes."""
     decode.LARGE = 3000
-    return decode.work(task)
+    return decode.decode_task(task)

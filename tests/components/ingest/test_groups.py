@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from components.ingest.groups import FIRST, GROUP, Group, group, overlapping, partition
+from components.ingest.groups import FIRST, GROUP, Group, group_files, overlapping, partition
 from components.shared.contracts import digest
 from components.shared.storage.source import Entry
 
@@ -20,7 +20,7 @@ def files(*numbers: int) -> Files:
 
 
 def test_groups_hold_every_file_once_and_are_of_the_size_meant() -> None:
-    found = group(files(*range(20_000)))
+    found = group_files(files(*range(20_000)))
     assert sorted(member for each in found for member in each.members) == sorted(files(*range(20_000)))
     assert 0.8 * GROUP < 20_000 / len(found) < 1.2 * GROUP
 
@@ -29,21 +29,21 @@ def test_groups_hold_every_file_once_and_are_of_the_size_meant() -> None:
 def test_the_order_of_arrival_does_not_matter(numbers: list[int], chance: random.Random) -> None:
     mixed = list(numbers)
     chance.shuffle(mixed)
-    assert group(files(*mixed)) == group(files(*numbers))
+    assert group_files(files(*mixed)) == group_files(files(*numbers))
 
 
 @pytest.mark.slow
 def test_a_new_file_changes_the_group_it_falls_into_and_no_other() -> None:
-    before = {each.name: each.members for each in group(files(*range(3000)))}
+    before = {each.name: each.members for each in group_files(files(*range(3000)))}
     for new in range(3000, 3100):
-        after = {each.name: each.members for each in group(files(*range(3000), new))}
+        after = {each.name: each.members for each in group_files(files(*range(3000), new))}
         changed = {name for name in after if after[name] != before.get(name)}
         assert len(changed) <= 2, "one, or two where the new file parts a group"
 
 
 @given(st.integers(1, 9))
 def test_parts_share_the_groups_and_each_has_its_own(count: int) -> None:
-    found = group(files(*range(2000)))
+    found = group_files(files(*range(2000)))
     parts = [partition(found, f"{number}/{count}") for number in range(1, count + 1)]
     assert sorted(each.name for part in parts for each in part) == sorted(each.name for each in found)
     assert max(map(len, parts)) - min(map(len, parts)) <= 1
@@ -59,10 +59,10 @@ def test_a_part_that_is_none_is_refused(part: str) -> None:
 def test_earlier_groups_that_may_hold_a_file_are_found_however_groups_parted_and_joined(
     now: set[int], gone: set[int], new: set[int]
 ) -> None:
-    earlier = group(files(*(now | gone) - new))
+    earlier = group_files(files(*(now | gone) - new))
     where = {file: each.name for each in earlier for file, _ in each.members}
     names = sorted(each.name for each in earlier)
-    for each in group(files(*now)):
+    for each in group_files(files(*now)):
         wanted = {where[file] for file, _ in each.members if file in where}
         assert wanted <= set(overlapping(names, each))
 

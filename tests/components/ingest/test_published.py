@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
+from components.ingest.file_names import patient_of
 from components.ingest.labels import Labels, read_labels
-from components.ingest.names import patient_of
 from components.ingest.parameters import SourceParameters
 from components.shared.parsing.yaml_documents import read_yaml
 from components.shared.storage.source import Directory

@@ -10,16 +10,16 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from components.ingest import readers
-from components.shared.imaging.decoder import Decoder, EndedError, Template, limited, limits
+from components.shared.imaging.decoder import Decoder, EndedError, Template, limit_resources, limits
 from components.shared.imaging.pixels import Decoding
 
 
 def work(data: bytes, how: dict[str, Any]) -> bytes:
     """The shapes of a file's masters, or why it is refused."""
     shapes, refused = [], ""
-    with limited(limits(data)):
+    with limit_resources(limits(data)):
         try:
-            shapes = [master.pixels.shape for master in readers.read(data, Decoding(**how))]
+            shapes = [master.pixels.shape for master in readers.read_images(data, Decoding(**how))]
         except ValueError as error:
             refused = str(error)
     return json.dumps([shapes, refused]).encode()

@@ -222,8 +222,9 @@ class _Proxy(http.server.BaseHTTPRequestHandler):
         upstream = http.client.HTTPConnection(self.plan.upstream, timeout=30)
         try:
             upstream.putrequest(method, self.path, skip_host=True, skip_accept_encoding=True)
+            dropped = {"connection", "accept-encoding"} | ({"content-length"} if method == "HEAD" else set())
             for name, value in self.headers.items():
-                if name.lower() not in ("connection", "accept-encoding") and (body or name.lower() != "content-length"):
+                if name.lower() not in dropped:
                     upstream.putheader(name, value)
             upstream.putheader("Connection", "close")
             upstream.endheaders(body or None)

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from components.ingest import masters
+from components.ingest import decode_groups
 from components.shared.imaging.decoder import Template
 
 
@@ -41,4 +41,4 @@ def shared_template(_templates: dict[str, Shared], monkeypatch: pytest.MonkeyPat
             _templates[key] = Shared(function)
         return _templates[key]
 
-    monkeypatch.setattr(masters, "Template", template)
+    monkeypatch.setattr(decode_groups, "Template", template)

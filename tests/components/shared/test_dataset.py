@@ -58,12 +58,14 @@ def test_equal_masters_give_equal_bytes(tmp_path: Path) -> None:
     assert (tmp_path / "one").read_bytes() == (tmp_path / "two").read_bytes()
 
 
-@pytest.mark.parametrize("framing", [("pad",), ("stretch",), ("pad", 0.2), ("stretch", 0.1, "local")])
-def test_a_view_is_what_a_server_would_make_of_the_image(data: Data, store: Store, framing: tuple[Any, ...]) -> None:
+@pytest.mark.parametrize("view_parameters", [("pad",), ("stretch",), ("pad", 0.2), ("stretch", 0.1, "local")])
+def test_a_view_is_what_a_server_would_make_of_the_image(
+    data: Data, store: Store, view_parameters: tuple[Any, ...]
+) -> None:
     shard = read_shard(store.fetch(data.about["shards"][0]["digest"]))
-    views = data.views(24, *framing)
+    views = data.views(24, *view_parameters)
     rows = np.array([7, 0, 3, 3], np.int64)
-    np.testing.assert_array_equal(views[rows], np.stack([view(shard[row], 24, *framing) for row in rows]))
+    np.testing.assert_array_equal(views[rows], np.stack([view(shard[row], 24, *view_parameters) for row in rows]))
 
 
 def test_views_are_made_once_and_for_each_size_and_fit(data: Data, store: Store) -> None:

@@ -13,7 +13,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from components.shared.imaging.decoder import MEMORY, SECONDS, Decoder, EndedError, Limits, Template, limited, limits
+from components.shared.imaging.decoder import (
+    MEMORY,
+    SECONDS,
+    Decoder,
+    EndedError,
+    Limits,
+    Template,
+    limit_resources,
+    limits,
+)
 from tests.components.shared import hostile
 from tests.components.shared.decoders import Decoders
 from tests.components.shared.images import encoded, gray
@@ -23,7 +32,7 @@ JOB = f"{__name__}:job"
 
 def job(what: str) -> bytes:
     """What the processes of these tests run."""
-    with limited(Limits(0.5, 2**26), "the file"):
+    with limit_resources(Limits(0.5, 2**26), "the file"):
         if what == "spin":
             while True:
                 pass
@@ -81,7 +90,7 @@ def test_what_ends_the_process_is_told_and_a_new_one_works(template: Template, w
     with pytest.raises(EndedError) as end:
         decoder.receive()
     decoder.close()
-    assert (end.value.why, end.value.note) == (why, "" if what == "raise" else "the file")
+    assert (end.value.cause, end.value.note) == (why, "" if what == "raise" else "the file")
     assert words in end.value.sentence()
     another = Decoder(template)
     assert asked(another, "well").startswith("well")
@@ -125,7 +134,7 @@ def test_a_process_that_is_killed_from_outside_is_no_fault_of_the_file(template:
     os.kill(process, signal.SIGKILL)
     with pytest.raises(EndedError) as end:
         decoder.receive()
-    assert end.value.why == "killed"
+    assert end.value.cause == "killed"
     decoder.close()
     decoder.close()
     assert gone(process)

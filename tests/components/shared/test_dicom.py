@@ -24,7 +24,7 @@ from pydicom.uid import (
     JPEGLSNearLossless,
 )
 
-from components.shared.imaging.codecs import measured
+from components.shared.imaging.codecs import read_size
 from components.shared.imaging.pixels import Decoding, Master, decode_image, decode_images
 from tests.components.shared.decoders import Decoders
 from tests.components.shared.fresh import outcome
@@ -386,10 +386,10 @@ def test_a_report_or_a_dose_is_no_image() -> None:
 
 def test_a_compressed_frame_of_another_size_is_refused_before_it_is_unpacked() -> None:
     stream = bytearray(jpeg_ls.encode_array(ramp(12)))
-    assert measured(bytes(stream)) == (72, 64, 12)
+    assert read_size(bytes(stream)) == (72, 64, 12)
     place = stream.index(b"\xff\xf7")
     stream[place + 5 : place + 9] = b"\xff\xff\xff\xff"
-    assert measured(bytes(stream)) == (65535, 65535, 12)
+    assert read_size(bytes(stream)) == (65535, 65535, 12)
     with pytest.raises(ValueError, match="the pixels cannot be decoded"):
         master(encapsulated(dicom(ramp(12)), JPEGLSLossless, [bytes(stream)]))
 
@@ -438,7 +438,7 @@ def test_a_damaged_file_is_images_or_a_sentence_and_nothing_else(decoders: Decod
 def test_a_codec_that_needs_fewer_bits_than_are_stored_changes_nothing() -> None:
     dark = (ramp(12) // 16).astype(np.uint16)
     stream = bytes(jpeg_ls.encode_array(dark.astype(np.uint8)))
-    found = measured(stream)
+    found = read_size(stream)
     assert found
     assert found[2] == 8
     np.testing.assert_array_equal(

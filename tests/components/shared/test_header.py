@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from pydicom.dataset import Dataset
 
-from components.shared.imaging.header import FIELDS, LABELLERS, passing, pseudonymous, site_code, whole_years
+from components.shared.imaging.header import FIELDS, LABELLERS, pseudonymise, read_fields, site_code, whole_years
 from components.shared.privacy import hash_keys
 
 KEY = hash_keys.parse("ab" * 32)
@@ -22,17 +22,17 @@ def header(**fields: object) -> Dataset:
 
 
 def test_only_the_named_fields_are_read() -> None:
-    said = passing(header(PatientID=" 17 ", PatientSex="F", PatientName="Zebedee^Max", PatientBirthDate="19340229"))
+    said = read_fields(header(PatientID=" 17 ", PatientSex="F", PatientName="Zebedee^Max", PatientBirthDate="19340229"))
     assert set(said) == set(FIELDS)
     assert {name: value for name, value in said.items() if value} == {"patient_id": "17", "sex": "F"}
 
 
 def test_what_may_be_written_down() -> None:
-    said = passing(
+    said = read_fields(
         header(PatientID="17", PatientSex="F", PatientAge="045Y", InstitutionName="St Mary", ViewPosition="PA",
                Modality="DX", BurnedInAnnotation="NO")
     )  # fmt: skip
-    assert pseudonymous(said, KEY) == {
+    assert pseudonymise(said, KEY) == {
         "patient_hash": KEY.hash("patient", "17"), "sex": "F", "age": "45", "site": site_code("St Mary", KEY),
         "view": "PA", "modality": "DX", "burned_in": "NO", "label_source": "", "text": "",
     }  # fmt: skip
@@ -40,7 +40,7 @@ def test_what_may_be_written_down() -> None:
 
 @pytest.mark.parametrize("field", ["sex", "view", "modality", "burned_in", "age"])
 def test_free_text_in_a_field_of_terms_does_not_pass(field: str) -> None:
-    assert pseudonymous({field: "Zebedee, 29.02.1934"}, KEY)[field] == ""
+    assert pseudonymise({field: "Zebedee, 29.02.1934"}, KEY)[field] == ""
 
 
 @pytest.mark.parametrize(
@@ -50,7 +50,7 @@ def test_free_text_in_a_field_of_terms_does_not_pass(field: str) -> None:
 )  # fmt: skip
 def test_ages_are_whole_years_and_the_oldest_are_together(text: str, years: int) -> None:
     assert whole_years(text) == years
-    assert pseudonymous({"age": text}, KEY)["age"] == ("" if years < 0 else str(years))
+    assert pseudonymise({"age": text}, KEY)["age"] == ("" if years < 0 else str(years))
 
 
 def test_a_site_is_a_short_keyed_hash_however_it_is_spelt() -> None:
@@ -65,30 +65,30 @@ def test_a_site_is_a_short_keyed_hash_however_it_is_spelt() -> None:
 
 def test_a_site_and_a_text_pass_only_when_asked_for() -> None:
     row = {"patient_id": "17", "site": "NORTH", "text": "Mr Zebedee coughs"}
-    plain = pseudonymous(row, KEY)
+    plain = pseudonymise(row, KEY)
     assert (plain["site"][:5], plain["text"]) == ("site-", "")
-    kept = pseudonymous(row, KEY, keep_sites=["NORTH"], keep_text=True)
+    kept = pseudonymise(row, KEY, keep_sites=["NORTH"], keep_text=True)
     assert (kept["site"], kept["text"]) == ("NORTH", "Mr Zebedee coughs")
-    assert pseudonymous({"site": "SOUTH"}, KEY, keep_sites=["NORTH"])["site"].startswith("site-")
+    assert pseudonymise({"site": "SOUTH"}, KEY, keep_sites=["NORTH"])["site"].startswith("site-")
 
 
 @pytest.mark.parametrize("name", [*LABELLERS, " NLP ", "Follow-Up"])
 def test_plain_words_for_where_a_label_comes_from_pass(name: str) -> None:
-    assert pseudonymous({"label_source": name}, KEY)["label_source"] == name.strip().lower()
+    assert pseudonymise({"label_source": name}, KEY)["label_source"] == name.strip().lower()
 
 
 def test_who_labelled_is_not_named() -> None:
-    code = pseudonymous({"label_source": "Dr Zebedee"}, KEY)["label_source"]
+    code = pseudonymise({"label_source": "Dr Zebedee"}, KEY)["label_source"]
     assert code.startswith("labeller-")
     assert len(code) == 17
-    assert pseudonymous({"label_source": "DR  ZEBEDEE"}, KEY)["label_source"] == code
+    assert pseudonymise({"label_source": "DR  ZEBEDEE"}, KEY)["label_source"] == code
 
 
 def test_several_values_where_one_is_meant_are_read_as_they_stand() -> None:
-    assert passing(header(PatientID=["17", "18"]))["patient_id"] == "17\\18"
+    assert read_fields(header(PatientID=["17", "18"]))["patient_id"] == "17\\18"
 
 
 def test_the_page_shows_every_field_as_the_code_has_it() -> None:
     page = DOCS.read_text(encoding="utf-8")
     for name, field in FIELDS.items():
-        assert f"| {field.attribute} | `{name}` | {field.becomes} | {field.option} |" in page
+        assert f"| {field.attribute} | `{name}` | {field.stored_as} | {field.option} |" in page

@@ -18,7 +18,7 @@ from pydicom.tag import BaseTag
 from pydicom.uid import ImplicitVRLittleEndian
 
 from components.shared.imaging.dicom import NEEDED, open_scan
-from components.shared.imaging.header import FIELDS, pseudonymous
+from components.shared.imaging.header import FIELDS, pseudonymise
 from components.shared.privacy import hash_keys
 from tests.components.shared.annex_e import PROFILE
 from tests.components.shared.images import dicom
@@ -104,7 +104,7 @@ def test_nothing_of_the_profile_is_written_down(syntax: str) -> None:
     assert sum(keyword in dataset for keywords in PROFILE.values() for keyword in keywords) > 600
     said = open_scan(data).header
     assert (said["patient_id"], said["site"], said["view"]) == (NAME, NAME, NAME)  # read, and not yet written
-    written = pseudonymous(said, KEY)
+    written = pseudonymise(said, KEY)
     assert (written["age"], written["modality"], written["burned_in"], written["view"]) == ("57", "DX", "YES", "")
     assert not [token for token in TOKENS if token in json.dumps(written).upper()]
 
@@ -123,8 +123,8 @@ def test_nothing_of_it_is_left_where_pixels_are_decoded(syntax: str) -> None:
     assert not hasattr(scan.dataset, "preamble")
     left = scan.dataset.to_json() + repr(vars(scan.dataset).keys())
     assert not [token for token in TOKENS if token in left]
-    [(_, seen)] = scan.pictures([0], (2048.0, 4096.0))
-    [(_, plain)] = open_scan(dicom(PIXELS)).pictures([0], (2048.0, 4096.0))
+    [(_, seen)] = scan.decode_frames([0], (2048.0, 4096.0))
+    [(_, plain)] = open_scan(dicom(PIXELS)).decode_frames([0], (2048.0, 4096.0))
     assert seen is not None
     assert plain is not None
     assert np.array_equal(seen, plain)

@@ -31,7 +31,7 @@ def by_pillow(data: bytes, max_side: int, rgb: bool) -> tuple[Any, ...]:
     """What becomes of the same file with an empty EXIF header, which sends it to Pillow."""
     exif = b"\xff\xe1" + (2 + 6).to_bytes(2, "big") + b"Exif\0\0"
     with_exif = data[:2] + exif + data[2:]
-    assert jpeg.open_plain(with_exif) is None
+    assert jpeg.read_size(with_exif) is None
     return pictures.decode(with_exif, max_side, rgb)
 
 
@@ -51,7 +51,7 @@ def test_it_gives_what_pillow_gives(
 ) -> None:
     options: dict[str, Any] = {"quality": quality, "progressive": progressive}
     data = saved(picture(width, height, mode), **options, **({"subsampling": subsampling} if mode == "RGB" else {}))
-    assert jpeg.open_plain(data) == (width, height)
+    assert jpeg.read_size(data) == (width, height)
     pixels, size, notes = pictures.decode(data, max_side, rgb)
     expected, expected_size, expected_notes = by_pillow(data, max_side, rgb)
     assert np.array_equal(pixels, expected)
@@ -61,7 +61,7 @@ def test_it_gives_what_pillow_gives(
 @pytest.mark.parametrize("mode", ["CMYK"])
 def test_other_colours_are_left_to_pillow(mode: str) -> None:
     data = saved(picture(60, 40, mode))
-    assert jpeg.open_plain(data) is None
+    assert jpeg.read_size(data) is None
     assert pictures.decode(data, 1024, False)[0].shape == (40, 60)
 
 
@@ -69,7 +69,7 @@ def test_other_colours_are_left_to_pillow(mode: str) -> None:
 def test_a_file_that_is_cut_short_is_refused_as_before(share: float) -> None:
     data = saved(picture(200, 100, "L"), quality=95)
     cut = data[: int(len(data) * share)]
-    assert jpeg.decode_plain(cut, 1) is None
+    assert jpeg.decode_jpeg(cut, 1) is None
     with pytest.raises(ValueError, match="cannot be decoded"):
         pictures.decode(cut, 1024, False)
 
@@ -79,11 +79,11 @@ def test_a_picture_lying_on_its_side_is_set_upright() -> None:
     exif = Image.Exif()
     exif[0x0112] = 6
     data = saved(image, exif=exif)
-    assert jpeg.open_plain(data) is None
+    assert jpeg.read_size(data) is None
     assert pictures.decode(data, 1024, False)[0].shape == (80, 30)
 
 
 @pytest.mark.parametrize("data", [b"", b"\xff\xd8\xff", b"\xff\xd8\xff" + bytes(100), b"\x89PNG\r\n\x1a\n" + bytes(50)])
 def test_what_is_no_jpeg_is_none(data: bytes) -> None:
-    assert jpeg.open_plain(data) is None
-    assert jpeg.decode_plain(data, 1) is None
+    assert jpeg.read_size(data) is None
+    assert jpeg.decode_jpeg(data, 1) is None

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from components.shared.imaging.pixels import Decoding, Master, decode_image
-from components.shared.imaging.views import evened, normalise, view
+from components.shared.imaging.views import equalise_locally, normalise, view
 from tests.components.shared.images import dicom, encoded, gray
 
 
@@ -196,17 +196,19 @@ def test_a_crop_cuts_the_same_share_off_each_side(fit: str) -> None:
 def test_local_shades_do_not_depend_on_exposure() -> None:
     chance = np.random.default_rng(1)
     picture = np.kron(chance.integers(0, 120, (12, 16)), np.ones((8, 8))).astype(np.uint8)
-    seen = evened(picture)
+    seen = equalise_locally(picture)
     for other in (picture * 2, picture + 60):
-        assert np.abs(evened(other).astype(int) - seen).max() <= 12  # but for the spread that is added everywhere
-    assert np.abs(evened(255 - picture).astype(int) + seen - 256).max() <= 1
+        assert (
+            np.abs(equalise_locally(other).astype(int) - seen).max() <= 12
+        )  # but for the spread that is added everywhere
+    assert np.abs(equalise_locally(255 - picture).astype(int) + seen - 256).max() <= 1
     assert 120 < seen.mean() < 136
 
 
 def test_local_shades_of_what_is_flat_are_the_middle_and_noise_stays_small() -> None:
-    assert (evened(np.full((40, 30), 7, np.uint8)) == 128).all()
+    assert (equalise_locally(np.full((40, 30), 7, np.uint8)) == 128).all()
     noise = np.random.default_rng(1).integers(99, 102, (40, 30)).astype(np.uint8)
-    assert np.abs(evened(noise).astype(int) - 128).max() <= 10
+    assert np.abs(equalise_locally(noise).astype(int) - 128).max() <= 10
 
 
 def test_local_shades_are_what_the_plain_formula_says() -> None:
@@ -214,7 +216,7 @@ def test_local_shades_are_what_the_plain_formula_says() -> None:
     reach, (row, column) = 3, (11, 7)
     around = picture[row - reach : row + reach + 1, column - reach : column + reach + 1].mean(2)
     wanted = 128 + 40 * (picture[row, column] - around.mean()) / np.sqrt(around.var() + 64)
-    np.testing.assert_array_equal(evened(picture)[row, column], np.rint(wanted.clip(0, 255)))
+    np.testing.assert_array_equal(equalise_locally(picture)[row, column], np.rint(wanted.clip(0, 255)))
 
 
 @pytest.mark.parametrize("fit", ["pad", "stretch"])
@@ -222,10 +224,10 @@ def test_a_view_takes_local_shades_of_the_picture_without_its_padding(fit: str) 
     picture = np.random.default_rng(3).integers(60, 200, (30, 60)).astype(np.uint8)
     seen = view(picture, 60, fit, 0.0, "local")
     if fit == "pad":
-        np.testing.assert_array_equal(seen[15:45], evened(picture))
+        np.testing.assert_array_equal(seen[15:45], equalise_locally(picture))
         assert not seen[:15].any()
     else:
-        np.testing.assert_array_equal(seen, evened(view(picture, 60, fit)))
+        np.testing.assert_array_equal(seen, equalise_locally(view(picture, 60, fit)))
 
 
 def test_a_very_thin_image_still_has_a_view() -> None:

@@ -186,5 +186,5 @@ def test_a_protected_process_prints_no_secret_and_leaves_nothing_readable(tmp_pa
 def test_a_sentence_about_an_error_hides_secrets(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_TOKEN", PLANTED["MLFLOW_TRACKING_TOKEN"])
     for error in (ValueError("no mlflow-token-1848"), OSError(5, "no mlflow-token-1848")):
-        assert events.sentence(error) == "no ***"
+        assert "no ***" in events.sentence(error)
     assert signing.VARIABLE in PLANTED

@@ -37,7 +37,7 @@ def test_idle_teams_come_when_threads_wait_for_a_core_and_go_when_they_no_longer
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(spinning, "INTERVAL", 0.01)
-    monkeypatch.setattr(spinning, "SHORTEST", 0.1)
+    monkeypatch.setattr(spinning, "SHORTEST", 1.0)  # long enough for a busy machine to see the teams
     monkeypatch.setattr(spinning, "teams", lambda: 2)
     tasks_that(tmp_path, 0)
     with ShortSpinning(tmp_path):

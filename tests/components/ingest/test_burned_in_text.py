@@ -7,7 +7,7 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
-from components.ingest.text import text_like
+from components.ingest.burned_in_text import find_text
 from medloop.synth.people import World, plan
 from medloop.synth.phantom import render
 
@@ -38,13 +38,13 @@ def written(pixels: Picture, text: str, size: int, place: tuple[float, float], l
 def test_writing_on_a_dark_edge_is_found(size: int, place: tuple[float, float]) -> None:
     grain = np.random.default_rng(size).normal(30, 4, (700, 900)).clip(0, 255).astype(np.uint8)
     for number in range(1, 4):
-        assert text_like(written(grain, "\n".join(LINES[:number]), size, place)) is not None
+        assert find_text(written(grain, "\n".join(LINES[:number]), size, place)) is not None
 
 
 def test_the_sentence_says_where_and_not_what() -> None:
     dark = np.full((600, 600), 12, np.uint8)
     assert (
-        text_like(written(dark, "MUSTER 4711", 20, (1, 0)))
+        find_text(written(dark, "MUSTER 4711", 20, (1, 0)))
         == "10 signs in a row look like writing at the top right of the image"
     )
 
@@ -52,37 +52,37 @@ def test_the_sentence_says_where_and_not_what() -> None:
 @pytest.mark.slow
 def test_black_writing_on_white_and_writing_over_the_anatomy_are_found(scans: list[Picture]) -> None:
     white = np.full((512, 640), 240, np.uint8)
-    assert text_like(written(white, LINES[1], 18, (0, 1), level=0)) is not None
-    found = [text_like(written(film, LINES[0], 24, (0.5, 0.4), 255 * int(film.mean() < 150))) for film in scans]
+    assert find_text(written(white, LINES[1], 18, (0, 1), level=0)) is not None
+    found = [find_text(written(film, LINES[0], 24, (0.5, 0.4), 255 * int(film.mean() < 150))) for film in scans]
     assert sum(bool(sentence) for sentence in found) >= 0.9 * len(scans)
 
 
 def test_most_writing_at_the_edges_of_scans_is_found(scans: list[Picture]) -> None:
     corners = [(0, 0), (1, 0), (0, 1), (1, 1)]
-    found = [text_like(written(film, "\n".join(LINES), 20, corners[n % 4])) for n, film in enumerate(scans)]
+    found = [find_text(written(film, "\n".join(LINES), 20, corners[n % 4])) for n, film in enumerate(scans)]
     assert sum(bool(sentence) for sentence in found) >= 0.9 * len(scans)
 
 
 @pytest.mark.parametrize("marker", ["R", "L", "PA", "R\nAP"])
 def test_a_marker_alone_is_no_writing(marker: str, scans: list[Picture]) -> None:
-    alarms = [text_like(written(film, marker, 24 + 2 * n, (0.04, 0.05))) for n, film in enumerate(scans)]
+    alarms = [find_text(written(film, marker, 24 + 2 * n, (0.04, 0.05))) for n, film in enumerate(scans)]
     assert sum(bool(sentence) for sentence in alarms) <= 1
 
 
 def test_scans_without_writing_give_no_alarm(scans: list[Picture]) -> None:
-    assert [text_like(film) for film in scans] == [None] * len(scans)
-    assert text_like(np.zeros((40, 900), np.uint8)) is None
-    assert text_like(np.random.default_rng(1).integers(0, 256, (500, 500)).astype(np.uint8)) is None
+    assert [find_text(film) for film in scans] == [None] * len(scans)
+    assert find_text(np.zeros((40, 900), np.uint8)) is None
+    assert find_text(np.random.default_rng(1).integers(0, 256, (500, 500)).astype(np.uint8)) is None
 
 
 def test_depth_and_colour_do_not_matter() -> None:
     dark = np.full((500, 600), 20, np.uint8)
     film = written(dark, LINES[2], 20, (0, 0))
-    sentence = text_like(film)
+    sentence = find_text(film)
     assert sentence is not None
-    assert text_like(film.astype(np.uint16) * 257) == sentence
+    assert find_text(film.astype(np.uint16) * 257) == sentence
     for channel in range(3):
         coloured = np.full((500, 600, 3), 20, np.uint8)
         coloured[..., channel] = film
-        assert text_like(coloured) == sentence
-        assert text_like(coloured.astype(np.uint16) * 257) == sentence
+        assert find_text(coloured) == sentence
+        assert find_text(coloured.astype(np.uint16) * 257) == sentence

@@ -11,7 +11,7 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
-from components.ingest.look import look
+from components.ingest.perceptual_hash import perceptual_hash
 from components.merge.near import groups
 from medloop.synth.people import World, plan
 from medloop.synth.phantom import render
@@ -72,26 +72,30 @@ def difference(one: str, other: str) -> int:
 
 @pytest.mark.parametrize("name", SAME)
 def test_the_same_picture_looks_the_same(name: str, scans: list[Picture]) -> None:
-    far = [difference(look(pixels), look(SAME[name](pixels))) for pixels in scans]
+    far = [difference(perceptual_hash(pixels), perceptual_hash(SAME[name](pixels))) for pixels in scans]
     assert max(far) <= WITHIN, far
 
 
 def test_other_patients_look_otherwise(scans: list[Picture]) -> None:
-    assert groups([look(pixels) for pixels in scans], WITHIN).tolist() == [-1] * len(scans)
+    assert groups([perceptual_hash(pixels) for pixels in scans], WITHIN).tolist() == [-1] * len(scans)
 
 
 def test_equal_pixels_have_equal_looks_in_8_and_16_bits(scans: list[Picture]) -> None:
     for pixels in scans:
-        assert look(pixels) == look(pixels.copy()) == look(pixels.astype(np.uint16) * 257)
+        assert (
+            perceptual_hash(pixels) == perceptual_hash(pixels.copy()) == perceptual_hash(pixels.astype(np.uint16) * 257)
+        )
 
 
 def test_the_mirror_image_looks_otherwise(scans: list[Picture]) -> None:
-    assert difference(look(scans[0]), look(np.ascontiguousarray(scans[0][:, ::-1]))) > WITHIN
+    assert difference(perceptual_hash(scans[0]), perceptual_hash(np.ascontiguousarray(scans[0][:, ::-1]))) > WITHIN
 
 
 def test_a_look_has_256_bits_and_a_plain_or_small_picture_none(scans: list[Picture]) -> None:
-    assert len(look(scans[0])) == 64
+    assert len(perceptual_hash(scans[0])) == 64
     ramp = np.repeat(np.arange(200, dtype=np.uint8)[:, None], 200, axis=1)
     plain = np.full((200, 300), 90, np.uint8)
     plain[60:120, 100:200] += 1
-    assert [look(pixels) for pixels in (np.zeros((100, 100), np.uint16), ramp, plain, scans[0][:31])] == [""] * 4
+    assert [perceptual_hash(pixels) for pixels in (np.zeros((100, 100), np.uint16), ramp, plain, scans[0][:31])] == [
+        ""
+    ] * 4

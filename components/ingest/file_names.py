@@ -1,0 +1,84 @@
+"""Derive class, published split and patient from a file's name, and find the files that a table names."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from pathlib import PurePosixPath
+
+from components.shared.errors import RefusedError
+
+SPLIT_NAMES = {
+    "train": "train",
+    "training": "train",
+    "val": "val",
+    "validation": "val",
+    "test": "test",
+    "testing": "test",
+}
+"""The split for each folder name, or word in a table, that stands for one."""
+
+_NUMBER = re.compile(r"[-_. ]\(?\d+\)?$")
+
+
+def patient_of(name: str) -> str:
+    """Return the patient's name according to a file's name.
+
+    It is the folder below the class folder (`NORMAL/person7/3.png`) if there is one, otherwise the base name without
+    its last number (`person7_bacteria_25`, `person7 (3)`).
+    """
+    folder, _, base = name.rpartition("/")
+    parts = [part for part in folder.split("/") if part]
+    below = parts[2:] if parts and parts[0].lower() in SPLIT_NAMES else parts[1:]
+    if below:
+        return below[0]
+    stem = base.rpartition(".")[0].removesuffix(".nii") or base
+    return _NUMBER.sub("", stem) or stem
+
+
+def class_and_split(folder: str) -> tuple[str, str]:
+    """Return the class and the published split of the files in a folder; both may be empty.
+
+    A folder `train` is a split if it has subfolders, otherwise a class.
+    """
+    parts = [part for part in folder.split("/") if part]  # a bucket may hold `A//one.png`
+    official = SPLIT_NAMES.get(parts[0].lower(), "") if len(parts) > 1 else ""
+    parts = parts[1:] if official else parts
+    return (parts[0] if parts else "", official)
+
+
+def split_of(folder: str) -> str:
+    """Return the published split of the files in a folder, in a source without class folders."""
+    return SPLIT_NAMES.get(folder.strip("/").partition("/")[0].lower(), "")
+
+
+class FileNames:
+    """The names of a source's files, with a lookup for the spellings that tables and lists use."""
+
+    def __init__(self, names: Sequence[str]) -> None:
+        self._names = set(names)
+        self._by_base_name: dict[str, list[str]] = {}
+
+    def contains(self, name: str) -> bool:
+        """Whether a file has this name relative to the source."""
+        return name in self._names
+
+    def find(self, text: str, table: str, line: int) -> str:
+        """Return the file with this name relative to the source, or with this unique base name; "" if none."""
+        if text in self._names or not text:
+            return text
+        name = text
+        if "/" in text or "\\" in text:
+            name = PurePosixPath(text.replace("\\", "/")).as_posix()
+        if name in self._names or "/" in name:
+            return name if name in self._names else ""
+        if not self._by_base_name:
+            for path in self._names:
+                self._by_base_name.setdefault(path.rpartition("/")[2], []).append(path)
+        matches = self._by_base_name.get(name, [])
+        if len(matches) > 1:
+            raise RefusedError(
+                f"{table}, line {line} names a file without its folder, and {len(matches)} files in the source have "
+                "that name. Write the name relative to the source."
+            )
+        return matches[0] if matches else ""
