@@ -1,7 +1,7 @@
-"""Importing this package sets environment variables for the libraries that a stage, the service or a command loads.
+"""Importing this package sets environment variables that switch off telemetry and limit the threads of libraries.
 
-They switch off telemetry and limit threads. Libraries read them when they are loaded, so this package comes first;
-processes and containers started here inherit them.
+Libraries read these variables when they are loaded, so this package must be imported first. Child processes and
+containers inherit them.
 """
 
 from components.shared import environment

@@ -1,4 +1,4 @@
-"""Runs one stage by hand: `python -m components <stage> --help`."""
+"""Run one stage: `python -m components <stage> --help`."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from components.shared.storage.store import open_store
 
 
 def main(argv: list[str]) -> int:
-    """Run the stage that the arguments name; gives the exit status."""
+    """Run the stage that the arguments name; return the exit status."""
     protect_process()
     if not argv or argv[0] in ("-h", "--help"):
         sys.stdout.write(__doc__.strip() + "\n\nStages:\n" + "".join(f"  {n:9} {read(n).summary}\n" for n in stages()))
@@ -45,51 +45,51 @@ def _run(interface: Interface, arguments: dict[str, object]) -> int:
     single = [name for name in (*interface.inputs, *interface.outputs) if name not in several]
     paths = {name: Path(str(arguments.pop(name))) for name in single}
     inputs = {name: _manifest(paths[name], store) for name in interface.inputs if name in paths}
-    inputs |= {name: _together(given, store) for name, given in several.items()}
-    done = work.step(interface.stage, store, inputs, {k: v for k, v in arguments.items() if v is not None})
-    for name, manifest in done.outputs.items():
+    inputs |= {name: _combine(members, store) for name, members in several.items()}
+    result = work.step(interface.stage, store, inputs, {k: v for k, v in arguments.items() if v is not None})
+    for name, manifest in result.outputs.items():
         if paths[name].is_dir():
             artifacts.lay_out(open_store(store), manifest, paths[name], copy=True)
         else:
             paths[name].parent.mkdir(parents=True, exist_ok=True)
             paths[name].write_bytes(manifest.encode())
-    sys.stdout.write(json.dumps(done.values) + "\n")
+    sys.stdout.write(json.dumps(result.values) + "\n")
     return 0
 
 
 def _manifest(path: Path, store: str) -> Path:
-    """The manifest file of an input: the file itself, or for a directory one made of its files."""
+    """Return the manifest of an input: the file itself, or the manifest of a directory's files."""
     if not path.exists():
-        raise FileNotFoundError(f"There is no {path}. Name a manifest that a step wrote, or a directory of files.")
+        raise FileNotFoundError(f"There is no {path}. Pass a manifest that a step wrote, or a directory of files.")
     if path.is_file():
         return path
     manifest = artifacts.gather(open_store(store), path)
     return open_store(store).fetch(manifest.digest)
 
 
-def _together(paths: list[Path], store: str) -> Path:
-    """The manifest file of several artifacts."""
-    found = [Manifest.decode(_manifest(path, store).read_bytes(), path.name) for path in paths]
-    return open_store(store).fetch(artifacts.together(open_store(store), found).digest)
+def _combine(paths: list[Path], store: str) -> Path:
+    manifests = [Manifest.decode(_manifest(path, store).read_bytes(), path.name) for path in paths]
+    return open_store(store).fetch(artifacts.combine(open_store(store), manifests).digest)
 
 
 def _parser(interface: Interface) -> argparse.ArgumentParser:
-    typed = environment.get("MEDLOOP_USAGE") or f"python -m components {interface.stage}"  # an image is run otherwise
-    parser = argparse.ArgumentParser(typed, description=interface.summary)
-    parser.add_argument("--store", required=True, help="where objects lie: a directory or s3://bucket/prefix")
+    # Images set MEDLOOP_USAGE: they are started in another way.
+    program = environment.get("MEDLOOP_USAGE") or f"python -m components {interface.stage}"
+    parser = argparse.ArgumentParser(program, description=interface.summary)
+    parser.add_argument("--store", required=True, help="store of objects: a directory or s3://bucket/prefix")
     for name in interface.inputs:
-        words = "in: a manifest, or a directory of files" + "; may be given several times" * (name in interface.several)
+        text = "input: a manifest, or a directory of files" + "; may be repeated" * (name in interface.several)
         action = "append" if name in interface.several else "store"
-        parser.add_argument(f"--{name}", required=True, metavar="PATH", action=action, help=words)
+        parser.add_argument(f"--{name}", required=True, metavar="PATH", action=action, help=text)
     for name in interface.outputs:
-        words = "out: the manifest to write, or a directory that exists, to be filled with the files themselves"
-        parser.add_argument(f"--{name}", required=True, metavar="PATH", help=words)
+        text = "output: the manifest to write, or an existing directory for the files"
+        parser.add_argument(f"--{name}", required=True, metavar="PATH", help=text)
     for parameter in interface.parameters.values():
         notes = [parameter.help, parameter.bounds, "" if parameter.required else f"default {parameter.default!r}"]
         parser.add_argument(
             f"--{parameter.name.replace('_', '-')}",
             dest=parameter.name,
-            type=_reader(parameter),
+            type=_converter(parameter),
             required=parameter.required,
             metavar=parameter.type.__name__.upper(),
             help="; ".join(note for note in notes if note).replace("%", "%%"),
@@ -97,7 +97,7 @@ def _parser(interface: Interface) -> argparse.ArgumentParser:
     return parser
 
 
-def _reader(parameter: Parameter) -> Callable[[str], Any]:
+def _converter(parameter: Parameter) -> Callable[[str], Any]:
     def from_text(text: str) -> Any:
         if parameter.type is str:
             return text
@@ -110,6 +110,6 @@ def _reader(parameter: Parameter) -> Callable[[str], Any]:
 
 
 if __name__ == "__main__":
-    # Python as the first process of a container would not be ended by it; and so scratch directories go.
+    # Without a handler, Python as the first process of a container ignores SIGTERM. This also removes scratch folders.
     signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
     sys.exit(main(sys.argv[1:]))

@@ -1,4 +1,4 @@
-"""The pipeline's side of a stage: the decorator for component.py, and the one call that its body makes."""
+"""Stages as KFP components: the decorator for component.py, and the call in its body."""
 
 from __future__ import annotations
 
@@ -24,29 +24,29 @@ EXEC = SHELL.replace("python3", "exec python3")
 
 
 def stage(function: Callable[..., Any]) -> Any:
-    """Make a KFP component of a typed interface; its folder's name is the task's, the image's and the group's name."""
+    """Turn a typed interface into a KFP component; its folder's name is also the name of the task and the image."""
     from kfp import dsl
 
     name = function.__module__.split(".")[-2]
     component = dsl.component(function, base_image=image(name), install_kfp_package=False)
     container = component.component_spec.implementation.container
-    # The shell that KFP begins with gives its place to Python, so that Python hears when the container is to end.
+    # KFP starts a shell; `exec` replaces it by Python, so that Python receives SIGTERM.
     container.command = [part.replace(SHELL, EXEC) for part in container.command]
-    return Placed(component)
+    return PlacedComponent(component)
 
 
-class Placed:
-    """A component whose tasks are put into their place (image, node, rights) as they come into being."""
+class PlacedComponent:
+    """A component whose new tasks are placed (image, node, rights)."""
 
-    places: ClassVar[list[Callable[[Any], None]]] = []
-    """What is done with each new task: filled by the one who builds a pipeline, while it is built."""
+    placements: ClassVar[list[Callable[[Any], None]]] = []
+    """Functions that are called with each new task, while a pipeline is built."""
 
     def __init__(self, component: Any) -> None:
         self._component = component
 
     def __call__(self, *arguments: Any, **named: Any) -> Any:
         task = self._component(*arguments, **named)
-        for place in self.places:
+        for place in self.placements:
             place(task)
         return task
 
@@ -55,51 +55,51 @@ class Placed:
 
 
 def image(name: str) -> str:
-    """The image of a stage as `make images` names it; a pipeline is built with others where they are wanted."""
+    """Return the image of a stage as `make images` names it, the default of a pipeline."""
     return f"medloop-{name}:latest"
 
 
 def call(name: str, arguments: Mapping[str, Any]) -> Any:
-    """Do a stage's work with what the executor hands in: artifacts and parameters. Gives the values it declares."""
+    """Run a stage with the artifacts and parameters of the KFP executor; return the stage's values."""
     protect_process()
     events.configure_logging()
     interface = read(name)
-    given = {
+    parameters = {
         key: value
         for key, value in arguments.items()
         if key in interface.parameters or key not in (*interface.inputs, *interface.outputs, "store", "options", "call")
     }
-    shown = {key: given.pop(key) for key in [*given] if _is_artifact(given[key])}
+    displayed = {key: parameters.pop(key) for key in [*parameters] if _is_artifact(parameters[key])}
     options = dict(arguments.get("options") or {})
     try:
         with tempfile.TemporaryDirectory(prefix="medloop-inputs-") as folder:
             inputs = {key: _manifest(key, arguments[key], arguments["store"], folder) for key in interface.inputs}
-            done = work.step(name, arguments["store"], inputs, {**options, **given})
+            result = work.step(name, arguments["store"], inputs, {**options, **parameters})
     except Exception as error:
-        why = {"stage": name, "why": events.sentence(error)}
+        fields = {"stage": name, "why": events.sentence(error)}
         if is_foreseen(error):
-            events.log.error("failed", extra={"fields": why})
+            events.log.error("failed", extra={"fields": fields})
             sys.exit(1)
         trace = "".join(traceback.format_tb(error.__traceback__))
-        events.log.error("failed", extra={"fields": {**why, "trace": trace}})
+        events.log.error("failed", extra={"fields": {**fields, "trace": trace}})
         raise
-    for key, manifest in done.outputs.items():
+    for key, manifest in result.outputs.items():
         Path(arguments[key].path).write_bytes(manifest.encode())
         arguments[key].metadata.update({"digest": manifest.digest, "bytes": manifest.bytes})
-    if shown:
-        _show(shown, done.outputs["report"], arguments["store"])
-    return collections.namedtuple("Values", done.values)(**done.values) if done.values else None
+    if displayed:
+        _display(displayed, result.outputs["report"], arguments["store"])
+    return collections.namedtuple("Values", result.values)(**result.values) if result.values else None
 
 
 def _manifest(name: str, artifact: Any, store_uri: str, folder: str) -> Path:
-    """The manifest file of an input, which may be named by its digest; of a list of artifacts, that of all together."""
+    """Return the manifest of an input: an artifact, the digest of one, or a list of artifacts to combine."""
     if isinstance(artifact, str):
         return open_store(store_uri).fetch(artifact)
     if not isinstance(artifact, list):
         return Path(artifact.path)
-    several = [Manifest.decode(Path(each.path).read_bytes(), name) for each in artifact]
+    manifests = [Manifest.decode(Path(member.path).read_bytes(), name) for member in artifact]
     path = Path(folder) / name
-    path.write_bytes(artifacts.together(open_store(store_uri), several).encode())
+    path.write_bytes(artifacts.combine(open_store(store_uri), manifests).encode())
     return path
 
 
@@ -107,11 +107,11 @@ def _is_artifact(value: Any) -> bool:
     return hasattr(value, "metadata") and hasattr(value, "path")
 
 
-def _show(shown: Mapping[str, Any], report: Manifest, store_uri: str) -> None:
-    """Fill what the pipeline's own page displays: figures, curves and the report, from the report's files."""
+def _display(displayed: Mapping[str, Any], report: Manifest, store_uri: str) -> None:
+    """Write the artifacts that KFP displays (figures, curves and the report) from the report's files."""
     store = open_store(store_uri)
     metrics = read_json(store.get(report.files["metrics.json"].digest), "metrics.json")
-    for artifact in shown.values():
+    for artifact in displayed.values():
         kind = type(artifact).__name__
         if kind == "Metrics":
             for name, figure in metrics["all"]["figures"].items():

@@ -93,7 +93,6 @@ class Listener(socket.socket):
         self._spare = os.open(os.devnull, os.O_RDONLY)
 
     def listen(self, _at_once: int = 0, /) -> None:
-        """Listen with a long queue, though asyncio accepts few connections at once."""
         super().listen(MOST_CONNECTIONS)
 
     def accept(self) -> tuple[socket.socket, Any]:
@@ -211,7 +210,6 @@ class Server(uvicorn.Server):
         await super().startup(sockets)
 
     async def on_tick(self, counter: int) -> bool:
-        """Check every connection once a second."""
         if counter % 10 == 0:
             now = asyncio.get_running_loop().time()
             for connection in self._connections():

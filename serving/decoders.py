@@ -76,7 +76,6 @@ class Decoders:
             decoder.kill()
 
     async def close(self) -> None:
-        """Stop all processes."""
         template, self._template = self._template, None
         await asyncio.gather(*self._starting, return_exceptions=True)
         await asyncio.sleep(0)  # lets their callbacks run

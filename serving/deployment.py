@@ -47,7 +47,6 @@ class Serving:
         return self.entry.version
 
     def info(self) -> dict[str, Any]:
-        """Return the description of the model for clients."""
         about, record = self.model.about, self.entry.record
         return {
             "version": self.version,

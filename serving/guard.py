@@ -98,7 +98,6 @@ class Exchange:
 
     @property
     def refusal(self) -> str:
-        """The error message for a request that is too large."""
         return f"The request is larger than {format_size(self._limit or 0)}, the maximum. Send fewer or smaller files."
 
     def declares_too_much(self, scope: Message) -> bool:
@@ -130,7 +129,6 @@ class Exchange:
         return message
 
     async def send(self, message: Message) -> None:
-        """Send a part of the response."""
         if message["type"] == "http.response.start":
             self.status = message["status"]
             message["headers"] = [*message["headers"], *HEADERS]

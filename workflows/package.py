@@ -11,7 +11,7 @@ from typing import Any
 from components.shared.errors import UsageError
 from components.shared.runtime.interface import nearest
 from components.shared.runtime.step_log import IMAGE
-from components.stage import Placed
+from components.stage import PlacedComponent
 from workflows.placement import Placement
 
 PIPELINES = ("retrain", "release")
@@ -61,14 +61,14 @@ def build(
         for name, parameter in signature.parameters.items()
     ]
     function.__signature__ = signature.replace(parameters=changed)  # type: ignore[attr-defined]
-    Placed.places.append(place)
+    PlacedComponent.placements.append(place)
     try:
         # Nested pipelines must be built, with placement, before the pipeline that contains them.
         for name, graph in inner.items():
             setattr(module, name, dsl.pipeline(name=graph.name, description=graph.description)(graph.pipeline_func))
         return dsl.pipeline(name=plain.name, description=plain.description)(function)
     finally:
-        Placed.places.remove(place)
+        PlacedComponent.placements.remove(place)
         for name, graph in inner.items():
             setattr(module, name, graph)
 

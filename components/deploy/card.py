@@ -95,13 +95,13 @@ def _opening(version: str, record: Record, verdict: Record, new: VersionRecords)
     pixels = _mapping(new.bundle.get("preprocess")).get("size")
     size = f" of {pixels}×{pixels} pixels" if pixels else ""
     task = "findings" if new.bundle.get("task") == "multilabel" else "classes"
-    names = f"{len(classes)} {task}: {', '.join(map(_plain, classes))}" if classes else "images"
-    architecture = _plain(str(new.bundle.get("architecture", "classifier")))
+    names = f"{len(classes)} {task}: {', '.join(map(_plain, classes))}" if classes else "them"
+    network = _plain(str(new.bundle.get("architecture", "classifier")))
     served = f"Served as {record.get('precision')} by {record.get('runtime')}."
     return [
         f"# Model card: medloop {version}",
         "",
-        f"A {architecture} network for images{size} that classifies {names}. {served}",
+        f"A {network} network for images{size} that classifies {names}. {served}",
         "",
         f"**The decision.** {_plain(str(record.get('sentence') or verdict.get('sentence', '')))}",
         "",

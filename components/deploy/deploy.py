@@ -13,7 +13,7 @@ from components.shared.errors import UnavailableError
 from components.shared.imaging.views import blank_views
 from components.shared.inference import Model
 from components.shared.ledger import release_log, stage_keys
-from components.shared.ledger.approvals import AWAITING, granted
+from components.shared.ledger.approvals import AWAITING, require_approval
 from components.shared.ledger.model_registry import project
 from components.shared.runtime import proof
 from components.shared.runtime.events import event
@@ -43,31 +43,27 @@ def deploy(
     runtime: runtime that serves the model
     """
     run = run or work.run
-    proof.signed_and_whole(decision, state, work)
+    proof.check_signatures(decision, state, work)
     verdict = contracts.read_record("decision", decision / "decision.json")
     resolved = contracts.read_record("resolved", state / "resolved.json")
     _check_decision(verdict, resolved, work.inputs["model"])
-    proof.same_report(verdict, work, stage_keys.trusted())
+    proof.check_report(verdict, work, stage_keys.trusted())
     awaited = verdict["outcome"] == AWAITING
-    approval = granted(work.store, work.inputs["decision"], verdict) if awaited else None
+    approval = require_approval(work.store, work.inputs["decision"], verdict) if awaited else None
     log = release_log.read_log(work.store)
     service = release_log.in_service(log)
     if service and service.record["model"] == work.inputs["model"]:
         event("unchanged", "deploy", version=service.version)
         project(log, work.store.uri)  # an earlier attempt may have stopped before it updated the registry
-        return {
-            "outcome": "unchanged",
-            "version": service.version,
-            "sentence": f"This model is already in service, as {service.version}.",
-        }
+        return _values("unchanged", service.version, f"This model is already in service, as {service.version}.")
     if rollback := release_log.withdrawn(log).get(work.inputs["model"]):
         event("withheld", "deploy", entry=rollback.number)
-        return {
-            "outcome": "withheld",
-            "version": service.version if service else "",
-            "sentence": f"Not released: this model was rolled back by {rollback.record['by']} "
-            f"({rollback.record['reason']}). Only a person can release it again, with `medloop promote`.",
-        }
+        return _values(
+            "withheld",
+            service.version if service else "",
+            f"Not released: this model was rolled back by {rollback.record['by']} ({rollback.record['reason']}). Only "
+            "a person can release it again, with `medloop promote`.",
+        )
     if _has_changed(log, resolved["head"], awaited):
         raise UnavailableError(
             f"The release log has changed since this run began: entry {len(log)} was written by another run or person. "
@@ -112,8 +108,13 @@ def deploy(
     card_digest = card.store_card(work.store, version, record, verdict, service)
     entry = release_log.append(work.store, log, "release", **record, card=card_digest)
     project(release_log.read_log(work.store), work.store.uri)
-    notify({"outcome": "released", "version": version, "run": run, "sentence": sentence, "entry": entry.number})
-    return {"outcome": "released", "version": version, "sentence": sentence}
+    values = _values("released", version, sentence)
+    notify({**values, "run": run, "entry": entry.number})
+    return values
+
+
+def _values(outcome: str, version: str, sentence: str) -> dict[str, Any]:
+    return {"outcome": outcome, "version": version, "sentence": sentence}
 
 
 def _check_decision(verdict: dict[str, Any], resolved: dict[str, Any], model: str) -> None:

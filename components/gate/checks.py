@@ -51,7 +51,6 @@ class Check:
         return self.margin > 0 or (self.margin == 0 and self.sign in (">=", "<="))
 
     def record(self) -> dict[str, Any]:
-        """Return the check as decision.json stores it."""
         return {
             "name": self.name,
             "title": self.title,
@@ -180,14 +179,12 @@ def _report_confidence(metrics: Metrics) -> Iterator[Check]:
 def _limits(metrics: Metrics, table: Policy, prefix: str) -> Iterator[Check]:
     """Yield a check of the lower bound for each floor, and of the upper bound for each ceiling."""
     confidence = _confidence(metrics)
-    for figure, limit in table["floors"].items():
-        value, title = read_number(metrics, *_path(figure), "low"), _title(figure)
-        phrase = f"{title} is at least {VALUE} with {confidence} confidence"
-        yield _check(f"{prefix}floors.{figure}", f"{_capital(title)}, lower bound", value, limit, phrase)
-    for figure, limit in table["ceilings"].items():
-        value, title = read_number(metrics, *_path(figure), "high"), _title(figure)
-        phrase = f"{title} is at most {VALUE} with {confidence} confidence"
-        yield _check(f"{prefix}ceilings.{figure}", f"{_capital(title)}, upper bound", value, limit, phrase, "<=")
+    for section, end, bound, sign in (("floors", "low", "lower", ">="), ("ceilings", "high", "upper", "<=")):
+        for figure, limit in table[section].items():
+            value, title = read_number(metrics, *_path(figure), end), _title(figure)
+            phrase = f"{title} is {BOUNDS[sign]} {VALUE} with {confidence} confidence"
+            label = f"{_capital(title)}, {bound} bound"
+            yield _check(f"{prefix}{section}.{figure}", label, value, limit, phrase, sign)
 
 
 def _requirement(metrics: Metrics, number: int, text: str) -> Check:
@@ -335,7 +332,6 @@ def _agreement(metrics: Metrics, policy: Policy) -> Check:
 
 
 def _path(figure: str) -> tuple[str, ...]:
-    """Return the path of a figure in the metrics."""
     name, at, of = figure.partition("@")
     if at:
         return "all", "per_class", of, name
@@ -345,7 +341,6 @@ def _path(figure: str) -> tuple[str, ...]:
 
 
 def _title(figure: str) -> str:
-    """Return the name of a figure inside a sentence."""
     name, at, of = figure.partition("@")
     micro = "micro " if name.startswith("micro_") else ""
     return f"{micro}{FIGURES[name.removeprefix('micro_')].phrase}{f' for {of}' if at else ''}"

@@ -148,6 +148,10 @@ def _section(where: str, section: Any, rules: Mapping[str, Rule]) -> dict[str, A
     return checked
 
 
+def _invalid(where: str, value: Any, rule: str) -> UsageError:
+    return UsageError(f"The policy's {where} is {value!r}; it must be {rule}")
+
+
 def _inner(**rules: Rule) -> Rule:
     return lambda where, value: _section(where, value, rules)
 
@@ -157,7 +161,7 @@ def _table(names: tuple[str, ...], limit: Rule) -> Rule:
 
     def check(where: str, value: Any) -> dict[str, Any]:
         if not isinstance(value, Mapping):
-            raise UsageError(f"The policy's {where} is {value!r}; it must be a mapping from figures to limits.")
+            raise _invalid(where, value, "a mapping from figures to limits.")
         checked: dict[str, Any] = {}
         for name, bound in value.items():
             figure = _figure(where, name, names)
@@ -197,12 +201,9 @@ def _number(low: float, high: float, whole: bool = False) -> Rule:
         number = _as_number(value)
         if number is None or (whole and not number.is_integer()):
             kind = "a whole number" if whole else "a number"
-            raise UsageError(f"The policy's {where} is {value!r}; it must be {kind} from {low:,.10g} to {high:,.10g}.")
+            raise _invalid(where, value, f"{kind} from {low:,.10g} to {high:,.10g}.")
         if not low <= number <= high:
-            raise UsageError(
-                f"The policy's {where} is {number:g}; it must be from {low:,.10g} to {high:,.10g}. "
-                "Set it within that range."
-            )
+            raise _invalid(where, value, f"from {low:,.10g} to {high:,.10g}. Set it within that range.")
         return int(number) if whole else number
 
     return check
@@ -230,10 +231,7 @@ def _or_none(rule: Rule) -> Rule:
 def _one_of(*choices: str) -> Rule:
     def check(where: str, value: Any) -> str:
         if value not in choices:
-            raise UsageError(
-                f"The policy's {where} is {value!r}; it must be one of {', '.join(choices)}."
-                f"{nearest(str(value), choices)}"
-            )
+            raise _invalid(where, value, f"one of {', '.join(choices)}.{nearest(str(value), choices)}")
         return str(value)
 
     return check
@@ -241,19 +239,19 @@ def _one_of(*choices: str) -> Rule:
 
 def _text(where: str, value: Any) -> str:
     if not isinstance(value, str) or not 0 < len(value.strip()) <= 80:
-        raise UsageError(f"The policy's {where} is {value!r}; it must be a text of 1 to 80 characters.")
+        raise _invalid(where, value, "a text of 1 to 80 characters.")
     return value.strip()
 
 
 def _lines(where: str, value: Any) -> list[str]:
     if not isinstance(value, list) or not all(isinstance(text, str) for text in value):
-        raise UsageError(f"The policy's {where} is {value!r}; it must be a list of lines such as 'accuracy > 0.9'.")
+        raise _invalid(where, value, "a list of lines such as 'accuracy > 0.9'.")
     return [f"{figure} {sign} {limit:.10g}" for figure, sign, limit in map(parse_requirement, value)]
 
 
 def _fields(where: str, value: Any) -> list[str]:
     if not isinstance(value, list):
-        raise UsageError(f"The policy's {where} is {value!r}; it must be a list with some of: {', '.join(FIELDS)}.")
+        raise _invalid(where, value, f"a list with some of: {', '.join(FIELDS)}.")
     for name in value:
         if name not in FIELDS:
             raise UsageError(

@@ -28,7 +28,7 @@ def reject(decision: In, state: In, work: Work, *, run: str = "", by: str = "") 
     run = run or work.run
     verdict = contracts.read_record("decision", decision / "decision.json")
     resolved = contracts.read_record("resolved", state / "resolved.json")
-    proof.signed_and_whole(decision, state, work)
+    proof.check_signatures(decision, state, work)
     outcome = verdict["outcome"]
     if outcome not in ENTRIES:
         raise UnavailableError(

@@ -124,7 +124,7 @@ def _is_repetition(work_: Work, log: list[release_log.Entry], request: str) -> b
     """Whether the newest entry answers this request, with its work in the store."""
     if not log or log[-1].record.get("request") != request:
         return False
-    return work.whole(work_.store, log[-1].record["decision"])
+    return work.is_complete(work_.store, log[-1].record["decision"])
 
 
 def _count_evaluations(
@@ -147,7 +147,9 @@ def _count_evaluations(
             if index > len(spent_per_look):
                 spent_per_look.append(float(entry.record.get("spent", 0.0)))
             if asked[:2] == (request, current_champion):
-                is_same = entry.record.get("split", "") == split and work.whole(work_.store, entry.record["decision"])
+                is_same = entry.record.get("split", "") == split and work.is_complete(
+                    work_.store, entry.record["decision"]
+                )
                 recorded_index = index if is_same else 0
     index = recorded_index or len(looks) + 1
     return index, sum(spent_per_look[: index - 1])

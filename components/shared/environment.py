@@ -8,7 +8,7 @@ from contextlib import contextmanager
 
 
 def get(name: str, default: str = "") -> str:
-    """Return the value of a variable, or `default` where it is empty or not set."""
+    """Return the value of a variable, or `default` if it is empty or not set."""
     return os.environ.get(name) or default
 
 
@@ -18,7 +18,7 @@ def everything() -> dict[str, str]:
 
 
 def set_default(name: str, value: str) -> None:
-    """Set a variable that is not set."""
+    """Set a variable unless it is set."""
     os.environ.setdefault(name, value)
 
 
@@ -28,14 +28,14 @@ def update(values: Mapping[str, str]) -> None:
 
 
 def remove(*names: str) -> None:
-    """Unset these variables, where they are set."""
+    """Unset these variables."""
     for name in names:
         os.environ.pop(name, None)
 
 
 @contextmanager
 def replaced(values: Mapping[str, str]) -> Iterator[None]:
-    """Run a block with these variables set, and restore the environment after it."""
+    """Run a block with these variables set; restore the environment afterwards."""
     before = everything()
     update(values)
     try:

@@ -1,6 +1,6 @@
-"""The kinds of errors. Their text is a sentence for the user: the value, what is allowed, what to do.
+"""Kinds of errors. Their text is for the user: the value, what is allowed, what to do.
 
-Anything else that is raised is a fault in medloop: its traceback is shown, and nothing remembers it.
+Any other exception is a fault in medloop: its traceback is shown, and it is not remembered.
 """
 
 from __future__ import annotations
@@ -13,21 +13,21 @@ class MedloopError(Exception):
 
 
 class RefusedError(MedloopError, ValueError):
-    """The input is bad, and the same input will be refused again: remembered under the work key."""
+    """The input is invalid; the error is remembered under the work key and raised again for the same input."""
 
 
 class NotFoundError(RefusedError, LookupError):
-    """What was named does not exist."""
+    """A name refers to something that does not exist."""
 
 
 class UsageError(MedloopError, ValueError):
-    """The command, a parameter or a setting is wrong. Nothing was started."""
+    """A command, parameter or setting is invalid. Nothing was started."""
 
     exit_code = 2
 
 
 class UnavailableError(MedloopError, RuntimeError):
-    """Something outside of the input is missing or in the way, and may be there next time."""
+    """Something other than the input prevents the work; a later attempt may succeed."""
 
 
 class DamagedError(UnavailableError, ValueError):
@@ -35,10 +35,10 @@ class DamagedError(UnavailableError, ValueError):
 
 
 def exit_code(error: BaseException) -> int:
-    """Return the exit status of a command that this error ends."""
+    """Return the exit status of a command that fails with this error."""
     return error.exit_code if isinstance(error, MedloopError) else 1
 
 
 def is_foreseen(error: BaseException) -> bool:
-    """Return whether the error's own text is what a user needs, without a traceback."""
+    """Return whether to show the error's text without a traceback."""
     return isinstance(error, MedloopError | OSError)

@@ -1,4 +1,4 @@
-"""The figures that measure a model: names, meaning, direction, range, and where each one is used.
+"""Figures of a model's performance: name, meaning, direction, range and use of each.
 
 A new figure needs the function that computes it (in evaluate/estimates.py, or in shared/statistics/metrics.py if its
 interval is resampled) and one record here. Reports, policies, model cards and the command line read the records.
@@ -16,7 +16,7 @@ class Definition:
     name: str
     meaning: str
     """Explanation with {n} of 100, {what} for the class or finding, {off} percentage points, and {mean} for a sentence
-    that says whose mean it is."""
+    on the mean over classes."""
     meaning_of_findings: str = ""
     """Explanation for multilabel tasks, if it differs."""
     spelling: str = ""
@@ -61,45 +61,45 @@ class Definition:
 FIGURES = {figure.name: figure for figure in (
     Definition(
         "accuracy", "Of 100 images like these, it names the right class for about {n}.",
-        "Of 100 answers to whether a finding is there, about {n} are right.",
+        "Of 100 decisions on whether a finding is present, about {n} are right.",
         percent=True, key=True, headline=1, compared=True),
     Definition(
         "exact_match", "Of 100 images like these, it is right on every finding for about {n}.",
         heading="All findings right", percent=True, headline=2),
     Definition(
-        "balanced_accuracy", "Were all classes equally frequent, it would be right for about {n} of 100 images.",
-        "Were each finding there on half of the images, about {n} of 100 answers would be right.",
+        "balanced_accuracy", "If all classes were equally frequent, it would be right for about {n} of 100 images.",
+        "If each finding were present in half of the images, about {n} of 100 decisions would be right.",
         percent=True, compared=True),
     Definition(
         "sensitivity", "Of 100 images with {what}, it finds about {n}.{mean}", synonyms=("recall",),
         percent=True, one_sided=True, key=True, headline=4, column=True, per_class=True, micro=2),
     Definition(
-        "specificity", "Of 100 images without {what}, it rightly leaves about {n} uncalled.{mean}",
+        "specificity", "Of 100 images without {what}, it correctly excludes this for about {n}.{mean}",
         percent=True, one_sided=True, key=True, headline=5, column=True, per_class=True),
     Definition(
-        "precision", "Of 100 images that it calls {what}, about {n} are. This depends on how frequent the class is "
-        "among the images.{mean}", percent=True, one_sided=True, column=True, per_class=True, micro=1),
+        "precision", "Of 100 images that it reports as {what}, about {n} are. This depends on how frequent the class "
+        "is among the images.{mean}", percent=True, one_sided=True, column=True, per_class=True, micro=1),
     Definition(
         "f1", "The harmonic mean of sensitivity and precision; 1 is best.{mean}", spelling="F1",
         one_sided=True, column=True, per_class=True, micro=3),
     Definition(
-        "auc", "Shown one image with {what} and one without, it tells which is which in about {n} of 100 such pairs; a "
-        "coin would in 50.{mean}", spelling="AUC", synonyms=("roc_auc",),
+        "auc", "Given one image with {what} and one without, it ranks them correctly in about {n} of 100 pairs; by "
+        "chance it would in 50.{mean}", spelling="AUC", synonyms=("roc_auc",),
         key=True, headline=3, column=True, per_class=True, compared=True, micro=4),
     Definition(
-        "pr_auc", "The mean precision over all thresholds; calling every image gives the share of {what}.{mean}",
+        "pr_auc", "The mean precision over all thresholds; by chance it would be the share of {what}.{mean}",
         spelling="PR-AUC", synonyms=("average_precision",), one_sided=True, per_class=True, micro=5),
     Definition(
         "kappa", "Agreement with the labels beyond what chance would give; 1 is full agreement, 0 is chance.",
         heading="Cohen’s kappa", low=-1.0),
     Definition(
-        "weighted_kappa", "Agreement beyond chance, where an error weighs the more the further it is off.",
+        "weighted_kappa", "Agreement beyond chance, with more weight on larger errors.",
         low=-1.0, headline=6),
     Definition(
-        "brier", "The mean squared error of the stated probabilities; 0 is best.", spelling="Brier score",
+        "brier", "The mean squared error of the predicted probabilities; 0 is best.", spelling="Brier score",
         high=2.0, lower_is_better=True, compared=True),
     Definition(
-        "calibration_error", "The stated probabilities are off by {off} percentage points on average.{mean}",
+        "calibration_error", "The predicted probabilities are off by {off} percentage points on average.{mean}",
         synonyms=("ece",), lower_is_better=True, per_class=True),
 )}
 # fmt: on

@@ -1,4 +1,4 @@
-"""Runs an exported model: the same code judges a model and serves it."""
+"""Inference with an exported model, for evaluation and for the service."""
 
 from __future__ import annotations
 
@@ -21,28 +21,28 @@ PRECISIONS = {"float32": "models/model.onnx", "int8": "models/model.int8.onnx"}
 """The graph of each precision in a bundle."""
 
 _WEIGHTS_BESIDE = "session.model_external_initializers_file_folder_path"
-"""Where a graph may have weights in files of their own: nowhere, since no manifest names them."""
+"""Folder for weights in separate files; disabled, since they would not be verified."""
 
 OUTPUTS = ("logits", "features", "feature_map")
 """The export contract: class scores before softmax, pooled features, and the last feature map."""
 
 
 def read_bundle(bundle: Path) -> dict[str, Any]:
-    """What a bundle says about its model: classes, preprocess, temperature, threshold, precisions, fingerprints."""
+    """Return medloop's record of a bundle: classes, preprocess, temperature, threshold, precisions, fingerprints."""
     document = read_json((bundle / "configs" / "metadata.json").read_bytes(), "configs/metadata.json")
     return check("bundle", document.get("medloop") if isinstance(document, dict) else document, "configs/metadata.json")
 
 
 @dataclass(frozen=True)
-class Answer:
-    """What a model says of a batch."""
+class Output:
+    """The output of a model for a batch."""
 
     logits: NDArray[np.float32]
     features: NDArray[np.float32]
 
 
 class Model:
-    """A bundle's graph in one precision, ready to run; or another graph of the same form, given as its file's bytes."""
+    """A bundle's graph in one precision, or another graph with the same inputs and outputs (`graph`, as bytes)."""
 
     def __init__(self, bundle: Path, precision: str = "float32", threads: int = 0, graph: bytes | None = None) -> None:
         self.about: dict[str, Any] = read_bundle(bundle)
@@ -60,29 +60,29 @@ class Model:
         content = graph or (bundle / PRECISIONS[precision]).read_bytes()
         try:
             self._session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
-        except Exception as error:  # onnxruntime has an exception for each status, and no base for them
-            outside = "External data" in str(error)
-            why = "it keeps weights in another file; export it without external data" if outside else str(error)
+        except Exception as error:  # onnxruntime's exceptions have no common base class
+            external = "External data" in str(error)
+            why = "its weights are in another file; export it without external data" if external else str(error)
             raise RefusedError(f"The model's graph {PRECISIONS[precision]} cannot be loaded: {why}") from error
 
-    def __call__(self, views: NDArray[np.uint8]) -> Answer:
-        """Logits and pooled features of uint8 views [N, H, W]."""
+    def __call__(self, views: NDArray[np.uint8]) -> Output:
+        """Return logits and pooled features of uint8 views [N, H, W]."""
         logits, features = self._session.run(["logits", "features"], {"image": normalise(views, self.preprocess)})
-        return Answer(np.asarray(logits), np.asarray(features))
+        return Output(np.asarray(logits), np.asarray(features))
 
     def feature_maps(self, views: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """The last feature map [N, C, h, w], from which Grad-CAM is made."""
+        """Return the last feature map [N, C, h, w], for Grad-CAM."""
         return np.asarray(self._session.run(["feature_map"], {"image": normalise(views, self.preprocess)})[0])
 
-    def in_batches(self, views: Any, rows: NDArray[np.int64], size: int = 64) -> Iterator[Answer]:
-        """Answers for many rows of a dataset's views, a batch at a time."""
+    def in_batches(self, views: Any, rows: NDArray[np.int64], size: int = 64) -> Iterator[Output]:
+        """Yield the outputs for many rows of a data set's views, batch by batch."""
         for start in range(0, len(rows), size):
             yield self(views[rows[start : start + size]])
 
     def probabilities(self, logits: NDArray[np.float32]) -> NDArray[np.float64]:
-        """Calibrated probabilities: of the logits divided by the temperature found on validation.
+        """Return calibrated probabilities of the logits, divided by the temperature from validation.
 
-        Of one class an image they sum to one (softmax); findings have one each (sigmoid).
+        For classes they sum to one (softmax); for findings they are independent (sigmoid).
         """
         scaled = logits.astype(np.float64) / self.about["temperature"]
         if self.about["task"] == "multilabel":
@@ -91,9 +91,9 @@ class Model:
         return np.asarray(powers / powers.sum(axis=1, keepdims=True))
 
     def decide(self, probabilities: NDArray[np.float64]) -> NDArray[np.int64]:
-        """The class of each image: by the threshold found on validation where there are two, else the likeliest.
+        """Return the class of each image: with two classes by the threshold from validation, else the most likely.
 
-        Of findings, whether each is there, by its threshold.
+        For findings, return whether each is present, by its threshold.
         """
         threshold = self.about["threshold"]
         if self.about["task"] == "multilabel":

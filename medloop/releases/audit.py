@@ -23,7 +23,7 @@ MIN_DIGITS = 16
 
 def remembered_heads(settings: Settings, store: Store, result: AuditResult) -> dict[str, tuple[int, str]]:
     """Return the heads recorded outside the log, by location: entry number and hash."""
-    from components.shared.ledger.model_registry import remembered
+    from components.shared.ledger.model_registry import remembered_head
 
     heads = {}
     local = _recorded_heads(settings).get(store.uri)
@@ -33,7 +33,7 @@ def remembered_heads(settings: Settings, store: Store, result: AuditResult) -> d
         return heads  # a request would create the database
     environment.set_default("MLFLOW_TRACKING_URI", settings.tracking)
     try:
-        remote = remembered(store.uri)
+        remote = remembered_head(store.uri)
     except Exception as error:
         result.notes.append(f"The head on the tracking server could not be read: {str(error).splitlines()[0]}")
         remote = None

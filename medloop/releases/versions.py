@@ -68,7 +68,7 @@ def find_version(log: list[Entry], version: str) -> Entry:
 
 def card(store: Store, version: str) -> str:
     """Return the model card of a released version."""
-    from components.shared.ledger.model_registry import card as read
+    from components.shared.ledger.model_registry import read_card as read
 
     text = read(find_version(release_log.read_log(store), version), store.uri)
     if not text:

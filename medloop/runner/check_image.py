@@ -17,7 +17,7 @@ from components.shared.ledger import signing, stage_keys
 from components.shared.parsing.json_documents import parse_json, read_json
 from components.shared.runtime.interface import nearest, read, stages
 from components.shared.storage import artifacts
-from components.shared.storage.store import Store, over
+from components.shared.storage.store import Store, open_scratch
 from medloop.checks import CheckResult
 from medloop.runner import replay
 from medloop.runner.containers import check_images
@@ -142,7 +142,7 @@ def _run_steps(image: str, stage: str) -> Iterator[CheckResult]:
         settings = Settings(Path(folder), f"{folder}/store", f"sqlite:///{folder}/tracking.db", "")
         run = _loop(settings, "reject" if stage == "reject" else "deploy")
         # All steps share one scratch directory, so that each finds the outputs of the previous ones.
-        store = over(settings.store, Path(folder) / "scratch")
+        store = open_scratch(settings.store, Path(folder) / "scratch")
         replaced: dict[str, str] = {}  # digest of medloop's output to digest of the image's output
         worked = False
         for step in run.stages:
@@ -181,7 +181,7 @@ def _replace(store: Store, digest: str, replaced: dict[str, str]) -> str:
     if not set(parts) & set(replaced):
         return replaced.get(digest, digest)
     members = [replaced.get(part, part) for part in parts]
-    return artifacts.together(store, (Manifest.decode(store.get(member), member[:12]) for member in members)).digest
+    return artifacts.combine(store, (Manifest.decode(store.get(member), member[:12]) for member in members)).digest
 
 
 @dataclass(frozen=True)

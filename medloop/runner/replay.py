@@ -20,7 +20,7 @@ from components.shared.ledger import signing
 from components.shared.runtime.interface import nearest, read
 from components.shared.storage import artifacts
 from components.shared.storage.scratch import VARIABLE
-from components.shared.storage.store import Store, over
+from components.shared.storage.store import Store, open_scratch
 from medloop.runner.run import Run
 from medloop.settings import Settings, stage_environment
 
@@ -183,7 +183,7 @@ def _mount(path: str, mode: str) -> str:
 
 def compare(replay: Replay) -> dict[str, bool | None]:
     """Write the new outputs as files, and return for each whether it equals the recorded one (None: not recorded)."""
-    store = over(replay.store, replay.scratch)
+    store = open_scratch(replay.store, replay.scratch)
     equal: dict[str, bool | None] = {}
     for name, path in replay.outputs.items():
         manifest = Manifest.decode(path.read_bytes(), path.name)

@@ -46,7 +46,7 @@ def a_file(place: Place) -> None:
     ("harm", "sentence"),
     [
         (missing, "There is no source"),
-        (a_file, "is a file. Name the directory"),
+        (a_file, "is a file. Set it to a directory"),
         (empty, "has no images"),
         (one_class, "a classifier needs at least 2"),
         (few_patients, "the split needs at least 3"),
@@ -64,8 +64,8 @@ def test_a_bad_source_is_named(place: Place, harm: Callable[[Place], None], sent
     [
         (("--set", "epoch=3"), "There is no parameter 'epoch'. Did you mean 'epochs'?"),
         (("--set", "weight_decay=0"), "Did you mean 'train_options.weight_decay'?"),
-        (("--set", "epochs=0"), "epochs is 0, and must be from 1 to 1000"),
-        (("--set", "epochs=many"), "epochs is 'many', and must be a whole number"),
+        (("--set", "epochs=0"), "epochs is 0; it must be from 1 to 1000"),
+        (("--set", "epochs=many"), "epochs is 'many'; it must be a whole number"),
         (("--set", "epochs"), "--set is 'epochs'; write name=value"),
         (("--params", "nowhere.yaml"), "The parameter file nowhere.yaml does not exist"),
     ],
@@ -106,7 +106,7 @@ def test_a_read_only_store_is_said_and_nothing_runs(place: Place) -> None:
 def test_a_full_store_is_said(place: Place) -> None:
     done = on_a_disk(place, "mount -t tmpfs -o size=900k tmpfs {disk}")
     assert done.returncode == 1, done.stdout + done.stderr
-    assert "is full. Free some space" in " ".join((done.stdout + done.stderr).split())
+    assert "is full. Free space" in " ".join((done.stdout + done.stderr).split())
     assert "Traceback" not in done.stderr
 
 

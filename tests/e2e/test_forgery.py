@@ -533,7 +533,7 @@ def own_entry(run: OwnImage, rows: dict[str, Path]) -> str:
     """An entry of the release log, signed with the key of the stage that trains."""
     key = stage_keys.parse(run.stage_key)
     record = {"number": 1, "before": "", "what": "release", "at": "2026-01-01T00:00:00+00:00", "version": "v1"}
-    signed_by = signing.of(key.key)
+    signed_by = signing.from_key(key.key)
     named = {**record, "model": other_model(run), "signer": signed_by.id}
     signature = signed_by.sign("release", encode("release", named))
     run.attacker.put("releases/00000001.json", encode("release", {**named, "signature": signature}))
@@ -624,7 +624,7 @@ class OnTheWay(ByHand):
         super().__init__(home)
         self.changes: dict[str, Callable[[Path], Path]] = {}
 
-    def step(self, stage: str, inputs: dict[str, Path], **parameters: Any) -> work.Done:
+    def step(self, stage: str, inputs: dict[str, Path], **parameters: Any) -> work.Result:
         taken = {name: self.changes.get(f"{stage}.{name}", Path)(path) for name, path in inputs.items()}
         return super().step(stage, taken, **parameters)
 

@@ -67,7 +67,7 @@ def test_the_private_key_is_in_no_file_of_the_home(signed: Place, pair: Pair) ->
 
 def test_who_has_no_key_changes_nothing_and_is_told_at_once(signed: Place, pair: Pair) -> None:
     public = {signing.VERIFY: pair.public}
-    for extra, words in ((public, "MEDLOOP_VERIFY_KEYS asks for signatures"), ({}, "The release log is signed")):
+    for extra, words in ((public, "MEDLOOP_VERIFY_KEYS requires signatures"), ({}, "The release log is signed")):
         without = replace(signed, extra=extra)
         run = without.run("--set", "epochs=3", status=1)
         assert run["failed_stage"] == "resolve"

@@ -28,9 +28,9 @@ class ByHand:
     def __init__(self, home: Path, run: str = RUN, key: str = hash_keys.SYNTHETIC) -> None:
         self.home, self.run, self.key, self.scans = home, run, key, home / "scans"
         self.store = open_store(str(home / "store"))
-        self.done: list[work.Done] = []
+        self.done: list[work.Result] = []
 
-    def step(self, stage: str, inputs: dict[str, Path], **parameters: Any) -> work.Done:
+    def step(self, stage: str, inputs: dict[str, Path], **parameters: Any) -> work.Result:
         """Do a step of the run, in this process, with no settings but those of a cluster's pod."""
         with pytest.MonkeyPatch.context() as patch:
             patch.setenv(VARIABLE, self.run)
@@ -40,11 +40,11 @@ class ByHand:
             self.done.append(work.step(stage, self.store.uri, inputs, parameters))
         return self.done[-1]
 
-    def out(self, done: work.Done, name: str) -> Path:
+    def out(self, done: work.Result, name: str) -> Path:
         """The manifest file of an output."""
         return output(self.store, done, name)
 
-    def data(self, policy: Mapping[str, Any] = LENIENT, **asked: Any) -> tuple[work.Done, dict[str, Path]]:
+    def data(self, policy: Mapping[str, Any] = LENIENT, **asked: Any) -> tuple[work.Result, dict[str, Path]]:
         """Resolve, ingest what is asked for, and split; gives what resolve found and the rows for later stages."""
         if not self.scans.exists():
             synth(self.scans, patients=24, classes=2, seed=7, shift=0.0, reports=False)
@@ -52,7 +52,7 @@ class ByHand:
         now = self.step("resolve", {}, source=source, asked={"epochs": 1.0}, policy=dict(policy))
         seen = {name: now.values[name] for name in ("revision", "key_id")}
         portion = self.step("ingest", {}, source=source, **seen, **asked)
-        several = artifacts.together(self.store, [portion.outputs["portion"]])
+        several = artifacts.combine(self.store, [portion.outputs["portion"]])
         data = self.step("merge", {"portions": self.store.fetch(several.digest)})
         rows = {"dataset": self.out(data, "dataset")}
         sides = self.step("split", {**rows, "previous": self.out(now, "previous")})

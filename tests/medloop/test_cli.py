@@ -257,5 +257,5 @@ def test_a_parameter_of_four_hundred_digits_is_invalid_usage(tmp_path: Path) -> 
 
 def test_a_network_that_there_is_not_is_invalid_usage(tmp_path: Path) -> None:
     done = medloop(tmp_path, "plan", "--source", str(tmp_path), "--set", "architecture=smal", status=2)
-    assert "architecture is 'smal', and must be one of small, resnet18" in done.stderr
+    assert "architecture is 'smal'; it must be one of small, resnet18" in done.stderr
     assert "Did you mean 'small'?" in done.stderr

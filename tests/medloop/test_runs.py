@@ -10,7 +10,7 @@ import pytest
 
 from components.shared.contracts import decode, encode
 from components.shared.ledger import release_log
-from components.shared.runtime.step_log import Page
+from components.shared.runtime.step_log import StepRecord
 from components.shared.storage.store import Store, open_store
 from medloop.kubeflow.login import connect
 from medloop.runner.explain import training_cost
@@ -61,8 +61,8 @@ class Pages:
         monkeypatch.setenv("MEDLOOP_RUN", run)
         self.run, self.store = run, open_store(str(folder / "store"))
 
-    def page(self, stage: str, *states: str, key: str = "", **fields: Any) -> Page:
-        made = Page(self.store, stage)
+    def page(self, stage: str, *states: str, key: str = "", **fields: Any) -> StepRecord:
+        made = StepRecord(self.store, stage)
         made.write(
             "started", key=key or f"key of {stage}", inputs={}, parameters=fields.pop("parameters", {}), code="c"
         )

@@ -167,7 +167,7 @@ def test_the_doctor_names_a_missing_bucket_and_what_to_do(server: S3Server, tmp_
     found = findings(server, "s3://no-such-bucket/doctor", tmp_path)["store"]
     assert found["state"] == "problem"
     assert found["means"] == f"There is no bucket 'no-such-bucket' at {server.endpoint} (NoSuchBucket)"
-    assert found["remedy"].startswith("Make it with `medloop storage init`")
+    assert found["remedy"].startswith("Create it with `medloop storage init`")
 
 
 @pytest.mark.parametrize(("seconds", "state"), [(90, "note"), (-600, "problem"), (86400, "problem")])
@@ -196,5 +196,5 @@ def test_the_doctor_says_that_rclone_overwrites(tmp_path: Path) -> None:
         found = findings(server, f"s3://{BUCKET}/x", tmp_path)
     assert found["store"]["state"] == "ok"
     assert found["store, create once"]["state"] == "problem"
-    assert f"the server at {server.endpoint}, which calls itself " in found["store, create once"]["means"]
+    assert f" at {server.endpoint}" in found["store, create once"]["means"]
     assert "docs/storage.md" in found["store, create once"]["remedy"]

@@ -289,7 +289,7 @@ def test_without_a_model(store: Store) -> None:
     }
     assert predicted.json() == info.json() == {"detail": sentence}
     assert page.status_code == 200
-    assert "no model in service" in page.text
+    assert "No model is in service" in page.text
 
 
 def spoil(bundle: Path) -> Path:

@@ -218,7 +218,7 @@ def test_a_log_that_lost_or_changed_an_entry_keeps_the_model(store: Store, tmp_p
 def test_a_log_that_takes_back_more_than_was_released(store: Store) -> None:
     release_log.append(store, [], "rollback", why="test")
     with running(store) as client:
-        assert "takes back more than was released" in client.get("/health").json()["detail"]
+        assert "more rollbacks than releases" in client.get("/health").json()["detail"]
 
 
 def test_nothing_is_read_while_the_log_stays_as_it_is(store: Store, tmp_path: Path) -> None:
@@ -267,7 +267,7 @@ def test_a_log_under_trusted_signatures_is_taken_up_and_one_that_is_forged_is_no
         until(lambda: client.get("/health").json()["signatures"] == "refused")
         health = client.get("/health")
         assert health.status_code == 200
-        assert "Entry 2 of the release log is not what was signed" in health.json()["warning"]
+        assert "Entry 2 of the release log does not match its signature" in health.json()["warning"]
         assert health.json()["warning"].endswith("Version v1 stays in service.")
         assert predict(client)["model_version"] == "v1"
         assert len([record for record in caplog.records if record.levelno == logging.WARNING]) == 1

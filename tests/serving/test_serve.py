@@ -106,7 +106,7 @@ def test_a_public_key_that_is_none_is_refused_at_once(store: Store, monkeypatch:
     command = [*PROGRAM, "--store", store.uri, "--port", "0"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
     assert done.returncode == 2
-    assert "MEDLOOP_VERIFY_KEYS holds something of 8 characters that is no public key" in done.stderr
+    assert "MEDLOOP_VERIFY_KEYS contains an entry of 8 characters that is not a public key" in done.stderr
 
 
 @pytest.mark.slow
@@ -129,7 +129,7 @@ def test_what_decoders_say_of_a_header_is_not_in_the_log(store: Store, tmp_path:
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["--store", "s3:/x://"], "Give a directory or s3://bucket/prefix."),
+        (["--store", "s3:/x://"], "it must be a directory or s3://bucket/prefix."),
         (["--store", ""], "The store's address is empty."),
         (["--store", "x", "--poll", "0"], "poll is 0 seconds; it must be from 0.05 to 3600."),
     ],

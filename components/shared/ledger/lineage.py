@@ -1,4 +1,4 @@
-"""What an artifact comes from, proven: the signed results of all the steps that led to it."""
+"""The lineage of artifacts: the signed results of all steps that led to an artifact."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from components.shared.storage.artifacts import check_parts
 if TYPE_CHECKING:
     from components.shared.storage.store import Store
 
-MAKERS = {
+PRODUCERS = {
     "portions": ("ingest",),
     "dataset": ("merge",),
     "splits": ("split",),
@@ -22,12 +22,11 @@ MAKERS = {
     "report": ("evaluate",),
     "decision": ("gate",),
 }
-"""By which stages an input is made. A previous split and a model in service are named by the release log instead."""
+"""Stages that produce each input. The release log names previous splits and models in service."""
 FILE = "lineage.json"
-"""The file of a decision that holds the results it rests on."""
-
-LARGEST = 4 * 2**20
-"""Bytes that the record of a step's work may have."""
+"""The file of a decision with the results of the steps behind it."""
+MAX_BYTES = 4 * 2**20
+"""Maximum size of the record of a step's work."""
 
 Result = dict[str, Any]
 
@@ -42,70 +41,70 @@ def check_result(trusted: Verifier, data: bytes, what: str) -> Result:
     record = stage_keys.check(trusted, "result", data, what)
     if record["stage_key"]["stage"] != record.get("stage"):
         raise PermissionError(
-            f"{what} is signed by the stage {record['stage_key']['stage']}, and says that it is of "
-            f"{record.get('stage')}: somebody put it there."
+            f"{what} is signed by the stage {record['stage_key']['stage']}, but names {record.get('stage')} as its "
+            "stage: it was forged."
         )
     return record
 
 
 def key_of(record: Result) -> str:
-    """Return the work key that follows from what a result says of its step."""
+    """Return the work key that follows from a result's stage, inputs, parameters and code."""
     return work_key(*(record[name] for name in ("stage", "inputs", "parameters", "code")))
 
 
-def made_by(store: Store, trusted: Verifier, digest: str, stages: Sequence[str]) -> Result:
-    """Return the signed result of the step that gave this artifact, or raise a PermissionError where none did."""
+def find_result(store: Store, trusted: Verifier, digest: str, stages: Sequence[str]) -> Result:
+    """Return the signed result of the step that produced this artifact; raise a PermissionError if there is none."""
     what = f"The artifact {digest[:12]}"
-    ref = contracts.try_decode("ref", store.read(f"refs/{digest}.json", LARGEST)) or {}
+    ref = contracts.try_decode("ref", store.read(f"refs/{digest}.json", MAX_BYTES)) or {}
     key = str(ref.get("key", ""))
-    data = store.read(f"work/{key}/result.json", LARGEST) if contracts.is_digest(key) else None
+    data = store.read(f"work/{key}/result.json", MAX_BYTES) if contracts.is_digest(key) else None
     if data is None:
         raise PermissionError(
-            f"{what} is not the result of a step that the store knows, where one of {' or '.join(stages)} is expected. "
-            "It was put there by somebody else, or its record was removed. Run again to make it anew."
+            f"{what} is not the result of a step of {' or '.join(stages)} in this store. It was forged, or its record "
+            "was removed. Run again to recreate it."
         )
     try:
         record = check_result(trusted, data, f"The result of {ref.get('stage', 'a step')} that names {digest[:12]}")
-        sound = key_of(record) == key and record["stage"] in stages and digest in record["outputs"].values()
+        valid = key_of(record) == key and record["stage"] in stages and digest in record["outputs"].values()
     except (KeyError, TypeError, AttributeError, ValueError):
-        sound = False
-    if not sound:
+        valid = False
+    if not valid:
         raise PermissionError(
-            f"{what} is not what a step of {' or '.join(stages)} gave: the record that says so belongs to other work. "
-            "Run again to make it anew."
+            f"{what} is not an output of a step of {' or '.join(stages)}: its record belongs to other work. Run again "
+            "to recreate it."
         )
     return record
 
 
 def check_inputs(store: Store, trusted: Verifier, inputs: Mapping[str, Manifest]) -> None:
-    """Raise a PermissionError unless each input that a stage makes was made and signed by such a stage."""
+    """Raise a PermissionError unless each input was produced and signed by one of its stages."""
     for name, manifest in inputs.items():
-        if name in MAKERS:
+        if name in PRODUCERS:
             for digest in _members(store, name, manifest):
-                made_by(store, trusted, digest, MAKERS[name])
+                find_result(store, trusted, digest, PRODUCERS[name])
 
 
 def trace(store: Store, trusted: Verifier, report: str) -> list[Result]:
-    """Return the signed results of all steps that led to a report, the report's own first."""
+    """Return the signed results of all steps that led to a report, beginning with the report's."""
     results: list[Result] = []
-    waiting, known = [("report", report)], set()
+    waiting, visited = [("report", report)], set()
     while waiting:
         name, digest = waiting.pop(0)
-        for each in _parts(store, digest) if name == "portions" else (digest,):
-            if each not in known:
-                known.add(each)
-                results.append(made_by(store, trusted, each, MAKERS[name]))
-                waiting += [item for item in results[-1]["inputs"].items() if item[0] in MAKERS]
+        for artifact in _parts(store, digest) if name == "portions" else (digest,):
+            if artifact not in visited:
+                visited.add(artifact)
+                results.append(find_result(store, trusted, artifact, PRODUCERS[name]))
+                waiting += [item for item in results[-1]["inputs"].items() if item[0] in PRODUCERS]
     return results
 
 
 def encode(results: Sequence[Result]) -> bytes:
-    """Return the content of the file that keeps these results beside a decision."""
+    """Return the content of the file that stores these results in a decision."""
     return contracts.encode("lineage", {"results": list(results)})
 
 
 def signers(data: bytes) -> set[str]:
-    """Return the ids of the keys from which those of the steps in `data` follow."""
+    """Return the ids of the signing keys behind the stage keys of the steps in `data`."""
     return {str(record.get("signer", "")) for record in contracts.decode("lineage", data, FILE)["results"]}
 
 
@@ -117,71 +116,71 @@ def check(store: Store, trusted: Verifier, data: bytes, verdict: Mapping[str, An
     try:
         for record in results:
             check_result(trusted, contracts.encode("result", record), f"A result in {FILE}")
-        made = {digest: record for record in results for digest in record["outputs"].values()}
-        wrong = _disagreement(store, made, verdict)
+        origin = {digest: record for record in results for digest in record["outputs"].values()}
+        problem = _disagreement(store, origin, verdict)
     except (KeyError, TypeError, AttributeError) as error:
-        wrong = f"something is missing ({error})"
-    if wrong:
+        problem = f"{error} is missing"
+    if problem:
         raise PermissionError(
-            f"The steps behind the decision do not lead to what it decides on: {wrong}. Run again to make it anew."
+            f"The steps behind the decision do not lead to its report and model: {problem}. Run again to recreate them."
         )
     return list(results)
 
 
-def _disagreement(store: Store, made: Mapping[str, Result], verdict: Mapping[str, Any]) -> str:
-    """Return the first thing in which the steps and the decision differ, or nothing."""
+def _disagreement(store: Store, origin: Mapping[str, Result], verdict: Mapping[str, Any]) -> str:
+    """Return the first contradiction between the steps and the decision, or ""."""
     subject = verdict["subject"]
     rows = {"dataset": subject["dataset"], "splits": subject["split"]}
-    report, model = made[verdict["report"]], made[subject["model"]]
+    report, model = origin[verdict["report"]], origin[subject["model"]]
     shipped = model["stage"] == "quantize"
-    trained = made[model["inputs"]["model"]] if shipped else model
-    split, dataset = made[subject["split"]], made[subject["dataset"]]
-    parts = [made[part] for part in _parts(store, dataset["inputs"]["portions"])]
+    trained = origin[model["inputs"]["model"]] if shipped else model
+    split, dataset = origin[subject["split"]], origin[subject["dataset"]]
+    parts = [origin[part] for part in _parts(store, dataset["inputs"]["portions"])]
     stages = [(report, "evaluate"), (trained, "train"), (split, "split"), (dataset, "merge")]
     for record, stage in [*stages, *((part, "ingest") for part in parts)]:
         if record["stage"] != stage:
-            return f"{record['stage']} gave what {stage} gives"
+            return f"an output of {stage} comes from {record['stage']}"
     for record, names in ((report, rows), (model, rows), (trained, rows), (split, ("dataset",))):
         for name in names:
             if record["inputs"][name] != rows[name]:
-                return f"{record['stage']} worked on another {name}"
-    shares = sorted(part["parameters"]["part"] for part in parts)
-    if shares != sorted(f"{number}/{len(parts)}" for number in range(1, len(parts) + 1)):
-        return f"merge had the parts {', '.join(shares)} of the source"
+                return f"{record['stage']} used another {name}"
+    numbers = sorted(part["parameters"]["part"] for part in parts)
+    if numbers != sorted(f"{number}/{len(parts)}" for number in range(1, len(parts) + 1)):
+        return f"merge used the parts {', '.join(numbers)} of the source"
     if report["inputs"]["model"] != subject["model"] or report["parameters"]["precision"] != subject["precision"]:
-        return "evaluate judged another model"
+        return "evaluate used another model"
     return ""
 
 
 def check_source(results: Sequence[Result], revision: str) -> None:
-    """Raise a PermissionError unless the steps read this state of the source."""
+    """Raise a PermissionError unless the steps read this revision of the source."""
     for record in results:
         if record["stage"] == "ingest" and record["parameters"]["revision"] != revision:
             raise PermissionError(
-                "The step ingest behind the report read another state of the source than the run found when it began. "
-                "Nothing was decided; run again."
+                "The step ingest behind the report read another revision of the source than the one at the start of "
+                "the run. Nothing was decided; run again."
             )
 
 
 def check_begin(results: Sequence[Result], resolved: Mapping[str, Any]) -> None:
-    """Raise a PermissionError unless the steps began with what resolve saw: the source, the key, the model in service
-    and the split before.
+    """Raise a PermissionError unless the steps used the state that resolve read: the source, the hash key, the model in
+    service and the previous split.
     """
     check_source(results, resolved["revision"])
     handed = resolved.get("handed") or {}
     for record in results:
         stage, inputs, parameters = record["stage"], record["inputs"], record["parameters"]
-        wrong = ""
+        difference = ""
         if stage == "ingest" and parameters["key_id"] != resolved["key_id"]:
-            wrong = "another hash key"
+            difference = "another hash key"
         if stage == "evaluate" and inputs["champion"] != handed.get("champion"):
-            wrong = "another model in service"
+            difference = "another model in service"
         if stage == "split" and handed.get("previous") not in (inputs["previous"], *record["outputs"].values()):
-            wrong = "another split before it"
-        if wrong:
+            difference = "another previous split"
+        if difference:
             raise PermissionError(
-                f"The step {stage} behind the decision had {wrong} than its run found when it began. Nothing was "
-                "released; run again."
+                f"The step {stage} behind the decision used {difference} than the one at the start of the run. Nothing "
+                "was released; run again."
             )
 
 
@@ -190,9 +189,9 @@ def _parts(store: Store, portions: str) -> tuple[str, ...]:
 
 
 def _members(store: Store, name: str, manifest: Manifest) -> tuple[str, ...]:
-    """Return the artifacts that an input consists of: portions are several, anything else is one."""
+    """Return the artifacts of an input: several for portions, one for any other."""
     if (name == "portions") != bool(manifest.parts):
-        raise PermissionError(f"The artifact {name} was put together in another way than medloop does. Run again.")
+        raise PermissionError(f"The artifact {name} was not assembled by medloop. Run again.")
     if not manifest.parts:
         return (manifest.digest,)
     check_parts(store, manifest)

@@ -1,8 +1,8 @@
-"""Keys of single stages. Each signs what its own stage did, and nothing that could release a model.
+"""Keys of single stages. A stage's key signs results of this stage only, and cannot release a model.
 
-A stage's key follows from the signing key, and comes with a certificate: the signing key's signature over the stage's
-name and the public half. So whoever trusts the signing key's public half can tell which stage signed, and who has a
-stage's key can neither sign for another stage nor find the signing key.
+A stage's key is derived from the signing key and has a certificate: the signing key's signature over the stage's name
+and the stage's public key. So anyone who trusts the signing key can verify which stage signed, and a stage's key cannot
+sign for another stage or reveal the signing key.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 VARIABLE = "MEDLOOP_STAGE_KEY"
-"""The environment variable that holds the key of the stage that runs there, as `medloop keys stages` writes it."""
+"""Environment variable: key of the stage that runs here, as written by `medloop keys stages`."""
 RELEASING = ("resolve", "gate", "deploy", "reject")
 """Stages that sign with the signing key itself: they write decisions and the release log."""
 
@@ -32,46 +32,43 @@ _CERTIFICATE = "stage key"
 
 @dataclass(frozen=True)
 class StageKey:
-    """A stage's private key, with the certificate by the signing key that it follows from."""
+    """A stage's private key, with its certificate."""
 
     stage: str
     root: str
-    """The public half of the signing key, as text."""
+    """Public key of the signing key, as text."""
     certificate: str
     key: Ed25519PrivateKey = field(repr=False)
 
     @property
     def signer(self) -> str:
-        """Return the id of the signing key."""
         return signing.key_id(base64.b64decode(self.root))
 
     @property
     def text(self) -> str:
-        """Return the key as the environment holds it: a secret."""
-        from cryptography.hazmat.primitives import serialization
-
-        form, no = serialization.Encoding.Raw, serialization.NoEncryption()
-        private = base64.b64encode(self.key.private_bytes(form, serialization.PrivateFormat.Raw, no)).decode()
+        """The key as text for the environment; a secret."""
+        private = base64.b64encode(self.key.private_bytes_raw()).decode()
         return ":".join((self.stage, self.root, private, self.certificate))
 
     def sign(self, kind: str, record: dict[str, Any]) -> dict[str, Any]:
-        """Return the record with this key's signature, and with what it takes to check that."""
-        ours = signing.of(self.key)
+        """Return the record with this key's signature, public key and certificate."""
+        ours = signing.from_key(self.key)
         about = {"stage": self.stage, "public": ours.public, "certificate": self.certificate}
         named = {**record, "signer": self.signer, "stage_key": about}
         return {**named, "signature": ours.sign(kind, contracts.encode(kind, named))}
 
 
 def derive(signer: signing.Signer, stage: str) -> StageKey:
-    """Return the key of a stage, which follows from the signing key and cannot be traced back to it."""
-    key = signing.private_key(signer.derived(f"stage key of {stage}"))
-    return StageKey(stage, signer.public, signer.sign(_CERTIFICATE, _certified(stage, signing.of(key).public)), key)
+    """Derive the key of a stage from the signing key."""
+    key = signing.private_key(signer.derive(f"stage key of {stage}"))
+    certificate = signer.sign(_CERTIFICATE, _certified(stage, signing.from_key(key).public))
+    return StageKey(stage, signer.public, certificate, key)
 
 
 def for_stages(names: Iterable[str]) -> dict[str, dict[str, str]]:
-    """Return, for each stage, the variables with the key that it may hold: all else must be kept from it.
+    """Return for each stage the environment variables with the only keys it may have; empty without a signing key.
 
-    They are secrets. Without a signing key at hand there are none.
+    The values are secrets.
     """
     ours = signing.signer()
     if ours is None:
@@ -81,27 +78,26 @@ def for_stages(names: Iterable[str]) -> dict[str, dict[str, str]]:
 
 
 def held(stage: str = "") -> StageKey | None:
-    """Return the key by which this process signs what `stage` does, or None where it has none.
+    """Return the key that signs the results of `stage` in this process, or None.
 
-    Raise a ValueError where the environment holds another stage's key. Without a stage, any stage's key is returned.
+    Raise UsageError if the environment contains another stage's key. Without `stage`, return any stage's key.
     """
     text = environment.get(VARIABLE).strip()
     if text:
-        found = parse(text)
-        if stage and found.stage != stage:
+        key = parse(text)
+        if stage and key.stage != stage:
             raise UsageError(
-                f"{VARIABLE} holds the key of the stage {found.stage}, and this is {stage}. Give each stage its own: "
+                f"{VARIABLE} contains the key of the stage {key.stage}, but this is {stage}. Set each stage's own key: "
                 "`medloop keys stages` writes them."
             )
-        return found
+        return key
     ours = signing.signer()
     return derive(ours, stage or "any") if ours else None
 
 
 def trusted() -> signing.Verifier | None:
-    """Return those whose signatures on steps count: the public keys that are set, or else the key that signs here.
-
-    None where there is neither; then nothing is verified.
+    """Return the keys whose signatures on steps are trusted: the public keys that are set, or else the key of this
+    process. None if there is neither; then nothing is verified.
     """
     if public := signing.verifier():
         return public
@@ -110,25 +106,25 @@ def trusted() -> signing.Verifier | None:
 
 
 def require(stage: str) -> None:
-    """Raise a RuntimeError where what this stage does would not be signed so that it counts."""
+    """Raise an error if public keys are set and this stage has no key that they certify."""
     key, verifier = held(stage), signing.verifier()
     if key and verifier:
         verifier.check(
             _CERTIFICATE,
-            _certified(stage, signing.of(key.key).public),
+            _certified(stage, signing.from_key(key.key).public),
             key.certificate,
             f"The key in {VARIABLE}",
             key.signer,
         )
     if verifier and key is None:
         raise UnavailableError(
-            f"{signing.VERIFY} asks for signatures, and the step {stage} has no key to sign its result with. Set "
-            f"{VARIABLE} to the key of this stage, which `medloop keys stages` writes; it signs for {stage} alone."
+            f"{signing.VERIFY} requires signatures, but the step {stage} has no key to sign its result. Set {VARIABLE} "
+            "to the key of this stage, as written by `medloop keys stages`."
         )
 
 
 def parse(text: str) -> StageKey:
-    """Return the key in the form that `text` gives it; ValueError otherwise."""
+    """Return the key that `text` contains; raise UsageError if it is invalid."""
     parts = text.split(":")
     try:
         stage, root, private, certificate = parts
@@ -136,8 +132,8 @@ def parse(text: str) -> StageKey:
         return StageKey(stage, root, certificate, signing.private_key(base64.b64decode(private, validate=True)))
     except (ValueError, PermissionError):
         raise UsageError(
-            f"{VARIABLE} does not hold the key of a stage (its {len(text)} characters are not shown). Write the keys "
-            "with `medloop keys stages` and set the one of this stage."
+            f"{VARIABLE} does not contain the key of a stage (its {len(text)} characters are not shown). Write the "
+            "keys with `medloop keys stages`, and set the one of this stage."
         ) from None
 
 
@@ -149,11 +145,11 @@ def check(trusted: signing.Verifier, kind: str, data: bytes, what: str) -> dict[
     about = record.get("stage_key")
     if not isinstance(about, dict) or not {"stage", "public", "certificate"} <= set(about):
         raise PermissionError(
-            f"{what} is not signed by a stage's key, and {signing.VERIFY} asks for signatures. It was made without "
-            f"{VARIABLE}, or put there by somebody else."
+            f"{what} is not signed with a stage's key, but {signing.VERIFY} requires signatures. It was written "
+            f"without {VARIABLE}, or forged."
         )
     if contracts.encode(kind, record) != data:
-        raise PermissionError(f"{what} is not in the one form in which it was signed: it was changed afterwards.")
+        raise PermissionError(f"{what} is not in its canonical form: it was changed after it was signed.")
     stage, public, certificate = (str(about[name]) for name in ("stage", "public", "certificate"))
     certified = _certified(stage, public)
     trusted.check(_CERTIFICATE, certified, certificate, f"The stage key of {what}", str(record.get("signer", "")))
@@ -167,11 +163,11 @@ def _certified(stage: str, public: str) -> bytes:
     return json.dumps({"stage": stage, "public": public}, sort_keys=True).encode()
 
 
-# Data that is no JSON record: checkpoints, what ingest knows of files.
+# Data other than JSON records: checkpoints, and ingest's records of files.
 
 
 def seal(key: StageKey | None, name: str, data: bytes) -> bytes:
-    """Return the data behind a signature over its content and its name; as it is, where there is no key."""
+    """Return the data with a preceding signature over its name and content; unchanged if there is no key."""
     if key is None:
         return data
     record = key.sign("sealed", {"name": name, "content": hashlib.sha256(data).hexdigest()})
@@ -180,7 +176,7 @@ def seal(key: StageKey | None, name: str, data: bytes) -> bytes:
 
 
 def unseal(name: str, data: bytes, stages: tuple[str, ...] = ()) -> bytes | None:
-    """Return the data behind a seal; None where signatures count and none of these stages sealed it by this name."""
+    """Return the data without its seal; None if keys are set and none of these stages sealed it under this name."""
     verifier = trusted()
     if not data.startswith(_SEALED):
         return None if verifier else data
@@ -190,9 +186,9 @@ def unseal(name: str, data: bytes, stages: tuple[str, ...] = ()) -> bytes | None
         content = data[end:]
         if verifier:
             record = check(verifier, "sealed", data[start:end], name)
-            known = not stages or record["stage_key"]["stage"] in stages
+            expected = not stages or record["stage_key"]["stage"] in stages
             digest = hashlib.sha256(content).hexdigest()
-            if not known or (record.get("name"), record.get("content")) != (name, digest):
+            if not expected or (record.get("name"), record.get("content")) != (name, digest):
                 return None
     except (ValueError, PermissionError):
         return None

@@ -1,4 +1,4 @@
-"""Events: one JSON line each in containers and under the runner, a sentence in a terminal."""
+"""Log events of stages: as JSON lines in containers and under the runner, as text in a terminal."""
 
 from __future__ import annotations
 
@@ -17,33 +17,33 @@ log = logging.getLogger("medloop")
 
 
 def sentence(error: Exception) -> str:
-    """Return the text of an error without a file's name that the system put in, which may be a patient's.
+    """Return the text of an error without the name of a file, which may be a patient's.
 
-    For a fault of ours it names the kind of error and the place.
+    For a fault in medloop, return the error's type and place.
     """
     if not is_foreseen(error):
         place = traceback.extract_tb(error.__traceback__)[-1:]
         where = "".join(f", {Path(frame.filename).name} line {frame.lineno}" for frame in place)
         return f"{type(error).__name__}: {redact(str(error))} (a fault in medloop{where}; please report it)"
     if isinstance(error, OSError) and error.filename is not None:
-        return f"{error.strerror or type(error).__name__}, on a file whose name is not written down here."
+        return f"{error.strerror or type(error).__name__}, on a file whose name is not shown."
     if isinstance(error, OSError) and len(error.args) > 1:
         return redact(str(error.args[1]))
     return redact(str(error)) or type(error).__name__
 
 
 def event(what: str, stage: str, **fields: Any) -> None:
-    """Tell those who watch (a person, the runner, a log collector) that something happened in a stage."""
+    """Log an event of a stage with its fields."""
     log.info(what, extra={"fields": {"stage": stage, **fields}})
 
 
 def progress(stage: str, done: float, total: int, note: str = "") -> None:
-    """Tell how far a stage has come: `done` of `total`, and a word about it, which may say first what is counted."""
+    """Log the progress of a stage: `done` of `total`, with a note, which may begin with the unit."""
     event("progress", stage, done=done, total=total, note=note)
 
 
 class JsonLines(logging.Formatter):
-    """One JSON object a line, with the event's name, its fields, and level where it is not the usual one."""
+    """Format an event as one line of JSON: its name, its fields, and its level if it is not INFO."""
 
     def format(self, record: logging.LogRecord) -> str:
         fields = getattr(record, "fields", {})
@@ -54,7 +54,7 @@ class JsonLines(logging.Formatter):
 
 
 class Sentences(logging.Formatter):
-    """A line for people."""
+    """Format an event as one line of text."""
 
     def format(self, record: logging.LogRecord) -> str:
         fields = dict(getattr(record, "fields", {}))
@@ -68,7 +68,7 @@ class Sentences(logging.Formatter):
 
 
 def configure_logging() -> None:
-    """Send medloop's events to standard error: sentences in a terminal, JSON lines elsewhere."""
+    """Send medloop's events to standard error: as text in a terminal, as JSON lines elsewhere."""
     handler = logging.StreamHandler(sys.stderr)
     human = sys.stderr.isatty() and environment.get("MEDLOOP_LOG") != "json"
     handler.setFormatter(Sentences() if human else JsonLines())

@@ -27,7 +27,7 @@ TYPES: dict[str, type] = {"int": int, "float": float, "str": str, "bool": bool, 
 
 @dataclass(frozen=True)
 class Parameter:
-    """One parameter of a stage: its type, default, limits and what it is for."""
+    """One parameter of a stage."""
 
     name: str
     type: type
@@ -38,32 +38,31 @@ class Parameter:
 
     @property
     def required(self) -> bool:
-        """Whether it has no default."""
         return self.default is REQUIRED
 
     @property
     def bounds(self) -> str:
-        """Its limits in words, or nothing."""
+        """The limits in words; "" if there are none."""
         if self.limit:
-            low, high = (f"{int(side)}" if side == int(side) else f"{side:g}" for side in self.limit)
+            low, high = (f"{int(end)}" if end == int(end) else f"{end:g}" for end in self.limit)
             return f"from {low} to {high}"
         return "one of " + ", ".join(self.choices) if self.choices else ""
 
     def check(self, value: Any) -> Any:
-        """The value in this parameter's type, or a ValueError that states value, limit and remedy."""
+        """Return the value in this parameter's type; raise UsageError if it is not allowed."""
         value = self._typed(value)
         if self.limit and not self.limit[0] <= value <= self.limit[1]:
-            raise UsageError(f"{self.name} is {value}, and must be {self.bounds}. Set it within that range.")
+            raise UsageError(f"{self.name} is {value}; it must be {self.bounds}. Set it within that range.")
         if self.choices and value not in self.choices:
-            raise UsageError(f"{self.name} is {value!r}, and must be {self.bounds}.{nearest(str(value), self.choices)}")
+            raise UsageError(f"{self.name} is {value!r}; it must be {self.bounds}.{nearest(str(value), self.choices)}")
         return value
 
     def _typed(self, value: Any) -> Any:
         wanted = self.type
-        problem = UsageError(f"{self.name} is {value!r}, and must be {_WORDS[wanted]}. Give a value of that type.")
+        problem = UsageError(f"{self.name} is {value!r}; it must be {_TYPE_NAMES[wanted]}. Give a value of that type.")
         if isinstance(value, bool) and wanted is not bool:
             raise problem
-        if wanted is float and isinstance(value, str):  # YAML takes 1e-3 for a text
+        if wanted is float and isinstance(value, str):  # YAML reads 1e-3 as text
             try:
                 value = float(value)
             except ValueError:
@@ -77,13 +76,13 @@ class Parameter:
                 raise problem
             return value
         if wanted is int and isinstance(value, float) and value.is_integer():
-            return int(value)  # pipelines hand integers inside dictionaries on as floats
+            return int(value)  # pipelines pass integers inside dictionaries as floats
         if not isinstance(value, wanted):
             raise problem
         return value
 
 
-_WORDS = {
+_TYPE_NAMES = {
     int: "a whole number",
     float: "a number",
     str: "a text",
@@ -103,7 +102,7 @@ class Record(NamedTuple):
 
 @dataclass(frozen=True)
 class Interface:
-    """What a stage takes and gives: directories in and out, and parameters. `several` are inputs of many artifacts."""
+    """Inputs, outputs and parameters of a stage; `several` are the inputs that consist of several artifacts."""
 
     stage: str
     summary: str
@@ -112,25 +111,25 @@ class Interface:
     outputs: tuple[str, ...]
     parameters: Mapping[str, Parameter]
     records: Mapping[str, Record]
-    """Arguments of the function that collect parameters."""
+    """Arguments of the function that group parameters."""
     takes_work: bool
 
-    def settle(self, given: Mapping[str, Any]) -> dict[str, Any]:
-        """Every parameter's value: what was given, checked, and the defaults for the rest."""
-        unknown = sorted(set(given) - set(self.parameters))
+    def complete(self, values: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the value of every parameter: the given ones, checked, and defaults for the rest."""
+        unknown = sorted(set(values) - set(self.parameters))
         if unknown:
             raise UsageError(
                 f"{self.stage} has no parameter {unknown[0]!r}.{nearest(unknown[0], self.parameters)} "
-                f"It has: {', '.join(sorted(self.parameters))}."
+                f"Parameters: {', '.join(sorted(self.parameters))}."
             )
-        missing = [name for name, p in self.parameters.items() if p.required and name not in given]
+        missing = [name for name, p in self.parameters.items() if p.required and name not in values]
         if missing:
-            raise UsageError(f"{self.stage} needs a value for {missing[0]}, and has no default for it. Give one.")
-        return {name: p.check(given.get(name, p.default)) for name, p in self.parameters.items()}
+            raise UsageError(f"{self.stage} requires the parameter {missing[0]}, which has no default. Set it.")
+        return {name: p.check(values.get(name, p.default)) for name, p in self.parameters.items()}
 
-    def arguments(self, settled: Mapping[str, Any]) -> dict[str, Any]:
-        """Return the keyword arguments of the stage's function: settled parameters, collected in their records."""
-        rest = dict(settled)
+    def arguments(self, parameters: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the keyword arguments of the stage's function, with parameters grouped in their records."""
+        rest = dict(parameters)
         records = {
             argument: getattr(importlib.import_module(module), name)(**{field: rest.pop(field) for field in fields})
             for argument, (module, name, fields) in self.records.items()
@@ -139,19 +138,19 @@ class Interface:
 
 
 def nearest(name: str, known: Any) -> str:
-    """The sentence that names the likeliest meant name, or nothing."""
+    """Return a suggestion of the most similar known name, or ""."""
     close = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
     return f" Did you mean {close[0]!r}?" if close else ""
 
 
 def stages() -> list[str]:
-    """The names of all stages: the folders that have a component.py."""
+    """Return the names of all stages: the folders with a component.py."""
     return sorted(path.parent.name for path in COMPONENTS.glob("*/component.py"))
 
 
 @cache
 def read(stage: str) -> Interface:
-    """The interface of a stage, from the source of its function."""
+    """Return the interface of a stage, read from the source of its function."""
     path = COMPONENTS / stage / f"{stage}.py"
     if stage not in stages() or not path.is_file():
         raise UsageError(f"There is no stage {stage!r}.{nearest(stage, stages())} Stages: {', '.join(stages())}.")
@@ -223,5 +222,5 @@ def _value(default: ast.expr | None) -> Any:
 
 
 def default(stage: str, parameter: str) -> Any:
-    """The default of a stage's parameter, for those who pass it on (the pipeline's signature)."""
+    """Return the default of a stage's parameter."""
     return read(stage).parameters[parameter].default

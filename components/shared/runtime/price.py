@@ -1,4 +1,4 @@
-"""What a device costs: a price an hour, set by whoever asks, and no part of any work."""
+"""The price of the training machine per hour, set in the environment. It does not affect any result."""
 
 from __future__ import annotations
 
@@ -9,21 +9,21 @@ from components.shared import environment
 from components.shared.errors import UsageError
 
 PRICE = "MEDLOOP_DEVICE_PRICE"
-"""The environment variable with the price of an hour of the machine that trains."""
+"""Environment variable: price of the training machine per hour."""
 
 CURRENCY = "MEDLOOP_CURRENCY"
-"""The environment variable that names what the price is in."""
+"""Environment variable: currency of the price."""
 
 
 @dataclass(frozen=True)
 class Price:
-    """The price of an hour, and its currency, which may be empty."""
+    """A price per hour; the currency may be empty."""
 
     hourly: float
     currency: str = ""
 
     def of(self, seconds: float) -> str:
-        """What so much time costs, to the cent, or to three digits where it is less."""
+        """Return the price of this duration with two decimals, or three digits if it is less than 1."""
         amount = self.hourly * seconds / 3600
         shown = f"{amount:.2f}" if amount >= 0.995 or not amount else f"{amount:.3g}"
         return f"{shown} {self.currency}".strip()
@@ -33,17 +33,17 @@ class Price:
 
 
 def read_price() -> Price | None:
-    """The price that the environment sets, or None where it sets none."""
-    given = environment.get(PRICE).strip()
-    if not given:
+    """Return the price from the environment, or None if it is not set."""
+    text = environment.get(PRICE).strip()
+    if not text:
         return None
     try:
-        hourly = float(given)
+        hourly = float(text)
     except ValueError:
         hourly = math.nan
     if not 0 <= hourly < math.inf:
         raise UsageError(
-            f"{PRICE} is {given!r}, and the price of an hour is a number from 0 on, like 2.5. Correct it, or unset it; "
-            f"the currency goes into {CURRENCY}."
+            f"{PRICE} is {text!r}; it must be a number of at least 0, such as 2.5. Correct it, or unset it. Set the "
+            f"currency in {CURRENCY}."
         )
     return Price(hourly, environment.get(CURRENCY).strip())

@@ -1,4 +1,4 @@
-"""What a release rests on, proven before it is done: whose decision it is, on which report, about which model."""
+"""Verify the inputs of deploy and reject: the decision's signature, its report, and the steps behind it."""
 
 from __future__ import annotations
 
@@ -20,75 +20,76 @@ SIGNED = {
     "decision": {"decision.json", "decision.sig", "page.html", lineage.FILE},
     "state": {"resolved.json", "resolved.sig"},
 }
-"""Of the signed artifacts, all the files that they consist of."""
+"""All files of each signed artifact."""
 
 
-def signed_and_whole(decision: Path, state: Path, work: Work) -> None:
-    """Where signatures count: an exception unless gate and resolve signed what they handed on, nothing else is in it,
-    and signed steps lead from what resolve saw to what gate decided. Without keys nobody's word is asked for.
+def check_signatures(decision: Path, state: Path, work: Work) -> None:
+    """Raise an exception unless gate and resolve signed their outputs, these contain nothing else, and signed steps
+    lead from the state that resolve read to the decision. Without keys, verify nothing.
     """
     trusted = stage_keys.trusted()
     if trusted is None:
         return
     signing.check_file(trusted, decision / "decision.json", "decision", "The decision")
-    signing.check_file(trusted, state / "resolved.json", "resolved", "What resolve found")
+    signing.check_file(trusted, state / "resolved.json", "resolved", "The state that resolve read")
     verdict = contracts.read_record("decision", decision / "decision.json")
     if verdict.get("page") != contracts.file_digest(decision / "page.html"):
-        raise PermissionError("The decision's page is not the one that was signed with it. Run again to make it anew.")
+        raise PermissionError("The decision's page was changed after it was signed. Run again to recreate it.")
     _check_steps(
         trusted, decision / lineage.FILE, verdict, contracts.read_record("resolved", state / "resolved.json"), work
     )
     for name, files in SIGNED.items():
-        _as_kept(work, name, files)
+        _check_files(work, name, files)
     if "model" in work.inputs:
-        _as_kept(work, "model", None)
+        _check_files(work, "model", None)
 
 
 def _check_steps(trusted: Verifier, file: Path, verdict: dict[str, Any], resolved: dict[str, Any], work: Work) -> None:
-    """Raise a PermissionError unless signed steps lead from what resolve saw to what was decided, at the look that
-    resolve counted.
+    """Raise a PermissionError unless signed steps lead from the state that resolve read to the decision, with the same
+    count of evaluations on the locked test set.
     """
     if not verdict.get("lineage") or not file.is_file():
         raise PermissionError(
-            "The decision does not hold the signed results of the steps that it rests on: it was made by a version of "
-            "medloop that did not sign them, or they were taken out. Run again to make it anew."
+            "The decision does not contain the signed results of the steps behind it: it was written by a version of "
+            "medloop that did not sign them, or they were removed. Run again to recreate it."
         )
     data = file.read_bytes()
     if contracts.digest(data) != verdict["lineage"]:
-        raise PermissionError("The steps beside the decision are not those that were signed with it. Run again.")
+        raise PermissionError(
+            "The results of the steps behind the decision were changed after they were signed. Run again."
+        )
     lineage.check_begin(lineage.check(work.store, trusted, data, verdict), resolved)
     budget = verdict["budget"]
     before = budget["spent"] - budget["error_at_this_look"]
     if budget["look"] != resolved["looks"] or not math.isclose(before, resolved["spent"], abs_tol=1e-9):
         raise PermissionError(
-            f"The decision counts look {budget['look']} at the locked test, and its run began with look "
+            f"The decision is evaluation {budget['look']} on the locked test set, but its run began with evaluation "
             f"{resolved['looks']}. Nothing was released; run again."
         )
 
 
-def same_report(verdict: dict[str, Any], work: Work, trusted: Verifier | None) -> None:
-    """An exception unless the report that the decision names is in the store, unchanged, and about the same things."""
+def check_report(verdict: dict[str, Any], work: Work, trusted: Verifier | None) -> None:
+    """Raise an exception unless the decision's report is in the store, unchanged, and has the same subject."""
     manifest = Manifest.decode(work.store.get(verdict["report"]), "the report")
     work.store.fetch_all(blob.digest for blob in manifest.files.values())
     if "metrics.json" not in manifest.files:
-        raise RefusedError("The report that the decision names holds no metrics.json. Evaluate the model again.")
+        raise RefusedError("The decision's report contains no metrics.json. Evaluate the model again.")
     metrics = read_json(work.store.get(manifest.files["metrics.json"].digest), "metrics.json")
-    judged = metrics.get("subject") or {}
-    differing = [name for name, value in verdict["subject"].items() if judged.get(name) != value]
+    subject = metrics.get("subject") or {}
+    differing = [name for name, value in verdict["subject"].items() if subject.get(name) != value]
     if differing or (trusted and _sizes_differ(work, manifest)):
         raise UnavailableError(
-            f"The report that the decision names is another one than it was made on: {', '.join(differing) or 'size'} "
-            "differs. Nothing was released; run again."
+            f"The decision's report differs from the one it was made on, in: {', '.join(differing) or 'size'}. "
+            "Nothing was released; run again."
         )
 
 
-def _as_kept(work: Work, name: str, files: set[str] | None) -> None:
-    """An exception unless an input is what the store holds under its digest, of these files alone."""
+def _check_files(work: Work, name: str, files: set[str] | None) -> None:
+    """Raise an exception unless an input consists of these files only, in the sizes that its manifest names."""
     manifest = Manifest.decode(work.store.get(work.inputs[name]), name)
     if (files is not None and set(manifest.files) != files) or _sizes_differ(work, manifest):
         raise PermissionError(
-            f"The artifact {name} is not as it was written: a file was put in, taken out, or has another size. Run "
-            "again."
+            f"The artifact {name} was changed: a file was added, removed, or has another size. Run again."
         )
 
 

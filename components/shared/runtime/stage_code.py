@@ -1,10 +1,9 @@
-"""The version of a stage's code: what it reaches, read from the source, without comments, docstrings and formatting."""
+"""The version of a stage's code: a digest of all modules it imports, without comments, docstrings and formatting."""
 
 from __future__ import annotations
 
 import ast
 import contextlib
-import hashlib
 import importlib.metadata
 import json
 import os
@@ -20,7 +19,7 @@ from components.shared.runtime.interface import COMPONENTS, stages
 ROOT = COMPONENTS.parent
 CACHE = COMPONENTS / "__pycache__" / f"stage_code.{sys.implementation.cache_tag}.json"
 CACHED = 1000
-"""Modules in the cache from which on it is begun anew."""
+"""Number of modules above which the cache is emptied."""
 DISTRIBUTIONS = {
     "PIL": "pillow",
     "gdcm": "python-gdcm",
@@ -30,19 +29,19 @@ DISTRIBUTIONS = {
     "sklearn": "scikit-learn",
     "yaml": "pyyaml",
 }
-"""Packages whose distribution has another name."""
+"""Names of distributions that differ from their package's name."""
 INTERFACES = "component*.py"
-"""Files that hold a stage's typed interface for the pipeline, and nothing else."""
+"""Files with a stage's typed interface for the pipeline only."""
 
 
 @cache
 def code_version(stage: str) -> str:
-    """Return the digest of all code that a stage reaches and of the versions of the packages that it imports.
+    """Return the digest of all code that a stage imports and of the versions of the packages that it imports.
 
-    Templates and other files count with the modules beside which they lie.
+    Templates and other files in the folders of these modules count, too.
     """
     files = reached(ROOT, stage)
-    code = {path.relative_to(ROOT).as_posix(): _facts(path).meaning for path in files}
+    code = {path.relative_to(ROOT).as_posix(): _read_module(path).digest for path in files}
     for folder in sorted({path.parent for path in files}):
         for path in folder.iterdir():
             if path.is_file() and path.suffix not in (".py", ".pyc", ".md"):
@@ -53,16 +52,16 @@ def code_version(stage: str) -> str:
 
 
 def package_versions(stage: str) -> dict[str, str]:
-    """Return the installed version of each package that a stage imports, by the name under which it is imported."""
+    """Return the installed version of each package that a stage imports, by its import name."""
     names = {name for path in reached(ROOT, stage) for name in _packages(path)}
     return {name: installed(DISTRIBUTIONS.get(name, name)) for name in sorted(names)}
 
 
 @cache
 def reached(root: Path, stage: str, typing: bool = False) -> tuple[Path, ...]:
-    """Return the files of a stage but for its interface, and all of ours that they import, wherever they do.
+    """Return the files of a stage, except its interface, and all modules of this repository that they import.
 
-    With `typing`, imports for type checking alone count too.
+    With `typing`, include imports for type checking only.
     """
     folder = root / "serving" if stage == "serve" else root / "components" / stage
     waiting = [path for path in sorted(folder.rglob("*.py")) if not path.match(INTERFACES)]
@@ -77,15 +76,15 @@ def reached(root: Path, stage: str, typing: bool = False) -> tuple[Path, ...]:
 
 
 def is_own(module: str, stage: str) -> bool:
-    """Return whether a stage may import this module of ours."""
+    """Return whether a stage may import this module of this repository."""
     own = "serving" if stage == "serve" else f"components.{stage}"
     return module == "components" or f"{module}.".startswith((f"{own}.", "components.shared."))
 
 
 def imports(path: Path, root: Path, typing: bool = False) -> Iterator[str]:
-    """Return every module that a file imports, wherever in it; with `typing`, also for type checking alone."""
+    """Yield every module that a file imports; with `typing`, also those for type checking only."""
     package = [*path.relative_to(root).parent.parts]
-    for level, name, inner, for_typing in _facts(path).imports:
+    for level, name, inner, for_typing in _read_module(path).imports:
         if for_typing and not typing:
             continue
         base = package[: len(package) - level + 1] if level else []
@@ -101,25 +100,24 @@ def module_file(module: str, root: Path) -> Path | None:
     return next((file for file in files if file.is_file()), None)
 
 
-class _Facts(NamedTuple):
-    """What is needed to know of a module."""
+class _Module(NamedTuple):
+    """Imports of a module, and the digest of its syntax tree without docstrings, comments and formatting."""
 
-    meaning: str
+    digest: str
     imports: list[list[Any]]
 
 
 @cache
-def _facts(path: Path) -> _Facts:
-    """Return a module's imports, and the digest of its syntax tree without docstrings, comments and formatting."""
+def _read_module(path: Path) -> _Module:
     content = path.read_bytes()
-    name = hashlib.sha256(content).hexdigest()
+    name = digest(content)
     if name not in _cache():
-        _cache()[name] = _read(content, path)
+        _cache()[name] = _parse(content, path)
         _added.append(name)
     return _cache()[name]
 
 
-def _read(content: bytes, path: Path) -> _Facts:
+def _parse(content: bytes, path: Path) -> _Module:
     tree, imports = ast.parse(content, str(path)), []
     waiting: list[tuple[ast.AST, bool]] = [(tree, False)]
     while waiting:
@@ -130,12 +128,12 @@ def _read(content: bytes, path: Path) -> _Facts:
             imports += [[node.level, node.module or "", alias.name, typing] for alias in node.names]
         typing = typing or (isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING")
         if isinstance(body := getattr(node, "body", None), list):
-            node.body = [line for line in body if not _is_text(line)]  # type: ignore[attr-defined]
+            node.body = [line for line in body if not _is_docstring(line)]  # type: ignore[attr-defined]
         waiting += [(child, typing) for child in ast.iter_child_nodes(node)]
-    return _Facts(hashlib.sha256(ast.dump(tree).encode()).hexdigest(), sorted(imports))
+    return _Module(digest(ast.dump(tree).encode()), sorted(imports))
 
 
-def _is_text(statement: ast.AST) -> bool:
+def _is_docstring(statement: ast.AST) -> bool:
     return (
         isinstance(statement, ast.Expr)
         and isinstance(statement.value, ast.Constant)
@@ -144,21 +142,21 @@ def _is_text(statement: ast.AST) -> bool:
 
 
 _added: list[str] = []
-"""Entries of the cache that its file does not have."""
+"""Keys of the cache that are not in its file yet."""
 
 
 @cache
-def _cache() -> dict[str, _Facts]:
-    """Return the facts of modules by the digest of their source: parsing takes longer than some stages' work."""
+def _cache() -> dict[str, _Module]:
+    """Return parsed modules by the digest of their source: parsing takes longer than some stages' work."""
     try:
-        known = {name: _Facts(*facts) for name, facts in json.loads(CACHE.read_bytes()).items()}
+        known = {name: _Module(*module) for name, module in json.loads(CACHE.read_bytes()).items()}
         return known if len(known) < CACHED else {}
     except (OSError, ValueError, TypeError, AttributeError):
         return {}
 
 
 def _save() -> None:
-    """Keep the cache where Python keeps bytecode."""
+    """Write the cache to Python's folder for bytecode."""
     if not _added or sys.dont_write_bytecode:
         return
     _added.clear()
@@ -177,13 +175,13 @@ def _packages(path: Path) -> tuple[str, ...]:
 
 @cache
 def installed(distribution: str) -> str:
-    """Return the installed version of a distribution, or absent."""
+    """Return the installed version of a distribution, or "absent"."""
     try:
         return importlib.metadata.version(distribution)
     except importlib.metadata.PackageNotFoundError:
         return "absent"
 
 
-if __name__ == "__main__":  # fills the cache of an image, in which nothing can be written later
-    for each in stages():
-        code_version(each)
+if __name__ == "__main__":  # fills the cache while an image is built: containers cannot write it
+    for name in stages():
+        code_version(name)

@@ -1,4 +1,4 @@
-"""What each step of a run did, written down in the store by the step itself: the same on a laptop and on a cluster."""
+"""Records of the steps of a run. Each step writes its own record to the store, on a laptop and on a cluster."""
 
 from __future__ import annotations
 
@@ -15,21 +15,21 @@ if TYPE_CHECKING:
     from components.shared.storage.store import Store
 
 VARIABLE = "MEDLOOP_RUN"
-"""The environment variable that names the run a step belongs to; without it nothing is written down."""
+"""Environment variable: id of the run that a step belongs to; without it, no records are written."""
 
 IMAGE = "MEDLOOP_IMAGE"
-"""The environment variable that tells a step in which image it runs."""
+"""Environment variable: image that a step runs in."""
 
 FOLDER = "steps"
 
 
 def run() -> str:
-    """The run that this process's step belongs to, or nothing."""
+    """Return the id of the run that this process belongs to, or ""."""
     return environment.get(VARIABLE)
 
 
-class Page:
-    """What one step writes of itself, as it comes to know it."""
+class StepRecord:
+    """The record of one step in the store."""
 
     def __init__(self, store: Store, stage: str) -> None:
         self._store, self._run = store, run()
@@ -43,60 +43,60 @@ class Page:
         }
 
     def write(self, state: str, **fields: Any) -> None:
-        """Say how far the step is: started, reused, finished or failed; and what is known of it by now."""
+        """Write the state (started, reused, finished or failed) and further fields."""
         self._record |= {"state": state, **fields}
         if self._run:
             self._store.write(self._name, encode("step", redact_all(self._record)))
 
     def fail(self, why: str) -> None:
-        """Say that the step failed, if that can still be said: the error itself matters more."""
+        """Write that the step failed. Ignore an unwritable store: the error itself is more important."""
         with contextlib.suppress(OSError):
             self.write("failed", why=why)
 
 
 def runs(store: Store) -> dict[str, str]:
-    """The runs of which steps are written down, each with the moment of its first step, as run ids spell it."""
-    begun: dict[str, str] = {}
+    """Return the ids of all runs with records, each with the time of its first step in the format of run ids."""
+    starts: dict[str, str] = {}
     for name in store.names(FOLDER):
         _, run, step = (*name.split("/", 2), "")[:3]
         if step:
-            begun.setdefault(run, step[:15])
-    return begun
+            starts.setdefault(run, step[:15])
+    return starts
 
 
 def steps(store: Store, run: str) -> list[dict[str, Any]]:
-    """What the steps of a run wrote, in the order in which they began."""
+    """Return the valid records of a run's steps, in the order of their start."""
     records = (_read(store, name) for name in store.names(f"{FOLDER}/{run}"))
-    return [record for record in records if record and _sound(record)]
+    return [record for record in records if record and _is_valid(record)]
 
 
 def _read(store: Store, name: str) -> dict[str, Any] | None:
     try:
         return try_decode("step", store.read(name))
-    except ValueError:  # something else than a file has its name
+    except ValueError:  # not a regular file
         return None
 
 
 _TEXTS = ("stage", "state", "at", "key", "why", "code", "image")
 _MAPPINGS = ("inputs", "parameters", "outputs", "values", "spent")
 _PLAIN = re.compile("[A-Za-z_][A-Za-z0-9_]*").fullmatch
-"""What stages, inputs, outputs, parameters and values are called: such names become those of files and options."""
-_GIVEN = {"merge": "dataset", "evaluate": "report", "gate": "decision"}
-"""Outputs without which nothing can be told of a step."""
+"""Names of stages, inputs, outputs, parameters and values; they become names of files and options."""
+_REQUIRED_OUTPUTS = {"merge": "dataset", "evaluate": "report", "gate": "decision"}
 
 
-def _sound(record: dict[str, Any]) -> bool:
-    """Whether a record is what a step wrote: one that was changed or cut would be told as what it is not."""
-    wanted = {"stage", "state", "at"}
-    if record.get("state") in ("finished", "reused"):
-        wanted |= {"key", "seconds", "outputs", "values"}
-    shaped = all(isinstance(record.get(name, ""), str) for name in _TEXTS)
-    shaped = shaped and all(isinstance(record.get(name, {}), dict) for name in _MAPPINGS)
-    shaped = shaped and all(
-        map(_PLAIN, [record["stage"], *(key for name in _MAPPINGS for key in record.get(name, {}))])
+def _is_valid(record: dict[str, Any]) -> bool:
+    """Return whether a record has the fields and types that a step writes: it may have been changed or cut."""
+    has_ended = record.get("state") in ("finished", "reused")
+    required = {"stage", "state", "at"} | ({"key", "seconds", "outputs", "values"} if has_ended else set())
+    valid = (
+        required <= set(record)
+        and all(isinstance(record.get(name, ""), str) for name in _TEXTS)
+        and all(isinstance(record.get(name, {}), dict) for name in _MAPPINGS)
+        and all(map(_PLAIN, [record["stage"], *(key for name in _MAPPINGS for key in record.get(name, {}))]))
+        and isinstance(record.get("seconds", 0.0), int | float)
     )
-    if not (wanted <= set(record) and shaped and isinstance(record.get("seconds", 0.0), int | float)):
-        return False
-    if "outputs" in wanted and record["stage"] in ("deploy", "reject"):
+    if not valid or not has_ended:
+        return valid
+    if record["stage"] in ("deploy", "reject"):
         return {"sentence", "version"} <= set(record["values"])
-    return "outputs" not in wanted or _GIVEN.get(record["stage"]) in (None, *record["outputs"])
+    return _REQUIRED_OUTPUTS.get(record["stage"]) in (None, *record["outputs"])

@@ -1,4 +1,4 @@
-"""How many threads a process may use, and how they wait for one another.
+"""The number of threads of this process.
 
 Python starts the thread pools of several libraries: OpenMP in PyTorch and scikit-learn, OpenBLAS in NumPy and SciPy,
 Arrow, ONNX Runtime. By default each counts the processors of the whole machine.
@@ -18,32 +18,32 @@ LIMIT = "OMP_NUM_THREADS"
 
 
 def count_threads(root: Path = Path("/")) -> int:
-    """Return how many threads this process may use at once; at least 1.
+    """Return the number of threads that this process may use at once; at least 1.
 
     This is the smallest of: the processors that the process may run on, the CPU quotas of its cgroup and of the cgroups
-    above it (rounded up), and OMP_NUM_THREADS. `root` is where /proc and /sys are looked up.
+    above it (rounded up), and OMP_NUM_THREADS. `root` is the folder of /proc and /sys.
     """
     processors = len(os.sched_getaffinity(0))
     quotas = [max(1, math.ceil(quota)) for quota in _quotas(root)]
-    return min([processors, *quotas, *_asked(environment.get(LIMIT))])
+    return min([processors, *quotas, *_read_limit(environment.get(LIMIT))])
 
 
 def thread_variables() -> dict[str, str]:
-    """Return the environment variables that make libraries keep to `count_threads`.
+    """Return the environment variables that limit libraries to `count_threads` threads.
 
-    They work where they are set before the library is loaded, and child processes inherit them.
+    Set them before a library is loaded. Child processes inherit them.
     """
     return {LIMIT: str(count_threads())}
 
 
-def _asked(text: str) -> list[int]:
-    """The number in OMP_NUM_THREADS, which may have one for each level of nested parallel regions."""
+def _read_limit(text: str) -> list[int]:
+    """Return the first number in OMP_NUM_THREADS, which may contain one for each level of nesting."""
     first = text.split(",", maxsplit=1)[0].strip()
     return [int(first)] if first.isdecimal() and int(first) > 0 else []
 
 
 def _quotas(root: Path) -> Iterator[float]:
-    """The CPU quotas that hold for this process, in processors."""
+    """Yield the CPU quotas of this process, in processors."""
     paths = _cgroup_paths(root)
     for kind, options, mount_root, mount_point in _cgroup_mounts(root):
         controller = "" if kind == "cgroup2" else "cpu"
@@ -51,22 +51,22 @@ def _quotas(root: Path) -> Iterator[float]:
             continue
         folder = root / mount_point.lstrip("/")
         below = _relative(paths[controller], mount_root)
-        for place in (folder.joinpath(*below.parts[:depth]) for depth in range(len(below.parts) + 1)):
-            yield from _quota(place, kind)
+        for depth in range(len(below.parts) + 1):
+            yield from _quota(folder.joinpath(*below.parts[:depth]), kind)
 
 
 def _quota(folder: Path, kind: str) -> Iterator[float]:
     names = ("cpu.max",) if kind == "cgroup2" else ("cpu.cfs_quota_us", "cpu.cfs_period_us")
     try:
         quota, period = " ".join((folder / name).read_text(encoding="ascii") for name in names).split()
-        if quota != "max" and int(quota) > 0:  # -1 is none, in the older system
+        if quota != "max" and int(quota) > 0:  # -1 means no quota in cgroup v1
             yield int(quota) / int(period)
     except (OSError, ValueError, ZeroDivisionError):
-        return  # no such file, as at the top of the tree: no quota
+        return  # no quota: the root of the tree has no such file
 
 
 def _cgroup_paths(root: Path) -> dict[str, str]:
-    """The path of this process's cgroup for each controller; of cgroup v2 the controller is empty."""
+    """Return the path of this process's cgroup for each controller; the controller of cgroup v2 is ""."""
     paths = {}
     for line in _lines(root / "proc/self/cgroup"):
         _, controllers, path = line.split(":", 2)
@@ -75,7 +75,7 @@ def _cgroup_paths(root: Path) -> dict[str, str]:
 
 
 def _cgroup_mounts(root: Path) -> Iterator[tuple[str, list[str], str, str]]:
-    """Kind, options, root and mount point of each cgroup file system."""
+    """Yield type, options, root and mount point of each cgroup file system."""
     for line in _lines(root / "proc/self/mountinfo"):
         mount, _, source = line.partition(" - ")
         kind, _, options = source.split(" ", 2)
@@ -85,7 +85,7 @@ def _cgroup_mounts(root: Path) -> Iterator[tuple[str, list[str], str, str]]:
 
 
 def _relative(path: str, mount_root: str) -> PurePosixPath:
-    """Where below a mount point a cgroup is; a container often sees its own cgroup at the top, under another path."""
+    """Return the path of a cgroup below a mount point; containers often see their own cgroup as the root."""
     inside = PurePosixPath(path)
     if ".." in inside.parts or not inside.is_relative_to(mount_root):
         return PurePosixPath()
@@ -95,5 +95,5 @@ def _relative(path: str, mount_root: str) -> PurePosixPath:
 def _lines(path: Path) -> list[str]:
     try:
         return path.read_text(encoding="utf-8").splitlines()
-    except OSError:  # another system than Linux, or a container without /proc
+    except OSError:  # not Linux, or a container without /proc
         return []

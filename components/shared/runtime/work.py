@@ -1,4 +1,4 @@
-"""Runs a stage once for each distinct work: the work key, its result in the store, its checkpoints, its errors."""
+"""Run a stage, or reuse its result: work keys, results, checkpoints and remembered errors."""
 
 from __future__ import annotations
 
@@ -25,15 +25,15 @@ from components.shared.storage.scratch import VARIABLE as SCRATCH
 from components.shared.storage.store import Store, open_store
 
 IMPURE = frozenset({"resolve", "deploy", "reject"})
-"""Stages that read or change what is outside: they run each time and have no work key."""
+"""Stages that read or change state outside of their inputs: they always run and have no work key."""
 
-SETTLED = {"split": ("previous", "splits")}
-"""Stages that, handed their own output as that input, give the same output again: so that work is known as done too."""
+IDEMPOTENT = {"split": ("previous", "splits")}
+"""Stages that return the same output again when it is passed as this input: that result is recorded, too."""
 
 
 @dataclass(frozen=True)
 class Work:
-    """What a stage may use besides its directories: the store, its inputs' digests, a place for checkpoints."""
+    """The context of a stage's work: the store, the digests of its inputs, and its checkpoints."""
 
     key: str
     store: Store
@@ -41,35 +41,33 @@ class Work:
     run: str = ""
     stage: str = ""
     spent: dict[str, float] = field(default_factory=dict)
-    """What the work took over all its tries (device_seconds): told with its times, and no value of it."""
+    """Resources that all attempts used (device_seconds); reported with the times, not part of the values."""
 
     def keep(self, name: str, data: bytes) -> None:
-        """Keep a checkpoint, replacing the one of that name, so that the same work can go on after an interruption."""
-        place = f"work/{self.key}/{name}"
-        self.store.write(place, stage_keys.seal(stage_keys.held(self.stage), place, data))
+        """Write or replace a checkpoint."""
+        path = f"work/{self.key}/{name}"
+        self.store.write(path, stage_keys.seal(stage_keys.held(self.stage), path, data))
 
     def kept(self, name: str) -> bytes | None:
-        """The checkpoint of that name from an earlier, unfinished try, or None.
+        """Return the checkpoint of an earlier, unfinished attempt, or None.
 
-        Where public keys are set, one that this stage did not sign counts as none.
+        If public keys are set, ignore a checkpoint that this stage did not sign.
         """
-        place = f"work/{self.key}/{name}"
-        data = self.store.read(place)
-        return None if data is None else stage_keys.unseal(place, data, (self.stage,))
+        path = f"work/{self.key}/{name}"
+        data = self.store.read(path)
+        return None if data is None else stage_keys.unseal(path, data, (self.stage,))
 
     def names(self, prefix: str) -> list[str]:
-        """The names of the checkpoints that begin with this, sorted."""
-        found = (name.rpartition("/")[2] for name in self.store.names(f"work/{self.key}"))
-        return sorted(name for name in found if name.startswith(prefix))
+        names = (name.rpartition("/")[2] for name in self.store.names(f"work/{self.key}"))
+        return sorted(name for name in names if name.startswith(prefix))
 
     def drop(self, name: str) -> None:
-        """Remove the checkpoint of that name."""
         self.store.delete(f"work/{self.key}/{name}")
 
 
 @dataclass(frozen=True)
 class Plan:
-    """A step before it is done: what it is made of, and the key that follows from that."""
+    """A step before it runs: its inputs, parameters, code, and the work key that follows from them."""
 
     stage: str
     inputs: dict[str, str]
@@ -78,13 +76,12 @@ class Plan:
 
     @property
     def key(self) -> str:
-        """The digest of inputs, parameters and code."""
         return lineage.work_key(self.stage, self.inputs, self.parameters, self.code)
 
 
 @dataclass(frozen=True)
-class Done:
-    """What a step gave: manifests by output name, values by name, and whether an earlier result served."""
+class Result:
+    """The result of a step: manifests of its outputs, its values, and whether an earlier result was reused."""
 
     key: str
     outputs: dict[str, Manifest]
@@ -94,40 +91,44 @@ class Done:
     spent: dict[str, float] = field(default_factory=dict)
 
 
-def step(stage: str, store_uri: str, inputs: Mapping[str, Path], parameters: Mapping[str, Any]) -> Done:
-    """Do a stage's work, or take the result of the same work done before; `inputs` are files that hold manifests."""
+def step(stage: str, store_uri: str, inputs: Mapping[str, Path], parameters: Mapping[str, Any]) -> Result:
+    """Run a stage, or reuse the result of the same work; `inputs` are paths of manifests."""
     interface = read(stage)
     store = open_store(store_uri)
-    page = step_log.Page(store, stage)
+    record = step_log.StepRecord(store, stage)
     try:
-        done = _step(interface, store, inputs, parameters, page)
+        result = _step(interface, store, inputs, parameters, record)
     except Exception as error:
-        page.fail(sentence(error))
+        record.fail(sentence(error))
         raise
     except SystemExit:
-        page.fail("It was asked to end before it was done.")
+        record.fail("It was stopped before it was done.")
         raise
-    told = {
-        "key": done.key,
-        "seconds": round(done.seconds, 2),
-        "outputs": {name: manifest.digest for name, manifest in done.outputs.items()},
-        "values": done.values,
-        **({"spent": done.spent} if done.spent else {}),
+    fields = {
+        "key": result.key,
+        "seconds": round(result.seconds, 2),
+        "outputs": {name: manifest.digest for name, manifest in result.outputs.items()},
+        "values": result.values,
+        **({"spent": result.spent} if result.spent else {}),
     }
-    state = "reused" if done.reused else "finished"
-    page.write(state, **told)
-    event(state, stage, **told)
-    return done
+    state = "reused" if result.reused else "finished"
+    record.write(state, **fields)
+    event(state, stage, **fields)
+    return result
 
 
 def _step(
-    interface: Interface, store: Store, inputs: Mapping[str, Path], parameters: Mapping[str, Any], page: step_log.Page
-) -> Done:
+    interface: Interface,
+    store: Store,
+    inputs: Mapping[str, Path],
+    parameters: Mapping[str, Any],
+    record: step_log.StepRecord,
+) -> Result:
     stage = interface.stage
     manifests = {name: Manifest.decode(inputs[name].read_bytes(), name) for name in interface.inputs}
     plan = prepare(stage, {name: manifest.digest for name, manifest in manifests.items()}, parameters)
     event("started", stage, key=plan.key)
-    page.write("started", key=plan.key, inputs=plan.inputs, parameters=plan.parameters, code=plan.code)
+    record.write("started", key=plan.key, inputs=plan.inputs, parameters=plan.parameters, code=plan.code)
     if stage in IMPURE or environment.get(SCRATCH):
         return _run(interface, store, plan, manifests)
     stage_keys.require(stage)
@@ -138,22 +139,23 @@ def _step(
         return earlier
     if refusal := _refusal(store, plan):
         raise RefusedError(
-            f"{refusal['message']} (The same work failed before; it is not tried again until it changes.)"
+            f"{refusal['message']} (The same work failed before; it is not retried until its inputs change.)"
         )
     return _run(interface, store, plan, manifests)
 
 
 def prepare(stage: str, inputs: Mapping[str, str], parameters: Mapping[str, Any]) -> Plan:
-    """The step that these input digests and parameters make, or a ValueError that names the wrong one."""
-    return Plan(stage, dict(inputs), read(stage).settle(parameters), code_version(stage))
+    """Return the plan of a step; raise UsageError for an invalid parameter."""
+    return Plan(stage, dict(inputs), read(stage).complete(parameters), code_version(stage))
 
 
-def finished(store: Store, key: str) -> Done | None:
-    """The result of work done before, or None. A result that is damaged, or whose objects have gone, is no result.
+def finished(store: Store, key: str) -> Result | None:
+    """Return the earlier result of this work, or None.
 
-    Neither is one that its stage did not sign, where public keys are set.
+    Ignore a result that is damaged or has lost its objects and, if public keys are set, one that its stage did not
+    sign.
     """
-    record = _result(store, key)
+    record = _read_result(store, key)
     if record is None:
         return None
     outputs = {}
@@ -162,16 +164,16 @@ def finished(store: Store, key: str) -> Done | None:
             if not store.has(digest):
                 return None
             outputs[name] = Manifest.decode(store.get(digest), f"{record['stage']} {name}")
-            if not all(store.has(named) for named in _named(store, outputs[name])):
+            if not all(map(store.has, _objects(store, outputs[name]))):
                 return None
     except ValueError as error:
-        _tell_unbelieved(key, sentence(error))
+        _log_rejected(key, sentence(error))
         return None
-    return Done(key, outputs, record["values"], record["seconds"], True, record.get("spent", {}))
+    return Result(key, outputs, record["values"], record["seconds"], True, record.get("spent", {}))
 
 
-def _result(store: Store, key: str) -> dict[str, Any] | None:
-    data = store.read(f"work/{key}/result.json", lineage.LARGEST)
+def _read_result(store: Store, key: str) -> dict[str, Any] | None:
+    data = store.read(f"work/{key}/result.json", lineage.MAX_BYTES)
     record = contracts.try_decode("result", data)
     if data is None or record is None or not {"stage", "outputs", "values", "seconds", "inputs"} <= set(record):
         return None
@@ -183,14 +185,16 @@ def _result(store: Store, key: str) -> dict[str, Any] | None:
             if lineage.key_of(record) != key:
                 raise PermissionError("The result belongs to other work.")
         except (PermissionError, KeyError) as error:
-            _tell_unbelieved(key, sentence(error))
+            _log_rejected(key, sentence(error))
             return None
     return record
 
 
 def _refusal(store: Store, plan: Plan) -> dict[str, Any] | None:
-    """The error for which this work is not tried again, or None; where signatures count, one that its stage signed."""
-    data = store.read(f"work/{plan.key}/error.json", lineage.LARGEST)
+    """Return the error because of which this work is not retried, or None; if keys are set, its stage must have signed
+    it.
+    """
+    data = store.read(f"work/{plan.key}/error.json", lineage.MAX_BYTES)
     record = contracts.try_decode("error", data)
     if data is None or record is None or not isinstance(record.get("message"), str):
         return None
@@ -203,38 +207,38 @@ def _refusal(store: Store, plan: Plan) -> dict[str, Any] | None:
     return record
 
 
-def _tell_unbelieved(key: str, why: str) -> None:
+def _log_rejected(key: str, why: str) -> None:
     why = f"{why} The work is done again."
     log.warning("result not believed", extra={"fields": {"stage": "work", "work": key[:12], "why": why}})
 
 
-def _named(store: Store, manifest: Manifest) -> Iterator[str]:
-    """The objects that an artifact consists of, the shards of a data set among them."""
+def _objects(store: Store, manifest: Manifest) -> Iterator[str]:
+    """Yield the digests of an artifact's objects, including the shards of a data set."""
     yield from (blob.digest for blob in manifest.files.values())
     for kind in ("dataset", "portion"):
-        about = manifest.files.get(f"{kind}.json")
-        if about and store.has(about.digest):
-            record = contracts.decode(kind, store.get(about.digest), f"{kind}.json")
+        blob = manifest.files.get(f"{kind}.json")
+        if blob and store.has(blob.digest):
+            record = contracts.decode(kind, store.get(blob.digest), f"{kind}.json")
             yield from (shard["digest"] for shard in record["shards"])
 
 
-def whole(store: Store, output: str) -> bool:
-    """Whether the work that gave this artifact, and all the work it rests on, would be found done."""
+def is_complete(store: Store, output: str) -> bool:
+    """Return whether the results of the work behind this artifact, and of all earlier work, can be reused."""
     manifest = contracts.try_decode("manifest", store.get(output)) if store.has(output) else None
     if manifest and manifest.get("parts"):
-        return all(whole(store, part) for part in manifest["parts"])
-    ref = contracts.try_decode("ref", store.read(f"refs/{output}.json", lineage.LARGEST)) or {}
+        return all(is_complete(store, part) for part in manifest["parts"])
+    ref = contracts.try_decode("ref", store.read(f"refs/{output}.json", lineage.MAX_BYTES)) or {}
     key = str(ref.get("key", ""))
-    done = _result(store, key) if key else None
-    if done is None or finished(store, key) is None:
+    result = _read_result(store, key) if key else None
+    if result is None or finished(store, key) is None:
         return False
-    # What came from outside (an earlier split, a model in service) was made by other runs, and is not asked for.
-    given = {name: digest for name, digest in done["inputs"].items() if name not in ("previous", "champion")}
-    return all(whole(store, digest) for digest in given.values())
+    # An earlier split and a model in service come from other runs.
+    inputs = (digest for name, digest in result["inputs"].items() if name not in ("previous", "champion"))
+    return all(is_complete(store, digest) for digest in inputs)
 
 
-def _run(interface: Interface, store: Store, plan: Plan, manifests: Mapping[str, Manifest]) -> Done:
-    begun = time.perf_counter()
+def _run(interface: Interface, store: Store, plan: Plan, manifests: Mapping[str, Manifest]) -> Result:
+    start = time.perf_counter()
     function = getattr(importlib.import_module(f"components.{plan.stage}.{plan.stage}"), plan.stage)
     with tempfile.TemporaryDirectory(prefix=f"medloop-{plan.stage}-") as scratch:
         folders = {name: Path(scratch) / name for name in (*interface.inputs, *interface.outputs)}
@@ -242,8 +246,8 @@ def _run(interface: Interface, store: Store, plan: Plan, manifests: Mapping[str,
             folders[name].mkdir()
         for name, manifest in manifests.items():
             lay_out(store, manifest, folders[name])
-        own = Work(plan.key, store, plan.inputs, step_log.run(), plan.stage)
-        extra = {"work": own} if interface.takes_work else {}
+        work = Work(plan.key, store, plan.inputs, step_log.run(), plan.stage)
+        extra = {"work": work} if interface.takes_work else {}
         try:
             values = function(**folders, **extra, **interface.arguments(plan.parameters)) or {}
         except RefusedError as error:
@@ -252,45 +256,45 @@ def _run(interface: Interface, store: Store, plan: Plan, manifests: Mapping[str,
                 store.write(f"work/{plan.key}/error.json", refusal)
             raise
         outputs = {name: gather(store, folders[name]) for name in interface.outputs}
-    done = Done(plan.key, outputs, values, time.perf_counter() - begun, False, own.spent)
+    result = Result(plan.key, outputs, values, time.perf_counter() - start, False, work.spent)
     if plan.stage not in IMPURE:
-        _record(store, plan, done)
-    return done
+        _record(store, plan, result)
+    return result
 
 
-def _record(store: Store, plan: Plan, done: Done) -> None:
-    kept = store.names(f"work/{plan.key}")
+def _record(store: Store, plan: Plan, result: Result) -> None:
+    names = store.names(f"work/{plan.key}")
     record = {
         "stage": plan.stage,
         "inputs": plan.inputs,
         "parameters": plan.parameters,
         "code": plan.code,
-        "outputs": {name: manifest.digest for name, manifest in done.outputs.items()},
-        "values": done.values,
-        "seconds": round(done.seconds, 3),
-        **({"spent": done.spent} if done.spent else {}),
+        "outputs": {name: manifest.digest for name, manifest in result.outputs.items()},
+        "values": result.values,
+        "seconds": round(result.seconds, 3),
+        **({"spent": result.spent} if result.spent else {}),
     }
     plans = [plan]
-    if plan.stage in SETTLED:
-        given, gave = SETTLED[plan.stage]
-        plans.append(replace(plan, inputs={**plan.inputs, given: done.outputs[gave].digest}))
-    for each in plans:
-        result = _signed("result", plan.stage, {**record, "inputs": each.inputs})
-        store.write(f"work/{each.key}/result.json", result)
-    _refer(store, plan, done.outputs.values())
-    for name in kept:
+    if plan.stage in IDEMPOTENT:
+        name, output = IDEMPOTENT[plan.stage]
+        plans.append(replace(plan, inputs={**plan.inputs, name: result.outputs[output].digest}))
+    for done in plans:
+        data = _signed("result", plan.stage, {**record, "inputs": done.inputs})
+        store.write(f"work/{done.key}/result.json", data)
+    _refer(store, plan, result.outputs.values())
+    for name in names:
         if not name.endswith("/result.json"):
-            store.delete(name)  # the checkpoints have served
+            store.delete(name)  # checkpoints are no longer needed
 
 
 def _signed(kind: str, stage: str, record: dict[str, Any]) -> bytes:
-    """The bytes of a record, signed by the key of its stage where there is one."""
+    """Return the bytes of a record, signed with the key of its stage if there is one."""
     key = stage_keys.held(stage)
     return contracts.encode(kind, key.sign(kind, record) if key else record)
 
 
 def _refer(store: Store, plan: Plan, outputs: Iterable[Manifest]) -> None:
-    """Write down for each artifact which work gave it: the newest that did, since several may give the same."""
+    """Record for each artifact the newest work that produced it; several may produce the same."""
     data = contracts.encode("ref", {"key": plan.key, "stage": plan.stage})
     for manifest in outputs:
         name = f"refs/{manifest.digest}.json"

@@ -1,4 +1,4 @@
-"""What keeps a store's bytes: the operations of a backend, and the backend in a directory."""
+"""Backends of a store: their interface, and the backend in a directory."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ from components.shared.errors import DamagedError
 log = logging.getLogger("medloop.store")
 
 PARTIAL = "partial"
-"""Where files of a directory's store lie while they are written."""
+"""Folder of files that are being written."""
 PAUSE = 0.05
-"""Seconds for which the second half of `Paused` bytes is held back."""
+"""Seconds between the two halves of `Paused` bytes."""
 ABANDONED = 3600
-"""Seconds after which nobody writes any more to a file that was not touched."""
+"""Seconds after which a file that is being written counts as abandoned."""
 
 
 class Paused(bytes):
-    """Bytes that a backend with a server sends in two halves, so that it takes a known time to write them."""
+    """Bytes that a backend with a server sends in two halves, so that writing them takes a known time."""
 
     __slots__ = ()
 
@@ -39,7 +39,7 @@ class Paused(bytes):
 
 
 class Backend(Protocol):
-    """Where the bytes lie. Names are relative, with slashes. Of a record over `limit` only the beginning is read."""
+    """Storage of named bytes. Names are relative, with slashes. `read` reads only the beginning beyond `limit`."""
 
     def read(self, name: str, limit: int | None = None) -> bytes | None: ...
     def write(self, name: str, data: bytes) -> None: ...
@@ -55,29 +55,29 @@ class Backend(Protocol):
 
 
 class Directory:
-    """A store in a directory: files appear under their name whole or not at all."""
+    """A store in a directory. Writes are atomic."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
         self._group: int | None = None
 
-    def for_group(self) -> int:
-        """Return the permissions of the root's group, which all that is written below it gets too: usually none.
+    def group_permissions(self) -> int:
+        """Return the group permissions of the root, which new files and folders get, too: usually none.
 
-        A root that only its group may enter besides its owner (chmod 2770) is shared on purpose. One that everybody may
-        enter was made under a usual umask: it is closed, if it is ours and holds a store.
+        A root that only its owner and group may enter (chmod 2770) is shared on purpose. A root that everybody may
+        enter was created under a usual umask: if this user owns it, restrict it to the owner.
         """
         if self._group is None:
-            about = self.root.stat()
-            self._group = about.st_mode & (stat.S_ISGID | stat.S_IRWXG)
-            if about.st_mode & stat.S_IRWXO and about.st_uid == os.geteuid():
+            status = self.root.stat()
+            self._group = status.st_mode & (stat.S_ISGID | stat.S_IRWXG)
+            if status.st_mode & stat.S_IRWXO and status.st_uid == os.geteuid():
                 self._group = 0
                 with contextlib.suppress(OSError):  # a file system without permissions
                     self.root.chmod(stat.S_IRWXU)
         return self._group
 
     def make_folder(self, folder: Path) -> None:
-        """Make a folder of the store, and those above it, for the owner and the root's group alone."""
+        """Create a folder of the store and its parents, accessible to the owner and the root's group only."""
         if folder.exists():
             return
         if folder == self.root:
@@ -85,23 +85,23 @@ class Directory:
             return
         self.make_folder(folder.parent)
         folder.mkdir(stat.S_IRWXU, exist_ok=True)
-        if group := self.for_group():
+        if group := self.group_permissions():
             folder.chmod(stat.S_IRWXU | group)
 
-    def _at(self, name: str) -> Path:
-        """Return where a name lies; never outside of the root, whatever a changed record makes of it."""
+    def _path(self, name: str) -> Path:
+        """Return the path of a name; raise DamagedError if it is outside of the root."""
         if name.startswith("/") or ".." in name.split("/") or "\0" in name:
             raise DamagedError(
-                f"A record of {len(name)} characters names a place outside of the store {self.root}. It was changed; "
-                "make it again."
+                f"A name of {len(name)} characters in a record leads out of the store {self.root}. The record was "
+                "changed; create it again."
             )
         return self.root / name
 
     def read(self, name: str, limit: int | None = None) -> bytes | None:
-        path = self._at(name)
+        path = self._path(name)
         try:
             _check_regular(path.stat().st_mode, path)
-            # Not blocking: a FIFO that has just taken the file's place is not waited for.
+            # Non-blocking: a FIFO may have replaced the file in the meantime.
             with os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
                 _check_regular(os.fstat(file.fileno()).st_mode, path)
                 return file.read(-1 if limit is None else limit + 1)
@@ -109,7 +109,7 @@ class Directory:
             return None
 
     def size(self, name: str) -> int | None:
-        path = self._at(name)
+        path = self._path(name)
         return path.stat().st_size if path.is_file() else None
 
     def skew(self) -> float | None:
@@ -119,21 +119,15 @@ class Directory:
         return f"the file system of {self.root}"
 
     def write(self, name: str, data: bytes) -> None:
-        def fill(part: Path) -> None:
-            part.write_bytes(data)
-
-        self._place(name, fill, os.replace)
+        self._place(name, lambda part: part.write_bytes(data), os.replace)
 
     def create(self, name: str, data: bytes) -> None:
-        def fill(part: Path) -> None:
-            part.write_bytes(data)
-
-        self._place(name, fill, os.link)  # link fails where the name exists: whole, and only once
+        self._place(name, lambda part: part.write_bytes(data), os.link)  # fails if the name exists
 
     def upload(self, name: str, path: Path) -> None:
         def fill(part: Path) -> None:
             if path.parent == part.parent:
-                os.link(path, part)  # written here for this, and by nobody any more
+                os.link(path, part)  # from Store.making: complete, and not changed any more
             else:
                 shutil.copyfile(path, part)
 
@@ -141,26 +135,26 @@ class Directory:
 
     def download(self, name: str, path: Path) -> bool:
         try:
-            shutil.copyfile(self._at(name), path)
+            shutil.copyfile(self._path(name), path)
         except FileNotFoundError:
             return False
         return True
 
     def purge(self, prefix: str) -> None:
-        """Do nothing: a directory keeps no old versions."""
+        """Do nothing: a directory has no old versions."""
 
     def delete(self, name: str) -> None:
-        target = self._at(name)
+        target = self._path(name)
         self.refuse_links(target)
         target.unlink(missing_ok=True)
 
     def refuse_links(self, target: Path) -> None:
-        """Raise a PermissionError where a folder above `target` is a link: what is written would lie elsewhere."""
+        """Raise a PermissionError if a folder above `target` is a link: writes would go elsewhere."""
         if target.parent.resolve() != self.root.resolve() / target.parent.relative_to(self.root):
             raise PermissionError(
                 errno.EPERM,
-                f"A folder of the store {self.root} is a link, and nothing is written through links. Put the folder "
-                "itself there, or mount it",
+                f"A folder of the store {self.root} is a link; links are not followed when writing. Replace it by the "
+                "folder, or mount that",
             )
 
     def names(self, prefix: str) -> list[str]:
@@ -168,20 +162,20 @@ class Directory:
             if not isinstance(error, FileNotFoundError):
                 raise PermissionError(
                     f"The store {self.root} cannot be read ({error.strerror}). Run as its owner, or share it with a "
-                    "group: docs/privacy.md says how."
+                    "group: see docs/privacy.md."
                 )
 
-        base = self.root / prefix
-        found = []
-        for folder, folders, names in os.walk(base, onerror=refuse):
-            # A directory with a record's name is listed, so that reading it is refused and it is not overlooked.
+        paths = []
+        for folder, folders, names in os.walk(self.root / prefix, onerror=refuse):
+            # List a directory with a record's name, too: reading it then raises an error.
             names += [name for name in folders if name.endswith(".json")]
             folders[:] = [name for name in folders if not name.endswith(".json")]
-            found += [str((Path(folder) / name).relative_to(self.root)) for name in names]
-        return found
+            paths += [str((Path(folder) / name).relative_to(self.root)) for name in names]
+        return paths
 
-    def _place(self, name: str, fill: Callable[[Path], None], put: Callable[[Path, Path], None]) -> None:
-        target = self._at(name)
+    def _place(self, name: str, fill: Callable[[Path], object], put: Callable[[Path, Path], None]) -> None:
+        """Write a temporary file with `fill`, and `put` it under its name."""
+        target = self._path(name)
         part = self.root / PARTIAL / secrets.token_hex(8)
         try:
             for path in (part, target):
@@ -190,16 +184,16 @@ class Directory:
             fill(part)
             with part.open("rb") as file:
                 os.fsync(file.fileno())
-            part.chmod(stat.S_IRUSR | (self.for_group() & stat.S_IRGRP))
+            part.chmod(stat.S_IRUSR | (self.group_permissions() & stat.S_IRGRP))
             put(part, target)
         except FileExistsError:
             raise
         except OSError as error:
             if error.errno == errno.EPERM and error.filename is None:
-                raise  # it says what to do by itself
+                raise  # from refuse_links
             raise type(error)(error.errno, unwritable(self.root, error)) from error
         finally:
-            with contextlib.suppress(OSError):  # a read-only root has no part to remove
+            with contextlib.suppress(OSError):  # nothing was written to a read-only root
                 part.unlink(missing_ok=True)
 
 
@@ -216,17 +210,17 @@ def _check_regular(mode: int, path: Path) -> None:
     if not stat.S_ISREG(mode):
         kind = _KINDS.get(stat.S_IFMT(mode), "something else")
         raise DamagedError(
-            f"{path} is {kind}, and must be a file. Move it away; if a record stood there, restore that from a copy."
+            f"{path} is {kind}; it must be a file. Move it away; if it replaced a record, restore that from a copy."
         )
 
 
 def unwritable(root: Path, error: OSError) -> str:
-    """Return why the store at `root` cannot be written, and what to do."""
+    """Return the message for a store that cannot be written."""
     if error.errno == errno.ENOSPC:
         return (
-            f"The store {root} is full. Free some space on its disk, or set MEDLOOP_STORE to another; run again after"
+            f"The store {root} is full. Free space on its disk, or set MEDLOOP_STORE to another store; then run again"
         )
     return (
         f"The store {root} cannot be written ({error.strerror or error}). Make it writable for this user, "
-        "or set MEDLOOP_STORE to one that is"
+        "or set MEDLOOP_STORE to another store"
     )

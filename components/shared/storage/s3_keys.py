@@ -1,4 +1,4 @@
-"""Where the keys of S3 storage come from, and how they are renewed when they have expired."""
+"""Keys for S3 storage: where they come from, and their renewal."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from minio.credentials import AWSConfigProvider, Credentials, EnvAWSProvider, Ia
 from components.shared import environment
 
 ENVIRONMENT = "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
-"""The source of keys that this process cannot renew."""
+"""The source whose keys this process cannot renew."""
 
 
 class Keys(Provider):  # type: ignore[misc]  # the client is not typed for us
-    """The keys to sign with, from the first source that the environment names; asked anew when they are refused."""
+    """Keys for requests, from the first source that the environment names; read again when they have expired."""
 
     def __init__(self, http: dict[str, object], of: str = "store") -> None:
         self.source, self._make = _source(http)
@@ -28,32 +28,32 @@ class Keys(Provider):  # type: ignore[misc]  # the client is not typed for us
 
     @property
     def renewable(self) -> bool:
-        """Whether the source may give other keys when it is asked again."""
+        """Whether reading the source again may return other keys."""
         return self.source != ENVIRONMENT
 
     def retrieve(self) -> Credentials:
-        """The keys; a PermissionError that says where none were found."""
+        """Return the keys; raise a PermissionError if the source has none."""
         with self._lock:
             self._provider = self._provider or self._make()
             try:
                 return self._provider.retrieve()
             except (ValueError, KeyError, OSError, configparser.Error, urllib3.exceptions.HTTPError) as error:
-                # Its own words may hold the token that was sent, so they go nowhere.
+                # The error's text may contain a token, and is not shown.
                 status = re.search(r"HTTP status code (\d+)", str(error))
-                why = f"answered {status[1]}" if status else f"gave none ({type(error).__name__})"
+                why = f"responded with status {status[1]}" if status else f"has none ({type(error).__name__})"
                 raise PermissionError(
                     f"No keys for the {self._of}: {self.source} {why}. Set {ENVIRONMENT}, or one of the other "
                     "sources in docs/storage.md."
                 ) from None
 
     def renew(self) -> None:
-        """Forget the keys, so that the source is asked again."""
+        """Discard the keys, so that the source is read again."""
         with self._lock:
             self._provider = None
 
 
 def _source(http: dict[str, object]) -> tuple[str, Callable[[], Provider]]:
-    """The first source that is there, in the order that AWS's own clients keep, and what makes its provider."""
+    """Return the first available source, in the order of AWS's own clients, and the constructor of its provider."""
     if environment.get("AWS_ACCESS_KEY_ID") or environment.get("AWS_SECRET_ACCESS_KEY"):
         return ENVIRONMENT, EnvAWSProvider
 
@@ -73,7 +73,7 @@ def _source(http: dict[str, object]) -> tuple[str, Callable[[], Provider]]:
         return "the container's role", role(None, 4, 10)
     if environment.get("AWS_EC2_METADATA_DISABLED").lower() == "true":
         return "the environment", EnvAWSProvider
-    # Off AWS nobody answers there: one short try.
+    # Outside of AWS this endpoint does not exist: try once, briefly.
     endpoint = environment.get("AWS_EC2_METADATA_SERVICE_ENDPOINT")
     return "the machine's role (no other source is set)", role(endpoint, 0, 1)
 
@@ -83,4 +83,4 @@ def _has_default(file: Path) -> bool:
     try:
         return bool(parser.read(file)) and parser.has_section("default")
     except (OSError, configparser.Error):
-        return True  # it is there and cannot be read: asking it for keys says so
+        return True  # it exists but cannot be read: reading keys will report that

@@ -1,4 +1,4 @@
-"""A store that reads what is there and writes elsewhere: for looking at a step again without changing anything."""
+"""A store that writes to another directory: for repeating a step without changing the store."""
 
 from __future__ import annotations
 
@@ -8,9 +8,10 @@ from pathlib import Path
 from components.shared.storage.directory import Backend
 
 VARIABLE = "MEDLOOP_SCRATCH"
-"""The environment variable that names the directory into which everything is written; steps then always run again."""
+"""Environment variable: directory for all writes; steps then always run again."""
 
-GONE = "gone"
+DELETED = "gone"
+"""Folder that marks deleted names."""
 
 
 class Scratch:
@@ -20,10 +21,10 @@ class Scratch:
         self.under, self.over = under, over
 
     def read(self, name: str, limit: int | None = None) -> bytes | None:
-        return self._where(name).read(name, limit)
+        return self._backend(name).read(name, limit)
 
     def size(self, name: str) -> int | None:
-        return self._where(name).size(name)
+        return self._backend(name).size(name)
 
     def skew(self) -> float | None:
         return self.under.skew()
@@ -45,19 +46,19 @@ class Scratch:
     def delete(self, name: str) -> None:
         self.over.delete(name)
         if self.under.size(name) is not None:
-            self.over.write(f"{GONE}/{name}", b"")
+            self.over.write(f"{DELETED}/{name}", b"")
 
     def names(self, prefix: str) -> list[str]:
-        gone = {name.removeprefix(f"{GONE}/") for name in self.over.names(f"{GONE}/{prefix}")}
-        ours = {name for name in self.over.names(prefix) if not name.startswith(f"{GONE}/")}
-        return sorted({*ours, *(set(self.under.names(prefix)) - gone)})
+        deleted = {name.removeprefix(f"{DELETED}/") for name in self.over.names(f"{DELETED}/{prefix}")}
+        written = {name for name in self.over.names(prefix) if not name.startswith(f"{DELETED}/")}
+        return sorted({*written, *(set(self.under.names(prefix)) - deleted)})
 
     def upload(self, name: str, path: Path) -> None:
         self.over.upload(name, path)
 
     def download(self, name: str, path: Path) -> bool:
-        return self._where(name).download(name, path)
+        return self._backend(name).download(name, path)
 
-    def _where(self, name: str) -> Backend:
-        changed = any(self.over.size(each) is not None for each in (name, f"{GONE}/{name}"))
+    def _backend(self, name: str) -> Backend:
+        changed = any(self.over.size(path) is not None for path in (name, f"{DELETED}/{name}"))
         return self.over if changed else self.under

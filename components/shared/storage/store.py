@@ -27,11 +27,11 @@ from components.shared.storage.scratch import Scratch
 log = logging.getLogger("medloop.store")
 
 WRITERS, ROUNDS = 8, 4
-"""How many writers compete for a record, and how often, when a store is probed."""
+"""Number of writers that compete for a record, and number of records, in a test of a store."""
 
 
 class Store:
-    """Objects by digest, and records by name, over one backend."""
+    """Objects by digest and records by name, in one backend."""
 
     def __init__(self, uri: str, backend: Backend, cache: Path | None) -> None:
         self.uri = uri
@@ -39,17 +39,17 @@ class Store:
         self._cache = cache
         self._verified: dict[str, tuple[int, ...]] = {}
 
-    # Objects: named by what they hold, written once, verified when they are read.
+    # Objects: named by their digest, written once, verified when they are read.
 
     def put_bytes(self, data: bytes) -> Blob:
-        """Keep these bytes; gives their digest and size."""
+        """Store bytes; return their digest and size."""
         blob = Blob(digest(data), len(data))
-        if self.backend.size(_object(blob.digest)) != blob.size:  # one cut short is written anew
+        if self.backend.size(_object(blob.digest)) != blob.size:  # missing or truncated
             self.backend.write(_object(blob.digest), data)
         return blob
 
     def put_file(self, path: Path, known: str = "") -> Blob:
-        """Keep this file's content; gives its digest, `known` where it was taken in writing, and its size."""
+        """Store a file's content; return its digest (`known` if it was computed already) and its size."""
         blob = Blob(known or file_digest(path), path.stat().st_size)
         if self.backend.size(_object(blob.digest)) != blob.size:
             self.backend.upload(_object(blob.digest), path)
@@ -57,26 +57,26 @@ class Store:
 
     @contextlib.contextmanager
     def making(self) -> Iterator[Path]:
-        """The path of a large file to write, which is kept without being copied if it lies where the store does."""
-        place = self.backend.root / PARTIAL if isinstance(self.backend, Directory) else Path(tempfile.gettempdir())
-        path = place / secrets.token_hex(8)
+        """Yield a path for a large file, which `put_file` then links instead of copying if the store is a directory."""
+        folder = self.backend.root / PARTIAL if isinstance(self.backend, Directory) else Path(tempfile.gettempdir())
+        path = folder / secrets.token_hex(8)
         try:
             if isinstance(self.backend, Directory):
                 self.backend.refuse_links(path)
-                self.backend.make_folder(place)
+                self.backend.make_folder(folder)
             yield path
         except OSError as error:
             if isinstance(self.backend, Directory) and error.errno in (errno.ENOSPC, errno.EACCES, errno.EROFS):
                 raise type(error)(error.errno, unwritable(self.backend.root, error)) from None
             if error.errno == errno.ENOSPC:
-                raise OSError(error.errno, f"{place} is full. Free some space on its disk; run again after") from None
+                raise OSError(error.errno, f"{folder} is full. Free space on its disk; then run again") from None
             raise
         finally:
             with contextlib.suppress(OSError):
                 path.unlink(missing_ok=True)
 
     def tidy(self) -> None:
-        """Remove what writers that were killed have left half-written."""
+        """Remove incomplete files of writers that were killed."""
         if isinstance(self.backend, Directory):
             for part in (self.backend.root / PARTIAL).glob("*"):
                 with contextlib.suppress(OSError):
@@ -84,20 +84,19 @@ class Store:
                         part.unlink()
 
     def discard(self, object_digest: str) -> None:
-        """Remove an object that does not hold what its name says, so that it can be made again."""
+        """Remove a damaged object, so that it can be created again."""
         self._verified.pop(object_digest, None)
         self.backend.delete(_object(object_digest))
 
     def has(self, object_digest: str) -> bool:
-        """Whether the store holds the object."""
         return self.backend.size(_object(object_digest)) is not None
 
     def fetch(self, object_digest: str) -> Path:
-        """A local, read-only file with the object's content, verified anew whenever the file has changed."""
+        """Return a local, read-only file with the object's content, verified whenever the file has changed."""
         path = self._local(object_digest)
         if self._verified.get(object_digest) != _state(path):
             if self._cache is not None and path.is_file() and file_digest(path) != object_digest:
-                path.unlink()  # a damaged cache is no loss: fetch it again
+                path.unlink()  # damaged in the cache: download it again
             if self._cache is not None and not path.exists():
                 self._download(object_digest, path)
             state = _state(path)
@@ -106,20 +105,20 @@ class Store:
             if file_digest(path) != object_digest:
                 raise OSError(
                     errno.EIO,
-                    f"The object {object_digest[:12]} in {self.uri} does not hold what its name says: it was changed "
-                    "or damaged. Restore it from a copy, or delete it and run again to make it anew",
+                    f"The object {object_digest[:12]} in {self.uri} does not match its digest: it was changed or "
+                    "damaged. Restore it from a copy, or delete it and run again to recreate it",
                 )
             self._verified[object_digest] = state
         return path
 
     def owns(self, path: Path) -> bool:
-        """Return whether this local file is an object of the store, or a copy that it keeps."""
+        """Return whether this local file is an object of the store, or its cached copy."""
         return is_digest(path.name) and path == self._local(path.name).resolve()
 
     def check_again(self, blob: Blob) -> None:
         """Raise an OSError if the store has lost an object or changed it since this process verified it.
 
-        The content of a bucket's object is not transferred again: its size is compared, and the local copy verified.
+        Objects of a bucket are not downloaded again: their size is compared, and the local copy verified.
         """
         self._verified.pop(blob.digest, None)
         if self._cache is not None and self.backend.size(_object(blob.digest)) != blob.size:
@@ -127,11 +126,10 @@ class Store:
         self.fetch(blob.digest)
 
     def get(self, object_digest: str) -> bytes:
-        """The object's content."""
         return self.fetch(object_digest).read_bytes()
 
     def fetch_all(self, digests: Iterable[str]) -> list[Path]:
-        """Local files for many objects, fetched side by side."""
+        """Return local files of many objects, downloaded in parallel."""
         with ThreadPoolExecutor(8) as pool:
             return list(pool.map(self.fetch, digests))
 
@@ -149,40 +147,37 @@ class Store:
                 if file_digest(part) == object_digest:
                     part.replace(path)
                     return
-                log.warning("object %s arrived damaged, attempt %d", object_digest[:12], attempt + 1)
+                log.warning("object %s was damaged in transfer, attempt %d", object_digest[:12], attempt + 1)
             finally:
                 part.unlink(missing_ok=True)
-        raise OSError(errno.EIO, f"The object {object_digest[:12]} in {self.uri} arrives damaged each time. Restore it")
+        raise OSError(errno.EIO, f"The object {object_digest[:12]} in {self.uri} is damaged. Restore it from a copy")
 
-    # Records: named by their place. Some are created once and never changed.
+    # Records: named by their path. Some are created once and never changed.
 
     def read(self, name: str, limit: int | None = None) -> bytes | None:
-        """A record's bytes, or None; a ValueError where it is no regular file, or larger than `limit`."""
+        """Return a record's bytes, or None; raise DamagedError if it is not a regular file or exceeds `limit`."""
         data = self.backend.read(name, limit)
         if data is not None and limit is not None and len(data) > limit:
-            raise DamagedError(f"{name} is larger than the {limit:,} bytes that it may have. Restore it from a copy.")
+            raise DamagedError(f"{name} is larger than {limit:,} bytes, the maximum. Restore it from a copy.")
         return data
 
     def write(self, name: str, data: bytes) -> None:
-        """Write or replace a record, atomically."""
         self.backend.write(name, data)
 
     def create(self, name: str, data: bytes) -> None:
-        """Write a record that must not exist yet; FileExistsError when another writer was first."""
+        """Write a new record; raise FileExistsError if it exists already."""
         self.backend.create(name, data)
 
     def delete(self, name: str) -> None:
-        """Remove a record, if it is there."""
         self.backend.delete(name)
 
     def names(self, prefix: str) -> list[str]:
-        """The names of the records below a prefix, sorted."""
         return sorted(self.backend.names(prefix))
 
     def numbered(self, folder: str, digits: int = 8) -> list[str]:
-        """Return the folder's records that are named by a number, in its order. Foreign files beside them do not count.
+        """Return the names of a folder's numbered records, in their order; ignore other files.
 
-        File managers, network file systems, editors and object browsers leave such files in any folder.
+        File managers, network file systems, editors and object browsers leave files in any folder.
         """
         names = (name for name in self.backend.names(folder) if record_number(name, folder, digits))
         return sorted(names, key=lambda name: record_number(name, folder, digits))
@@ -190,8 +185,8 @@ class Store:
     def creates_once(self) -> bool:
         """Return whether exactly one of several concurrent writers can create a record.
 
-        Some S3 servers ignore the condition. Some check it when a request arrives and write what follows later: the
-        writers send their second halves when all of them have been checked.
+        Some S3 servers ignore the condition. Others check it when a request arrives, before they receive the body:
+        therefore the writers send the second half of their bodies after all requests have arrived.
         """
         start, name = Barrier(WRITERS, timeout=60), f"probe/{secrets.token_hex(8)}"
 
@@ -212,51 +207,51 @@ class Store:
             with ThreadPoolExecutor(WRITERS) as pool:
                 return all(one_succeeds(number) for number in range(ROUNDS))
         finally:
-            # A probe that is left behind changes nothing, and some servers list versions in a way of their own.
+            # Leftover test records are harmless, and some servers cannot list versions.
             with contextlib.suppress(OSError, ValueError):
                 for number in range(ROUNDS):
                     self.delete(f"{name}-{number}")
                 self.backend.purge(name)
 
     def require_create_once(self) -> None:
-        """Raise a RuntimeError that names the server if concurrent writers can create the same record."""
+        """Raise UnavailableError if concurrent writers can create the same record."""
         if not self.creates_once():
             raise UnavailableError(
                 f"The store {self.uri} let several writers create the same record ({self.backend.server()} does not "
-                "keep If-None-Match), so two runs could release at the same time. Use a directory, MinIO or AWS S3; "
-                "docs/storage.md lists the servers that were tried."
+                "support If-None-Match), so two runs could release at the same time. Use a directory, MinIO or AWS S3; "
+                "docs/storage.md lists the servers that were tested."
             )
 
     def skew(self) -> float | None:
-        """Seconds by which this machine's clock is ahead of the store's server; None where there is no other clock."""
+        """Return the seconds by which this machine's clock is ahead of the store's server; None without a server."""
         return self.backend.skew()
 
 
 def _object(object_digest: str) -> str:
     if not is_digest(object_digest):
         raise DamagedError(
-            f"An object is named by {str(object_digest)[:20]!r}, and must be named by the 64 hexadecimal digits of a "
-            "SHA-256. The record that names it was changed; make it again."
+            f"The digest of an object is {str(object_digest)[:20]!r}; it must be the 64 hexadecimal digits of a "
+            "SHA-256. The record that contains it was changed; create it again."
         )
     return f"objects/{object_digest[:2]}/{object_digest}"
 
 
 def record_number(name: str, folder: str, digits: int = 8) -> int:
-    """Return the number that names this record in its folder, or 0 where the name is not one of ours."""
-    found = re.fullmatch(rf"{re.escape(folder)}/([0-9]{{{digits},12}})\.json", name)
-    number = int(found[1]) if found else 0
+    """Return the number of a numbered record in its folder; 0 for any other name."""
+    match = re.fullmatch(rf"{re.escape(folder)}/([0-9]{{{digits},12}})\.json", name)
+    number = int(match[1]) if match else 0
     return number if name == f"{folder}/{number:0{digits}d}.json" else 0
 
 
 def _state(path: Path) -> tuple[int, ...]:
-    """Return what changes with a file's content, or nothing where there is no regular file."""
+    """Return the attributes that change with a file's content; () if it is not a regular file."""
     try:
-        found = path.stat()
+        status = path.stat()
     except OSError:
         return ()
-    if not stat.S_ISREG(found.st_mode):
-        return ()  # to open a FIFO would wait for ever
-    return (found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns)
+    if not stat.S_ISREG(status.st_mode):
+        return ()  # opening a FIFO would block
+    return (status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
 
 
 def _missing(object_digest: str, uri: str) -> str:
@@ -267,42 +262,42 @@ def _missing(object_digest: str, uri: str) -> str:
 
 
 def open_store(uri: str) -> Store:
-    """The store at a directory or at s3://bucket/prefix; credentials and endpoint come from the environment."""
+    """Return the store in a directory or s3://bucket/prefix; keys and endpoint come from the environment."""
     if scratch := environment.get(SCRATCH):
-        return over(uri, Path(scratch))
-    where, backend = _backend(uri)
+        return open_scratch(uri, Path(scratch))
+    address, backend = _backend(uri)
     if isinstance(backend, Directory):
         if any((backend.root / name).is_dir() for name in ("objects", "releases")):
-            backend.for_group()
-        return Store(where, backend, None)
+            backend.group_permissions()
+        return Store(address, backend, None)
     cache = Path(environment.get("MEDLOOP_CACHE") or Path(tempfile.gettempdir()) / f"medloop-cache-{os.getuid()}")
     if not cache.exists():
         cache.parent.mkdir(parents=True, exist_ok=True)
-        cache.mkdir(mode=0o700, exist_ok=True)  # scans come to lie there, and others may look into /tmp
-    return Store(where, backend, cache)
+        cache.mkdir(mode=0o700, exist_ok=True)  # it will contain images, and everybody can read /tmp
+    return Store(address, backend, cache)
 
 
-def over(uri: str, scratch: Path) -> Store:
-    """The store as it is, with all that is written going to a directory of its own."""
-    where, backend = _backend(uri)
-    return Store(where, Scratch(backend, Directory(scratch / "written")), scratch / "cache")
+def open_scratch(uri: str, scratch: Path) -> Store:
+    """Return a store that writes to the directory `scratch` instead."""
+    address, backend = _backend(uri)
+    return Store(address, Scratch(backend, Directory(scratch / "written")), scratch / "cache")
 
 
 def _backend(uri: str) -> tuple[str, Backend]:
-    """The address in full, and what keeps the bytes there."""
+    """Return the absolute address of a store, and its backend."""
     if not uri:
-        raise UsageError("The store's address is empty. Give a directory or s3://bucket/prefix.")
+        raise UsageError("The store's address is empty; it must be a directory or s3://bucket/prefix.")
     if "://" not in uri:
         root = Path(uri).absolute()
         return str(root), Directory(root)
     parts = urlsplit(uri)
     if "@" in parts.netloc:
         raise UsageError(
-            "The store's address holds a user or a password (not shown). Write s3://bucket/prefix alone; keys have "
-            "variables of their own, such as AWS_ACCESS_KEY_ID."
+            "The store's address contains a user or a password (not shown). Write s3://bucket/prefix only, and set "
+            "keys in their own variables, such as AWS_ACCESS_KEY_ID."
         )
     if parts.scheme != "s3" or not parts.netloc or "?" in uri or "#" in uri:
-        raise UsageError(f"The store's address is {uri!r}. Give a directory or s3://bucket/prefix.")
+        raise UsageError(f"The store's address is {uri!r}; it must be a directory or s3://bucket/prefix.")
     from components.shared.storage import s3
 
     return uri.rstrip("/"), s3.connect(parts.netloc, parts.path.strip("/"))

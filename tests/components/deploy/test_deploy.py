@@ -15,7 +15,7 @@ from components.shared.ledger import release_log
 from components.shared.ledger.approvals import FOLDER, approve, newest
 from components.shared.ledger.model_registry import project
 from components.shared.runtime.notify import VARIABLE
-from components.shared.runtime.work import Done
+from components.shared.runtime.work import Result
 from components.shared.storage.artifacts import gather
 from components.shared.storage.store import Store, open_store
 from tests import made
@@ -37,7 +37,7 @@ class Candidate:
         self.bundle = made.make_bundle(root / "bundle", gain=gain)
         self.digest = gather(store, self.bundle).digest
 
-    def deploy(self, verdict: dict[str, Any] | None = None, seen: dict[str, Any] | None = None) -> Done:
+    def deploy(self, verdict: dict[str, Any] | None = None, seen: dict[str, Any] | None = None) -> Result:
         """Deploy it; `verdict` and `seen` say where decision and state differ from what is right."""
         return self.hand_in(*self.inputs(verdict, seen))
 
@@ -51,7 +51,7 @@ class Candidate:
         state(folders[1], self.store, **{"champion": champion, **(seen or {})})
         return folders
 
-    def hand_in(self, decision: Path, state: Path) -> Done:
+    def hand_in(self, decision: Path, state: Path) -> Result:
         """Deploy it with these."""
         inputs = {"decision": decision, "state": state, "model": self.bundle}
         return step("deploy", self.store, inputs, run="run-1", by="someone")
@@ -106,7 +106,7 @@ def test_a_try_that_died_after_its_entry_finds_it_done(candidate: Candidate, sto
     ("verdict", "seen", "sentence"),
     [
         ({"outcome": "refused"}, {}, "The decision is 'refused', not 'approved'"),
-        ({"outcome": "awaiting approval"}, {}, "awaits a person's approval, and there is none"),
+        ({"outcome": "awaiting approval"}, {}, "awaits a person's approval, but there is none"),
         ({"outcome": ""}, {}, "not 'approved'"),
         ({"model": "f" * 64}, {}, "The decision approves the model ffffffffffff, but this model is"),
         ({"shipped": False}, {}, "is on the trained model, not on the graph to ship"),
@@ -209,7 +209,7 @@ def test_a_store_that_does_not_create_once_is_refused(tmp_path: Path, monkeypatc
             monkeypatch.setenv(name, value)
         store = open_store(f"s3://{BUCKET}/loop")
         candidate = Candidate(tmp_path / "candidate", store)
-        with pytest.raises(RuntimeError, match=r"http://.*calls itself .*If-None-Match.*MinIO or AWS S3"):
+        with pytest.raises(RuntimeError, match=r"the server .* at http://.*If-None-Match.*MinIO or AWS S3"):
             candidate.deploy()
         assert release_log.read_log(store) == []
 
@@ -273,7 +273,7 @@ def test_foreign_files_beside_an_approval_do_not_count(candidate: Candidate, sto
     assert newest(store, digest) == second
     assert (folder / "0002.json").is_file()
     os.mkfifo(folder / "0003.json")
-    with pytest.raises(ValueError, match=r"0003\.json is a FIFO, and must be a file"):
+    with pytest.raises(ValueError, match=r"0003\.json is a FIFO; it must be a file"):
         newest(store, digest)
     (folder / "0003.json").unlink()
     assert candidate.deploy(WAITS).values["outcome"] == "released"
@@ -295,16 +295,16 @@ def test_what_waited_goes_into_service_with_a_persons_approval(candidate: Candid
 @pytest.mark.parametrize(
     ("changes", "sentence"),
     [
-        ({"until": "2020-01-01T00:00:00+00:00"}, r"The approval by Dr\. B ended at 2020-01-01"),
+        ({"until": "2020-01-01T00:00:00+00:00"}, r"The approval by Dr\. B expired at 2020-01-01"),
         ({"decision": "f" * 64}, r"The approval by Dr\. B is of the decision ffffffffffff"),
-        ({"model": "f" * 64}, "on the model ffffffffffff, and this is"),
+        ({"model": "f" * 64}, "on the model ffffffffffff, not of"),
         ({"by": " "}, "lacks by"),
         ({"reason": ""}, "lacks reason"),
         ({"until": ""}, "lacks until"),
-        ({"until": "2999-01-01T00:00:00"}, "says '2999-01-01T00:00:00' for until, which is no time with a zone"),
-        ({"until": "soon"}, "says 'soon' for until"),
-        ({"at": 7}, "says 7 for at"),
-        ({"at": "2998-01-01T00:00:00+00:00", "until": "2999-01-01T00:00:00+00:00"}, "may begin now at the latest"),
+        ({"until": "2999-01-01T00:00:00"}, "until is '2999-01-01T00:00:00'; it must be a time with a time zone"),
+        ({"until": "soon"}, "until is 'soon'"),
+        ({"at": 7}, "at is 7"),
+        ({"at": "2998-01-01T00:00:00+00:00", "until": "2999-01-01T00:00:00+00:00"}, "must not begin in the future"),
         ({"schema": 99}, "schema 99"),
     ],
 )

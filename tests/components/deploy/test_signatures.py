@@ -49,7 +49,7 @@ def test_what_was_made_without_a_key_is_refused(
     use(monkeypatch, ours, ours)
     with pytest.raises(PermissionError, match="The decision is not signed"):
         candidate.hand_in(*made)
-    with pytest.raises(PermissionError, match="What resolve found is not signed"):
+    with pytest.raises(PermissionError, match="The state that resolve read is not signed"):
         candidate.hand_in(candidate.inputs()[0], made[1])
     assert release_log.read_log(store) == []
 
@@ -96,9 +96,9 @@ def no_signature(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        (other_outcome, "The decision is not what was signed"),
-        (other_page, "page is not the one that was signed"),
-        (one_more_file, "decision is not as it was written"),
+        (other_outcome, "The decision does not match its signature"),
+        (other_page, "page was changed after it was signed"),
+        (one_more_file, "decision was changed: a file was added"),
         (no_signature, "The decision is not signed"),
     ],
 )
@@ -133,7 +133,7 @@ def test_a_changed_object_of_the_model_is_refused(candidate: Candidate, store: S
     path.chmod(0o644)
     path.write_bytes(sound[:-1] + b"\0\0")
     inputs = {name: store.fetch(made.digest) for name, made in handed.items()}
-    with pytest.raises(OSError, match="does not hold what its name says"):
+    with pytest.raises(OSError, match="does not match its digest"):
         step("deploy", store, {**inputs, "model": store.fetch(manifest.digest)}, run="run-1", by="someone")
     assert release_log.read_log(store) == []
 
@@ -149,7 +149,7 @@ def test_a_report_that_differs_or_is_gone_is_refused(candidate: Candidate, store
     sound = path.read_bytes()
     path.chmod(0o644)
     path.write_bytes(sound.replace(b"0.96", b"0.99"))
-    with pytest.raises(OSError, match="does not hold what its name says"):
+    with pytest.raises(OSError, match="does not match its digest"):
         candidate.hand_in(decision, state)
     path.unlink()
     with pytest.raises(FileNotFoundError, match="is not in"):
@@ -163,7 +163,7 @@ def test_a_report_about_another_model_is_refused(candidate: Candidate, store: St
     decision, state = candidate.inputs()
     record = contracts.read_record("decision", decision / "decision.json")
     contracts.write_record("decision", decision / "decision.json", {**record, "report": theirs})
-    with pytest.raises(RuntimeError, match="is another one than it was made on: model differs"):
+    with pytest.raises(RuntimeError, match="differs from the one it was made on, in: model"):
         candidate.hand_in(decision, state)
     assert release_log.read_log(store) == []
 
@@ -176,7 +176,7 @@ def test_a_forged_entry_in_the_log_stops_a_release(
     path.chmod(0o644)
     path.write_bytes(path.read_bytes().replace(b'"by": "someone"', b'"by": "another"'))
     second = Candidate(tmp_path / "second", store, gain=9)
-    with pytest.raises(PermissionError, match="Entry 1 of the release log is not what was signed"):
+    with pytest.raises(PermissionError, match="Entry 1 of the release log does not match its signature"):
         second.deploy()
 
 
@@ -192,10 +192,10 @@ def test_a_manifest_that_names_another_size_is_refused(
     with pytest.raises(FileNotFoundError, match="is not in"):
         step("deploy", store, inputs, run="run-1", by="someone")
     store.put_bytes(handed.read_bytes())  # put there by one who may write into the store
-    with pytest.raises(PermissionError, match="decision is not as it was written"):
+    with pytest.raises(PermissionError, match="decision was changed: a file was added"):
         step("deploy", store, inputs, run="run-1", by="someone")
     handed.write_bytes(text.replace(b"\n", b" "))
-    with pytest.raises(ValueError, match="no manifest as medloop writes it"):
+    with pytest.raises(ValueError, match="not a valid manifest"):
         step("deploy", store, inputs, run="run-1", by="someone")
     assert release_log.read_log(store) == []
 
@@ -218,11 +218,11 @@ def test_an_approval_counts_only_by_a_trusted_signature(
     said = {key: value for key, value in record.items() if key not in ("signer", "signature")}
     other = Pair()
     use(monkeypatch, other)
-    foreign = contracts.encode("approval", signing.signed("approval", said))
+    foreign = contracts.encode("approval", signing.sign("approval", said))
     use(monkeypatch, ours, ours)
     for changed, sentence in (
         (contracts.encode("approval", said), "not signed"),
-        (sound.replace(b"Dr. B", b"Dr. C"), "not what was signed"),
+        (sound.replace(b"Dr. B", b"Dr. C"), "does not match its signature"),
         (foreign, f"signed with the key {other.id}"),
     ):
         store.delete(name)

@@ -32,7 +32,7 @@ def test_the_interface_can_be_read() -> None:
     interface = read("evaluate")
     assert interface.inputs == ("model", "champion", "dataset", "splits")
     assert interface.outputs == ("report",)
-    assert interface.settle({})["confidence"] == 0.95
+    assert interface.complete({})["confidence"] == 0.95
     assert all(parameter.help for parameter in interface.parameters.values())
 
 

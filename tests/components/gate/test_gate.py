@@ -88,7 +88,7 @@ def test_the_interface_can_be_read() -> None:
     assert interface.inputs == ("report",)
     assert interface.outputs == ("decision",)
     plain = {"policy": {}, "looks": 1, "spent": 0.0, "signer": "", "revision": "", "shipped": False}
-    assert interface.settle({}) == plain
+    assert interface.complete({}) == plain
     assert all(parameter.help for parameter in interface.parameters.values())
 
 
@@ -607,7 +607,7 @@ def test_the_decision_is_signed_by_the_key_that_the_run_began_with(
 ) -> None:
     ours, other = Pair(), Pair()
     use(monkeypatch, ours, ours)
-    with pytest.raises(PermissionError, match="not the result of a step that the store knows"):
+    with pytest.raises(PermissionError, match="not the result of a step of"):
         judge(signer=ours.id, revision="revision")
     assert not (tmp_path / "decision" / "decision.sig").exists()
     store = open_store(str(tmp_path / "store"))

@@ -67,7 +67,7 @@ def test_a_shard_that_does_not_hold_what_its_name_says_is_named_and_made_again(
     damaged[len(damaged) // 2] ^= 1
     path.chmod(0o644)
     path.write_bytes(damaged)
-    with pytest.raises(OSError, match=f"The object {shard[:12]} in .* does not hold what its name says"):
+    with pytest.raises(OSError, match=f"The object {shard[:12]} in .* does not match its digest"):
         open_store(store.uri).fetch(shard)
     scans.add("NORMAL/new_1.png")
     monkeypatch.setattr(decode_groups, "Template", Template)  # a shared one writes to an earlier standard error

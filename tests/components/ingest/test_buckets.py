@@ -15,7 +15,7 @@ import pytest
 
 from components.ingest.decode import AHEAD
 from components.shared.privacy import hash_keys
-from components.shared.runtime.work import Done
+from components.shared.runtime.work import Result
 from components.shared.storage import source
 from components.shared.storage.store import Store, open_store
 from tests.components.ingest.test_ingest import Scans, about, everything, many, merged, row_of, stored_bytes
@@ -109,7 +109,7 @@ def store(tmp_path: Path) -> Store:
     return open_store(str(tmp_path / "store"))
 
 
-def ingest(store: Store, place: Scans | Copy, **parameters: Any) -> Done:
+def ingest(store: Store, place: Scans | Copy, **parameters: Any) -> Result:
     address = place.address if isinstance(place, Copy) else str(place.root)
     given = {"source": address, "revision": place.revision, "key_id": KEY.id, **parameters}
     return merged(store, [step("ingest", store, {}, **given)])

@@ -22,9 +22,9 @@ from components.shared.contracts import digest
 from components.shared.datasets.dataset import Data, read_shard
 from components.shared.imaging.views import Pixels
 from components.shared.privacy import hash_keys
-from components.shared.runtime.work import Done
+from components.shared.runtime.work import Result
 from components.shared.storage import source
-from components.shared.storage.artifacts import together
+from components.shared.storage.artifacts import combine
 from components.shared.storage.store import Store, open_store
 from tests.components.shared.images import dicom, encoded, gray
 from tests.components.shared.steps import contents, laid_out, step
@@ -65,7 +65,7 @@ class Scans:
         """Wait until the files' times tell a later change from this one."""
         time.sleep(source.SETTLING / 1e9)
 
-    def pixels_of(self, store: Store, done: Done, name: str) -> Pixels:
+    def pixels_of(self, store: Store, done: Result, name: str) -> Pixels:
         """The master of a file in a data set."""
         row = row_of(store, done, name)
         pixels: Pixels = read_shard(store.fetch(about(store, done)["shards"][row["shard"]]["digest"]))[row["row"]]
@@ -88,44 +88,44 @@ def store(tmp_path: Path) -> Store:
     return open_store(str(tmp_path / "store"))
 
 
-def portions(store: Store, scans: Scans, parts: int = 1, **parameters: Any) -> list[Done]:
+def portions(store: Store, scans: Scans, parts: int = 1, **parameters: Any) -> list[Result]:
     """What each part of the source gives."""
     given = {"source": str(scans.root), "revision": scans.revision, "key_id": KEY.id, **parameters}
     return [step("ingest", store, {}, **given, part=f"{number}/{parts}") for number in range(1, parts + 1)]
 
 
-def ingest(store: Store, scans: Scans, parts: int = 1, **parameters: Any) -> Done:
+def ingest(store: Store, scans: Scans, parts: int = 1, **parameters: Any) -> Result:
     """The data set of a source, ingested in so many parts and merged."""
     return merged(store, portions(store, scans, parts, **parameters))
 
 
-def merged(store: Store, found: list[Done], **parameters: Any) -> Done:
-    several = together(store, [done.outputs["portion"] for done in found])
+def merged(store: Store, found: list[Result], **parameters: Any) -> Result:
+    several = combine(store, [done.outputs["portion"] for done in found])
     return step("merge", store, {"portions": store.fetch(several.digest)}, **parameters)
 
 
-def numbers(done: Done) -> dict[str, int]:
+def numbers(done: Result) -> dict[str, int]:
     """How many images and patients there are, and how many were set aside, without the reasons."""
     assert sum(done.values["set_aside"].values()) == done.values["quarantined"]
     return {name: value for name, value in done.values.items() if isinstance(value, int)}
 
 
-def rows(store: Store, done: Done) -> dict[str, dict[str, Any]]:
+def rows(store: Store, done: Result) -> dict[str, dict[str, Any]]:
     """The index, by image id."""
     path = store.fetch(done.outputs["dataset"].files["index.parquet"].digest)
     return {row["image_id"]: row for row in pq.read_table(path).to_pylist()}
 
 
-def row_of(store: Store, done: Done, name: str) -> dict[str, Any]:
+def row_of(store: Store, done: Result, name: str) -> dict[str, Any]:
     return rows(store, done)[KEY.hash("image", name)]
 
 
-def about(store: Store, done: Done) -> dict[str, Any]:
+def about(store: Store, done: Result) -> dict[str, Any]:
     found: dict[str, Any] = json.loads(store.get(done.outputs["dataset"].files["dataset.json"].digest))
     return found
 
 
-def quarantine(store: Store, done: Done) -> dict[str, tuple[str, str]]:
+def quarantine(store: Store, done: Result) -> dict[str, tuple[str, str]]:
     text = store.get(done.outputs["dataset"].files["quarantine.csv"].digest).decode()
     return {row["image_id"]: (row["reason"], row["detail"]) for row in csv.DictReader(text.splitlines())}
 
@@ -334,7 +334,7 @@ def many(tmp_path: Path, count: int = 300) -> Scans:
     return made
 
 
-def everything(store: Store, done: Done) -> dict[str, bytes]:
+def everything(store: Store, done: Result) -> dict[str, bytes]:
     """The bytes of the dataset and of its shards."""
     found = contents(store.uri, done.outputs["dataset"])
     return found | {shard["digest"]: store.get(shard["digest"]) for shard in about(store, done)["shards"]}

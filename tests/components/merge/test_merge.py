@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from components.shared.runtime.work import Done
+from components.shared.runtime.work import Result
 from components.shared.storage.store import Store, open_store
 from tests.components.ingest.test_ingest import (
     KEY,
@@ -98,7 +98,7 @@ def test_parts_of_a_source_that_changed_between_them_are_refused(store: Store, t
         merged(store, [first, portions(store, made, 2)[1]])
 
 
-def warned(store: Store, done: Done) -> dict[str, list[str]]:
+def warned(store: Store, done: Result) -> dict[str, list[str]]:
     found: dict[str, list[str]] = {}
     lines = contents(store.uri, done.outputs["dataset"])["warnings.csv"].decode().splitlines()[1:]
     for line in lines:

@@ -14,7 +14,7 @@ from onnx import TensorProto, helper, numpy_helper, save
 from components.shared.contracts import Manifest
 from components.shared.datasets.dataset import Data
 from components.shared.inference import Model, read_bundle
-from components.shared.runtime.work import Done
+from components.shared.runtime.work import Result
 from components.shared.storage.store import Store, open_store
 from tests import made
 from tests.components.shared.steps import contents, laid_out, manifest, remove, step
@@ -56,7 +56,7 @@ class Bench:
     store: Store
     inputs: dict[str, Path]
 
-    def quantize(self, **parameters: Any) -> Done:
+    def quantize(self, **parameters: Any) -> Result:
         return step("quantize", self.store, self.inputs, **parameters)
 
 

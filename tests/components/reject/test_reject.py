@@ -8,7 +8,7 @@ import pytest
 
 from components.shared.ledger import release_log
 from components.shared.runtime.notify import VARIABLE
-from components.shared.runtime.work import Done
+from components.shared.runtime.work import Result
 from components.shared.storage.store import Store, open_store
 from tests import made
 from tests.components.shared.decisions import SPLIT, decision, state
@@ -24,7 +24,7 @@ def store(tmp_path: Path) -> Store:
     return open_store(str(tmp_path / "store"))
 
 
-def reject(store: Store, folder: Path, outcome: str = "refused", request: str = "request-1") -> Done:
+def reject(store: Store, folder: Path, outcome: str = "refused", request: str = "request-1") -> Result:
     inputs = {
         "decision": decision(folder / "decision", store, MODEL, outcome),
         "state": state(folder / "state", store, request=request),

@@ -12,7 +12,7 @@ from components.shared import contracts
 from components.shared.contracts import Manifest
 from components.shared.ledger import release_log, signing
 from components.shared.privacy import hash_keys
-from components.shared.runtime.work import Done
+from components.shared.runtime.work import Result
 from components.shared.storage import source
 from components.shared.storage.artifacts import gather
 from components.shared.storage.store import Store, open_store
@@ -39,17 +39,17 @@ def scans(tmp_path: Path) -> Path:
     return tmp_path / "scans"
 
 
-def resolve(store: Store, scans: Path, asked: dict[str, Any] | None = None, **options: Any) -> Done:
+def resolve(store: Store, scans: Path, asked: dict[str, Any] | None = None, **options: Any) -> Result:
     given = {f"{stage}_options": {} for stage in OPTIONS} | options
     return step("resolve", store, {}, source=str(scans), asked=asked or {"epochs": 3}, **given)
 
 
-def state(store: Store, done: Done) -> dict[str, Any]:
+def state(store: Store, done: Result) -> dict[str, Any]:
     found: dict[str, Any] = json.loads(store.get(done.outputs["state"].files["resolved.json"].digest))
     return found
 
 
-def release(store: Store, done: Done, what: str, tmp_path: Path, **fields: Any) -> release_log.Entry:
+def release(store: Store, done: Result, what: str, tmp_path: Path, **fields: Any) -> release_log.Entry:
     """The entry that the run which resolved this would write."""
     model = gather(store, made.make_bundle(tmp_path / f"bundle{len(release_log.read_log(store))}")).digest
     resolved = state(store, done)

@@ -21,18 +21,18 @@ def nothing(store: Store) -> Path:
     return store.fetch(store.put_bytes(Manifest().encode()).digest)
 
 
-def step(stage: str, store: Store, inputs: dict[str, Path], **parameters: Any) -> work.Done:
+def step(stage: str, store: Store, inputs: dict[str, Path], **parameters: Any) -> work.Result:
     """Do a stage's work; `inputs` are directories, or manifests of the store."""
     files = {name: manifest(store, path) if path.is_dir() else path for name, path in inputs.items()}
     return work.step(stage, store.uri, files, parameters)
 
 
-def output(store: Store, done: work.Done, name: str) -> Path:
+def output(store: Store, done: work.Result, name: str) -> Path:
     """The manifest file of an output."""
     return store.fetch(done.outputs[name].digest)
 
 
-def laid_out(store: Store, done: work.Done, name: str, folder: Path) -> Path:
+def laid_out(store: Store, done: work.Result, name: str, folder: Path) -> Path:
     """A directory with the files of an output."""
     artifacts.lay_out(store, done.outputs[name], folder)
     return folder

@@ -46,7 +46,7 @@ def test_what_is_no_json_is_refused_by_name(data: bytes) -> None:
 
 @pytest.mark.parametrize("document", [[], None, 3, {}, {"kind": "run", "schema": 1}])
 def test_another_kind_is_refused_by_name(document: object) -> None:
-    with pytest.raises(ValueError, match=r"decision\.json holds a .* where a 'decision' is expected"):
+    with pytest.raises(ValueError, match=r"decision\.json contains a .* a 'decision' is expected"):
         check("decision", document, "decision.json")
 
 
@@ -69,7 +69,7 @@ def test_a_manifest_comes_back_and_is_named_by_its_bytes() -> None:
 def test_a_record_in_a_file_is_read_back_or_refused_by_the_files_name(tmp_path: Path) -> None:
     write_record("split", tmp_path / "split.json", {"version": 1})
     assert read_record("split", tmp_path / "split.json")["version"] == 1
-    with pytest.raises(ValueError, match=r"split\.json holds a 'split'"):
+    with pytest.raises(ValueError, match=r"split\.json contains a 'split'"):
         read_record("dataset", tmp_path / "split.json")
 
 

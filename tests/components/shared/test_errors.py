@@ -108,7 +108,7 @@ def test_a_refusal_raised_in_shared_code_is_one_sentence_and_remembered(
     for _ in range(2):
         assert by_hand.main(arguments(stage, store, tmp_path)) == 1
         said = capsys.readouterr().err.splitlines()[-1]
-        assert said.startswith(f"{stage}: that file holds a None, where a 'manifest' is expected.")
+        assert said.startswith(f"{stage}: that file contains a None; a 'manifest' is expected.")
     assert len(tries) == 1
     assert len(remembered(store)) == 1
 

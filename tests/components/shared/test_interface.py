@@ -100,7 +100,7 @@ def test_what_is_no_stage_is_none(name: str) -> None:
 
 
 def test_settle_gives_what_was_asked_and_the_defaults_for_the_rest() -> None:
-    settled = read("train").settle({"epochs": 3, "fit": "stretch"})
+    settled = read("train").complete({"epochs": 3, "fit": "stretch"})
     assert settled["epochs"] == 3
     assert settled["fit"] == "stretch"
     assert settled["batch_size"] == read("train").parameters["batch_size"].default
@@ -108,22 +108,24 @@ def test_settle_gives_what_was_asked_and_the_defaults_for_the_rest() -> None:
 
 
 def test_an_unknown_parameter_names_the_nearest_and_lists_the_others() -> None:
-    with pytest.raises(ValueError, match=r"train has no parameter 'epcohs'. Did you mean 'epochs'\? It has: .*seed"):
-        read("train").settle({"epcohs": 3})
+    with pytest.raises(
+        ValueError, match=r"train has no parameter 'epcohs'. Did you mean 'epochs'\? Parameters: .*seed"
+    ):
+        read("train").complete({"epcohs": 3})
 
 
 def test_a_parameter_without_default_must_be_given() -> None:
-    with pytest.raises(ValueError, match="ingest needs a value for source"):
-        read("ingest").settle({"revision": "", "key_id": ""})
+    with pytest.raises(ValueError, match="ingest requires the parameter source"):
+        read("ingest").complete({"revision": "", "key_id": ""})
 
 
 @pytest.mark.parametrize(
     ("name", "value", "sentence"),
     [
-        ("epochs", 0, "epochs is 0, and must be from 1 to 1000"),
+        ("epochs", 0, "epochs is 0; it must be from 1 to 1000"),
         ("epochs", 1001, "must be from 1 to 1000"),
         ("epochs", 2.5, "must be a whole number"),
-        ("epochs", "2", "epochs is '2', and must be a whole number"),
+        ("epochs", "2", "epochs is '2'; it must be a whole number"),
         ("epochs", True, "must be a whole number"),
         ("epochs", None, "must be a whole number"),
         ("epochs", math.inf, "must be a whole number"),
@@ -139,34 +141,34 @@ def test_a_parameter_without_default_must_be_given() -> None:
 )
 def test_a_wrong_value_is_refused_with_its_limit(name: str, value: object, sentence: str) -> None:
     with pytest.raises(ValueError, match=f"^{name} is .*") as refused:
-        read("train").settle({name: value})
+        read("train").complete({name: value})
     assert sentence in str(refused.value)
 
 
 def test_a_whole_number_that_a_pipeline_made_a_float_is_whole_again() -> None:
-    settled = read("train").settle({"epochs": 3.0, "learning_rate": 1})
+    settled = read("train").complete({"epochs": 3.0, "learning_rate": 1})
     assert (settled["epochs"], type(settled["epochs"])) == (3, int)
     assert (settled["learning_rate"], type(settled["learning_rate"])) == (1.0, float)
 
 
 def test_a_number_may_be_written_as_yaml_reads_it_for_a_text() -> None:
     """YAML takes 1e-3, without a point, for a text."""
-    assert read("train").settle({"learning_rate": "1e-3"})["learning_rate"] == 0.001
+    assert read("train").complete({"learning_rate": "1e-3"})["learning_rate"] == 0.001
 
 
 def test_lists_and_mappings_are_checked_to_be_that() -> None:
     given = {"source": "x", "revision": "", "key_id": ""}
-    assert read("ingest").settle({**given, "classes": ["A"]})["classes"] == ["A"]
-    with pytest.raises(ValueError, match="classes is 'A', and must be a list"):
-        read("ingest").settle({**given, "classes": "A"})
-    with pytest.raises(ValueError, match=r"asked is \[\], and must be a mapping"):
+    assert read("ingest").complete({**given, "classes": ["A"]})["classes"] == ["A"]
+    with pytest.raises(ValueError, match="classes is 'A'; it must be a list"):
+        read("ingest").complete({**given, "classes": "A"})
+    with pytest.raises(ValueError, match=r"asked is \[\]; it must be a mapping"):
         read("resolve").parameters["asked"].check([])
 
 
 def test_true_and_false_are_no_numbers_and_numbers_are_not_true_or_false() -> None:
     switch = Parameter("on", bool, False, None, None, "")
     assert switch.check(True) is True
-    with pytest.raises(ValueError, match="on is 1, and must be true or false"):
+    with pytest.raises(ValueError, match="on is 1; it must be true or false"):
         switch.check(1)
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from components.shared.ledger import release_log
-from components.shared.ledger.model_registry import project, remembered
+from components.shared.ledger.model_registry import project, remembered_head
 from components.shared.storage.store import Store, open_store
 from medloop.releases.versions import sync_awaiting
 from medloop.settings import Settings
@@ -146,20 +146,20 @@ def test_drawn_anew_it_loses_what_the_log_does_not_know_and_mends_what_was_chang
 def test_it_remembers_the_head_and_does_not_go_back(
     store: Store, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    assert remembered(store.uri) is None
+    assert remembered_head(store.uri) is None
     Candidate(tmp_path / "one", store).deploy()
     append(store, "seal", reason="a test")
     log = release_log.read_log(store)
-    assert remembered(store.uri) == (2, log[-1].hash)
-    assert remembered("s3://another/loop") is None
+    assert remembered_head(store.uri) == (2, log[-1].hash)
+    assert remembered_head("s3://another/loop") is None
     store.delete("releases/00000002.json")
     with caplog.at_level(logging.WARNING, "medloop"):
         assert project(release_log.read_log(store), store.uri)
-    assert remembered(store.uri) == (2, log[-1].hash)
+    assert remembered_head(store.uri) == (2, log[-1].hash)
     ours = [record.message for record in caplog.records if record.name == "medloop"]
     assert ours == ["head not remembered"]
 
 
 def test_nothing_is_remembered_where_no_server_is_set(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    assert remembered("store") is None
+    assert remembered_head("store") is None

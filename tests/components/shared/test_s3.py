@@ -210,13 +210,13 @@ def test_an_error_after_a_200_is_one(store: Store, faults: Faults, tmp_path: Pat
 def test_a_record_that_is_not_what_was_written_is_refused(store: Store, faults: Faults) -> None:
     store.write("runs/1.json", b"a whole record")
     faults.force("get", *["cut record"] * ALWAYS)
-    with pytest.raises(ConnectionError, match=r"runs/1.json does not hold what was written \(7 bytes arrived\)"):
+    with pytest.raises(ConnectionError, match=r"runs/1.json does not match its checksum \(7 bytes arrived\)"):
         store.read("runs/1.json")
 
 
 def test_a_list_that_is_always_cut_is_no_empty_list(store: Store, faults: Faults) -> None:
     faults.force("list", *["cut, no length"] * ALWAYS)
-    with pytest.raises(ConnectionError, match=r"not whole XML.*not its console"):
+    with pytest.raises(ConnectionError, match=r"not complete XML.*not its console"):
         store.names("runs")
 
 
@@ -225,7 +225,7 @@ def test_a_list_that_is_always_cut_is_no_empty_list(store: Store, faults: Faults
 
 def test_a_busy_server_is_called_that(store: Store, faults: Faults) -> None:
     faults.force("any", *["503"] * ALWAYS)
-    with pytest.raises(ConnectionError, match=r"in 10 tries: SlowDown, Please reduce.*wait, or look"):
+    with pytest.raises(ConnectionError, match=r"on all 10 attempts: SlowDown, Please reduce.*wait, or check"):
         store.read("runs/1.json")
     assert faults.requests["get"] == ALWAYS
 
@@ -236,7 +236,7 @@ def test_a_server_that_is_not_there_is_called_that(
     monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{free_port()}")
     store = quick(tmp_path)
     for what, arguments in (("read", ("name",)), ("create", ("name", b"x"))):
-        with pytest.raises(ConnectionError, match=r"127.0.0.1:\d+ did not answer.*refused.*Check the endpoint"):
+        with pytest.raises(ConnectionError, match=r"127.0.0.1:\d+ did not respond.*refused.*Check the endpoint"):
             getattr(store, what)(*arguments)
 
 
@@ -488,11 +488,11 @@ def test_a_web_identity_is_exchanged_for_keys(faults: Faults, tmp_path: Path, mo
 @pytest.mark.parametrize(
     ("name", "value", "sentence"),
     [
-        ("AWS_ENDPOINT_URL", "localhost:9000", "needs http:// or https:// and a host"),
-        ("AWS_ENDPOINT_URL_S3", "ftp://host", "AWS_ENDPOINT_URL_S3 is 'ftp://host', and needs"),
-        ("AWS_ENDPOINT_URL", "http://host/bucket", "Write http://host; the bucket goes into MEDLOOP_STORE"),
-        ("AWS_ENDPOINT_URL", "http://key:word@host", "names more than a server. Write http://host;"),
-        ("AWS_ENDPOINT_URL", "http://host:x", "its port is none"),
+        ("AWS_ENDPOINT_URL", "localhost:9000", "must have http:// or https:// and a host"),
+        ("AWS_ENDPOINT_URL_S3", "ftp://host", "AWS_ENDPOINT_URL_S3 is 'ftp://host'; it must have"),
+        ("AWS_ENDPOINT_URL", "http://host/bucket", "Write http://host, and the bucket in MEDLOOP_STORE"),
+        ("AWS_ENDPOINT_URL", "http://key:word@host", "contains more than a server. Write http://host,"),
+        ("AWS_ENDPOINT_URL", "http://host:x", "its port is invalid"),
         ("AWS_S3_ADDRESSING_STYLE", "host", "must be auto, path or virtual"),
         ("AWS_CA_BUNDLE", "/no/such/file", "there is no such file"),
         ("AWS_REGION", "no region!", "invalid region"),
@@ -556,7 +556,7 @@ def test_the_authority_that_signed_the_servers_certificate_is_named_by_the_envir
 
 def test_a_server_without_tls_is_called_that(faults: Faults, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AWS_ENDPOINT_URL", f"https://{faults.upstream}")
-    with pytest.raises(ConnectionError, match=r"does not speak TLS\. Write http:// in AWS_ENDPOINT_URL"):
+    with pytest.raises(ConnectionError, match=r"does not use TLS\. Write http:// in AWS_ENDPOINT_URL"):
         quick(tmp_path).read("x")
 
 
@@ -642,5 +642,5 @@ def test_folder_markers_and_large_records_are_told_apart_from_entries(store: Sto
     assert release_log.read_log(store) == [first]
     assert release_log.foreign_names(store) == ["releases/", "releases/.DS_Store"]
     store.write("releases/00000002.json", b" " * (release_log.ENTRY_BYTES + 1))
-    with pytest.raises(ValueError, match=r"broken at releases/00000002\.json: .* is larger than the 1,048,576 bytes"):
+    with pytest.raises(ValueError, match=r"broken at releases/00000002\.json: .* is larger than 1,048,576 bytes"):
         release_log.read_log(store)

@@ -102,7 +102,7 @@ def test_objects_are_put_aside_once(store: Store, tmp_path: Path) -> None:
 def test_a_damaged_object_is_still_refused(under: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     under.write(f"objects/{'ab' * 32}"[:10] + f"/{'ab' * 32}", b"something else")
     monkeypatch.setenv(VARIABLE, str(tmp_path / "aside"))
-    with pytest.raises(OSError, match="arrives damaged"):
+    with pytest.raises(OSError, match="is damaged"):
         open_store(under.uri).get("ab" * 32)
 
 

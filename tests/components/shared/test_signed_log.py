@@ -61,7 +61,7 @@ def test_a_changed_entry_is_refused_though_the_chain_was_made_whole(
     use(monkeypatch, None)
     assert len(release_log.read_log(store)) == 3, "without public keys nobody can tell"
     use(monkeypatch, None, ours)
-    with pytest.raises(PermissionError, match="of the release log is not what was signed"):
+    with pytest.raises(PermissionError, match="of the release log does not match its signature"):
         release_log.read_log(store)
 
 
@@ -72,7 +72,7 @@ def test_an_entry_written_otherwise_but_meaning_the_same_is_refused(
     use(monkeypatch, ours, ours)
     write(store, "release v1")
     store.write("releases/00000001.json", (store.read("releases/00000001.json") or b"").replace(b"\n", b" "))
-    with pytest.raises(PermissionError, match="not in the one form in which it was signed"):
+    with pytest.raises(PermissionError, match="not in its canonical form"):
         release_log.read_log(store)
 
 
@@ -89,7 +89,7 @@ def test_the_log_of_a_foreign_key_is_refused(store: Store, monkeypatch: pytest.M
     use(monkeypatch, other)
     write(store, "release v1")
     use(monkeypatch, None, ours)
-    with pytest.raises(PermissionError, match=f"signed with the key {other.id}, and MEDLOOP_VERIFY_KEYS trusts"):
+    with pytest.raises(PermissionError, match=f"signed with the key {other.id}, but MEDLOOP_VERIFY_KEYS trusts"):
         release_log.read_log(store)
 
 
@@ -102,7 +102,7 @@ def test_entries_before_a_seal_are_covered_by_it(store: Store, monkeypatch: pyte
     write(store, "seal", "release v2")
     assert len(release_log.read_log(store)) == 4
     forge(store, 1, model="another")
-    with pytest.raises(PermissionError, match="Entry 4 of the release log is not what was signed"):
+    with pytest.raises(PermissionError, match="Entry 4 of the release log does not match its signature"):
         release_log.read_log(store)
 
 
@@ -160,20 +160,20 @@ def test_an_entry_of_a_trusted_key_that_does_not_hold_is_refused_even_before_a_s
     forge(store, 1, model="another")
     write(store, "seal")
     use(monkeypatch, None, ours)
-    with pytest.raises(PermissionError, match="Entry 1 of the release log is not what was signed"):
+    with pytest.raises(PermissionError, match="Entry 1 of the release log does not match its signature"):
         release_log.read_log(store)
 
 
 def test_no_entry_is_written_that_would_be_refused(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     ours = Pair()
     use(monkeypatch, None, ours)
-    with pytest.raises(RuntimeError, match="MEDLOOP_SIGNING_KEY is not set: an entry without one would make"):
+    with pytest.raises(RuntimeError, match="MEDLOOP_SIGNING_KEY is not set: an unsigned entry would make"):
         write(store, "release v1")
     use(monkeypatch, ours, ours)
     write(store, "release v1")
     use(monkeypatch, None)
-    with pytest.raises(RuntimeError, match="after a signed entry none goes unsigned"):
+    with pytest.raises(RuntimeError, match="an unsigned entry must not follow a signed one"):
         write(store, "release v2")
-    with pytest.raises(RuntimeError, match="after a signed entry none goes unsigned"):
+    with pytest.raises(RuntimeError, match="an unsigned entry must not follow a signed one"):
         release_log.check_writable(release_log.read_chain(store))
     assert len(release_log.read_chain(store)) == 1

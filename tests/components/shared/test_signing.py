@@ -31,7 +31,7 @@ def text(raw: bytes) -> str:
 def test_without_keys_nothing_is_signed_or_verified() -> None:
     assert signing.signer() is None
     assert signing.verifier() is None
-    assert signing.signed("release", {"a": 1}) == {"a": 1}
+    assert signing.sign("release", {"a": 1}) == {"a": 1}
 
 
 def test_without_keys_cryptography_is_not_imported() -> None:
@@ -84,12 +84,12 @@ def test_public_keys_are_read_in_every_form_and_several_at_once(monkeypatch: pyt
 @pytest.mark.parametrize("wrong", ["short", text(b"x" * 31), text(b"x" * 33), "-----BEGIN PRIVATE KEY-----\nAA==\n"])
 def test_a_key_that_is_none_is_refused_without_being_shown(wrong: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(VARIABLE, wrong)
-    with pytest.raises(ValueError, match=f"{VARIABLE} does not hold a private key") as told:
+    with pytest.raises(ValueError, match=f"{VARIABLE} does not contain a private key") as told:
         signing.signer()
     assert wrong not in str(told.value)
     monkeypatch.delenv(VARIABLE)
     monkeypatch.setenv(VERIFY, wrong)
-    with pytest.raises(ValueError, match=f"{VERIFY} holds something"):
+    with pytest.raises(ValueError, match=f"{VERIFY} contains an entry"):
         signing.verifier()
 
 
@@ -109,14 +109,14 @@ def test_verify_keys_that_hold_no_key_are_no_way_to_switch_verifying_off(
     text: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv(VERIFY, text)
-    with pytest.raises(ValueError, match="is set and holds no key"):
+    with pytest.raises(ValueError, match="is set but contains no key"):
         signing.verifier()
 
 
 def test_who_signs_must_be_trusted_where_keys_are_verified(monkeypatch: pytest.MonkeyPatch) -> None:
     ours, other = Pair(), Pair()
     use(monkeypatch, ours, other)
-    with pytest.raises(ValueError, match=f"holds the key {ours.id}, and {VERIFY} trusts {other.id}"):
+    with pytest.raises(ValueError, match=f"holds the key {ours.id}, but {VERIFY} trusts {other.id}"):
         signing.signer()
 
 
@@ -130,13 +130,13 @@ def test_unsigned_foreign_and_changed_are_told_apart(monkeypatch: pytest.MonkeyP
     foreign = other.signer.sign("decision", b"yes")
     for arguments, words in (
         (("decision", b"yes", "", "The decision"), "The decision is not signed"),
-        (("decision", b"yes", foreign, "The decision", other.id), f"signed with the key {other.id}, and .* trusts"),
-        (("decision", b"yes", foreign, "The decision", ours.id), "is not what was signed"),
-        (("decision", b"yes", foreign, "The decision"), "is not what was signed"),
-        (("decision", b"no", good, "The decision", ours.id), "is not what was signed"),
-        (("approval", b"yes", good, "The approval", ours.id), "is not what was signed"),
-        (("decision", b"yes", good[:-4], "The decision", ours.id), "is not what was signed"),
-        (("decision", b"yes", "ü" * 88, "The decision", ours.id), "is not what was signed"),
+        (("decision", b"yes", foreign, "The decision", other.id), f"signed with the key {other.id}, but .* trusts"),
+        (("decision", b"yes", foreign, "The decision", ours.id), "does not match its signature"),
+        (("decision", b"yes", foreign, "The decision"), "does not match its signature"),
+        (("decision", b"no", good, "The decision", ours.id), "does not match its signature"),
+        (("approval", b"yes", good, "The approval", ours.id), "does not match its signature"),
+        (("decision", b"yes", good[:-4], "The decision", ours.id), "does not match its signature"),
+        (("decision", b"yes", "ü" * 88, "The decision", ours.id), "does not match its signature"),
     ):
         with pytest.raises(PermissionError, match=words):
             trusted.check(*arguments)
@@ -154,7 +154,7 @@ def test_a_signature_is_written_in_one_way_alone(monkeypatch: pytest.MonkeyPatch
     changed = good[:85] + sibling + good[86:]
     assert base64.b64decode(changed) == base64.b64decode(good)
     for text in (changed, f"{good}\n", f" {good}"):
-        with pytest.raises(PermissionError, match="is not what was signed"):
+        with pytest.raises(PermissionError, match="does not match its signature"):
             trusted.check("decision", b"yes", text, "The decision", ours.id)
 
 
@@ -163,7 +163,7 @@ def test_no_byte_of_a_signed_record_or_file_can_be_changed(monkeypatch: pytest.M
     use(monkeypatch, ours, ours)
     trusted = signing.verifier()
     assert trusted
-    record = contracts.encode("release", signing.signed("release", {"number": 1, "sentence": "It is Dr. Ü’s."}))
+    record = contracts.encode("release", signing.sign("release", {"number": 1, "sentence": "It is Dr. Ü’s."}))
     signing.check_record(trusted, "release", record, "The entry")
     path = tmp_path / "decision.json"
     contracts.write_record("decision", path, {"outcome": "approved"})

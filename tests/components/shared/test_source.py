@@ -85,9 +85,9 @@ def test_the_place_of_a_source_does_not_matter(root: Path, tmp_path: Path) -> No
 @pytest.mark.parametrize(
     ("name", "error", "sentence"),
     [
-        ("", ValueError, "No source was given"),
+        ("", ValueError, "The source is missing"),
         ("nowhere", FileNotFoundError, "There is no source .*nowhere"),
-        ("scans/A/one.png", NotADirectoryError, "is a file. Name the directory"),
+        ("scans/A/one.png", NotADirectoryError, "is a file. Set it to a directory"),
     ],
 )
 def test_what_is_no_source_is_called_what_it_is(
@@ -284,7 +284,9 @@ def test_an_object_that_always_arrives_cut_short_is_said_to(scans: Scans, monkey
     with pytest.raises(RuntimeError, match=source.CHANGED):
         scans.read(shorter)
     scans.faults.force("get", *["cut record"] * 40)
-    with pytest.raises(ConnectionError, match=r"The source at .* answered 10 times, and never well: .* bytes arrived"):
+    with pytest.raises(
+        ConnectionError, match=r"The source at .* returned an invalid response on all 10 attempts: .* bytes arrived"
+    ):
         scans.read(entry)
 
 
@@ -327,10 +329,10 @@ def test_a_server_that_never_answers_well_is_named_and_no_scan_is(
     ("address", "error", "sentence"),
     [
         ("s3://no-such-bucket/x", OSError, r"no bucket 'no-such-bucket' at .*Check the bucket's name in the source's"),
-        (f"s3://{BUCKET}/nothing/here", FileNotFoundError, f"There is nothing at s3://{BUCKET}/nothing/here"),
+        (f"s3://{BUCKET}/nothing/here", FileNotFoundError, f"s3://{BUCKET}/nothing/here is empty"),
         ("s3://Bad_Name/x", ValueError, "The source's bucket is 'Bad_Name'.*Check its address"),
-        ("s3:///x", ValueError, "The source's address is 's3:///x'"),
-        ("https://example/x", ValueError, "Give a directory or s3://bucket/prefix"),
+        ("s3:///x", ValueError, "The source is 's3:///x'"),
+        ("https://example/x", ValueError, "must be a directory or s3://bucket/prefix"),
     ],
 )
 def test_an_address_that_leads_nowhere_is_called_what_it_is(

@@ -30,7 +30,7 @@ def inputs(store: Store, tmp_path: Path) -> dict[str, Path]:
     return {"dataset": made.make_dataset(tmp_path / "dataset", store), "previous": nothing(store)}
 
 
-def stamp(store: Store, done: work.Done) -> tuple[int, bytes]:
+def stamp(store: Store, done: work.Result) -> tuple[int, bytes]:
     path = Path(store.uri) / "work" / done.key / "result.json"
     return path.stat().st_mtime_ns, path.read_bytes()
 
@@ -106,7 +106,7 @@ def test_bad_input_is_remembered_and_told_at_once(store: Store, tmp_path: Path) 
     with pytest.raises(ValueError, match="needs at least 3") as second:
         step("split", open_store(store.uri), inputs)
     assert str(second.value).startswith(str(first.value))
-    assert "not tried again until it changes" in str(second.value)
+    assert "not retried until its inputs change" in str(second.value)
 
 
 def test_what_may_pass_is_tried_again(store: Store, inputs: dict[str, Path]) -> None:
@@ -169,7 +169,7 @@ def test_a_wrong_parameter_is_refused_before_the_store_is_touched(store: Store, 
 
 
 def test_an_input_that_is_no_manifest_is_refused_by_its_name(store: Store, inputs: dict[str, Path]) -> None:
-    with pytest.raises(ValueError, match="dataset holds a 'dataset', where a 'manifest' is expected"):
+    with pytest.raises(ValueError, match="dataset contains a 'dataset'; a 'manifest' is expected"):
         step("split", store, {**inputs, "dataset": inputs["dataset"] / "dataset.json"})
 
 

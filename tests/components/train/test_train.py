@@ -22,7 +22,7 @@ from components.shared.datasets.dataset import Data
 from components.shared.imaging.views import normalise
 from components.shared.inference import OUTPUTS, Model, read_bundle
 from components.shared.privacy import hash_keys
-from components.shared.runtime.work import Done
+from components.shared.runtime.work import Result
 from components.shared.storage.store import Store, open_store
 from components.train.calibrate import best_threshold, fit_temperature
 from components.train.memory import careful
@@ -56,7 +56,7 @@ class Room:
         splits = made.make_split(root / "splits", dataset, untrained=untrained)
         return Room(root, store, {"dataset": manifest(store, dataset), "splits": manifest(store, splits)})
 
-    def train(self, **parameters: Any) -> Done:
+    def train(self, **parameters: Any) -> Result:
         return step("train", self.store, self.inputs, **{**QUICK, **parameters})
 
     def views(self, count: int = 8) -> Any:
@@ -70,7 +70,7 @@ def room(tmp_path_factory: pytest.TempPathFactory) -> Room:
 
 
 @pytest.fixture(scope="module")
-def trained(room: Room) -> Done:
+def trained(room: Room) -> Result:
     """A training that nothing disturbed."""
     with pytest.MonkeyPatch.context() as environment:
         environment.delenv("MLFLOW_TRACKING_URI", raising=False)
@@ -78,12 +78,12 @@ def trained(room: Room) -> Done:
 
 
 @pytest.fixture(scope="module")
-def bundle(room: Room, trained: Done) -> Path:
+def bundle(room: Room, trained: Result) -> Path:
     return laid_out(room.store, trained, "model", room.root / "bundle")
 
 
 @pytest.mark.slow
-def test_it_learns_what_there_is_to_learn(trained: Done, bundle: Path) -> None:
+def test_it_learns_what_there_is_to_learn(trained: Result, bundle: Path) -> None:
     assert trained.values["val_auc"] > 0.9
     assert 1 <= trained.values["best_epoch"] <= 3
     about = read_bundle(bundle)
@@ -92,7 +92,7 @@ def test_it_learns_what_there_is_to_learn(trained: Done, bundle: Path) -> None:
     assert about["images"] == {"train": 48, "val": 16}
 
 
-def test_the_bundle_says_what_a_stranger_needs(trained: Done, bundle: Path, room: Room) -> None:
+def test_the_bundle_says_what_a_stranger_needs(trained: Result, bundle: Path, room: Room) -> None:
     files = {
         "configs/metadata.json",
         "configs/inference.json",
@@ -156,19 +156,19 @@ def test_the_head_beside_the_graph_is_the_graphs_own(bundle: Path, room: Room) -
     np.testing.assert_allclose(again, answer.logits, atol=1e-4)
 
 
-def test_no_path_of_this_machine_is_in_the_bundle(trained: Done, room: Room) -> None:
+def test_no_path_of_this_machine_is_in_the_bundle(trained: Result, room: Room) -> None:
     words = [str(REPOSITORY), sys.prefix, str(room.root), str(Path.home()), "site-packages", ".py"]
     for name, data in contents(room.store.uri, trained.outputs["model"]).items():
         found = [word for word in words if word.encode() in data]
         assert not found, f"{name} holds {found}"
 
 
-def test_no_checkpoint_is_left(trained: Done, room: Room) -> None:
+def test_no_checkpoint_is_left(trained: Result, room: Room) -> None:
     assert room.store.names(f"work/{trained.key}") == [f"work/{trained.key}/result.json"]
 
 
 @pytest.mark.slow
-def test_the_same_inputs_give_the_same_bytes(trained: Done, tmp_path: Path) -> None:
+def test_the_same_inputs_give_the_same_bytes(trained: Result, tmp_path: Path) -> None:
     again = Room.make(tmp_path).train()
     assert again.key == trained.key
     assert again.outputs == trained.outputs
@@ -176,7 +176,7 @@ def test_the_same_inputs_give_the_same_bytes(trained: Done, tmp_path: Path) -> N
 
 
 @pytest.mark.slow
-def test_another_seed_gives_another_model(trained: Done, room: Room) -> None:
+def test_another_seed_gives_another_model(trained: Result, room: Room) -> None:
     other = room.train(seed=8, epochs=1)
     assert other.outputs["model"].files["models/model.pt"] != trained.outputs["model"].files["models/model.pt"]
 
@@ -209,14 +209,14 @@ KILLS = int(os.environ.get("MEDLOOP_KILLS", "3"))
 
 
 @pytest.fixture(scope="module")
-def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Done:
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Result:
     return Room.make(tmp_path_factory.mktemp("undisturbed")).train(**LONGER)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("signal_", [signal.SIGKILL, signal.SIGTERM])
 def test_a_training_that_is_ended_at_random_moments_gives_the_same_bytes(
-    signal_: signal.Signals, undisturbed: Done, tmp_path: Path
+    signal_: signal.Signals, undisturbed: Result, tmp_path: Path
 ) -> None:
     room, chance = Room.make(tmp_path), random.Random(int(signal_))
     work = Path(room.store.uri) / "work" / undisturbed.key
@@ -271,7 +271,7 @@ def test_colour_images_are_learned_from_in_three_channels(tmp_path: Path) -> Non
 
 
 @pytest.mark.slow
-def test_weights_in_the_store_are_begun_with(trained: Done, bundle: Path, room: Room) -> None:
+def test_weights_in_the_store_are_begun_with(trained: Result, bundle: Path, room: Room) -> None:
     weights = room.store.put_file(bundle / "models" / "model.pt").digest
     done = room.train(weights=weights, epochs=1, frozen_epochs=1)
     about = json.loads(contents(room.store.uri, done.outputs["model"])["configs/metadata.json"])["medloop"]
@@ -306,7 +306,7 @@ def test_a_class_without_training_images_is_named(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_without_drawn_images_no_image_of_a_patient_is_in_the_bundle(trained: Done, room: Room) -> None:
+def test_without_drawn_images_no_image_of_a_patient_is_in_the_bundle(trained: Result, room: Room) -> None:
     assert "docs/augmentation.png" in trained.outputs["model"].files
     done = room.train(draw_images=False, epochs=1)
     assert "docs/augmentation.png" not in done.outputs["model"].files

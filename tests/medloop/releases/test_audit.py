@@ -249,7 +249,7 @@ def test_a_changed_entry_is_found_by_the_chain_and_named_by_its_signature(loop: 
     changed(loop)
     assert loop.problems() == [
         (
-            "Entry 2 of the release log is not what was signed: it was changed afterwards, or its signature was. "
+            "Entry 2 of the release log does not match its signature: one of them was changed. "
             "Restore it from a copy, or make it again."
         )
     ]
@@ -260,7 +260,7 @@ def test_a_changed_entry_is_found_by_the_chain_and_named_by_its_signature(loop: 
 def test_a_log_written_anew_from_an_entry_on_is_found_by_signatures_alone(loop: Loop, ours: Pair) -> None:
     rewrite(loop, 2, by="anybody")
     problems = loop.problems()
-    said = [f"Entry {number} of the release log is not what was signed" for number in (4, 3, 2)]
+    said = [f"Entry {number} of the release log does not match its signature" for number in (4, 3, 2)]
     assert [problem.partition(":")[0] for problem in problems] == said
     use(loop.patch, None)
     assert loop.problems() == []
@@ -270,7 +270,7 @@ def test_the_newest_entry_changed_is_found_by_its_signature_or_by_a_head(loop: L
     kept = release_log.head(release_log.read_log(loop.store))
     path = loop.entry(4)
     path.write_bytes(path.read_bytes().replace(b"Dr. B", b"Dr. C"))
-    assert "Entry 4 of the release log is not what was signed" in loop.problems()[0]
+    assert "Entry 4 of the release log does not match its signature" in loop.problems()[0]
     use(loop.patch, None)
     assert loop.problems() == []
     said = medloop("audit", "verify", "--head", kept, status=1)
@@ -381,7 +381,7 @@ def test_a_seal_does_not_cover_an_entry_that_was_changed_after_it_was_signed(loo
     rewrite(loop, 4, by="anybody")
     head = release_log.head(release_log.read_chain(loop.store))
     said = medloop("audit", "seal", "--head", head, "--reason", "x", status=1)
-    assert "Entry 4 of the release log is not what was signed" in said
+    assert "Entry 4 of the release log does not match its signature" in said
 
 
 def test_a_pair_of_keys_is_made_and_only_the_public_one_is_told(
