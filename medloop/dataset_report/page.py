@@ -7,9 +7,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from components.shared.reporting.formatting import NONE, count, size
 from components.shared.reporting.left_out import left_out
 from components.shared.reporting.pages import template
-from components.shared.reporting.wording import NONE, count, size
 from medloop.dataset_report import drawings
 from medloop.dataset_report.groups import NO_FINDING, OUT, SIDES, UNKNOWN, Rows
 from medloop.dataset_report.histograms import Histograms, compared, histograms

@@ -16,7 +16,7 @@ from components.shared.datasets import parquet_tables
 from components.shared.errors import RefusedError, UsageError
 from components.shared.privacy import hash_keys
 from components.shared.statistics.curves import curves
-from components.shared.statistics.metrics import Scored
+from components.shared.statistics.metrics import Predictions
 from components.shared.storage.store import Store
 from medloop.reader_study.page import page
 from medloop.reader_study.study import Locked, Readings, study
@@ -57,7 +57,7 @@ def readers(settings: Settings, store: Store, run: Run, table: Path, positive: s
     readings = Readings.of(found, locked)
     figures = {"run": run.id, **study(readings, locked, place)}
     seen = readings.seen
-    scored = Scored(locked.labels, locked.predicted, locked.probabilities, locked.patients).only(seen)
+    scored = Predictions(locked.labels, locked.predicted, locked.probabilities, locked.patients).subset(seen)
     curve = None if place is None else curves(scored, place, locked.confidence)["roc"]
     folder = settings.runs / run.id
     folder.mkdir(parents=True, exist_ok=True)
