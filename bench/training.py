@@ -130,7 +130,7 @@ def bare(side: SplitImages, architecture: str, size: int, precision: str, batch:
     place = torch.device(device)
     batches = [np.arange(start, min(start + batch, len(side))) for start in range(0, len(side), batch)]
     ready = [
-        (side.normalised(images).contiguous(memory_format=torch.channels_last), targets)
+        (side.normalise(images).contiguous(memory_format=torch.channels_last), targets)
         for images, targets in side.batches(batches, place)
     ]
     moving = torch.optim.AdamW(network.parameters(), lr=1e-3)

@@ -46,7 +46,7 @@ def build(
 ) -> nn.Module:
     """Return a new network for images of this size, with weights from torch's random state.
 
-    With `logits_only` it returns only the logits, as MONAI requires of a bundle's network; its weights are the same.
+    With `logits_only` it returns only the logits, as MONAI requires; its weights are the same.
     """
     if name not in NETWORKS:
         near = difflib.get_close_matches(name, NETWORKS, n=1, cutoff=0.0)[0]
@@ -54,8 +54,8 @@ def build(
         raise RefusedError(f"Unknown network {name!r}; did you mean {near!r}? Allowed are {known}.")
     if channels < 1 or classes < 2:
         raise RefusedError(
-            f"A network for {channels} channels and {classes} classes cannot be built; at least 1 channel and 2 classes "
-            "are needed."
+            f"A network for {channels} channels and {classes} classes cannot be built; at least 1 channel and 2 classes"
+            " are needed."
         )
     body, features = NETWORKS[name](channels, size)
     classifier = Classifier(body, features, classes, hidden, dropout, logits_only)
