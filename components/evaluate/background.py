@@ -36,9 +36,7 @@ def shortcuts(results: Metrics) -> dict[str, Any]:
     sampled = results["images"] < results["of_images"]
     return {
         "sentence": results["sentence"],
-        "tested": f"{tested}, a random sample of the {results['of_images']:,} test images"
-        if sampled
-        else f"all {tested}",
+        "tested": f"{tested}, sampled from the {results['of_images']:,} test images" if sampled else f"all {tested}",
         "copies": [
             {"name": words.capitalize(), **{name: written(name, results[copy][name]) for name in SUMMARY}}
             for copy, words in COPIES.items()

@@ -77,7 +77,7 @@ def estimates(predictions: Predictions) -> dict[str, Estimate]:
     by_class: dict[str, Estimate] = {}
     for k in range(predictions.classes):
         of_class = counts.column(k).figures(cluster_size)
-        of_class |= ranking(predictions, predictions.truth[:, k], k, cluster_size)
+        of_class |= ranking(predictions, k, cluster_size)
         by_class |= {f"{name}/{k}": estimate for name, estimate in of_class.items()}
     names = dict.fromkeys(name.partition("/")[0] for name in by_class if not name.startswith("accuracy/"))
     classes = predictions.reported_classes
@@ -92,7 +92,7 @@ def estimates(predictions: Predictions) -> dict[str, Estimate]:
         recalls = [by_class[f"sensitivity/{k}"] for k in range(predictions.classes)]
         whole["balanced_accuracy"] = average(recalls, cluster_size)
     if len(classes) > 1:
-        together = counts.together().figures(cluster_size) | ranking(predictions, predictions.truth, None, cluster_size)
+        together = counts.together().figures(cluster_size) | ranking(predictions, None, cluster_size)
         whole |= {f"micro/{name}": together[name] for name in MICRO}
     return whole | by_class
 
@@ -110,9 +110,8 @@ class Counts:
     def of(predictions: Predictions) -> Counts:
         """Return the counts of all classes: [patients, classes]."""
         truth, predicted = predictions.truth, predictions.decisions
-        return Counts(
-            *(predictions.by_patient(part) for part in (np.ones(truth.shape), truth, predicted, truth & predicted))
-        )
+        parts = (np.ones(truth.shape), truth, predicted, truth & predicted)
+        return Counts(*map(predictions.by_patient, parts))
 
     @property
     def right(self) -> Floats:
@@ -158,10 +157,9 @@ def share(above: Floats, below: Floats, cluster_size: float | None = None, behin
     patients = int(np.count_nonzero(below if behind is None else behind))
     value = float(above.sum()) / total
     parts = (above - value * below) / total * small_sample_factor(patients)
-    variance, as_one = uneven_variance(value, (parts**2).sum(), patients, mean_cluster_size(below), total)
-    return Estimate(
-        Share(value, float(variance), patients, cluster_size or mean_cluster_size(below), float(as_one)), parts[:, None]
-    )
+    own_size = mean_cluster_size(below)
+    variance, uneven = uneven_variance(value, (parts**2).sum(), patients, own_size, total)
+    return Estimate(Share(value, float(variance), patients, cluster_size or own_size, float(uneven)), parts[:, None])
 
 
 def average(estimates: Sequence[Estimate], cluster_size: float) -> Estimate:
@@ -192,21 +190,12 @@ def variance_inflation(estimate: Estimate) -> float:
     return float(estimate.spread.variance) / observed if isinstance(estimate.spread, Share) and observed > 0 else 1.0
 
 
-def ranking(predictions: Predictions, truth: Bools, k: int | None, cluster_size: float) -> dict[str, Estimate]:
+def ranking(predictions: Predictions, k: int | None, cluster_size: float) -> dict[str, Estimate]:
     """Return AUC and PR-AUC (average precision) of class k against the rest, or of all decisions if k is None."""
-    if k is None:
-        owners = np.repeat(predictions.patients, predictions.classes)
-        return _ranking(
-            truth.ravel(), predictions.probabilities.ravel(), owners, predictions.number_of_patients, cluster_size
-        )
-    return _ranking(
-        truth, predictions.probabilities[:, k], predictions.patients, predictions.number_of_patients, cluster_size
-    )
-
-
-def _ranking(
-    truth: Bools, probability: Floats, owners: Ints, patients: int, cluster_size: float
-) -> dict[str, Estimate]:
+    columns = slice(None) if k is None else slice(k, k + 1)
+    truth, probability = predictions.truth[:, columns].ravel(), predictions.probabilities[:, columns].ravel()
+    owners = np.repeat(predictions.patients, predictions.classes if k is None else 1)
+    patients = predictions.number_of_patients
     auc = area(truth, probability, owners, patients, cluster_size)
     with_class = int(np.count_nonzero(np.bincount(owners[truth], minlength=patients)))
     if not with_class:
@@ -231,9 +220,8 @@ def area(truth: Bools, score: Floats, owners: Ints, patients: int, cluster_size:
         np.bincount(owners[~truth], below - value, patients) / len(negatives) * small_sample_factor(n[1]),
     ]
     parts = np.stack(sums, axis=1)
-    assumed = float(binormal_variance(value, len(positives), len(negatives))) * (
-        1 + ASSUMED_CORRELATION * max(cluster_size - 1, 0)
-    )
+    inflation = 1 + ASSUMED_CORRELATION * max(cluster_size - 1, 0)
+    assumed = float(binormal_variance(value, len(positives), len(negatives))) * inflation
     return Estimate(_area(value, parts, n[0], n[1], assumed), parts)
 
 

@@ -63,9 +63,7 @@ def mistakes(errors: Metrics, metrics: Metrics) -> Row:
         "service": _in_service(errors),
         "threshold": _threshold(metrics) if errors["answers"] else "",
         "rows": rows if errors["answers"] > len(pictured) else [],
-        "listed": "All errors are listed"
-        if errors["answers"] <= len(rows)
-        else f"The {len(rows)} errors with the highest confidence are listed",
+        "listed": "All errors are" if errors["answers"] <= len(rows) else f"The {len(rows)} most confident errors are",
     }
 
 

@@ -39,6 +39,7 @@ def population(predictions: Predictions, classes: Sequence[str], settings: Setti
     lines = {name: curves(predictions, k, settings.confidence) for k, name in enumerate(classes)}
     binary = predictions.reported_classes == [1]
     tables = confusion(predictions).tolist()
+    kinds = ("roc", "pr", "calibration")
     return {
         **counts(predictions, classes),
         "figures": {name: figures[name] for name in figures if "/" not in name},
@@ -49,12 +50,8 @@ def population(predictions: Predictions, classes: Sequence[str], settings: Setti
         },
         "confusion": None if predictions.multilabel else tables,
         "confusion_by_class": dict(zip(classes, tables, strict=True)) if predictions.multilabel else None,
-        "roc": lines[classes[1]]["roc"] if binary else None,
-        "pr": lines[classes[1]]["pr"] if binary else None,
-        "calibration": lines[classes[1]]["calibration"] if binary else None,
-        "roc_by_class": None if binary else {name: line["roc"] for name, line in lines.items()},
-        "pr_by_class": None if binary else {name: line["pr"] for name, line in lines.items()},
-        "calibration_by_class": None if binary else {name: line["calibration"] for name, line in lines.items()},
+        **{kind: lines[classes[1]][kind] if binary else None for kind in kinds},
+        **{f"{kind}_by_class": None if binary else {name: lines[name][kind] for name in classes} for kind in kinds},
     }
 
 

@@ -119,6 +119,7 @@ def write_head(network: nn.Module, folder: Path) -> None:
 def write_metadata(model: Path, about: dict[str, Any]) -> None:
     """Write metadata.json in the format of MONAI bundles, with medloop's own record under "medloop"."""
     size, channels, classes = about["preprocess"]["size"], about["preprocess"]["channels"], about["classes"]
+    common = {"dtype": "float32", "value_range": [], "is_patch_data": False}
     document = {
         "schema": MONAI_SCHEMA,
         "version": "0.1.0",
@@ -139,9 +140,7 @@ def write_metadata(model: Path, about: dict[str, Any]) -> None:
                     "modality": "n/a",
                     "num_channels": channels,
                     "spatial_shape": [size, size],
-                    "dtype": "float32",
-                    "value_range": [],
-                    "is_patch_data": False,
+                    **common,
                     "channel_def": {str(channel): "image" for channel in range(channels)},
                 }
             },
@@ -151,9 +150,7 @@ def write_metadata(model: Path, about: dict[str, Any]) -> None:
                     "format": "classification",
                     "num_channels": len(classes),
                     "spatial_shape": [1, 1],
-                    "dtype": "float32",
-                    "value_range": [],
-                    "is_patch_data": False,
+                    **common,
                     "channel_def": {str(label): name for label, name in enumerate(classes)},
                 }
             },

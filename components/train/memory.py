@@ -9,7 +9,7 @@ import torch
 
 from components.shared.errors import UnavailableError
 
-OUT_OF_MEMORY_TEXTS = ("allocate memory", "out of memory", "STATUS_ALLOC_FAILED")
+MESSAGES = ("allocate memory", "out of memory", "STATUS_ALLOC_FAILED")
 """Fragments of the messages of errors that PyTorch and its libraries raise without a class of their own."""
 
 
@@ -21,17 +21,13 @@ def explain_out_of_memory(
     try:
         yield
     except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
-        if not (
-            isinstance(error, torch.OutOfMemoryError | MemoryError)
-            or any(words in str(error) for words in OUT_OF_MEMORY_TEXTS)
-        ):
+        recognised = any(text in str(error) for text in MESSAGES)
+        if not (recognised or isinstance(error, torch.OutOfMemoryError | MemoryError)):
             raise
         where = "this machine's memory"
         if device.type == "cuda":
             where = f"the GPU's {torch.cuda.get_device_properties(device).total_memory / 2**30:.0f} GiB"
-        smaller = (
-            f"Set batch_size to {batch // 2} and train_options.accumulate to {accumulate * 2} (almost equivalent), "
-        )
+        smaller = f"Set batch_size to {batch // 2} and train_options.accumulate to {accumulate * 2} (nearly the same), "
         raise UnavailableError(
             f"A batch of {batch} images of {size}×{size} pixels does not fit into {where} with {architecture}. "
             f"{smaller + 'l' if batch >= 4 else 'L'}ower image_size, or set train_options.precision to bf16."

@@ -14,5 +14,5 @@ def left_out(counts: Mapping[str, int]) -> str:
     if not total:
         return ""
     if len(counts) == 1:
-        return f"{total:,} left out as asked ({next(iter(counts))})"
-    return f"{total:,} left out as asked ({', '.join(f'{number:,} {why}' for why, number in counts.items())})"
+        return f"{total:,} left out by request ({next(iter(counts))})"
+    return f"{total:,} left out by request ({', '.join(f'{number:,} {why}' for why, number in counts.items())})"

@@ -64,7 +64,7 @@ def test_the_page_lists_what_the_predictions_hold(tmp_path_factory: pytest.TempP
     table = scene.page.partition('<table class="stack missed">')[2].partition("</table>")[0]
     listed = [row["image_id"] for row in wrong if row["image_id"][:12] in table]
     assert len(listed) == table.count('<th class="mono">') == MAX_LISTED
-    assert f"The {MAX_LISTED} errors with the highest confidence are listed here" in scene.page
+    assert f"The {MAX_LISTED} most confident errors are listed here" in scene.page
     assert scene.metrics["explanations"][3]["kind"] == "confident wrong"
     assert table.count(">above<") == 3
 
