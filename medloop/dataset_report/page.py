@@ -7,9 +7,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from components.shared.reporting.formatting import NONE, count, size
 from components.shared.reporting.left_out import left_out
 from components.shared.reporting.pages import template
-from components.shared.reporting.wording import NONE, count, size
 from medloop.dataset_report.figures import DIGITS, Figures
 from medloop.dataset_report.groups import NO_FINDING, OUT, SPLITS, UNKNOWN, Rows
 from medloop.dataset_report.histogram_svg import histogram, peak

@@ -10,7 +10,7 @@ from rich.markup import escape
 from rich.measure import Measurement
 from rich.table import Table
 
-from components.shared.reporting.wording import count
+from components.shared.reporting.formatting import count
 from medloop.dataset_report.figures import Figures
 from medloop.dataset_report.groups import OUT, UNKNOWN
 from medloop.dataset_report.verdicts import Verdict

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from components.shared.reporting.formatting import count
 from components.shared.reporting.left_out import left_out
-from components.shared.reporting.wording import count
 from medloop.dataset_report.figures import Figures, known_share
 from medloop.dataset_report.groups import SPLITS, UNKNOWN
 

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from components.shared.statistics.intervals import Floats, draw, of_figure, wilson
+from components.shared.statistics.intervals import Floats, bootstrap_figure, draw, wilson
 from medloop.reader_study.sums import Ints
 
 RESAMPLES, SEED = 2000, 7
@@ -26,7 +26,7 @@ def agreement(calls: Ints, patients: Ints, classes: int, confidence: float) -> d
     number = len(sums)
     value, chance = (float(result[0]) for result in kappa(sums, np.ones((1, number)), readers, classes))
     draws, _ = kappa(sums, draw(number, RESAMPLES, SEED).astype(np.float64), readers, classes)
-    figure = of_figure(value, draws, confidence, -1.0, 1.0)
+    figure = bootstrap_figure(value, draws, confidence, -1.0, 1.0)
     if figure["low"] is not None:
         best = wilson(1.0, number, confidence)[0]
         figure = {**figure, "low": min(figure["low"], (best - chance) / (1 - chance))}

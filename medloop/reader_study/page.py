@@ -8,8 +8,8 @@ from typing import Any
 
 from components.shared.figures import FIGURES
 from components.shared.reporting import plots
+from components.shared.reporting.formatting import NONE, count, interval, number
 from components.shared.reporting.pages import template
-from components.shared.reporting.wording import NONE, count, interval, number
 from medloop.reader_study.study import NAMES, WAYS
 
 WORDS = {"unaided": "alone", "aided": "with the model’s help"}

@@ -16,7 +16,7 @@ from components.shared.datasets import parquet_tables
 from components.shared.errors import RefusedError, UsageError
 from components.shared.privacy import hash_keys
 from components.shared.statistics.curves import curves
-from components.shared.statistics.metrics import Scored
+from components.shared.statistics.metrics import Predictions
 from components.shared.storage.store import Store
 from medloop.reader_study.page import page
 from medloop.reader_study.study import LockedTest, Readings, study
@@ -61,7 +61,7 @@ def compare_readers(
     )
     readings = Readings.of(rows, locked)
     figures = {"run": run.id, **study(readings, locked, index)}
-    scored = Scored(locked.labels, locked.predicted, locked.probabilities, locked.patients).only(readings.seen)
+    scored = Predictions(locked.labels, locked.predicted, locked.probabilities, locked.patients).subset(readings.seen)
     curve = None if index is None else curves(scored, index, locked.confidence)["roc"]
     folder = settings.runs / run.id
     folder.mkdir(parents=True, exist_ok=True)

@@ -34,7 +34,7 @@ def test_ctrl_c_ends_all_children_and_the_run_goes_on(place: Place) -> None:
     again = place.begin(*LONG)
     printed, _ = again.communicate(timeout=250)
     assert again.returncode == 0, printed
-    assert "epochs found in the checkpoint" in printed
+    assert "epochs restored from the checkpoint" in printed
     assert min(epochs_shown(printed)) > 0
     assert min(epochs_shown(printed)) >= int(max(epochs_shown(first), default=0)), "no finished epoch is done again"
 
@@ -63,7 +63,7 @@ def test_a_stage_that_is_killed_is_named_and_leaves_service_alone(place: Place) 
     again = place.begin(*LONG)
     printed, _ = again.communicate(timeout=250)
     assert again.returncode == 0, printed
-    assert "epochs found in the checkpoint" in printed
+    assert "epochs restored from the checkpoint" in printed
 
 
 def trains(pid: int) -> bool:

@@ -108,14 +108,14 @@ def test_below_the_line_of_merge_stands_what_was_set_aside_and_left_out(event: s
     assert further == [
         "! merge     2 quarantined: unreadable: the file is cut short",
         "! merge     1 quarantined: no class: it is not in a class folder",
-        "! merge     5,240 left out as asked (limit_per_class)",
+        "! merge     5,240 left out by request (limit_per_class)",
     ]
 
 
 def test_where_several_options_leave_images_out_each_has_its_count() -> None:
     values = {**MERGED, "set_aside": {}, "left_out": {"label_map": 1, "limit_per_class": 5239}}
     told = final_line({"event": "finished", "stage": "merge", "seconds": 1.0, "values": values})
-    assert told.endswith("\n! merge     5,240 left out as asked (1 label_map, 5,239 limit_per_class)")
+    assert told.endswith("\n! merge     5,240 left out by request (1 label_map, 5,239 limit_per_class)")
 
 
 def test_nothing_is_said_where_all_images_take_part() -> None:

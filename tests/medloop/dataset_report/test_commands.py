@@ -51,7 +51,7 @@ def test_images_left_out_as_asked_are_told_wherever_a_person_looks(tmp_path: Pat
     made.data(limit_per_class=10)
     omitted = made.done[2].values["left_out"]["limit_per_class"]
     assert omitted > 0
-    words = f"{omitted} left out as asked (limit_per_class)"
+    words = f"{omitted} left out by request (limit_per_class)"
     assert words in medloop(tmp_path, "data", "show", COLUMNS="200").stdout
     told = json.loads(medloop(tmp_path, "data", "show", "--json").stdout)
     assert told["left_out_as_asked"] == {"limit_per_class": omitted}

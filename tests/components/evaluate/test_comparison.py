@@ -9,25 +9,25 @@ import pytest
 from scipy.stats import binomtest, norm
 from sklearn.metrics import roc_auc_score
 
-from components.evaluate.estimates import estimates
-from components.evaluate.paired import (
+from components.evaluate.comparison import (
     CONTINUITY,
-    EXACT,
+    EXACT_LIMIT,
     LEVELS,
-    compared_areas,
-    compared_draws,
-    compared_shares,
+    compare_areas,
+    compare_draws,
+    compare_shares,
     score_bound,
     share_bounds,
-    signs,
+    sign_test,
 )
-from components.evaluate.population import Settings, comparison
-from components.shared.statistics.metrics import Scored
+from components.evaluate.estimates import estimates
+from components.evaluate.population import Settings, compare
+from components.shared.statistics.metrics import Predictions
 
 SETTINGS = Settings(400, 0.95, 7)
 
 
-def model(seed: int, patients: int, apart: float, images: int = 3, rng_own: int = 1) -> Scored:
+def model(seed: int, patients: int, apart: float, images: int = 3, rng_own: int = 1) -> Predictions:
     """Patients of some images each, of two classes; models of one seed see the same patients."""
     rng, own = np.random.default_rng(seed), np.random.default_rng([seed, rng_own])
     of = np.repeat(np.arange(patients), rng.integers(1, images + 1, patients))
@@ -36,24 +36,24 @@ def model(seed: int, patients: int, apart: float, images: int = 3, rng_own: int 
     score = 0.5 * shared + 0.8 * own.normal(size=len(of)) + apart * (sick[of] - 0.5)
     positive = 1 / (1 + np.exp(-2 * score))
     labels = sick[of].astype(np.int64)
-    return Scored(labels, (positive >= 0.5).astype(np.int64), np.stack([1 - positive, positive], axis=1), of)
+    return Predictions(labels, (positive >= 0.5).astype(np.int64), np.stack([1 - positive, positive], axis=1), of)
 
 
 @pytest.mark.parametrize(("won", "lost"), [(8, 2), (0, 5), (1, 1), (30, 41), (0, 0)])
 def test_with_one_image_a_patient_it_is_mcnemars_exact_test(won: int, lost: int) -> None:
     expected = binomtest(won, won + lost).pvalue if won + lost else 1.0
-    assert signs(np.repeat([1.0, -1.0, 0.0], [won, lost, 50])) == pytest.approx(expected, abs=1e-12)
+    assert sign_test(np.repeat([1.0, -1.0, 0.0], [won, lost, 50])) == pytest.approx(expected, abs=1e-12)
 
 
 def test_all_signs_are_gone_through() -> None:
     sums = np.array([3.0, -1.0, 2.0, 2.0, 0.0])
     flips = np.array(np.meshgrid(*[[-1, 1]] * 4)).reshape(4, -1)
-    assert signs(sums) == (np.abs(sums[:4] @ flips) >= 6).mean()
+    assert sign_test(sums) == (np.abs(sums[:4] @ flips) >= 6).mean()
 
 
 def test_very_many_patients_are_judged_by_the_normal_distribution() -> None:
-    many = np.repeat([1.0, -1.0], [EXACT // 2 + 200, EXACT // 2])
-    assert signs(many) == pytest.approx(2 * norm.sf(200 / math.sqrt(len(many))), rel=1e-4)
+    many = np.repeat([1.0, -1.0], [EXACT_LIMIT // 2 + 200, EXACT_LIMIT // 2])
+    assert sign_test(many) == pytest.approx(2 * norm.sf(200 / math.sqrt(len(many))), rel=1e-4)
 
 
 @pytest.mark.parametrize(("won", "lost", "number"), [(0.0, 0.0, 80.0), (3.0, 9.0, 120.0), (20.0, 5.0, 60.0)])
@@ -68,7 +68,7 @@ def test_the_bound_solves_tangos_equation(won: float, lost: float, number: float
 
 def test_models_that_never_disagree_prove_no_bound_of_zero() -> None:
     same = model(1, 100, 2.0)
-    pairs = comparison(same, same, SETTINGS)
+    pairs = compare(same, same, SETTINGS)
     assert pairs["disagree"] == 0
     for name in ("accuracy", "auc", "balanced_accuracy", "sensitivity", "brier", "kappa", "f1", "pr_auc"):
         pair = pairs[name]
@@ -104,14 +104,14 @@ def test_delongs_test_equals_its_formula_for_independent_images() -> None:
     variance = sum(
         np.var(placed[0][side] - placed[1][side], ddof=1) / len(placed[0][side]) for side in (0, 1)
     )  # the textbook's: of both sides' differences of placements
-    pair = compared_areas(estimates(ours)["auc"], estimates(theirs)["auc"], 0.95)
+    pair = compare_areas(estimates(ours)["auc"], estimates(theirs)["auc"], 0.95)
     assert pair["ours"] == pytest.approx(roc_auc_score(ours.labels, ours.probabilities[:, 1]), abs=1e-12)
     assert pair["p"] == pytest.approx(2 * norm.sf(abs(pair["difference"]) / math.sqrt(variance)), abs=0.005)
     assert pair["high"] - pair["low"] == pytest.approx(2 * 1.96 * math.sqrt(variance), rel=0.1)
 
 
 def test_every_figure_is_compared_and_says_how() -> None:
-    pairs = comparison(model(3, 150, 2.4, rng_own=1), model(3, 150, 1.6, rng_own=2), SETTINGS)
+    pairs = compare(model(3, 150, 2.4, rng_own=1), model(3, 150, 1.6, rng_own=2), SETTINGS)
     tests = {name: pair["test"] for name, pair in pairs.items() if isinstance(pair, dict)}
     assert {name for name, test in tests.items() if test == "mcnemar"} == {"accuracy", "sensitivity", "specificity"}
     assert {name for name, test in tests.items() if test == "delong"} == {"auc"}
@@ -132,10 +132,10 @@ def test_paired_interval_is_narrower_than_a_single_one() -> None:
     ours = model(2, 200, 2.0)
     rng = np.random.default_rng(2)
     positive = np.clip(ours.probabilities[:, 1] + rng.normal(0, 0.02, len(ours.labels)), 0, 1)
-    other = Scored(
+    other = Predictions(
         ours.labels, (positive >= 0.5).astype(np.int64), np.stack([1 - positive, positive], 1), ours.patients
     )
-    pair = comparison(ours, other, SETTINGS)["auc"]
+    pair = compare(ours, other, SETTINGS)["auc"]
     low, high = (estimates(ours)["auc"].figure(0.95)[end] for end in ("low", "high"))
     assert low is not None
     assert high is not None
@@ -143,8 +143,8 @@ def test_paired_interval_is_narrower_than_a_single_one() -> None:
 
 
 def test_too_few_patients_have_no_bound() -> None:
-    one = compared_draws(0.9, 0.8, np.full(100, 0.1), 1, 0.95)
-    rare = compared_draws(0.9, 0.8, np.where(np.arange(100) < 60, np.nan, 0.1), 30, 0.95)
+    one = compare_draws(0.9, 0.8, np.full(100, 0.1), 1, 0.95)
+    rare = compare_draws(0.9, 0.8, np.where(np.arange(100) < 60, np.nan, 0.1), 30, 0.95)
     for pair in (one, rare):
         assert (pair["low"], pair["high"], pair["p"]) == (None, None, None)
         assert {bound for _, bound in pair["lower"]} == {None}
@@ -166,11 +166,11 @@ def test_a_challenger_worse_by_the_margin_seldom_passes(level: float) -> None:
 def test_one_look_at_shares() -> None:
     ours, theirs = model(5, 60, 2.0, rng_own=1), model(5, 60, 2.0, rng_own=2)
     right = [each.predicted == each.labels for each in (ours, theirs)]
-    pair = compared_shares(right[0], right[1], ours, 0.95)
+    pair = compare_shares(right[0], right[1], ours, 0.95)
     assert pair["ours"] == pytest.approx(right[0].mean())
     assert pair["theirs"] == pytest.approx(right[1].mean())
     assert pair["lower"][1][1] == pytest.approx(pair["low"])  # one-sided at half of the two-sided interval's error
-    back = compared_shares(right[1], right[0], ours, 0.95)
+    back = compare_shares(right[1], right[0], ours, 0.95)
     assert (back["low"], back["high"]) == (pytest.approx(-pair["high"]), pytest.approx(-pair["low"]))
 
 

@@ -42,7 +42,7 @@ class ShortSpinning:
         self._watcher = threading.Thread(target=self._watch, name="spinning", daemon=True)
 
     def __enter__(self) -> ShortSpinning:
-        self._begin = waited(self._tasks)
+        self._begin = seconds_waited(self._tasks)
         if teams() and self._begin:
             self._watcher.start()
         return self
@@ -59,7 +59,7 @@ class ShortSpinning:
         patience, quiet_since = SHORTEST, time.monotonic()
         before, begun = self._begin, time.monotonic()
         while not self._ended.wait(INTERVAL):
-            after, now = waited(self._tasks), time.monotonic()
+            after, now = seconds_waited(self._tasks), time.monotonic()
             share = sum(after[task] - before[task] for task in after.keys() & before.keys()) / (now - begun)
             before, begun = after, now
             if share > QUIET:
@@ -102,12 +102,12 @@ class IdleTeam:
         self._thread.join()
 
 
-def waited(tasks: Path) -> dict[str, float]:
+def seconds_waited(tasks: Path) -> dict[str, float]:
     """Return the seconds for which each thread was ready to run and had no core; empty where Linux does not count."""
-    found = {}
+    waits = {}
     for path in tasks.glob("*/schedstat"):
         try:
-            found[path.parent.name] = int(path.read_text(encoding="ascii").split()[1]) / 1e9
+            waits[path.parent.name] = int(path.read_text(encoding="ascii").split()[1]) / 1e9
         except (OSError, ValueError, IndexError):  # the thread has just ended
             continue
-    return found
+    return waits

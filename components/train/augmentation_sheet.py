@@ -1,4 +1,4 @@
-"""A picture of what the network sees while it learns: images as they are, and beside each how it was changed."""
+"""A picture of augmented training images: original images, each with augmented versions."""
 
 from __future__ import annotations
 
@@ -17,20 +17,20 @@ CAPTION = 22
 INK, PAPER = 60, 255
 BYTES = 200_000
 LEVELS = (256, 128, 64, 48, 32, 24, 16)
-"""How many shades of gray, or colours, the picture may have: what fits into BYTES, since a PNG cannot pack grain."""
+"""Numbers of gray levels or colours to try until the PNG fits into BYTES; noise compresses badly."""
 
 
-def sheet(before: Tensor, after: Tensor, names: Sequence[str]) -> bytes:
-    """A PNG 1,200 pixels wide: a row for each image of `before`, its versions of `after` to the right of it.
+def draw_sheet(before: Tensor, after: Tensor, names: Sequence[str]) -> bytes:
+    """Return a PNG 1,200 pixels wide: a row for each image of `before`, with its versions in `after` to the right.
 
     `before` is [rows, C, H, W] and `after` [versions, rows, C, H, W], in 0..1; `names` has a caption for each row. The
-    same images give the same bytes. Up to four rows keep smooth shades within 200 kB; more are drawn in fewer shades.
+    same images give the same bytes. Up to four rows fit into 200 kB with smooth shades; more have fewer shades.
     """
     versions, rows = after.shape[:2]
     if before.shape != after.shape[1:] or len(names) != rows or not rows or not versions:
         raise RefusedError(
-            f"The sheet got {len(before)} images, {versions} versions of {rows}, and {len(names)} names. Give at least "
-            "one version of each image, of its size, and one name an image."
+            f"The sheet has {len(before)} images, {versions} versions of {rows}, and {len(names)} names. Pass at least "
+            "one version of each image, of the same size, and one name per image."
         )
     across = versions + 1
     side = (WIDTH - (across - 1) * GAP) // across
@@ -39,8 +39,8 @@ def sheet(before: Tensor, after: Tensor, names: Sequence[str]) -> bytes:
     height = CAPTION + rows * (CAPTION + side + GAP) - GAP
     picture = Image.new(mode, (WIDTH, height), _shade(mode, PAPER))
     draw, font = ImageDraw.Draw(picture), ImageFont.load_default(14)
-    draw.text((left[0], 2), "as it is", fill=_shade(mode, INK), font=font)
-    draw.text((left[1], 2), "as the network saw it, changed anew each time", fill=_shade(mode, INK), font=font)
+    draw.text((left[0], 2), "original", fill=_shade(mode, INK), font=font)
+    draw.text((left[1], 2), "augmented (different each time)", fill=_shade(mode, INK), font=font)
     for row in range(rows):
         top = CAPTION + row * (CAPTION + side + GAP)
         draw.text((left[0], top + 2), _fitting(names[row], font), fill=_shade(mode, INK), font=font)
@@ -56,7 +56,7 @@ def _drawn(image: Tensor, mode: str, side: int) -> Image.Image:
 
 
 def _packed(picture: Image.Image) -> bytes:
-    """The picture's PNG with as many shades, or colours, as fit."""
+    """Return a PNG with as many gray levels or colours as fit into BYTES."""
     for levels in LEVELS:
         if picture.mode == "L":
             steps = [round(round(value * (levels - 1) / 255) * 255 / (levels - 1)) for value in range(256)]
@@ -71,7 +71,7 @@ def _packed(picture: Image.Image) -> bytes:
 
 
 def _fitting(name: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont) -> str:
-    """The name, cut where it would run out of the picture."""
+    """Return the name, shortened to the width of the picture."""
     whole = name
     while name and font.getlength(name + ("…" if name != whole else "")) > WIDTH:
         name = name[:-1]

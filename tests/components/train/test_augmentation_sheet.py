@@ -10,8 +10,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from components.train.augment import Augmentation
-from components.train.sheet import sheet
+from components.train.augmentation import Augmentation
+from components.train.augmentation_sheet import draw_sheet
 
 
 def grains(rows: int, channels: int = 1, side: int = 128) -> tuple[Tensor, Tensor]:
@@ -27,7 +27,7 @@ def grains(rows: int, channels: int = 1, side: int = 128) -> tuple[Tensor, Tenso
 def test_places_and_shades() -> None:
     before = torch.tensor([0.0, 1.0])[:, None, None, None].expand(2, 1, 32, 32)
     steps = torch.linspace(0.1, 0.7, 7)[:, None, None, None, None]
-    png = sheet(before, steps.expand(7, 2, 1, 32, 32), ["NORMAL", "PNEUMONIA"])
+    png = draw_sheet(before, steps.expand(7, 2, 1, 32, 32), ["NORMAL", "PNEUMONIA"])
     picture = Image.open(io.BytesIO(png))
     assert picture.mode == "L"
     assert picture.width == 1200
@@ -44,16 +44,16 @@ def test_places_and_shades() -> None:
 
 def test_the_same_images_give_the_same_bytes() -> None:
     before, after = grains(2)
-    first = sheet(before, after, ["a", "b"])
-    assert sheet(before.clone(), after.clone(), ["a", "b"]) == first
-    assert sheet(before, after.flip(0), ["a", "b"]) != first
+    first = draw_sheet(before, after, ["a", "b"])
+    assert draw_sheet(before.clone(), after.clone(), ["a", "b"]) == first
+    assert draw_sheet(before, after.flip(0), ["a", "b"]) != first
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("channels", "mode"), [(1, "L"), (3, "P")])
 def test_it_stays_small(channels: int, mode: str) -> None:
     before, after = grains(4, channels)
-    png = sheet(before, after, ["a class"] * len(before))
+    png = draw_sheet(before, after, ["a class"] * len(before))
     assert len(png) < 200_000
     picture = Image.open(io.BytesIO(png))
     assert picture.mode == mode
@@ -65,8 +65,8 @@ def test_it_stays_small(channels: int, mode: str) -> None:
 
 def test_a_long_name_is_cut_and_a_wrong_count_is_said() -> None:
     before, after = grains(1, side=32)
-    assert Image.open(io.BytesIO(sheet(before, after, ["Pleural effusion " * 40]))).width == 1200
-    with pytest.raises(ValueError, match="got 1 images, 7 versions of 1, and 2 names"):
-        sheet(before, after, ["a", "b"])
-    with pytest.raises(ValueError, match="got 1 images, 0 versions of 1"):
-        sheet(before, after[:0], ["a"])
+    assert Image.open(io.BytesIO(draw_sheet(before, after, ["Pleural effusion " * 40]))).width == 1200
+    with pytest.raises(ValueError, match="has 1 images, 7 versions of 1, and 2 names"):
+        draw_sheet(before, after, ["a", "b"])
+    with pytest.raises(ValueError, match="has 1 images, 0 versions of 1"):
+        draw_sheet(before, after[:0], ["a"])

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from components.train.models import build
-from components.train.weights import load
+from components.train.pretrained import load_weights
 
 SIZE = 64
 
@@ -67,7 +67,7 @@ def without_pooling(whole: nn.Module, *names: str) -> nn.Module:
 def test_a_resnet_of_torchvision_gives_the_same_map(name: str, tmp_path: Path) -> None:
     whole, images = of_torchvision(name), torch.rand(2, 3, SIZE, SIZE)
     network = build(name, 3, 2, SIZE)
-    report = load(network, saved(whole.state_dict(), tmp_path))
+    report = load_weights(network, saved(whole.state_dict(), tmp_path))
     expected = answer(without_pooling(whole, "avgpool", "fc"), images)
     torch.testing.assert_close(answer(network.get_submodule("body"), images), expected, atol=1e-4, rtol=1e-4)
     assert report.left_out == ("fc.weight", "fc.bias")
@@ -87,7 +87,7 @@ def test_a_densenet_of_torchvision_gives_the_same_map(old_names: bool, tmp_path:
             if "num_batches" not in key
         }
     network = build("densenet121", 3, 2, SIZE)
-    report = load(network, saved(state, tmp_path))
+    report = load_weights(network, saved(state, tmp_path))
     expected = torch.relu(answer(whole.features, images))
     torch.testing.assert_close(answer(network.get_submodule("body"), images), expected, atol=1e-4, rtol=1e-4)
     assert report.left_out == ("classifier.weight", "classifier.bias")
@@ -98,7 +98,7 @@ def test_a_convnext_of_torchvision_gives_the_same_map_before_the_last_norm(tmp_p
     whole, images = of_torchvision("convnext_tiny"), torch.rand(2, 3, SIZE, SIZE)
     nn.init.uniform_(whole.classifier[0].weight)
     network = build("convnext_tiny", 3, 2, SIZE)
-    report = load(network, saved(whole.state_dict(), tmp_path))
+    report = load_weights(network, saved(whole.state_dict(), tmp_path))
     features = answer(whole.features, images)
     expected = answer(whole.classifier[0], features)
     torch.testing.assert_close(answer(network.get_submodule("body.features"), images), features, atol=1e-4, rtol=1e-4)
@@ -111,7 +111,7 @@ def test_a_transformer_of_torchvision_gives_the_same_tokens_but_for_its_class_to
     whole, images = of_torchvision("vit_b_16"), torch.rand(2, 3, SIZE, SIZE)
     nn.init.normal_(whole.class_token)
     network = build("vit", 3, 2, SIZE)
-    report = load(network, saved(whole.state_dict(), tmp_path))
+    report = load_weights(network, saved(whole.state_dict(), tmp_path))
     with torch.no_grad():
         tokens = whole.conv_proj(images).flatten(2).transpose(1, 2) + whole.encoder.pos_embedding[:, 1:]
         for layer in whole.encoder.layers:
@@ -130,7 +130,7 @@ def test_position_embeddings_are_stretched_to_the_image_size(tmp_path: Path) -> 
     with torch.no_grad():
         positions.copy_(slope[None, :].expand(4, 4).reshape(1, 16, 1).expand_as(positions))  # rises from left to right
     network = build("vit", 1, 2, 128)
-    load(network, saved(donor.state_dict(), tmp_path))
+    load_weights(network, saved(donor.state_dict(), tmp_path))
     found = network.get_parameter("body.patch_embedding.position_embeddings").reshape(8, 8, 768)
     torch.testing.assert_close(found[0], found[7])
     assert (found[0, 1:, 0] > found[0, :-1, 0]).all()
@@ -141,7 +141,7 @@ def test_position_embeddings_are_stretched_to_the_image_size(tmp_path: Path) -> 
 def test_an_efficientnet_of_torchvision_gives_the_same_once_it_pads_and_guards_alike(name: str, tmp_path: Path) -> None:
     whole, images = of_torchvision(name), torch.rand(2, 3, SIZE, SIZE)
     network = build(name, 3, 2, SIZE)
-    report = load(network, saved(whole.state_dict(), tmp_path))
+    report = load_weights(network, saved(whole.state_dict(), tmp_path))
     body = network.get_submodule("body")
     ours = [(key, part) for key, part in body.named_modules() if isinstance(part, nn.Conv2d)]
     theirs = [(key, part) for key, part in whole.features.named_modules() if isinstance(part, nn.Conv2d)]
@@ -178,7 +178,7 @@ def test_weights_of_monai_fit(name: str, tmp_path: Path) -> None:
     architecture, make = made[name]
     whole = used(make())
     network = build(architecture, 1, 2, SIZE)
-    report = load(network, saved({"state_dict": whole.state_dict()}, tmp_path))
+    report = load_weights(network, saved({"state_dict": whole.state_dict()}, tmp_path))
     assert report.adapted == ()
     state, theirs = network.state_dict(), whole.state_dict()
     same = [key for key, value in theirs.items() if f"body.{key}" in state and torch.equal(state[f"body.{key}"], value)]
@@ -200,7 +200,7 @@ def test_a_first_layer_of_three_channels_says_the_same_of_a_gray_image(name: str
     gray = torch.rand(2, 1, SIZE, SIZE)
     for there, here in ((3, 1), (1, 3)):
         donor, network = build(name, there, 2, SIZE).eval(), build(name, here, 2, SIZE).eval()
-        report = load(network, saved(donor.state_dict(), tmp_path))
+        report = load_weights(network, saved(donor.state_dict(), tmp_path))
         expected = answer(donor.get_submodule("body"), gray.expand(-1, there, -1, -1))
         found = answer(network.get_submodule("body"), gray.expand(-1, here, -1, -1))
         torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-4)
@@ -212,7 +212,7 @@ def test_a_first_layer_of_three_channels_says_the_same_of_a_gray_image(name: str
 def test_the_head_of_an_own_bundle_is_left_out(count: int, tmp_path: Path) -> None:
     donor, network = build("small", 1, 2, SIZE), build("small", 1, count, SIZE)
     before = {key: value.clone() for key, value in network.get_submodule("head").state_dict().items()}
-    report = load(network, saved(donor.state_dict(), tmp_path))
+    report = load_weights(network, saved(donor.state_dict(), tmp_path))
     assert all(torch.equal(value, before[key]) for key, value in network.get_submodule("head").state_dict().items())
     assert torch.equal(network.get_parameter("body.0.0.weight"), donor.get_parameter("body.0.0.weight"))
     assert "head.4.weight" in report.left_out
@@ -225,7 +225,7 @@ def test_the_head_of_an_own_bundle_is_left_out(count: int, tmp_path: Path) -> No
 def test_what_wraps_the_weights_is_taken_off(wrapper: str, prefix: str, tmp_path: Path) -> None:
     donor, network = build("small", 1, 2, SIZE), build("small", 1, 2, SIZE)
     held = {wrapper: {prefix + key: value.half() for key, value in donor.state_dict().items()}, "epoch": 3}
-    load(network, saved(held, tmp_path))
+    load_weights(network, saved(held, tmp_path))
     wanted = donor.get_parameter("body.0.0.weight").half().float()
     assert torch.equal(network.get_parameter("body.0.0.weight"), wanted)
 
@@ -234,7 +234,7 @@ def test_weights_of_another_shape_name_the_layers_and_change_nothing(tmp_path: P
     network = build("resnet18", 1, 2, SIZE)
     before = {key: value.clone() for key, value in network.state_dict().items()}
     with pytest.raises(ValueError, match="do not fit") as refused:
-        load(network, saved(build("resnet50", 1, 2, SIZE).state_dict(), tmp_path))
+        load_weights(network, saved(build("resnet50", 1, 2, SIZE).state_dict(), tmp_path))
     told = str(refused.value)
     assert "layer1.0.conv1.weight is 64×64×1×1 in the file and 64×64×3×3 in the network" in told
     count = re.search(r"in (\d+) layers: .*, and (\d+) more", told)
@@ -248,32 +248,34 @@ def test_weights_of_another_shape_name_the_layers_and_change_nothing(tmp_path: P
 @pytest.mark.parametrize(
     ("theirs", "ours", "told"),
     [
-        ("convnext_tiny", "small", r"the file holds \d+ weights of a body, under names like features.0.0.weight"),
+        ("convnext_tiny", "small", r"the file has \d+ weights of a body, under names like features.0.0.weight"),
         ("small", "resnet18", r"the file holds 35 weights of a body"),
     ],
 )
 def test_weights_of_another_network_are_told(theirs: str, ours: str, told: str, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=told):
-        load(build(ours, 1, 2, SIZE), saved(build(theirs, 1, 2, SIZE).state_dict(), tmp_path))
+        load_weights(build(ours, 1, 2, SIZE), saved(build(theirs, 1, 2, SIZE).state_dict(), tmp_path))
 
 
 def test_another_efficientnet_of_torchvision_is_told(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"the file holds \d+ weights of a body.*Set architecture"):
-        load(build("efficientnet_b0", 3, 2, SIZE), saved(of_torchvision("efficientnet_b4").state_dict(), tmp_path))
+    with pytest.raises(ValueError, match=r"the file has \d+ weights of a body.*Set architecture"):
+        load_weights(
+            build("efficientnet_b0", 3, 2, SIZE), saved(of_torchvision("efficientnet_b4").state_dict(), tmp_path)
+        )
 
 
 def test_layers_that_are_missing_or_too_many_are_told(tmp_path: Path) -> None:
     state = build("small", 1, 2, SIZE).state_dict()
     state["body.9.weight"] = state.pop("body.0.0.weight")
     with pytest.raises(ValueError, match=r"in 2 layers: 0.0.weight is missing in the file, 9.weight is not in the net"):
-        load(build("small", 1, 2, SIZE), saved(state, tmp_path))
+        load_weights(build("small", 1, 2, SIZE), saved(state, tmp_path))
 
 
 def test_values_that_are_not_numbers_are_refused(tmp_path: Path) -> None:
     state = build("small", 1, 2, SIZE).state_dict()
     state["body.1.0.weight"][0] = math.nan
-    with pytest.raises(ValueError, match=r"values that are not numbers, in body\.1\.0\.weight\. Take the file of"):
-        load(build("small", 1, 2, SIZE), saved(state, tmp_path))
+    with pytest.raises(ValueError, match=r"NaN or infinite values, in body\.1\.0\.weight\. Use weights from"):
+        load_weights(build("small", 1, 2, SIZE), saved(state, tmp_path))
 
 
 class Touch:
@@ -291,8 +293,8 @@ def test_a_file_that_could_run_code_is_not_opened(legacy: bool, tmp_path: Path) 
     trap = tmp_path / "trap"
     path = tmp_path / "weights.pth"
     torch.save({"weight": torch.zeros(1), "more": Touch(trap)}, path, _use_new_zipfile_serialization=not legacy)
-    with pytest.raises(ValueError, match="holds Python objects beside tensors, and is not opened"):
-        load(build("small", 1, 2, SIZE), path)
+    with pytest.raises(ValueError, match="contains Python objects beside tensors; it is not loaded"):
+        load_weights(build("small", 1, 2, SIZE), path)
     assert not trap.exists()
 
 
@@ -321,17 +323,17 @@ def test_what_is_no_file_of_weights_is_told_with_the_formats_that_are_read(kind:
     if kind == "program":
         program = torch.export.export(nn.Linear(2, 2), (torch.zeros(1, 2),))
         torch.export.save(program, path)
-    with pytest.raises(ValueError, match=r"damaged, or of another format\. Files that torch\.save wrote"):
-        load(network, path)
+    with pytest.raises(ValueError, match=r"damaged, or has another format\. Only a state_dict saved with torch\.save"):
+        load_weights(network, path)
 
 
 @pytest.mark.parametrize("held", [{}, {"epoch": 3}, [1, 2], torch.zeros(3), {"state_dict": {}}])
 def test_a_file_without_weights_is_told(held: Any, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="holds no weights"):
-        load(build("small", 1, 2, SIZE), saved(held, tmp_path))
+    with pytest.raises(ValueError, match="contains no weights"):
+        load_weights(build("small", 1, 2, SIZE), saved(held, tmp_path))
 
 
 def test_a_file_that_is_not_there_is_told_without_its_name(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match="There is no weights file") as refused:
-        load(build("small", 1, 2, SIZE), tmp_path / "mueller.pth")
+    with pytest.raises(FileNotFoundError, match="weights file does not exist") as refused:
+        load_weights(build("small", 1, 2, SIZE), tmp_path / "mueller.pth")
     assert "mueller" not in str(refused.value)

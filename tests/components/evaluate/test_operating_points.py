@@ -7,17 +7,17 @@ import pytest
 from scipy.stats import norm
 from sklearn.metrics import recall_score, roc_curve
 
-from components.evaluate.operating import operating_points
-from components.shared.statistics.metrics import Scored
+from components.evaluate.operating_points import operating_points
+from components.shared.statistics.metrics import Predictions
 
 
-def binormal(seed: int, patients: int, ties: int = 10**6) -> Scored:
+def binormal(seed: int, patients: int, ties: int = 10**6) -> Predictions:
     rng = np.random.default_rng(seed)
     of = np.repeat(np.arange(patients), rng.integers(1, 3, patients))
     labels = (of % 3 == 0).astype(np.int64)
     score = 0.6 * rng.normal(size=patients)[of] + 0.8 * rng.normal(size=len(of)) + 2 * labels
     positive = np.round(norm.cdf(score - 1) * ties) / ties
-    return Scored(labels, (positive >= 0.5).astype(np.int64), np.stack([1 - positive, positive], axis=1), of)
+    return Predictions(labels, (positive >= 0.5).astype(np.int64), np.stack([1 - positive, positive], axis=1), of)
 
 
 @pytest.mark.parametrize("ties", [4, 20, 10**6])
@@ -40,7 +40,7 @@ def test_points_equal_scikit_learns(ties: int) -> None:
 
 def test_nothing_is_called_where_any_threshold_is_too_low() -> None:
     s = binormal(1, 60)
-    flat = Scored(s.labels, s.predicted, np.full_like(s.probabilities, 0.5), s.patients)
+    flat = Predictions(s.labels, s.predicted, np.full_like(s.probabilities, 0.5), s.patients)
     point = operating_points(flat, ["no", "yes"], None, 0.95)[0]
     assert (point["threshold"], point["sensitivity"]["value"], point["specificity"]["value"]) == (None, 0, 1)
 
@@ -59,7 +59,7 @@ def test_each_finding_has_its_own() -> None:
     labels = (rng.random((200, 3)) < 0.3).astype(np.int64)
     labels[:, 2] = 0  # a finding that is nowhere has none
     probabilities = np.clip(0.4 * labels + rng.random((200, 3)) * 0.6, 0, 1)
-    s = Scored(labels, (probabilities > 0.5).astype(np.int64), probabilities, np.arange(200))
+    s = Predictions(labels, (probabilities > 0.5).astype(np.int64), probabilities, np.arange(200))
     points = operating_points(s, ["mass", "edema", "hernia"], [0.5, 0.6, 0.7], 0.95)
     assert [(point["class"], point["at"]) for point in points[:4]] == [
         ("mass", "threshold from validation"),

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from components.train import spinning
-from components.train.spinning import IdleTeam, ShortSpinning, teams, waited
-from tests.components.train.test_learn import Kept, go, same
+from components.train import short_spinning
+from components.train.short_spinning import IdleTeam, ShortSpinning, seconds_waited, teams
+from tests.components.train.test_training import Kept, go, same
 
 
 def tasks_that(root: Path, waits: float) -> None:
@@ -36,9 +36,9 @@ def until(count: int) -> None:
 def test_idle_teams_come_when_threads_wait_for_a_core_and_go_when_they_no_longer_do(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(spinning, "INTERVAL", 0.01)
-    monkeypatch.setattr(spinning, "SHORTEST", 1.0)  # long enough for a busy machine to see the teams
-    monkeypatch.setattr(spinning, "teams", lambda: 2)
+    monkeypatch.setattr(short_spinning, "INTERVAL", 0.01)
+    monkeypatch.setattr(short_spinning, "SHORTEST", 1.0)  # long enough for a busy machine to see the teams
+    monkeypatch.setattr(short_spinning, "teams", lambda: 2)
     tasks_that(tmp_path, 0)
     with ShortSpinning(tmp_path):
         for waits in (1000, 2000):
@@ -65,16 +65,16 @@ def test_teams_make_more_threads_than_processors(
 def test_nothing_is_watched_where_no_thread_waits_or_linux_does_not_count(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(spinning, "teams", lambda: 1)
+    monkeypatch.setattr(short_spinning, "teams", lambda: 1)
     for _ in range(2):
         with ShortSpinning(tmp_path):
             assert "spinning" not in {thread.name for thread in threading.enumerate()}
         tasks_that(tmp_path, 0)
-        monkeypatch.setattr(spinning, "teams", lambda: 0)
+        monkeypatch.setattr(short_spinning, "teams", lambda: 0)
 
 
 def test_the_kernels_record_is_read() -> None:
-    found = waited(Path("/proc/self/task"))
+    found = seconds_waited(Path("/proc/self/task"))
     if not found:
         pytest.skip("this Linux does not count how long a thread waits for a core")
     assert str(threading.get_native_id()) in found

@@ -15,26 +15,26 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from components.evaluate.explain import (
-    SIMILAR,
-    Candidates,
-    choose,
+from components.evaluate.explanations import (
+    MAX_CORRELATION,
+    Answers,
+    choose_answers,
+    confidences,
+    describe_prediction,
     gradcam,
-    likeness,
-    margins,
     occlusion,
     positive,
+    rank_correlation,
     read_head,
-    said,
-    shuffled_head,
-    shuffled_layers,
+    shuffle_head,
+    shuffle_layers,
     verdict,
     weights,
 )
 from components.evaluate.overlay import GAP, SIDE, overlay
 from components.quantize.quantize import _to_int8
 from components.shared.inference import Model
-from components.shared.statistics.metrics import Scored
+from components.shared.statistics.metrics import Predictions
 from components.train.export import export_graph, write_head
 from components.train.models import NETWORKS, build
 from tests.components.evaluate import scenes
@@ -62,16 +62,18 @@ def test_the_map_of_every_network_is_what_autograd_gives(name: str, tmp_path: Pa
 # Which images.
 
 
-def scored(probabilities: list[float], labels: list[int], patients: list[int], threshold: float = 0.5) -> Scored:
+def scored(probabilities: list[float], labels: list[int], patients: list[int], threshold: float = 0.5) -> Predictions:
     p = np.array(probabilities)
-    return Scored(np.array(labels), (p >= threshold).astype(np.int64), np.stack([1 - p, p], axis=1), np.array(patients))
+    return Predictions(
+        np.array(labels), (p >= threshold).astype(np.int64), np.stack([1 - p, p], axis=1), np.array(patients)
+    )
 
 
-def chosen(which: Scored, threshold: Any, each: int, ids: list[str]) -> dict[str, list[int]]:
+def chosen(which: Predictions, threshold: Any, each: int, ids: list[str]) -> dict[str, list[int]]:
     """The chosen images by kind, by their names as numbers."""
-    candidates = Candidates.of(which, threshold)
-    picked = choose(candidates, ids, each)
-    return {kind: [int(ids[candidates.places[at]]) for at in several] for kind, several in picked.items()}
+    candidates = Answers.of(which, threshold)
+    picked = choose_answers(candidates, ids, each)
+    return {kind: [int(ids[candidates.images[at]]) for at in several] for kind, several in picked.items()}
 
 
 def test_the_surest_right_the_surest_wrong_and_the_least_sure_are_chosen_of_different_patients() -> None:
@@ -83,7 +85,7 @@ def test_the_surest_right_the_surest_wrong_and_the_least_sure_are_chosen_of_diff
     expected = {"confident right": [0, 9], "confident wrong": [5, 4], "uncertain": [7, 6]}
     assert chosen(p, 0.5, 2, ids) == expected
     order = np.random.default_rng(0).permutation(10)
-    again = Scored(p.labels[order], p.predicted[order], p.probabilities[order], p.patients[order])
+    again = Predictions(p.labels[order], p.predicted[order], p.probabilities[order], p.patients[order])
     assert chosen(again, 0.5, 2, [ids[place] for place in order]) == expected
     assert chosen(p, 0.5, 0, ids) == {"confident right": [], "confident wrong": [], "uncertain": []}
     none_wrong = chosen(scored([0.9, 0.1], [1, 0], [0, 1]), 0.5, 3, ["0", "1"])
@@ -93,25 +95,25 @@ def test_the_surest_right_the_surest_wrong_and_the_least_sure_are_chosen_of_diff
 def test_of_findings_those_that_are_there_or_were_said_to_be_are_explained() -> None:
     labels = np.array([[1, 0], [0, 0], [0, 1], [1, 1]])
     probabilities = np.array([[0.9, 0.1], [0.2, 0.7], [0.1, 0.25], [0.4, 0.95]])
-    which = Scored(labels, (probabilities >= [0.5, 0.3]).astype(np.int64), probabilities, np.arange(4))
-    candidates = Candidates.of(which, [0.5, 0.3])
-    pairs = list(zip(candidates.places.tolist(), candidates.targets.tolist(), strict=True))
+    which = Predictions(labels, (probabilities >= [0.5, 0.3]).astype(np.int64), probabilities, np.arange(4))
+    candidates = Answers.of(which, [0.5, 0.3])
+    pairs = list(zip(candidates.images.tolist(), candidates.targets.tolist(), strict=True))
     assert pairs == [(0, 0), (1, 1), (2, 1), (3, 0), (3, 1)]
     assert candidates.right.tolist() == [True, False, False, False, True]
-    np.testing.assert_allclose(candidates.sure, [0.8, 4 / 7, 1 / 6, 0.2, 0.65 / 0.7])
-    picked = choose(candidates, ["a", "b", "c", "d"], 1)
+    np.testing.assert_allclose(candidates.confidence, [0.8, 4 / 7, 1 / 6, 0.2, 0.65 / 0.7])
+    picked = choose_answers(candidates, ["a", "b", "c", "d"], 1)
     assert picked == {"confident right": [0], "confident wrong": [3], "uncertain": [2]}
     for (place, target), words, p in (((3, 0), ("Mass", "no Mass"), 0.6), ((1, 1), ("no Nodule", "Nodule"), 0.7)):
-        label, called, probability = said(which, ["Mass", "Nodule"], place, target)
+        label, called, probability = describe_prediction(which, ["Mass", "Nodule"], place, target)
         assert (label, called) == words
         assert probability == pytest.approx(p)
 
 
 def test_how_sure_an_answer_is_is_measured_from_the_threshold() -> None:
     p = np.array([[0.9, 0.1], [0.7, 0.3], [0.0, 1.0], [1.0, 0.0]])
-    np.testing.assert_allclose(margins(p, 0.3), [2 / 3, 0, 1, 1])
-    np.testing.assert_allclose(margins(np.array([[0.2, 0.5, 0.3]]), None), [0.2])
-    np.testing.assert_allclose(margins(p, 0.0)[2:], [1, 0])
+    np.testing.assert_allclose(confidences(p, 0.3), [2 / 3, 0, 1, 1])
+    np.testing.assert_allclose(confidences(np.array([[0.2, 0.5, 0.3]]), None), [0.2])
+    np.testing.assert_allclose(confidences(p, 0.0)[2:], [1, 0])
 
 
 # Occlusion, and the likeness of maps.
@@ -141,9 +143,9 @@ def test_the_rank_correlation_is_spearmans_with_ties() -> None:
 
     rng = np.random.default_rng(1)
     one, other = rng.integers(0, 5, (6, 6)).astype(float), rng.normal(size=(6, 6))
-    assert likeness(one, other) == pytest.approx(spearmanr(one.ravel(), other.ravel()).statistic)
-    assert likeness(other, np.exp(other)) == pytest.approx(1)
-    assert likeness(one, np.full((6, 6), 3.0)) == 0
+    assert rank_correlation(one, other) == pytest.approx(spearmanr(one.ravel(), other.ravel()).statistic)
+    assert rank_correlation(other, np.exp(other)) == pytest.approx(1)
+    assert rank_correlation(one, np.full((6, 6), 3.0)) == 0
 
 
 def test_the_verdict_says_where_the_maps_show_nothing_of_the_model() -> None:
@@ -153,7 +155,7 @@ def test_the_verdict_says_where_the_maps_show_nothing_of_the_model() -> None:
     good, bad, none = verdict(entries(0.3)), verdict(entries(0.9)), verdict([{"sanity": {}}])
     assert good["passed"] is True
     assert good["likeness"] == pytest.approx({"head": 0.25, "layers": 0.2})
-    assert "0.25 with the weights of the head in another order" in good["sentence"]
+    assert "0.25 with shuffled weights in the head" in good["sentence"]
     assert bad["passed"] is False
     assert bad["sentence"].startswith("Do not rely on these maps")
     assert none["passed"] is None
@@ -172,7 +174,7 @@ def test_only_the_weights_before_the_output_are_put_into_another_order(tmp_path:
     structure = onnx.load_from_string(graph).graph
     assert len(weights(structure, "feature_map")) == 7
     assert len(weights(structure, "logits")) == 9
-    changed, layers = shuffled_layers(graph, "feature_map", 1 / 3, 1)
+    changed, layers = shuffle_layers(graph, "feature_map", 1 / 3, 1)
     assert layers == 2
     before, after = (onnx.load_from_string(data).graph.initializer for data in (graph, changed))
     differing = [a.name for a, b in zip(before, after, strict=True) if a != b]
@@ -180,8 +182,8 @@ def test_only_the_weights_before_the_output_are_put_into_another_order(tmp_path:
     for one, other in zip(before, after, strict=True):
         was, now = (np.sort(onnx.numpy_helper.to_array(each).ravel()) for each in (one, other))
         np.testing.assert_array_equal(was, now)
-    assert shuffled_layers(graph, "feature_map", 1 / 3, 1)[0] == changed
-    assert shuffled_layers(graph, "feature_map", 1 / 3, 2)[0] != changed
+    assert shuffle_layers(graph, "feature_map", 1 / 3, 1)[0] == changed
+    assert shuffle_layers(graph, "feature_map", 1 / 3, 2)[0] != changed
 
 
 @pytest.mark.slow
@@ -193,7 +195,7 @@ def test_a_quantized_graph_forgets_too(tmp_path: Path) -> None:
     graph = (tmp_path / "model.int8.onnx").read_bytes()
     found = weights(onnx.load_from_string(graph).graph, "feature_map")
     assert [weight.data_type for weight in found] == [onnx.TensorProto.INT8] * 7
-    changed, layers = shuffled_layers(graph, "feature_map", 1 / 3, 1)
+    changed, layers = shuffle_layers(graph, "feature_map", 1 / 3, 1)
     assert layers == 2
     assert changed != graph
     onnx.checker.check_model(onnx.load_from_string(changed))
@@ -263,7 +265,7 @@ def test_the_report_names_and_shows_the_explained_images(scene: Scene) -> None:
     files = sorted(path.relative_to(scene.report).as_posix() for path in (scene.report / "explanations").iterdir())
     assert files == [f"explanations/{number:02}.png" for number in range(1, 10)] == [e["file"] for e in entries]
     assert scene.page.count("data:image/png;base64") == 9
-    assert "What it looked at" in scene.page
+    assert "<h2>Explanations</h2>" in scene.page
 
 
 def test_a_model_that_reads_the_middle_is_shown_to_look_there(scene: Scene) -> None:
@@ -291,7 +293,7 @@ def test_without_a_head_parts_are_covered_and_without_pictures_none_are_kept(tmp
     assert "Parts of each image were covered in turn" in scene.page
     scene.run("bare", explained=0)
     bare = (tmp_path / "bare" / "report.html").read_text()
-    assert "What it looked at" not in bare
+    assert "<h2>Explanations</h2>" not in bare
     assert "base64" not in bare
     assert not (tmp_path / "bare" / "explanations").exists()
 
@@ -303,8 +305,8 @@ def test_maps_that_do_not_depend_on_the_model_are_said_to_fail(scene: Scene, tmp
     shutil.copytree(scene.root / "model", tmp_path / "model")
     head = tmp_path / "model" / "models" / "head"
     np.save(head / "weight_0.npy", np.ones_like(np.load(head / "weight_0.npy")))
-    assert (shuffled_head(read_head(tmp_path / "model"), 5)[0][0] == 1).all()
+    assert (shuffle_head(read_head(tmp_path / "model"), 5)[0][0] == 1).all()
     other = Scene(tmp_path, scene.store)
     other.run()
-    assert all(entry["sanity"]["head"] == 1 > SIMILAR for entry in other.metrics["explanations"])
+    assert all(entry["sanity"]["head"] == 1 > MAX_CORRELATION for entry in other.metrics["explanations"])
     assert "<strong>Do not rely on these maps" in other.page

@@ -15,12 +15,12 @@ from numpy.typing import NDArray
 from components.shared.datasets.dataset import Views
 from components.shared.runtime.events import log
 from components.train import models
-from components.train.augment import Augmentation
+from components.train.augmentation import Augmentation
 from components.train.checkpoint import Checkpoints
-from components.train.feed import Side
-from components.train.learn import APART, Learned, Standing, Training
-from components.train.optimise import optimizer, share_of_rate
+from components.train.optimise import optimizer, rate_factor
 from components.train.parameters import TrainParameters
+from components.train.split_images import SplitImages
+from components.train.training import AUGMENTATION_SEED_OFFSET, Training, TrainingResult, TrainingState
 
 PARAMETERS = TrainParameters(
     epochs=2,
@@ -87,29 +87,29 @@ class Watching:
     def __init__(self, stop: int = -1) -> None:
         self.stop, self.begun_at, self.steps = stop, -1, 0
 
-    def begun(self, standing: Standing, _steps: int) -> None:
-        self.begun_at = standing.step
+    def started(self, state: TrainingState, _steps: int) -> None:
+        self.begun_at = state.step
 
-    def epoch_begins(self) -> None:
+    def epoch_started(self) -> None:
         pass
 
-    def step(self, standing: Standing, _images: int) -> bool:
+    def step(self, state: TrainingState, _images: int) -> bool:
         self.steps += 1
-        if standing.step == self.stop:
+        if state.step == self.stop:
             raise StoppedError
         return False
 
-    def word(self, standing: Standing, images: int) -> None:
+    def report(self, state: TrainingState, images: int) -> None:
         pass
 
-    def pause(self) -> float:
+    def before_checkpoint(self) -> float:
         return 0.0
 
-    def epoch(self, _standing: Standing, _figures: dict[str, float], _logits: NDArray[np.float64]) -> None:
+    def epoch_finished(self, _state: TrainingState, _figures: dict[str, float], _logits: NDArray[np.float64]) -> None:
         pass
 
 
-def sides(task: str = "classification", colour: bool = False, count: int = 90) -> dict[str, Side]:
+def sides(task: str = "classification", colour: bool = False, count: int = 90) -> dict[str, SplitImages]:
     """Images of noise; those of the second class have a bright square."""
     chance = np.random.default_rng(0)
     images = chance.integers(0, 90, (count, 48, 48, 3) if colour else (count, 48, 48), dtype=np.uint8)
@@ -124,10 +124,10 @@ def sides(task: str = "classification", colour: bool = False, count: int = 90) -
     preprocess = {"size": 48, "fit": "pad", "channels": 3 if colour else 1, "mean": 0.25, "std": 0.2}
     cut = count * 2 // 3
     parts = {"train": np.arange(cut), "val": np.arange(cut, count)}
-    return {side: Side(views, rows, targets[rows], preprocess) for side, rows in parts.items()}
+    return {side: SplitImages(views, rows, targets[rows], preprocess) for side, rows in parts.items()}
 
 
-def training(given: dict[str, Side] | None = None, task: str = "classification", **course: Any) -> Training:
+def training(given: dict[str, SplitImages] | None = None, task: str = "classification", **course: Any) -> Training:
     torch.use_deterministic_algorithms(True)
     torch.manual_seed(1)
     given = given or sides(task)
@@ -136,23 +136,23 @@ def training(given: dict[str, Side] | None = None, task: str = "classification",
     return Training(network, models.stages(network), given, task, asked, Augmentation.parse("radiograph"))
 
 
-def go(kept: Kept, stop: int = -1, every: float = 1e9, **course: Any) -> tuple[Learned, Watching]:
+def go(kept: Kept, stop: int = -1, every: float = 1e9, **course: Any) -> tuple[TrainingResult, Watching]:
     watching = Watching(stop)
     return training(**course).go(Checkpoints(kept, every), watching), watching  # type: ignore[arg-type]  # keeps alike
 
 
 @cache
-def undisturbed(course: str) -> Learned:
+def undisturbed(course: str) -> TrainingResult:
     """A training that nothing cut off, by its parameters as JSON; done once."""
     return go(Kept(), **json.loads(course))[0]
 
 
-def whole_of(**course: Any) -> Learned:
+def whole_of(**course: Any) -> TrainingResult:
     """What a training with these parameters gives where nothing cuts it off."""
     return undisturbed(json.dumps(course))
 
 
-def same(one: Learned, two: Learned) -> bool:
+def same(one: TrainingResult, two: TrainingResult) -> bool:
     return one.history == two.history and all(torch.equal(one.weights[name], two.weights[name]) for name in one.weights)
 
 
@@ -330,7 +330,9 @@ def test_patience_does_not_count_epochs_in_which_the_body_is_frozen() -> None:
 
 def test_changes_and_network_do_not_draw_the_same_numbers() -> None:
     torch.manual_seed(5)
-    assert not torch.equal(torch.rand(4), torch.rand(4, generator=torch.Generator().manual_seed(APART + 5)))
+    assert not torch.equal(
+        torch.rand(4), torch.rand(4, generator=torch.Generator().manual_seed(AUGMENTATION_SEED_OFFSET + 5))
+    )
 
 
 def test_images_that_are_drawn_alike_often_do_not_weigh_more_as_well() -> None:
@@ -354,7 +356,7 @@ def test_a_frozen_body_stays_as_it_was() -> None:
 def test_a_loss_that_is_no_number_ends_the_training_and_leaves_the_last_good_checkpoint() -> None:
     kept = Kept()
     with pytest.raises(
-        ValueError, match=r"no number any more, in step [\d,]+ \(epoch \d\), with a learning rate of 1e\+20"
+        ValueError, match=r"became NaN or infinite at step [\d,]+ \(epoch \d\), with a learning rate of 1e\+20"
     ):
         go(kept, every=1e-9, learning_rate=1e20, clip=0.0, warmup=0.0, epochs=3)
     for name in kept.names("checkpoint-"):
@@ -368,13 +370,15 @@ def test_validation_without_numbers_ends_the_training_and_leaves_the_last_good_c
     astray = training()
     norms = [part for part in astray._network.modules() if isinstance(part, torch.nn.BatchNorm2d)]
     norms[0].running_var.fill_(np.nan)  # type: ignore[union-attr]  # learning never looks at it; its loss is sound
-    with pytest.raises(ValueError, match="gives no number for 30 of 30 validation images after epoch 1, with a lear"):
+    with pytest.raises(
+        ValueError, match="returns NaN or infinity for 30 of 30 validation images after epoch 1, with a lear"
+    ):
         astray.go(Checkpoints(kept, 1e9), Watching())  # type: ignore[arg-type]
     assert not kept.held, "what was learned last is not good"
 
 
 def test_the_rate_rises_in_a_line_and_falls_in_half_a_wave() -> None:
-    shares = [share_of_rate(step, 100, 0.2) for step in range(100)]
+    shares = [rate_factor(step, 100, 0.2) for step in range(100)]
     assert shares[0] == pytest.approx(0.05)
     assert shares[19] == shares[20] == 1
     assert shares[60] == pytest.approx(0.505)

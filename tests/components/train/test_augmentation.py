@@ -9,10 +9,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from components.train import changes
-from components.train.augment import CHANGES, SETS, STILL, Augmentation
+from components.train import transforms
+from components.train.augmentation import PRESETS, TRANSFORMS, UNMOVED, Augmentation
 
-EVERYTHING = ",".join(CHANGES)
+EVERYTHING = ",".join(TRANSFORMS)
 
 
 @pytest.fixture(autouse=True)
@@ -60,7 +60,7 @@ def one(
 ) -> tuple[float, float]:
     """Where the spot of an image goes."""
     drawn = (torch.tensor([each]).float() for each in (turn, (right, down), zoom, shear, aspect))
-    x, y = centre(changes.moved(image, changes.affine(*drawn)))
+    x, y = centre(transforms.warp(image, transforms.affine(*drawn)))
     return float(x), float(y)
 
 
@@ -83,11 +83,11 @@ def test_shift_zoom_and_shear_take_a_mark_where_they_say() -> None:
 
 def test_no_move_leaves_the_image_and_what_comes_from_outside_is_like_the_edge() -> None:
     images = scans(2)
-    still = changes.affine(torch.zeros(2), torch.zeros(2, 2), torch.ones(2), torch.zeros(2), torch.ones(2))
-    torch.testing.assert_close(changes.moved(images, still), images, atol=1e-4, rtol=0)
+    still = transforms.affine(torch.zeros(2), torch.zeros(2, 2), torch.ones(2), torch.zeros(2), torch.ones(2))
+    torch.testing.assert_close(transforms.warp(images, still), images, atol=1e-4, rtol=0)
     right = torch.tensor([[0.25, 0.0]] * 2)
-    aside = changes.affine(torch.zeros(2), right, torch.ones(2), torch.zeros(2), torch.ones(2))
-    after = changes.moved(images, aside)
+    aside = transforms.affine(torch.zeros(2), right, torch.ones(2), torch.zeros(2), torch.ones(2))
+    after = transforms.warp(images, aside)
     torch.testing.assert_close(after[..., :15], images[..., :1].expand(-1, -1, -1, 15), atol=1e-4, rtol=0)
     torch.testing.assert_close(after[..., 16:], images[..., :-16], atol=1e-4, rtol=0)
 
@@ -96,7 +96,7 @@ def test_some_images_are_not_moved_at_all() -> None:
     marks = spot(0.2, 0.1).repeat(400, 1, 1, 1)
     moved = Augmentation.parse("rotate,shift,zoom,shear")(marks, chance())
     still = (moved == marks).flatten(1).all(1).float().mean()
-    assert float(still) == pytest.approx(STILL, abs=0.06)
+    assert float(still) == pytest.approx(UNMOVED, abs=0.06)
 
 
 @pytest.mark.parametrize("strength", [1.0, 0.5])
@@ -132,13 +132,13 @@ def test_drawn_moves_keep_their_limits(strength: float) -> None:
 def test_tones_do_what_they_say() -> None:
     images = scans(3)
     still = torch.ones(3)
-    brighter = changes.toned(images.clone(), still, still, torch.tensor([0.1, -0.1, 0.0]))
+    brighter = transforms.adjust_tone(images.clone(), still, still, torch.tensor([0.1, -0.1, 0.0]))
     moved = (brighter - images).mean((1, 2, 3))
     torch.testing.assert_close(moved, torch.tensor([0.1, -0.1, 0.0]), atol=1e-6, rtol=0)
-    flatter = changes.toned(images.clone(), still, torch.tensor([0.5, 1.2, 1.0]), torch.zeros(3))
+    flatter = transforms.adjust_tone(images.clone(), still, torch.tensor([0.5, 1.2, 1.0]), torch.zeros(3))
     torch.testing.assert_close(flatter.std((1, 2, 3)) / images.std((1, 2, 3)), torch.tensor([0.5, 1.2, 1.0]))
     torch.testing.assert_close(flatter.mean((1, 2, 3)), images.mean((1, 2, 3)))
-    torch.testing.assert_close(changes.toned(images.clone(), still * 2, still, torch.zeros(3)), images**2)
+    torch.testing.assert_close(transforms.adjust_tone(images.clone(), still * 2, still, torch.zeros(3)), images**2)
 
 
 @pytest.mark.parametrize(
@@ -160,9 +160,9 @@ def test_drawn_tones_keep_their_limits(text: str, low: float, high: float) -> No
 
 def test_curves_rise_from_black_to_white_by_their_slopes() -> None:
     ramp = torch.linspace(0, 1, 61).repeat(3, 1, 1, 1)
-    slopes = torch.zeros(3, changes.STEPS)
+    slopes = torch.zeros(3, transforms.STEPS)
     slopes[1, 0], slopes[2, 5] = math.log(2), -1.0
-    straight, steep, flat = changes.curved(ramp.clone(), slopes)
+    straight, steep, flat = transforms.bend_tones(ramp.clone(), slopes)
     torch.testing.assert_close(straight, ramp[0])
     torch.testing.assert_close(steep[0, 0, 10], torch.tensor(2 / 7))  # a sixth of the grays, and twice as steep
     assert flat[0, 0, 50] > 5 / 6
@@ -194,7 +194,7 @@ def test_coarse_images_lose_what_is_fine_and_keep_what_is_not() -> None:
 def test_sharpened_images_have_the_same_edges_only_higher() -> None:
     flat, edge = torch.full((1, 1, 32, 32), 0.5), torch.full((1, 1, 32, 32), 0.4)
     edge[..., 16:] = 0.6
-    once, twice, still = changes.sharpened(torch.cat([edge, edge, flat]), torch.tensor([0.5, 1.0, 2.0]))
+    once, twice, still = transforms.sharpen(torch.cat([edge, edge, flat]), torch.tensor([0.5, 1.0, 2.0]))
     torch.testing.assert_close(still, flat[0])
     for after, height in ((once, 0.2), (twice, 0.2)):
         torch.testing.assert_close(after[..., :8], edge[0, ..., :8])
@@ -204,18 +204,18 @@ def test_sharpened_images_have_the_same_edges_only_higher() -> None:
 
 def test_blur_takes_grain_and_keeps_the_mean() -> None:
     images = torch.rand(4, 3, 48, 48, generator=chance(2))
-    soft = changes.blurred(images, torch.tensor([0.5, 1.0, 2.0, 1e-6]), radius=4)
+    soft = transforms.blur(images, torch.tensor([0.5, 1.0, 2.0, 1e-6]), radius=4)
     grain = (soft[..., 1:] - soft[..., :-1]).abs().mean((1, 2, 3))
     assert grain[3] > grain[0] > grain[1] > grain[2] > 0
     torch.testing.assert_close(soft[3], images[3])
     assert (soft.mean((1, 2, 3)) - images.mean((1, 2, 3))).abs().max() < 0.01
     point = torch.zeros(1, 1, 21, 21)
     point[..., 10, 10] = 1
-    spread = changes.blurred(point, torch.tensor([1.5]), radius=6)[0, 0]
+    spread = transforms.blur(point, torch.tensor([1.5]), radius=6)[0, 0]
     across = torch.arange(21) - 10.0
     assert float((spread.sum(0) * across**2).sum()) == pytest.approx(1.5**2, rel=0.01)
     torch.testing.assert_close(spread, spread.T)
-    assert changes.blurred(torch.rand(2, 1, 5, 5), torch.tensor([1.0, 2.0]), radius=8).shape == (2, 1, 5, 5)
+    assert transforms.blur(torch.rand(2, 1, 5, 5), torch.tensor([1.0, 2.0]), radius=8).shape == (2, 1, 5, 5)
 
 
 def test_noise_has_its_level_and_is_the_same_in_all_channels() -> None:
@@ -252,7 +252,9 @@ def test_a_hidden_frame_leaves_the_middle_untouched() -> None:
     assert len(widths.unique(sorted=False)) > 10  # type: ignore[no-untyped-call]
     for edge in (changed[:, 0, :], changed[:, -1, :], changed[:, :, 0], changed[:, :, -1]):
         assert 0.4 < edge.all(1).float().mean() < 0.7  # a little less often than a frame: some are too thin
-    above, rest = changes.framed(images[:2].clone(), torch.tensor([0.5, 0.0]), torch.tensor([[1.0, 0, 0, 0]] * 2))
+    above, rest = transforms.erase_border(
+        images[:2].clone(), torch.tensor([0.5, 0.0]), torch.tensor([[1.0, 0, 0, 0]] * 2)
+    )
     torch.testing.assert_close(above[:, :32], images[0].mean().expand(1, 32, 64))
     assert torch.equal(above[:, 32:], images[0, :, 32:])
     assert torch.equal(rest, images[1])
@@ -261,7 +263,7 @@ def test_a_hidden_frame_leaves_the_middle_untouched() -> None:
 def test_an_erased_patch_is_a_rectangle() -> None:
     draws = torch.zeros(1, 10)
     draws[0, 1], draws[0, 4], draws[0, 7] = 0.5, 0.5, 0.25  # one, as long as wide, half-way down, at a quarter
-    gone = changes.erased(scans(1), torch.tensor([0.25]), draws) != scans(1)
+    gone = transforms.erase_rectangles(scans(1), torch.tensor([0.25]), draws) != scans(1)
     rows, columns = gone[0, 0].any(1).nonzero()[:, 0], gone[0, 0].any(0).nonzero()[:, 0]
     assert (int(rows.min()), int(rows.max())) == (16, 47)
     assert (int(columns.min()), int(columns.max())) == (8, 39)
@@ -270,7 +272,7 @@ def test_an_erased_patch_is_a_rectangle() -> None:
 
 def test_local_equalisation_raises_local_contrast_and_keeps_order_and_range() -> None:
     images = scans(4, side=96) * 0.4 + 0.3
-    after = changes.equalised(images.clone(), torch.ones(4))
+    after = transforms.equalise(images.clone(), torch.ones(4))
     assert after.min() >= 0
     assert after.max() <= 1
 
@@ -280,19 +282,19 @@ def test_local_equalisation_raises_local_contrast_and_keeps_order_and_range() ->
     assert (local(after) > 1.5 * local(images)).all()
     # At the middle of a tile its table alone decides: a brighter pixel there stays at least as bright.
     one_tile = torch.rand(1, 1, 16, 16, generator=chance(3))
-    before, mapped = one_tile.flatten(), changes.equalised(one_tile.clone(), torch.ones(1)).flatten()
+    before, mapped = one_tile.flatten(), transforms.equalise(one_tile.clone(), torch.ones(1)).flatten()
     assert (mapped[before.argsort()].diff() >= -1e-6).all()
-    half = changes.equalised(images.clone(), torch.full((4,), 0.5))
+    half = transforms.equalise(images.clone(), torch.full((4,), 0.5))
     torch.testing.assert_close(half, (images + after) / 2, atol=1e-5, rtol=0)
-    assert torch.equal(changes.equalised(images.clone(), torch.zeros(4)), images)
+    assert torch.equal(transforms.equalise(images.clone(), torch.zeros(4)), images)
 
 
 def test_local_equalisation_of_a_flat_image_makes_no_grain_and_colours_keep_their_hue() -> None:
-    flat = changes.equalised(torch.full((1, 1, 64, 64), 0.4), torch.ones(1))
+    flat = transforms.equalise(torch.full((1, 1, 64, 64), 0.4), torch.ones(1))
     assert flat.max() - flat.min() < 1 / 255  # tiles of 12 and of 13 pixels
     assert (flat - 0.4).abs().max() < 0.02
     colours = scans(1, channels=3) * 0.3
-    after = changes.equalised(colours.clone(), torch.ones(1))
+    after = transforms.equalise(colours.clone(), torch.ones(1))
     free = (after < 1).all(1, keepdim=True).expand_as(after)
     ratio = after / colours
     assert (ratio - ratio.mean(1, keepdim=True)).abs()[free].max() < 1e-4
@@ -320,7 +322,7 @@ def test_images_are_mirrored_only_when_asked(name: str, axis: int) -> None:
 
 
 def test_the_list_for_radiographs_keeps_left_left_and_up_up() -> None:
-    assert set(SETS["radiograph"]).isdisjoint({"hflip", "vflip", "griddrop", "clahe", "elastic"})
+    assert set(PRESETS["radiograph"]).isdisjoint({"hflip", "vflip", "griddrop", "clahe", "elastic"})
     plan = Augmentation.parse("radiograph,erase=0", 1)
     for x, y in ((0.25, 0.0), (0.0, 0.25)):
         marks = plan(spot(x, y).repeat(200, 1, 1, 1), chance())
@@ -381,7 +383,7 @@ def test_bfloat16_around_it_does_not_reach_it() -> None:
     with torch.autocast("cpu", dtype=torch.bfloat16):
         inside = plan(images, chance())
     assert torch.equal(inside, plan(images, chance()))
-    with pytest.raises(TypeError, match=r"images are torch.bfloat16, and augmentation needs float32"):
+    with pytest.raises(TypeError, match=r"images are torch.bfloat16; augmentation needs float32"):
         plan(images.bfloat16(), chance())
 
 
@@ -392,11 +394,13 @@ def test_nothing_is_nothing(text: str, strength: float) -> None:
     assert plan(images, generator) is images
     assert torch.equal(generator.get_state(), chance().get_state())
     assert str(plan) == "none"
-    assert plan.words() == []
+    assert plan.describe() == []
 
 
 def test_lists_are_read_and_written() -> None:
-    assert list(Augmentation.parse("radiograph").amounts) == [name for name in CHANGES if name in SETS["radiograph"]]
+    assert list(Augmentation.parse("radiograph").amounts) == [
+        name for name in TRANSFORMS if name in PRESETS["radiograph"]
+    ]
     assert Augmentation.parse(" rotate = 10 , erase ").amounts == {"rotate": 10, "erase": 0.2}
     assert Augmentation.parse("radiograph,rotate=5,hflip").amounts["rotate"] == 5
     assert "blur" not in Augmentation.parse("radiograph,blur=0").amounts
@@ -404,25 +408,25 @@ def test_lists_are_read_and_written() -> None:
     assert halved.amounts == {"rotate": 7.5, "erase": 0.15, "hflip": 0.4}
     assert str(halved) == "rotate=7.5,erase=0.15,hflip=0.4"
     assert Augmentation.parse(str(halved)) == halved
-    assert Augmentation.parse("erase=0.3", 3).amounts == {"erase": CHANGES["erase"].limit}
-    assert halved.words() == [
-        "turned by up to 7.5°",
-        "rectangles erased of up to 15 % of the area",
-        "mirrored left to right in 40 % of the cases",
+    assert Augmentation.parse("erase=0.3", 3).amounts == {"erase": TRANSFORMS["erase"].limit}
+    assert halved.describe() == [
+        "rotated by up to 7.5°",
+        "rectangles erased, up to 15 % of the area",
+        "mirrored left to right with a probability of 40 %",
     ]
 
 
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("rotaet", "no augmentation 'rotaet'; known are rotate, .* Did you mean 'rotate'"),
-        ("rotate,none", "no augmentation 'none'; known are .*, or 'none' alone"),
-        ("", "no augmentation ''; known are "),
-        ("rotate,,erase", "no augmentation ''; known are "),
+        ("rotaet", "no augmentation 'rotaet'; allowed are rotate, .* Did you mean 'rotate'"),
+        ("rotate,none", "no augmentation 'none'; allowed are .*, or 'none' alone"),
+        ("", "no augmentation ''; allowed are "),
+        ("rotate,,erase", "no augmentation ''; allowed are "),
         ("radiograf", "Did you mean 'radiograph'"),
         ("radiograph=2", "The list 'radiograph' takes no amount. .*'radiograph,rotate=5'"),
-        ("rotate=200", "rotate=200 has an amount of '200', and it must be a number from 0 to 180. The usual one is 15"),
-        ("erase=-0.1", "erase=-0.1 has an amount of '-0.1', and it must be a number from 0 to 0.5"),
+        ("rotate=200", "rotate=200 has an amount of '200'; it must be a number from 0 to 180. The default is 15"),
+        ("erase=-0.1", "erase=-0.1 has an amount of '-0.1'; it must be a number from 0 to 0.5"),
         ("noise=much", "noise=much has an amount of 'much'"),
         ("noise=nan", "noise=nan has an amount of 'nan'"),
         ("noise=", "noise= has an amount of 'nothing'"),

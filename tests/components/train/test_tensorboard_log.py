@@ -17,7 +17,7 @@ from tensorboardX.proto.event_pb2 import Event, SessionLog
 from tensorboardX.record_writer import masked_crc32c
 
 from components.shared.storage.store import Store, open_store
-from components.train.board import FOLDER, Board
+from components.train.tensorboard_log import FOLDER, TensorBoardLog
 
 KEY = "0123456789ab" * 5 + "cdef"
 
@@ -61,12 +61,12 @@ def shown(store: Store) -> dict[str, list[tuple[int, Any]]]:
 
 def course(store: Store, begun: int, end: int, killed: bool = False) -> None:
     """A training of steps, ten an epoch, whose figures follow from the step; a killed one ends without a word."""
-    board = Board(store, KEY, begun).__enter__()
+    board = TensorBoardLog(store, KEY, begun).__enter__()
     for step in range(begun + 1, end + 1):
-        board.scalars(step, {"train/loss": 1 / step})
+        board.add_scalars(step, {"train/loss": 1 / step})
         if step % 10 == 0:
-            board.scalars(step, {"val/AUC": 1 - 1 / step})
-            board.epoch()
+            board.add_scalars(step, {"val/AUC": 1 - 1 / step})
+            board.write()
     if not killed:
         board.__exit__(None, None, None)
 
@@ -76,16 +76,16 @@ def figures(store: Store, tag: str) -> list[tuple[int, float]]:
 
 
 def test_each_epoch_is_in_the_store_when_it_is_done(store: Store) -> None:
-    with Board(store, KEY) as board:
+    with TensorBoardLog(store, KEY) as board:
         for epoch in (1, 2, 3):
-            board.scalars(epoch * 10, {"train/loss": 1 / epoch, "val/AUC": 0.5})
+            board.add_scalars(epoch * 10, {"train/loss": 1 / epoch, "val/AUC": 0.5})
             assert len(parts(store)) == epoch - 1
-            board.epoch()
+            board.write()
             assert len(parts(store)) == epoch
             assert figures(store, "train/loss")[-1] == pytest.approx((epoch * 10, 1 / epoch))
-        board.epoch()
+        board.write()
         assert len(parts(store)) == 3, "nothing has come since"
-        board.scalars(31, {"train/loss": 0.1})
+        board.add_scalars(31, {"train/loss": 0.1})
     assert [step for step, _ in figures(store, "train/loss")] == [10, 20, 30, 31]
     assert {name.rpartition("/")[0] for name in parts(store)} == {f"tensorboard/{KEY[:12]}"}
 
@@ -113,8 +113,8 @@ def test_work_that_is_done_again_takes_the_place_of_what_was_there(store: Store)
 
 def test_trainings_do_not_touch_each_other(store: Store) -> None:
     course(store, 0, 10)
-    with Board(store, "f" * 64) as board:
-        board.scalars(1, {"train/loss": 5.0})
+    with TensorBoardLog(store, "f" * 64) as board:
+        board.add_scalars(1, {"train/loss": 5.0})
     assert len({name.rpartition("/")[0] for name in parts(store)}) == 2
     assert len(parts(store)) == 2
 
@@ -122,8 +122,8 @@ def test_trainings_do_not_touch_each_other(store: Store) -> None:
 @pytest.mark.parametrize("shape", [(20, 30), (20, 30, 3)])
 def test_a_picture_is_shown_as_it_is(shape: tuple[int, ...], store: Store) -> None:
     picture = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
-    with Board(store, KEY) as board:
-        board.images(0, "what the network sees", picture)
+    with TensorBoardLog(store, KEY) as board:
+        board.add_image(0, "what the network sees", picture)
     ((step, value),) = shown(store)["what the network sees"]
     assert (step, value.image.height, value.image.width) == (0, 20, 30)
     np.testing.assert_array_equal(np.asarray(Image.open(io.BytesIO(value.image.encoded_image_string))), picture)
@@ -133,8 +133,8 @@ def test_a_curve_counts_what_there_is_at_each_threshold(store: Store) -> None:
     rng = np.random.default_rng(0)
     labels = rng.integers(0, 2, 300)
     scores = np.clip(0.3 * labels + 0.7 * rng.random(300), 0, 1)
-    with Board(store, KEY) as board:
-        board.curve(10, "val/PNEUMONIA", labels, scores)
+    with TensorBoardLog(store, KEY) as board:
+        board.add_pr_curve(10, "val/PNEUMONIA", labels, scores)
     ((step, value),) = shown(store)["val/PNEUMONIA"]
     assert (step, value.metadata.plugin_data.plugin_name) == (10, "pr_curves")
     table = np.array(value.tensor.float_val).reshape(6, -1)
@@ -161,12 +161,12 @@ def test_a_store_that_cannot_be_written_costs_a_warning_and_gets_the_rest_later(
     blocked = Path(store.uri) / FOLDER
     blocked.parent.mkdir()
     blocked.write_text("no directory")
-    with caplog.at_level(logging.WARNING, "medloop"), Board(store, KEY) as board:
+    with caplog.at_level(logging.WARNING, "medloop"), TensorBoardLog(store, KEY) as board:
         for epoch in (1, 2, 3):
-            board.scalars(epoch, {"train/loss": 1 / epoch})
-            board.epoch()
+            board.add_scalars(epoch, {"train/loss": 1 / epoch})
+            board.write()
         (warning,) = caplog.records
         assert "Not a directory" in warning.__dict__["fields"]["why"]
-        assert "The training goes on" in warning.__dict__["fields"]["why"]
+        assert "The training continues" in warning.__dict__["fields"]["why"]
         blocked.unlink()
     assert [step for step, _ in figures(store, "train/loss")] == [1, 2, 3]

@@ -1,4 +1,4 @@
-"""Figures in words and numbers for people."""
+"""Formatting of figures, intervals, p values and counts for people."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ NONE = "–"
 
 
 def number(name: str, value: float | None) -> str:
-    """A figure's value as it is written."""
+    """Format the value of a figure."""
     if value is None:
         return NONE
     return f"{_plain(100 * value, 1)} %" if FIGURES[name].percent else _plain(value, 3)
 
 
 def _plain(value: float, digits: int, sign: str = "") -> str:
-    """A number with so many decimals, a true minus, and no sign before zero."""
+    """Format a number with a true minus sign, and without a sign if it rounds to zero."""
     text = f"{value:{sign}.{digits}f}"
     return text.lstrip("+-") if float(text) == 0 else text.replace("-", "−")
 
 
 def interval(name: str, figure: Mapping[str, Any]) -> str:
-    """A figure's interval as it is written, or that there is none."""
+    """Format the interval of a figure, or "no interval"."""
     low, high = figure["low"], figure["high"]
     if low is None or high is None:
         return "no interval"
@@ -33,7 +33,7 @@ def interval(name: str, figure: Mapping[str, Any]) -> str:
 
 
 def written(name: str, figure: Mapping[str, Any] | None) -> dict[str, Any]:
-    """A figure for the page: its number, its interval, and where they lie on a scale from 0 to 100."""
+    """Format a figure for a page: title, value, interval, and its position on a scale from 0 to 100."""
     title = FIGURES[name].title
     if figure is None or figure["value"] is None:
         return {"name": title, "value": NONE, "interval": "", "bar": None}
@@ -45,10 +45,10 @@ def written(name: str, figure: Mapping[str, Any] | None) -> dict[str, Any]:
 
 
 def meaning(name: str, metrics: Mapping[str, Any]) -> str:
-    """Return what a figure means, in a sentence that needs no statistics."""
+    """Return a sentence that explains a figure without statistics."""
     value, positive = metrics["all"]["figures"][name]["value"], metrics["positive"]
     if value is None:
-        return "These test images cannot give this figure."
+        return "This figure cannot be computed from these test images."
     findings = metrics["task"] == "multilabel"
     figure = FIGURES[name]
     return ((findings and figure.meaning_of_findings) or figure.meaning).format(
@@ -60,7 +60,7 @@ def meaning(name: str, metrics: Mapping[str, Any]) -> str:
 
 
 def difference(name: str, pair: Mapping[str, Any]) -> dict[str, str]:
-    """Two models' figures beside each other, the difference with its interval, and what it shows."""
+    """Format the figures of two models, their difference with its interval, and a verdict."""
     unit = " points" if FIGURES[name].percent else ""
 
     def signed(value: float | None) -> str:
@@ -70,7 +70,7 @@ def difference(name: str, pair: Mapping[str, Any]) -> dict[str, str]:
 
     low, high = pair["low"], pair["high"]
     if low is None or high is None:
-        verdict = "cannot be told"
+        verdict = "cannot be computed"
     elif low > 0 or high < 0:
         verdict = "better" if (low > 0) != FIGURES[name].lower_is_better else "worse"
     else:
@@ -87,27 +87,27 @@ def difference(name: str, pair: Mapping[str, Any]) -> dict[str, str]:
     }
 
 
-def apart(name: str, gap: Mapping[str, Any]) -> dict[str, str]:
-    """How far two groups lie apart, with the interval."""
+def gap(name: str, record: Mapping[str, Any]) -> dict[str, str]:
+    """Format the gap between two groups with its interval."""
     unit, scale, digits = (" points", 100, 1) if FIGURES[name].percent else ("", 1, 3)
-    value, low, high = (_plain(scale * gap[end], digits) for end in ("gap", "low", "high"))
+    value, low, high = (_plain(scale * record[end], digits) for end in ("gap", "low", "high"))
     return {"value": f"{value}{unit}", "interval": f"{low} to {high}"}
 
 
 def chance(p: float | None) -> str:
-    """A p value as it is written."""
+    """Format a p value."""
     if p is None:
         return NONE
     return "< 0.001" if p < 0.001 else f"{p:.3f}" if p < 0.1 else f"{p:.2f}"
 
 
 def size(number_of_bytes: int) -> str:
-    """A file's size for people."""
+    """Format a file size."""
     if number_of_bytes < 1_000_000:
         return f"{number_of_bytes / 1000:.1f} kB"
     return f"{number_of_bytes / 1_000_000:.1f} MB"
 
 
 def count(number_of_things: int, thing: str) -> str:
-    """So many things, in the plural where there are more."""
+    """Return a number and a noun, in the plural unless the number is 1."""
     return f"{number_of_things:,} {thing}{'' if number_of_things == 1 else 's'}"

@@ -1,4 +1,4 @@
-"""Brings the images of a side to the device: gathered ahead of need, as bytes, and made into numbers there."""
+"""Batches of the images of a split, prefetched as bytes and converted to floats on the device."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from torch import Tensor
 from components.shared.datasets.dataset import Views
 
 AHEAD = 2
-"""How many batches wait while one is learned from."""
+"""Number of prefetched batches."""
 
 
 @dataclass(frozen=True)
-class Side:
-    """The images of one side of the split, with their targets [N, classes]."""
+class SplitImages:
+    """The images of train or val, with their targets [N, classes]."""
 
     views: Views
     rows: NDArray[np.int64]
@@ -32,30 +32,30 @@ class Side:
         return len(self.rows)
 
     def batches(self, batches: Sequence[NDArray[np.int64]], device: torch.device) -> Iterator[tuple[Tensor, Tensor]]:
-        """Images [N, 1 or 3, H, W] between 0 and 1 on the device, with targets, for these places of the side."""
+        """Yield images [N, 1 or 3, H, W] between 0 and 1 on the device, with targets, for these positions."""
         waiting: deque[Future[tuple[Tensor, Tensor]]] = deque()
         with ThreadPoolExecutor(1) as pool:
             try:
-                for places in batches:
-                    waiting.append(pool.submit(self._gather, places, device))
+                for positions in batches:
+                    waiting.append(pool.submit(self._gather, positions, device))
                     if len(waiting) > AHEAD:
-                        yield self._there(waiting.popleft().result(), device)
+                        yield self._move(waiting.popleft().result(), device)
                 while waiting:
-                    yield self._there(waiting.popleft().result(), device)
+                    yield self._move(waiting.popleft().result(), device)
             finally:
                 pool.shutdown(cancel_futures=True)
 
-    def _gather(self, places: NDArray[np.int64], device: torch.device) -> tuple[Tensor, Tensor]:
-        images, targets = torch.from_numpy(self.views[self.rows[places]]), torch.from_numpy(self.targets[places])
+    def _gather(self, positions: NDArray[np.int64], device: torch.device) -> tuple[Tensor, Tensor]:
+        images, targets = torch.from_numpy(self.views[self.rows[positions]]), torch.from_numpy(self.targets[positions])
         return (images.pin_memory(), targets.pin_memory()) if device.type == "cuda" else (images, targets)
 
-    def _there(self, batch: tuple[Tensor, Tensor], device: torch.device) -> tuple[Tensor, Tensor]:
+    def _move(self, batch: tuple[Tensor, Tensor], device: torch.device) -> tuple[Tensor, Tensor]:
         images, targets = (part.to(device, non_blocking=True) for part in batch)
         images = images.movedim(3, 1) if images.ndim == 4 else images[:, None]
         return images.float().div_(255), targets
 
-    def normalised(self, images: Tensor) -> Tensor:
-        """Images between 0 and 1 as the network takes them: scaled, gray ones repeated for each channel."""
+    def normalise(self, images: Tensor) -> Tensor:
+        """Return images between 0 and 1 as the network's input: normalised, gray ones repeated for each channel."""
         mean, std, channels = (self.preprocess[name] for name in ("mean", "std", "channels"))
         scaled: Tensor = (images - mean) / std
         return scaled.expand(-1, channels, -1, -1)
