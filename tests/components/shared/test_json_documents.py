@@ -64,7 +64,7 @@ def test_yaml_that_people_write_is_read() -> None:
 
 
 def test_a_yaml_file_without_end_is_not_read_to_the_end() -> None:
-    with pytest.raises(ValueError, match=r"/dev/zero is larger than the 128 KiB that a YAML file may have here"):
+    with pytest.raises(ValueError, match=r"/dev/zero is larger than 128 KiB, the maximum for a YAML file"):
         read_yaml(Path("/dev/zero"))
 
 
