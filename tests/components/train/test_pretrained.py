@@ -248,7 +248,7 @@ def test_weights_of_another_shape_name_the_layers_and_change_nothing(tmp_path: P
 @pytest.mark.parametrize(
     ("theirs", "ours", "told"),
     [
-        ("convnext_tiny", "small", r"the file has \d+ weights of a body, under names like features.0.0.weight"),
+        ("convnext_tiny", "small", r"the file has \d+ weights of a body, with names like features.0.0.weight"),
         ("small", "resnet18", r"the file has 35 weights of a body"),
     ],
 )
