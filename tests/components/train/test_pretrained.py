@@ -241,15 +241,15 @@ def test_weights_of_another_shape_name_the_layers_and_change_nothing(tmp_path: P
     assert count is not None
     assert int(count[1]) == int(count[2]) + 3
     assert int(count[1]) > 100
-    assert "Set architecture to the network that they were made for" in told
+    assert "Set architecture to the network of the weights" in told
     assert all(torch.equal(value, before[key]) for key, value in network.state_dict().items())
 
 
 @pytest.mark.parametrize(
     ("theirs", "ours", "told"),
     [
-        ("convnext_tiny", "small", r"the file has \d+ weights of a body, under names like features.0.0.weight"),
-        ("small", "resnet18", r"the file holds 35 weights of a body"),
+        ("convnext_tiny", "small", r"the file has \d+ weights of a body, with names like features.0.0.weight"),
+        ("small", "resnet18", r"the file has 35 weights of a body"),
     ],
 )
 def test_weights_of_another_network_are_told(theirs: str, ours: str, told: str, tmp_path: Path) -> None:
