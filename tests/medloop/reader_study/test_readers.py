@@ -264,7 +264,7 @@ def test_what_cannot_be_asked_is_refused(
     file = str(written(tmp_path / "readings.csv", table(images, {"Ada": 0.3})))
     nothing = medloop(finished.home, "readers", "--csv", str(tmp_path / "none.csv"), status=2)
     assert "which is no file" in nothing.stderr
-    other = medloop(finished.home, "readers", "--csv", file, "--positive", "VIRUS", status=1)
+    other = medloop(finished.home, "readers", "--csv", file, "--positive", "VIRUS", status=2)
     assert "--positive is 'VIRUS', which is no class" in other.stderr
     foreign = hash_keys.parse("a7" * 32)
     wrong = medloop(finished.home, "readers", "--csv", file, status=1, MEDLOOP_HASH_KEY=foreign.text)
