@@ -98,13 +98,13 @@ def compare(name: str, source: Path, home: Path, rounds: int, bar: str) -> None:
 
 def waiting(home: Path) -> None:
     """The share of training's time in which the fastest network waits for its images, in real epochs of it."""
-    from components.train.feed import Side
-    from components.train.learn import Training
+    from components.train.split_images import SplitImages
+    from components.train.training import Training
 
     spent = {"waiting": 0.0, "learning": 0.0, "all": 0.0}
-    batches, epoch = Side.batches, Training._epoch
+    batches, epoch = SplitImages.batches, Training._epoch
 
-    def timed_batches(side: Side, *arguments: Any) -> Iterator[Any]:
+    def timed_batches(side: SplitImages, *arguments: Any) -> Iterator[Any]:
         coming = batches(side, *arguments)
         while True:
             begun = time.perf_counter()
@@ -120,7 +120,7 @@ def waiting(home: Path) -> None:
         spent["learning"] += time.perf_counter() - begun
         spent["waiting"] += spent["all"] - before  # what validation waited is no part of it
 
-    with mock.patch.object(Training, "_epoch", timed_epoch), mock.patch.object(Side, "batches", timed_batches):
+    with mock.patch.object(Training, "_epoch", timed_epoch), mock.patch.object(SplitImages, "batches", timed_batches):
         shares = []
         for size, batch in ((48, 64), (96, 16), (224, 32)):
             spent.update(waiting=0.0, learning=0.0)

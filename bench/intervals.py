@@ -19,10 +19,10 @@ from numpy.typing import NDArray
 from scipy.special import stdtrit
 from scipy.stats import binom, norm
 
-from components.evaluate.estimates import area, crowding
-from components.evaluate.operating import operating_points
-from components.evaluate.population import Settings, comparison, population
-from components.evaluate.subgroups import divided, gaps
+from components.evaluate.estimates import area, mean_cluster_size
+from components.evaluate.operating_points import operating_points
+from components.evaluate.population import Settings, compare, population
+from components.evaluate.subgroups import gaps, make_subgroups
 from components.shared.statistics.intervals import (
     Area,
     Floats,
@@ -32,10 +32,10 @@ from components.shared.statistics.intervals import (
     area_variance,
     quantile,
     share_interval,
-    uneven,
+    uneven_variance,
     wilson,
 )
-from components.shared.statistics.metrics import Scored
+from components.shared.statistics.metrics import Predictions
 
 PATIENTS = (50, 200, 600, 2000)
 CROWDS = ((1, 0.0), (3, 0.3), (5, 0.0), (5, 0.3), (5, 0.7))
@@ -66,7 +66,7 @@ def clustered(right: NDArray[np.int64], images: NDArray[np.int64]) -> Share:
     parts = (right - value[:, None] * images) / total[:, None]
     variance = (parts**2).sum(axis=1) * patients / np.maximum(patients - 1, 1)
     crowd = (images**2).sum(axis=1) / total
-    variance, as_one = uneven(value, variance, patients, crowd, total)
+    variance, as_one = uneven_variance(value, variance, patients, crowd, total)
     return Share(value, variance, patients, crowd, as_one)
 
 
@@ -126,7 +126,7 @@ def areas(sets: int, rng: np.random.Generator) -> Iterator[tuple[str, Setting]]:
                 of = np.repeat(np.arange(patients), images)
                 own, shared = rng.normal(size=len(of)), rng.normal(size=patients)[of]
                 score = np.sqrt(alike) * shared + np.sqrt(1 - alike) * own + apart * sick[of]
-                spread = area(sick[of], score, of, patients, crowding(images.astype(np.float64))).spread
+                spread = area(sick[of], score, of, patients, mean_cluster_size(images.astype(np.float64))).spread
                 assert isinstance(spread, Area)
                 found.append(spread)
         words = f"{truth}, {patients} patients × 1–{most}, alike {alike}, {part:.0%}"
@@ -166,7 +166,7 @@ def told(name: str, found: list[Setting], candidates: list[str]) -> None:
             print(f"  {each.words}: {each.held[0]:.3f} (the truth below the interval: {each.above[0]:.3f})")
 
 
-def predictions(images: int, seed: int = 0) -> tuple[Scored, Scored, dict[str, list[str]]]:
+def predictions(images: int, seed: int = 0) -> tuple[Predictions, Predictions, dict[str, list[str]]]:
     """Two models' answers for so many images of patients with 1.6 each, and what is known of the patients."""
     rng = np.random.default_rng(seed)
     of = np.unique(np.sort(rng.integers(max(2, int(images / 1.6)), size=images)), return_inverse=True)[1]
@@ -176,7 +176,7 @@ def predictions(images: int, seed: int = 0) -> tuple[Scored, Scored, dict[str, l
     for apart in (1.9, 1.8):
         powers = np.exp(0.7 * (shared + rng.normal(size=(images, 2))) + apart * np.eye(2)[labels])
         probability = powers / powers.sum(axis=1, keepdims=True)
-        models.append(Scored(labels, probability.argmax(axis=1), probability, of))
+        models.append(Predictions(labels, probability.argmax(axis=1), probability, of))
     values = {"sex": ["F", "M"], "age": ["<18", "18–39", "40–64", "65+"], "site": list("abcd"), "view": ["AP", "PA"]}
     about = {name: [each[i] for i in rng.integers(len(each), size=patients)[of]] for name, each in values.items()}
     return models[0], models[1], about
@@ -190,9 +190,9 @@ def everything(images: int) -> Callable[[], None]:
 
     def work() -> None:
         for group in (np.ones(images, bool), core, ~core):
-            population(ours.only(group), names, settings)
-            comparison(ours.only(group), theirs.only(group), settings)
-        groups = divided(ours, about)
+            population(ours.subset(group), names, settings)
+            compare(ours.subset(group), theirs.subset(group), settings)
+        groups = make_subgroups(ours, about)
         gaps(groups, LEVEL, ours.number_of_patients)
         assert [group.record(LEVEL) for group in groups]
         operating_points(ours, names, [0.5], LEVEL)

@@ -20,8 +20,8 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
 from components.ingest.perceptual_hash import perceptual_hash
-from components.merge.near import groups
-from medloop.synth.people import World, plan
+from components.merge.near_duplicates import group_near_duplicates
+from medloop.synth.people import Cohort, plan
 from medloop.synth.phantom import render
 
 KERMANY = Path(__file__).resolve().parents[2] / "shared" / "data" / "kermany_cxr"
@@ -47,7 +47,7 @@ def kermany(folder: Path) -> Pictures:
 
 
 def synthetic(patients: int) -> Pictures:
-    world = World(2, 7, 0.0, False)
+    world = Cohort(2, 7, 0.0, False)
     scans = [plan(number, world)[0] for number in range(1, 1 + patients)]
     pixels = [np.rint(render(scan, world) * 255).astype(np.uint8) for scan in scans]
     return Pictures("synthetic", pixels, [scan.patient.name for scan in scans])
@@ -196,7 +196,7 @@ def main() -> None:
         print(f"| {side}×{side} | {decode:.0f} µs | {spent:.0f} µs | {spent / decode:.1%} |", flush=True)
     looks = varied(sets[0], given.looks)
     begun, worked = time.perf_counter(), time.process_time()
-    found = groups(looks, WITHIN)
+    found = group_near_duplicates(looks, WITHIN)
     spent, worked = time.perf_counter() - begun, time.process_time() - worked
     print(f"\nGroups among {len(looks):,} looks: {spent:.2f} s ({worked:.2f} s of CPU), {found.max() + 1} groups.")
 

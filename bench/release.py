@@ -20,9 +20,9 @@ from numpy.typing import NDArray
 from scipy.optimize import brentq
 from scipy.stats import norm
 
-from components.evaluate.estimates import Estimate, area, crowding
-from components.evaluate.paired import LEVELS, area_bound, likeness, share_bounds
-from components.shared.statistics.intervals import Area, Floats, draw
+from components.evaluate.comparison import LEVELS, area_bound, share_bounds
+from components.evaluate.estimates import Estimate, area, mean_cluster_size
+from components.shared.statistics.intervals import Area, Floats, correlation, draw
 
 MARGINS = {"accuracy": 0.05, "auc": 0.03}
 LOOKS, ERROR = 24, 0.05
@@ -91,7 +91,7 @@ def answers(test: Test, apart: float, off: float, alike: float, rng: np.random.G
 
 def ranked(test: Test, scores: Floats) -> Estimate:
     patients = int(test.of.max()) + 1
-    return area(test.truth, scores, test.of, patients, crowding(np.bincount(test.of).astype(np.float64)))
+    return area(test.truth, scores, test.of, patients, mean_cluster_size(np.bincount(test.of).astype(np.float64)))
 
 
 class Look(NamedTuple):
@@ -112,7 +112,9 @@ def look(test: Test, service: Floats, standing: Estimate, scores: Floats) -> Loo
     images = np.bincount(test.of).astype(np.float64)
     assert isinstance(ours.spread, Area)
     assert isinstance(standing.spread, Area)
-    return Look(sums[0], sums[1], images, ours.spread, standing.spread, likeness(ours, standing))
+    return Look(
+        sums[0], sums[1], images, ours.spread, standing.spread, correlation(ours.by_patient, standing.by_patient)
+    )
 
 
 def passed(looks: list[Look], level: float) -> NDArray[np.bool_]:

@@ -31,11 +31,11 @@ from bench.training import PLAIN, Never, Silent
 from components.shared.datasets.dataset import Views
 from components.shared.imaging.views import view
 from components.train import models
-from components.train.augment import Augmentation
-from components.train.feed import Side
-from components.train.judge import judge
-from components.train.learn import Training, said
+from components.train.augmentation import Augmentation
 from components.train.parameters import TrainParameters
+from components.train.split_images import SplitImages
+from components.train.training import Training, predict_logits
+from components.train.validation import score
 
 HELD_OUT = ("val", "early", "contrary", "borders")
 EARLY, CONTRARY = 0.12, {False: 0.12, True: 0.06}
@@ -115,7 +115,7 @@ class Nothing(Never):
     def save(self, *_: Any) -> None: ...
 
 
-def auc(sides: dict[str, Side], changes: str, size: int, epochs: int) -> dict[str, float]:
+def auc(sides: dict[str, SplitImages], changes: str, size: int, epochs: int) -> dict[str, float]:
     """The AUC on each side of a ResNet-18 that learned with these changes."""
     asked: dict[str, Any] = {**PLAIN, "epochs": epochs, "learning_rate": 2e-3, "weight_decay": 0.05, "clip": 1.0}
     asked |= {"label_smoothing": 0.1, "average": 0.998}
@@ -128,14 +128,14 @@ def auc(sides: dict[str, Side], changes: str, size: int, epochs: int) -> dict[st
     network.load_state_dict(training.go(Nothing(), Silent()).weights)  # type: ignore[arg-type]  # nothing is kept
     held_out = {name: sides[name] for name in HELD_OUT}
     return {
-        name: judge(said(network, side, 64), side.targets, "classification")["val_auc"]
+        name: score(predict_logits(network, side, 64), side.targets, "classification")["val_auc"]
         for name, side in held_out.items()
     }
 
 
 def learnable(
     images: list[NDArray[np.uint8]], ill: NDArray[np.bool_], where: NDArray[np.str_], size: int, crop: float
-) -> dict[str, Side]:
+) -> dict[str, SplitImages]:
     """The sides as a network takes them."""
     held_out = np.flatnonzero(np.isin(where, ("val", "early")))
     mixed = exchanged([images[place] for place in held_out], ill[held_out])
@@ -147,7 +147,7 @@ def learnable(
     targets = np.eye(2, dtype=np.float32)[np.concatenate([ill, ill[held_out]]).astype(int)]
     rows = {name: np.flatnonzero(where == name) for name in np.unique(where)}
     rows["borders"] = np.arange(len(images), len(pixels))
-    return {name: Side(views, of_it, targets[of_it], about) for name, of_it in rows.items()}
+    return {name: SplitImages(views, of_it, targets[of_it], about) for name, of_it in rows.items()}
 
 
 if __name__ == "__main__":

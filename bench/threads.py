@@ -56,8 +56,8 @@ def rate(name: str, images: int, setting: str) -> tuple[float, float]:
     from bench.training import ours
     from components.shared.datasets.dataset import Views
     from components.train.device import use_threads
-    from components.train.feed import Side
-    from components.train.spinning import ShortSpinning
+    from components.train.short_spinning import ShortSpinning
+    from components.train.split_images import SplitImages
 
     use_threads(0)
     size, batch = NETWORKS[name][:2]
@@ -69,7 +69,7 @@ def rate(name: str, images: int, setting: str) -> tuple[float, float]:
     with ShortSpinning() if setting == "now" else nullcontext():
         for count in (2 * batch, images):  # the first warms up
             rows = np.arange(count)
-            side = Side(views, rows, targets[rows], preprocess)
+            side = SplitImages(views, rows, targets[rows], preprocess)
             begun, before = time.perf_counter(), used()
             found = ours(side, name, size, "float32", batch, "cpu", "radiograph")
             everyone, own = (after - earlier for after, earlier in zip(used(), before, strict=True))

@@ -36,10 +36,10 @@ from components.shared.privacy.hash_keys import SYNTHETIC
 from components.shared.storage.artifacts import lay_out
 from components.shared.storage.store import open_store
 from components.train import models
-from components.train.augment import Augmentation
-from components.train.feed import Side
-from components.train.learn import Training
+from components.train.augmentation import Augmentation
 from components.train.parameters import TrainParameters
+from components.train.split_images import SplitImages
+from components.train.training import Training
 
 PLAIN: dict[str, Any] = {
     "epochs": 1,
@@ -67,28 +67,30 @@ PLAIN: dict[str, Any] = {
 class Silent:
     """Watches nothing."""
 
-    def begun(self, *_: Any) -> None: ...
-    def epoch_begins(self) -> None: ...
-    def word(self, *_: Any) -> None: ...
-    def epoch(self, *_: Any) -> None: ...
+    def started(self, *_: Any) -> None: ...
+    def epoch_started(self) -> None: ...
+    def report(self, *_: Any) -> None: ...
+    def epoch_finished(self, *_: Any) -> None: ...
     def step(self, *_: Any) -> bool:
         return False
 
-    def pause(self) -> float:
+    def before_checkpoint(self) -> float:
         return 0.0
 
 
-def side_of(home: Path, size: int, count: int) -> Side:
+def side_of(home: Path, size: int, count: int) -> SplitImages:
     """The first images of a home's train side."""
     store = open_store(str(home / "store"))
     data = Data.open(home / "data", store)
     lay_out(store, Manifest.decode(split(home).read_bytes(), "splits"), home / "sides", copy=True)
     rows = data.rows(home / "sides", "train")[:count]
     preprocess = {"size": size, "fit": "stretch", "channels": 1, "mean": 0.5, "std": 0.25}
-    return Side(data.views(size, "stretch"), rows, data.targets[rows], preprocess)
+    return SplitImages(data.views(size, "stretch"), rows, data.targets[rows], preprocess)
 
 
-def ours(side: Side, architecture: str, size: int, precision: str, batch: int, device: str, changes: str) -> float:
+def ours(
+    side: SplitImages, architecture: str, size: int, precision: str, batch: int, device: str, changes: str
+) -> float:
     """Images a second of our training: gathered, changed, normalised, learned from."""
     torch.manual_seed(1)
     network = models.build(architecture, 1, side.targets.shape[1], size).to(memory_format=torch.channels_last)
@@ -120,7 +122,7 @@ class Asked:
     asked = False
 
 
-def bare(side: Side, architecture: str, size: int, precision: str, batch: int, device: str) -> float:
+def bare(side: SplitImages, architecture: str, size: int, precision: str, batch: int, device: str) -> float:
     """Images a second of the same network, loss and optimizer on tensors that are in memory, ready to be used."""
     torch.manual_seed(1)
     network = models.build(architecture, 1, side.targets.shape[1], size).to(memory_format=torch.channels_last)
@@ -128,7 +130,7 @@ def bare(side: Side, architecture: str, size: int, precision: str, batch: int, d
     place = torch.device(device)
     batches = [np.arange(start, min(start + batch, len(side))) for start in range(0, len(side), batch)]
     ready = [
-        (side.normalised(images).contiguous(memory_format=torch.channels_last), targets)
+        (side.normalise(images).contiguous(memory_format=torch.channels_last), targets)
         for images, targets in side.batches(batches, place)
     ]
     moving = torch.optim.AdamW(network.parameters(), lr=1e-3)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -14,12 +15,21 @@ from onnx import TensorProto, helper, numpy_helper
 
 from components.shared import contracts
 from components.shared.contracts import Manifest
-from components.shared.datasets import dataset
+from components.shared.datasets import parquet_tables
+from components.shared.datasets.dataset import ShardWriter
+from components.shared.imaging.views import Pixels
 from components.shared.ledger import release_log
 from components.shared.storage import artifacts
 from components.shared.storage.store import Store
 
 CLASSES = ["NORMAL", "PNEUMONIA"]
+
+
+def write_shard(images: Iterable[Pixels], path: Path) -> None:
+    writer = ShardWriter(path)
+    for pixels in images:
+        writer.add(pixels)
+    writer.close()
 
 
 def decoding(colour: str) -> dict[str, object]:
@@ -83,10 +93,10 @@ def make_dataset(
             )
             images.append(pixels)
     path = folder / "shard"
-    dataset.write_shard(images, path)
+    write_shard(images, path)
     blob = store.put_file(path)
     path.unlink()
-    dataset.write_table(pa.Table.from_pylist(rows, schema=dataset.INDEX), folder / "index.parquet")
+    parquet_tables.write_table(pa.Table.from_pylist(rows, schema=parquet_tables.INDEX), folder / "index.parquet")
     about = {
         "name": "made",
         "task": task,
@@ -129,7 +139,7 @@ def make_split(folder: Path, dataset_folder: Path, core: bool = True, untrained:
                 "fold": -1,
             }
         )
-    dataset.write_table(pa.Table.from_pylist(rows, schema=dataset.SPLIT), folder / "splits.parquet")
+    parquet_tables.write_table(pa.Table.from_pylist(rows, schema=parquet_tables.SPLIT), folder / "splits.parquet")
     sides = {side: sum(row["side"] == side for row in rows) for side in ("train", "val", "test")}
     about = {
         "version": 1 if core else 2,

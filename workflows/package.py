@@ -1,4 +1,4 @@
-"""A pipeline, with its images and places, as Kubeflow takes it: in memory for the local runner, or as a file."""
+"""Build a pipeline with images and placement, in memory for the local runner or as a Kubeflow package."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from components.stage import PlacedComponent
 from workflows.placement import Placement
 
 PIPELINES = ("retrain", "release")
-"""The pipelines there are; each is a function in the module of its name."""
+"""Pipelines; each is a function in the module of the same name."""
 
 
 def build(
@@ -25,10 +25,10 @@ def build(
     defaults: Mapping[str, Any] | None = None,
     environments: Mapping[str, Mapping[str, str]] | None = None,
 ) -> Any:
-    """The pipeline with each stage in its image (None: in this Python) and, for a cluster, in its place.
+    """Return the pipeline with the image (None: this Python) and placement of each stage.
 
-    `defaults` replace those that the pipeline states. `environments` are variables for single stages: for a run on this
-    machine alone, since they hold keys.
+    `defaults` override those of the pipeline. `environments` are variables per stage; they contain keys, so use them
+    only for local runs.
     """
     import importlib
 
@@ -38,7 +38,7 @@ def build(
     module = importlib.import_module(f"workflows.{pipeline}")
     plain = getattr(module, pipeline)
     inner = {
-        name: each for name, each in vars(module).items() if isinstance(each, GraphComponent) and each is not plain
+        name: graph for name, graph in vars(module).items() if isinstance(graph, GraphComponent) and graph is not plain
     }
 
     def place(task: Any) -> None:
@@ -63,38 +63,38 @@ def build(
     function.__signature__ = signature.replace(parameters=changed)  # type: ignore[attr-defined]
     PlacedComponent.placements.append(place)
     try:
-        # A pipeline inside must be there, with its tasks in their places, before the one around it is made.
-        for name, each in inner.items():
-            setattr(module, name, dsl.pipeline(name=each.name, description=each.description)(each.pipeline_func))
+        # Nested pipelines must be built, with placement, before the pipeline that contains them.
+        for name, graph in inner.items():
+            setattr(module, name, dsl.pipeline(name=graph.name, description=graph.description)(graph.pipeline_func))
         return dsl.pipeline(name=plain.name, description=plain.description)(function)
     finally:
         PlacedComponent.placements.remove(place)
-        for name, each in inner.items():
-            setattr(module, name, each)
+        for name, graph in inner.items():
+            setattr(module, name, graph)
 
 
 def defaults_on(cluster: Mapping[str, Placement]) -> dict[str, Any]:
-    """The pipeline's defaults that follow from a cluster: where training asks for a GPU, it must have it."""
+    """Return the defaults that depend on the placement: training with accelerators requires a GPU."""
     return {"device": "cuda"} if cluster["train"].accelerators else {}
 
 
 def oldest_server(cluster: Mapping[str, Placement]) -> tuple[int, int]:
-    """The oldest release of Kubeflow Pipelines that does all that is asked for: docs/cluster.md tells why."""
-    places = cluster.values()
-    if any(place.user >= 0 or place.group >= 0 or place.non_root for place in places):
+    """Return the oldest version of Kubeflow Pipelines that supports this placement; see docs/cluster.md."""
+    placements = cluster.values()
+    if any(placement.user >= 0 or placement.group >= 0 or placement.non_root for placement in placements):
         return (2, 16)
-    return (2, 15) if any(place.secrets or place.secret_files for place in places) else (2, 14)
+    return (2, 15) if any(placement.secrets or placement.secret_files for placement in placements) else (2, 14)
 
 
 def check(pipeline: str, output: Path) -> None:
-    """Refuse a pipeline that is not there, and a file that no server takes or that cannot be written."""
+    """Raise UsageError if the pipeline does not exist or the output file is unsuitable."""
     if pipeline not in PIPELINES:
         known = ", ".join(PIPELINES)
-        raise UsageError(f"There is no pipeline {pipeline!r}.{nearest(pipeline, PIPELINES)} There are: {known}.")
+        raise UsageError(f"There is no pipeline {pipeline!r}.{nearest(pipeline, PIPELINES)} Pipelines: {known}.")
     if output.suffix not in (".yaml", ".yml"):
-        raise UsageError(f"The package is {output.name!r}; a server takes a file that ends in .yaml. Name one.")
+        raise UsageError(f"The package is {output.name!r}; its name must end in .yaml.")
     if not output.absolute().parent.is_dir():
-        raise UsageError(f"There is no directory {output.parent} for the package. Make it, or name another.")
+        raise UsageError(f"The directory {output.parent} does not exist. Create it, or name another.")
 
 
 def compile_package(
@@ -104,7 +104,7 @@ def compile_package(
     output: Path,
     defaults: Mapping[str, Any] | None = None,
 ) -> None:
-    """Write the pipeline to a YAML file that a Kubeflow Pipelines server takes; `defaults` replace its own."""
+    """Compile the pipeline to a YAML file for a Kubeflow Pipelines server; `defaults` override its own."""
     check(pipeline, output)
     from kfp import compiler
 

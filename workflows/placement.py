@@ -1,4 +1,4 @@
-"""How one stage runs on a cluster, and the means to ask Kubeflow for it."""
+"""Placement of a stage on a cluster, and its translation to Kubeflow."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ SPOT_TAINTS = (
     ("kubernetes.azure.com/scalesetpriority", "spot"),
     ("karpenter.sh/capacity-type", "spot"),
 )
-"""How the clouds mark the nodes that they may take back at any moment."""
+"""Taints of preemptible nodes of the cloud providers."""
 
-SHARED_MEMORY = "/dev/shm"  # noqa: S108 - the place that Linux has for it
+SHARED_MEMORY = "/dev/shm"  # noqa: S108 - Linux's path for it
 
 YEAR = 365 * 24 * 3600
 
 RUN_LABEL = "metadata.labels['pipeline/runid']"
-"""Where a Kubeflow pod carries the id of its run."""
+"""Field of a Kubeflow pod with the id of its run."""
 
 
 @dataclass(frozen=True)
 class Placement:
-    """How one stage runs on a cluster. Empty means: as the cluster does by itself."""
+    """Resources and placement of one stage. Empty values mean the default of the cluster."""
 
     cpu: str = ""
     cpu_limit: str = ""
@@ -54,22 +54,22 @@ class Placement:
     volumes: Mapping[str, str] = field(default_factory=dict)
 
     def apply(self, task: Any) -> None:
-        """Ask for all this on a task of a pipeline."""
-        task.set_caching_options(False)  # work keys see what Kubeflow's caching does not
-        self._ask_for_resources(task)
-        self._ask_for_nodes(task)
-        self._ask_for_another_try(task)
-        self._ask_for_images(task)
-        self._hand_in(task)
+        """Apply the placement to a task of a pipeline."""
+        task.set_caching_options(False)  # medloop's work keys include more than Kubeflow's cache keys
+        self._set_resources(task)
+        self._set_nodes(task)
+        self._set_retries(task)
+        self._set_security_and_images(task)
+        self._set_environment(task)
 
-    def _ask_for_resources(self, task: Any) -> None:
+    def _set_resources(self, task: Any) -> None:
         from kfp import kubernetes
 
         if self.cpu:
             task.set_cpu_request(self.cpu)
         if self.cpu_limit:
             task.set_cpu_limit(self.cpu_limit)
-        if self.memory:  # a limit above the request is memory that another pod may take away
+        if self.memory:  # memory above the request could be taken by another pod, so the limit equals the request
             task.set_memory_request(self.memory)
             task.set_memory_limit(self.memory)
         if self.accelerators:
@@ -80,7 +80,7 @@ class Placement:
         for path, claim in self.volumes.items():
             kubernetes.mount_pvc(task, claim, path)
 
-    def _ask_for_nodes(self, task: Any) -> None:
+    def _set_nodes(self, task: Any) -> None:
         from kfp import kubernetes
 
         for key, value in self.node_selector.items():
@@ -92,19 +92,19 @@ class Placement:
         for key, value in self.annotations.items():
             kubernetes.add_pod_annotation(task, key, value)
 
-    def _ask_for_another_try(self, task: Any) -> None:
+    def _set_retries(self, task: Any) -> None:
         from kfp import kubernetes
 
         if self.retries:
             first = seconds(self.backoff)
             pauses = min(sum(first * self.backoff_factor**number for number in range(self.retries)), YEAR)
-            # Argo takes this "most" for the work as well: less than all tries together would give some up unheard.
-            most = pauses + (self.retries + 1) * (seconds(self.timeout) if self.timeout else YEAR)
-            task.set_retry(self.retries, f"{first}s", self.backoff_factor, f"{most}s")
+            # Argo applies this limit to pauses and work together; a lower one would drop retries silently.
+            limit = pauses + (self.retries + 1) * (seconds(self.timeout) if self.timeout else YEAR)
+            task.set_retry(self.retries, f"{first}s", self.backoff_factor, f"{limit}s")
         if self.timeout:
             kubernetes.set_timeout(task, seconds(self.timeout))
 
-    def _ask_for_images(self, task: Any) -> None:
+    def _set_security_and_images(self, task: Any) -> None:
         from kfp import kubernetes
 
         if self.user >= 0 or self.group >= 0 or self.non_root:
@@ -115,14 +115,14 @@ class Placement:
         if self.image_pull_secrets:
             kubernetes.set_image_pull_secrets(task, list(self.image_pull_secrets))
 
-    def _hand_in(self, task: Any) -> None:
+    def _set_environment(self, task: Any) -> None:
         from kfp import kubernetes
 
         for name, value in self.environment.items():
             task.set_env_variable(name, value)
-        for name, place in self.secrets.items():
-            secret, _, key = place.rstrip("?").partition("/")
-            kubernetes.use_secret_as_env(task, secret, {key: name}, optional=place.endswith("?"))
+        for name, reference in self.secrets.items():
+            secret, _, key = reference.rstrip("?").partition("/")
+            kubernetes.use_secret_as_env(task, secret, {key: name}, optional=reference.endswith("?"))
         for path, secret in self.secret_files.items():
             kubernetes.use_secret_as_volume(task, secret.rstrip("?"), path, optional=secret.endswith("?"))
         kubernetes.use_field_path_as_env(task, "MEDLOOP_RUN", RUN_LABEL)
@@ -132,11 +132,11 @@ _SPOT = tuple({"key": key, "operator": "Equal", "value": value, "effect": "NoSch
 
 
 def seconds(duration: str) -> int:
-    """The seconds in a duration such as 90, 30s, 10m, 2h or 1d."""
-    found = re.fullmatch(r"([0-9]{1,9})([smhd]?)", duration)
-    if not found:
-        raise UsageError(f"{duration!r} is no duration. Write a number and s, m, h or d, such as 90s or 2h.")
-    given = int(found[1]) * {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400}[found[2]]
-    if given > YEAR:
+    """Return the seconds of a duration such as 90, 30s, 10m, 2h or 1d."""
+    match = re.fullmatch(r"([0-9]{1,9})([smhd]?)", duration)
+    if not match:
+        raise UsageError(f"{duration!r} is not a duration. Write a number and s, m, h or d, such as 90s or 2h.")
+    result = int(match[1]) * {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400}[match[2]]
+    if result > YEAR:
         raise UsageError(f"{duration!r} is more than a year. Write at most 365d.")
-    return given
+    return result

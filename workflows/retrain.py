@@ -16,7 +16,7 @@ from components.split.component import split
 from components.train.component import train
 
 
-@dsl.pipeline(name="ingest-side-by-side", description="The parts of a source, ingested side by side and merged.")
+@dsl.pipeline(name="ingest-side-by-side", description="Ingests the parts of a source in parallel and merges them.")
 def side_by_side(
     parts: list,
     store: str,
@@ -26,7 +26,7 @@ def side_by_side(
     ingest_options: dict,
     merge_options: dict,
 ) -> Dataset:
-    # A pipeline of its own: a loop's body may take values of one task outside of it, and no more.
+    # A nested pipeline, because the body of a loop can use the outputs of only one task outside of it.
     with dsl.ParallelFor(parts, name="each part") as part:
         portion = ingest(
             store=store, source=source, revision=revision, key_id=key_id, part=part, options=ingest_options
@@ -36,9 +36,9 @@ def side_by_side(
 
 
 @dsl.pipeline(
-    name="medloop-retrain", description="From new scans to a model in service, or to a refusal with a reason."
+    name="medloop-retrain", description="Trains a model on new scans, and releases it or refuses it with a reason."
 )
-def retrain(  # noqa: PLR0917 - these are the pipeline's parameters, given by name
+def retrain(  # noqa: PLR0917 - the pipeline's parameters are passed by name
     source: str,
     store: str,
     by: str = "",
@@ -128,7 +128,7 @@ def retrain(  # noqa: PLR0917 - these are the pipeline's parameters, given by na
     }
     verdict = gate(**limits, report=report.outputs["report"], shipped=False)
     ending = {"state": now.outputs["state"], "store": store, "by": by}
-    # A person's approval is asked for what is shipped: it is not waited for before there is something to ship.
+    # Only the quantized model, which is the one to release, can require approval.
     with dsl.If(verdict.outputs["outcome"] != "refused", "passed as trained"):
         small = quantize(**rows, model=trained.outputs["model"], options=quantize_options)
         shipped = evaluate(

@@ -1,4 +1,4 @@
-"""Who was tested, for the page: counts, the figures of each subgroup, and how far subgroups lie apart."""
+"""Patient groups of a report: image counts, figures of each subgroup, and gaps between subgroups."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 from components.shared.datasets.parquet_tables import AGES
 from components.shared.figures import FIGURES, KEY, SUMMARY
-from components.shared.reporting.wording import apart, written
+from components.shared.reporting.formatting import gap, written
 
 FIELDS = {"sex": "Sex", "age": "Age", "site": "Site", "view": "View", "label_source": "Label from"}
 WORDS = {"F": "female", "M": "male"}
@@ -17,14 +17,14 @@ Metrics = Mapping[str, Any]
 Row = dict[str, Any]
 
 
-def whom(everything: Metrics, described: Mapping[str, Sequence[str]]) -> list[Row]:
-    """For class, sex, age, site and view, how many images have each value."""
+def population(everything: Metrics, described: Mapping[str, Sequence[str]]) -> list[Row]:
+    """Return a table for class, sex, age, site and view: the number of images with each value."""
     total = everything["images"]
     tables = [("Class", list(everything["by_class"].items()))]
     for field, values in described.items():
-        found = Counter(values)
-        order = [*AGES, "unknown"] if field == "age" else sorted(found, key=lambda value: (value == "unknown", value))
-        tables.append((FIELDS[field], [(WORDS.get(v, v), found[v]) for v in order if found[v]]))
+        counts = Counter(values)
+        order = [*AGES, "unknown"] if field == "age" else sorted(counts, key=lambda value: (value == "unknown", value))
+        tables.append((FIELDS[field], [(WORDS.get(v, v), counts[v]) for v in order if counts[v]]))
     return [
         {"title": title, "rows": [(value, n, f"{100 * n / total:.0f} %") for value, n in rows]}
         for title, rows in tables
@@ -32,11 +32,11 @@ def whom(everything: Metrics, described: Mapping[str, Sequence[str]]) -> list[Ro
 
 
 def subgroups(rows: Sequence[Metrics]) -> list[Row]:
-    """Each subgroup with its figures; one that is too small with the reason."""
+    """Format each subgroup with its figures; a subgroup that is too small has the reason."""
     return [
         {
             "field": FIELDS[row["field"]],
-            "first": place == 0 or rows[place - 1]["field"] != row["field"],
+            "first": number == 0 or rows[number - 1]["field"] != row["field"],
             "value": WORDS.get(row["value"], row["value"]),
             "images": row["images"],
             "patients": row["patients"],
@@ -44,22 +44,22 @@ def subgroups(rows: Sequence[Metrics]) -> list[Row]:
             "too_small": row["too_small"],
             "why": row["why"],
         }
-        for place, row in enumerate(rows)
+        for number, row in enumerate(rows)
     ]
 
 
 def gaps(rows: Sequence[Metrics]) -> list[Row]:
-    """For each field how far its best and its worst subgroup lie apart, in each figure that two of them have."""
-    found: dict[str, dict[str, Row]] = {}
+    """Format the gap between the best and the worst subgroup for each field and figure."""
+    table: dict[str, dict[str, Row]] = {}
     for row in rows:
         best, worst = (WORDS.get(row[end], row[end]) for end in ("best", "worst"))
-        cell = {**apart(row["figure"], row), "name": FIGURES[row["figure"]].title, "shown": row["low"] > 0}
-        found.setdefault(row["field"], {})[row["figure"]] = {**cell, "best": best, "worst": worst}
-    return [{"field": FIELDS[field], "cells": [cells.get(name) for name in KEY]} for field, cells in found.items()]
+        cell = {**gap(row["figure"], row), "name": FIGURES[row["figure"]].title, "significant": row["low"] > 0}
+        table.setdefault(row["field"], {})[row["figure"]] = {**cell, "best": best, "worst": worst}
+    return [{"field": FIELDS[field], "cells": [cells.get(name) for name in KEY]} for field, cells in table.items()]
 
 
 def sites(rows: Sequence[Metrics]) -> list[Row]:
-    """Each acquisition site: its classes, and the figures there."""
+    """Format each acquisition site: its classes and figures."""
     return [
         {
             **site,

@@ -1,4 +1,4 @@
-"""The images that a model got wrong, the surest first, and what the model in service says of them."""
+"""The images that a model got wrong, most confident first, with the answers of the model in service."""
 
 from __future__ import annotations
 
@@ -7,34 +7,34 @@ from typing import Any
 
 import numpy as np
 
-from components.evaluate.explain import Candidates, said
-from components.shared.statistics.metrics import Scored
+from components.evaluate.explanations import Answers, describe_prediction
+from components.shared.statistics.metrics import Predictions
 
-LISTED = 20
-"""At most so many wrong answers stand on the page."""
+MAX_LISTED = 20
+"""Maximum number of wrong answers on the page."""
 
 
 def mistakes(
-    ours: Scored, theirs: Scored | None, classes: Sequence[str], image_ids: Sequence[str], threshold: Any
+    ours: Predictions, theirs: Predictions | None, classes: Sequence[str], image_ids: Sequence[str], threshold: Any
 ) -> dict[str, Any]:
-    """How many answers are wrong, on how many images, and those of which the model is surest.
+    """Count the wrong answers and the images they are on, and list the most confident ones.
 
-    An answer is the class of an image, or whether a finding is there. `threshold` is the model's. With a model in
-    service, `service` says how many of these answers it has right, and how many that are right here it has wrong.
+    An answer is the class of an image, or whether a finding is present. `threshold` is the model's. With a model in
+    service, `service` counts the wrong answers that it has right, and the right answers that it has wrong.
     """
-    candidates = Candidates.of(ours, threshold)
-    wrong = np.flatnonzero(~candidates.right)
-    ids = [image_ids[int(place)] for place in candidates.places]
-    surest = sorted(wrong.tolist(), key=lambda at: (-candidates.sure[at], ids[at], candidates.targets[at]))
+    answers = Answers.of(ours, threshold)
+    wrong = np.flatnonzero(~answers.right)
+    ids = [image_ids[int(image)] for image in answers.images]
+    order = sorted(wrong.tolist(), key=lambda n: (-answers.confidence[n], ids[n], answers.targets[n]))
     rows = []
-    for at in surest[:LISTED]:
-        place, target = int(candidates.places[at]), int(candidates.targets[at])
-        label, called, probability = said(ours, classes, place, target)
-        row = {"image_id": ids[at], "label": label, "called": called, "probability": probability}
-        rows.append({**row, "service": said(theirs, classes, place, target)[1] if theirs else None})
+    for n in order[:MAX_LISTED]:
+        image, target = int(answers.images[n]), int(answers.targets[n])
+        label, called, probability = describe_prediction(ours, classes, image, target)
+        row = {"image_id": ids[n], "label": label, "called": called, "probability": probability}
+        rows.append({**row, "service": describe_prediction(theirs, classes, image, target)[1] if theirs else None})
     service = None
     if theirs:
         right = [model.predicted == model.labels for model in (ours, theirs)]
         service = {"right": int((~right[0] & right[1]).sum()), "wrong": int((right[0] & ~right[1]).sum())}
-    images = len(np.unique(candidates.places[wrong]))
+    images = len(np.unique(answers.images[wrong]))
     return {"answers": len(wrong), "images": images, "rows": rows, "service": service}

@@ -1,4 +1,4 @@
-"""Pictures of what a model looked at: the image, and beside it the same image under the map of its explanation."""
+"""Pictures of explanations: the image, and the same image with the map overlaid."""
 
 from __future__ import annotations
 
@@ -10,23 +10,23 @@ from numpy.typing import NDArray
 from PIL import Image
 
 SIDE = 224
-"""How many pixels a picture is high; it is twice as wide, and the gap."""
+"""Height of a picture in pixels; its width is twice that, plus the gap."""
 GAP = 6
 COLOUR = 0.55
-"""How much of an overlay is the map's colour; the rest is the image."""
+"""Opacity of the map."""
 LINE = 0.5
-"""A line goes round what has at least this part of the highest value, so that the map can be read without colours."""
+"""Level of the contour line, as a share of the highest value; it makes the map readable without colours."""
 
 
 def overlay(view: NDArray[np.uint8], heat: NDArray[np.float64]) -> bytes:
-    """A PNG of the view, and beside it the view under the map in colours from dark (0) to bright (1)."""
+    """Return a PNG of the view, and beside it the view with the map in colours from dark (0) to bright (1)."""
     image = Image.fromarray(view).convert("RGB").resize((SIDE, SIDE), Image.Resampling.BICUBIC)
     values = enlarged(heat, SIDE)
     colours = mpl.colormaps["viridis"](values)[..., :3] * 255
     gray = np.asarray(image.convert("L"), np.float64)[..., None]
     under = COLOUR * colours + (1 - COLOUR) * gray
     line = _edge(values >= LINE)
-    under[_edge(~line) & ~line] = 0  # dark beside bright: seen on any ground
+    under[_edge(~line) & ~line] = 0  # a dark line beside the bright one is visible on any background
     under[line] = 255
     both = np.full((SIDE, 2 * SIDE + GAP, 3), 255, np.uint8)
     both[:, :SIDE] = np.asarray(image)
@@ -37,13 +37,13 @@ def overlay(view: NDArray[np.uint8], heat: NDArray[np.float64]) -> bytes:
 
 
 def enlarged(heat: NDArray[np.float64], side: int) -> NDArray[np.float64]:
-    """The map with so many pixels a side, between 0 and 1, without steps."""
+    """Return the map enlarged to `side` pixels by interpolation, clipped to 0..1."""
     floats = Image.fromarray(heat.astype(np.float32)).resize((side, side), Image.Resampling.BICUBIC)
     return np.asarray(np.asarray(floats, np.float64).clip(0, 1))
 
 
 def _edge(inside: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """Which of these pixels have a neighbour that is none of them."""
+    """Return the pixels of a mask that have a neighbour outside it."""
     padded = np.pad(inside, 1, mode="edge")
     kept = padded[2:, 1:-1] & padded[:-2, 1:-1] & padded[1:-1, 2:] & padded[1:-1, :-2]
     return np.asarray(inside & ~kept)

@@ -1,15 +1,15 @@
-"""Whether the model reads what is no anatomy: how it does on copies of the test images that lack the one or the other.
+"""Shortcut checks: whether the model relies on non-anatomical cues.
 
-A model that tells the classes from an image's borders alone, with its inside made gray, reads markers, shutters,
-positioning or exposure. One that does as well on a blurred copy needs no fine structure. One that tells the classes
-well over all sites, and no better than chance within each, may have learned which site an image comes from.
+The model is run on copies of the test images from which parts were removed. A model that separates the classes from the
+borders alone, with the inside gray, uses markers, shutters, positioning or exposure. A model that performs equally well
+on blurred copies needs no fine structure. A model that separates the classes well over all sites, but not better than
+chance within each, may have learned to recognise the site.
 
-What is taken away is made the mean gray of the images that the model was trained on, the same for all. An image's own
-mean would carry into the copy what was to be left out: the brightness of lungs into the borders, that of a marker into
-the inside.
+Removed parts are filled with the mean gray of the training images. The mean of the image itself would leak what was to
+be removed: the brightness of the lungs into the borders copy, the brightness of a marker into the inside copy.
 
-The copies are no images that the model has been made for, so a low figure on them proves nothing: it is the high ones
-that tell. The AUC tells more than the accuracy, since copies may move all probabilities to one side of the threshold.
+The model was not trained on such copies, so low figures on them prove nothing; only high ones do. The AUC is more
+informative than the accuracy, because copies can shift all probabilities to one side of the threshold.
 """
 
 from __future__ import annotations
@@ -23,79 +23,81 @@ from PIL import Image, ImageFilter
 
 from components.evaluate.estimates import estimates
 from components.evaluate.population import Settings, counts
-from components.evaluate.subgroups import SMALL, UNKNOWN
+from components.evaluate.subgroups import MIN_PATIENTS, UNKNOWN
 from components.shared.figures import SUMMARY
 from components.shared.imaging.views import view_parameters
 from components.shared.inference import Model
 from components.shared.statistics.intervals import Figure
-from components.shared.statistics.metrics import Ints, Scored
+from components.shared.statistics.metrics import Ints, Predictions
 
 LIMIT = 500
-"""So many images at most are copied; of more, patients are drawn."""
+"""Maximum number of images to copy; of more, patients are sampled."""
 BORDER = 0.16
-"""How wide the border is, in parts of the image's sides."""
+"""Width of the border, as a share of the image's height and width."""
 BLUR = 1 / 32
-"""The spread of the blur, in parts of the view's side."""
+"""Standard deviation of the blur, as a share of the view's size."""
 BATCH = 64
 COPIES = {
-    "whole": "the images as they are",
-    "borders": "borders alone",
+    "whole": "original images",
+    "borders": "borders only",
     "inside": "without borders",
     "blurred": "blurred",
 }
-"""What is judged: the sampled images as they are, and their copies."""
-STRONG = 0.7
-"""An AUC from which on, even at its lower limit, the borders tell so much that no one should overlook it."""
-TOLD = 0.25
-"""A class whose share differs by this much between two sites is given away by the site."""
+"""The sampled images and their copies, with their titles in the report."""
+STRONG_AUC = 0.7
+"""Lower limit of the AUC on borders from which the report warns."""
+SHARE_GAP = 0.25
+"""Difference of a class's share between two sites from which the site predicts the class."""
 
 Views = NDArray[np.uint8]
 Boxes = NDArray[np.int64]
-"""For each image where it lies in its view: top, left, height, width."""
+"""Position of each image in its view: top, left, height, width."""
 
 
 def shortcuts(
     model: Model,
     views: Any,
     rows: Ints,
-    scored: Scored,
+    predictions: Predictions,
     sizes: Ints,
     sites: Sequence[str],
     groups: Sequence[Mapping[str, Any]],
     settings: Settings,
 ) -> dict[str, Any]:
-    """The figures on copies of the images, and by site, with a sentence on what they mean.
+    """Compute the figures on copies of the images and by site, with a sentence that summarises them.
 
-    `views` are those of the data set as this model sees them, `rows` the places of the scored images among them;
-    `sizes` holds height and width of each scored image, `sites` where it was taken ("unknown" where that is not known),
-    `groups` the subgroups of metrics.json.
+    views: the data set's images, preprocessed for this model
+    rows: position of each scored image in `views`
+    sizes: height and width of each scored image
+    sites: where each scored image was taken, or "unknown"
+    groups: the subgroups of metrics.json
     """
-    chosen = sample(scored.patients, LIMIT, settings.seed)
-    boxes = placed(sizes[chosen], *view_parameters(model.preprocess)[:3])
-    some = scored.only(np.isin(np.arange(len(rows)), chosen))
+    chosen = sample(predictions.patients, LIMIT, settings.seed)
+    boxes = image_boxes(sizes[chosen], *view_parameters(model.preprocess)[:3])
+    sampled = predictions.subset(np.isin(np.arange(len(rows)), chosen))
     gray = np.rint(255 * np.asarray(model.preprocess["mean"])).clip(0, 255).astype(np.uint8)
     answers: dict[str, list[NDArray[np.float32]]] = {name: [] for name in COPIES if name != "whole"}
     for start in range(0, len(chosen), BATCH):
         part = views[rows[chosen[start : start + BATCH]]]
         for name, logits in answers.items():
-            logits.append(model(copied(part, boxes[start : start + BATCH], name, gray)).logits)
-    judged = {"whole": some}
+            logits.append(model(make_copies(part, boxes[start : start + BATCH], name, gray)).logits)
+    copies = {"whole": sampled}
     for name, logits in answers.items():
         probabilities = model.probabilities(np.concatenate(logits))
-        judged[name] = Scored(some.labels, model.decide(probabilities), probabilities, some.patients)
-    found: dict[str, Any] = {name: figures(each, settings.confidence) for name, each in judged.items()}
-    found |= {
+        copies[name] = Predictions(sampled.labels, model.decide(probabilities), probabilities, sampled.patients)
+    results: dict[str, Any] = {name: figures(copy, settings.confidence) for name, copy in copies.items()}
+    results |= {
         "images": len(chosen),
-        "patients": some.number_of_patients,
+        "patients": sampled.number_of_patients,
         "of_images": len(rows),
-        "of_patients": scored.number_of_patients,
-        "sites": by_site(scored, sites, groups, model.classes),
+        "of_patients": predictions.number_of_patients,
+        "sites": by_site(predictions, sites, groups, model.classes),
     }
-    return {**found, "sentence": sentence(found, estimates(scored)["auc"].value)}
+    return {**results, "sentence": summarise(results, estimates(predictions)["auc"].value)}
 
 
 def sample(patients: Ints, limit: int, seed: int) -> Ints:
-    """The places of all images, or of those of patients drawn at random, with as many images as the limit allows."""
+    """Return the positions of all images or, above the limit, those of randomly drawn patients."""
     if len(patients) <= limit:
         return np.arange(len(patients))
     images = np.bincount(patients)
@@ -104,8 +106,8 @@ def sample(patients: Ints, limit: int, seed: int) -> Ints:
     return np.flatnonzero(np.isin(patients, fits if len(fits) else order[:1]))
 
 
-def placed(sizes: Ints, size: int, fit: str, crop: float) -> Boxes:
-    """Where images of these heights and widths lie in their views: a padded view has borders that are no image's."""
+def image_boxes(sizes: Ints, size: int, fit: str, crop: float) -> Boxes:
+    """Return the positions of images of these sizes in their views, which can be padded."""
     if fit == "stretch":
         return np.tile(np.array([0, 0, size, size]), (len(sizes), 1))
     cut = np.minimum(np.rint(sizes * crop).astype(np.int64), (sizes - 1) // 2)
@@ -114,16 +116,16 @@ def placed(sizes: Ints, size: int, fit: str, crop: float) -> Boxes:
     return np.concatenate([(size - inner) // 2, inner], axis=1)
 
 
-def copied(views: Views, boxes: Boxes, how: str, gray: NDArray[np.uint8]) -> Views:
-    """Copies of views: borders (the inside made gray), inside (the borders made so), or blurred; padding stays."""
+def make_copies(views: Views, boxes: Boxes, kind: str, gray: NDArray[np.uint8]) -> Views:
+    """Return copies of views: "borders" has a gray inside, "inside" gray borders; padding stays."""
     copies = views.copy()
     for copy, view, (top, left, height, width) in zip(copies, views, boxes, strict=True):
         inner = view[top : top + height, left : left + width]
         down, across = max(1, round(BORDER * height)), max(1, round(BORDER * width))
         core = (slice(top + down, top + height - down), slice(left + across, left + width - across))
-        if how == "borders":
+        if kind == "borders":
             copy[core] = gray
-        elif how == "inside":
+        elif kind == "inside":
             copy[top : top + height, left : left + width] = gray
             copy[core] = view[core]
         else:
@@ -132,18 +134,18 @@ def copied(views: Views, boxes: Boxes, how: str, gray: NDArray[np.uint8]) -> Vie
     return copies
 
 
-def figures(scored: Scored, confidence: float) -> dict[str, Figure]:
-    """Accuracy and AUC with their intervals."""
-    found = estimates(scored)
-    return {name: found[name].figure(confidence) for name in SUMMARY}
+def figures(predictions: Predictions, confidence: float) -> dict[str, Figure]:
+    """Return accuracy and AUC with their intervals."""
+    by_name = estimates(predictions)
+    return {name: by_name[name].figure(confidence) for name in SUMMARY}
 
 
 def by_site(
-    scored: Scored, sites: Sequence[str], groups: Sequence[Mapping[str, Any]], classes: Sequence[str]
+    predictions: Predictions, sites: Sequence[str], groups: Sequence[Mapping[str, Any]], classes: Sequence[str]
 ) -> list[dict[str, Any]]:
-    """For each known site how many images of which class, and how the model does there; nothing where one is known.
+    """Return image counts and figures of each known site; empty if fewer than two are known.
 
-    `groups` are the subgroups of metrics.json: the figures are theirs.
+    The figures are taken from `groups`, the subgroups of metrics.json.
     """
     known = [row for row in groups if row["field"] == "site" and row["value"] != UNKNOWN]
     return [
@@ -151,7 +153,7 @@ def by_site(
             "site": row["value"],
             "images": row["images"],
             "patients": row["patients"],
-            "by_class": counts(scored.only(np.asarray(sites) == row["value"]), classes)["by_class"],
+            "by_class": counts(predictions.subset(np.asarray(sites) == row["value"]), classes)["by_class"],
             "too_small": row["too_small"],
             **{name: row["figures"][name] for name in SUMMARY},
         }
@@ -159,55 +161,52 @@ def by_site(
     ]
 
 
-def sentence(found: Mapping[str, Any], auc: float) -> str:
-    """What the figures mean, in words that need no statistics; `auc` is that of all images."""
-    parts = [_of_borders(found["borders"]["auc"]), _of_blur(found["blurred"]["auc"], found["whole"]["auc"])]
-    return " ".join(filter(None, [*parts, _of_sites(found["sites"], auc)]))
+def summarise(results: Mapping[str, Any], auc: float) -> str:
+    """Explain the figures in sentences that need no statistics; `auc` is that of all test images."""
+    parts = [_of_borders(results["borders"]["auc"]), _of_blur(results["blurred"]["auc"], results["whole"]["auc"])]
+    return " ".join(filter(None, [*parts, _of_sites(results["sites"], auc)]))
 
 
 def _of_borders(auc: Figure) -> str:
     value, low = auc["value"], auc["low"]
     if value is None or low is None:
-        return "What the borders tell cannot be said of these images."
-    measured = f"(AUC {value:.2f}, at least {low:.2f})"
-    if low >= STRONG:
+        return "The AUC on the borders alone cannot be computed from these images."
+    measured = f"(AUC {value:.2f}, lower limit {low:.2f})"
+    if low >= STRONG_AUC:
         return (
-            f"From the borders alone the model tells the classes well {measured}: it reads something that is no "
-            "anatomy, such as markers, shutters, positioning or exposure. Find out what, before anybody relies on it."
+            f"The model separates the classes well from the borders alone {measured}: it relies on non-anatomical "
+            "cues, such as markers, shutters, positioning or exposure. Find the cause before the model is used."
         )
     if low > 0.5:
         return (
-            f"From the borders alone the model tells the classes better than chance {measured}: in part it may read "
-            "something that is no anatomy, such as markers, shutters, positioning or exposure."
+            f"The model separates the classes better than chance from the borders alone {measured}: it may partly rely "
+            "on non-anatomical cues, such as markers, shutters, positioning or exposure."
         )
-    return f"That the borders alone tell it the classes is not shown (AUC {value:.2f}; a coin has 0.50)."
+    return f"There is no evidence that the model uses the borders alone (AUC {value:.2f}; chance gives 0.50)."
 
 
 def _of_blur(blurred: Figure, whole: Figure) -> str:
     if None in (blurred["value"], blurred["low"], whole["value"], whole["low"]):
         return ""
     now, before = float(blurred["value"] or 0), float(whole["value"] or 0)
-    if before - now < 0.02 and before >= STRONG:
+    if before - now < 0.02 and before >= STRONG_AUC:
         return (
-            f"On blurred copies it does as well (AUC {now:.2f}, as they are {before:.2f}): it needs no fine structure, "
-            "only brightness and coarse shape. Where the finding is a fine one, that is no reason to trust it."
+            f"On blurred copies the model performs equally well (AUC {now:.2f}, unblurred {before:.2f}): it uses only "
+            "brightness and coarse shape. If the finding is a fine structure, do not trust the model."
         )
-    return f"On blurred copies its AUC is {now:.2f}, on the same images as they are {before:.2f}."
+    return f"On blurred copies the AUC is {now:.2f}, on the same images unblurred {before:.2f}."
 
 
 def _of_sites(sites: Sequence[Mapping[str, Any]], auc: float) -> str:
-    large = [site for site in sites if site["patients"] >= SMALL]
+    large = [site for site in sites if site["patients"] >= MIN_PATIENTS]
     if len(large) < 2:
-        return "The sites are too small to judge each by itself." if sites else ""
+        return "The sites are too small to evaluate each on its own." if sites else ""
     shares = np.array([[n / site["images"] for n in site["by_class"].values()] for site in large])
     apart = float((shares.max(axis=0) - shares.min(axis=0)).max())
-    told = (
-        f"Sites give the class away: a class’s share differs by {100 * apart:.0f} points between them."
-        if apart >= TOLD
-        else f"A class’s share differs by at most {100 * apart:.0f} points between sites."
-    )
+    shares_sentence = f"The share of a class differs by up to {100 * apart:.0f} percentage points between sites"
+    shares_sentence += ", so the site is a cue for the class." if apart >= SHARE_GAP else "."
     values = [site["auc"]["value"] for site in large if site["auc"] and site["auc"]["value"] is not None]
     if not values:
-        return f"{told} None of them has images of two classes."
+        return f"{shares_sentence} No site has images of two classes."
     within = f"{min(values):.2f}" if len(values) == 1 else f"{min(values):.2f} to {max(values):.2f}"
-    return f"{told} Within a site the AUC is {within}, over all {auc:.2f}."
+    return f"{shares_sentence} Within a site the AUC is {within}, over all sites {auc:.2f}."

@@ -1,4 +1,4 @@
-"""How a model does on every subgroup of patients, and how far the best and the worst of them lie apart."""
+"""Figures of every subgroup of patients, and the gap between the best and the worst one."""
 
 from __future__ import annotations
 
@@ -12,29 +12,30 @@ import numpy as np
 from components.evaluate.estimates import Estimate, estimates
 from components.shared.datasets.parquet_tables import AGES
 from components.shared.figures import KEY
-from components.shared.statistics.intervals import Figure, Floats
-from components.shared.statistics.metrics import Ints, Scored
+from components.shared.reporting.formatting import count
+from components.shared.statistics.intervals import Figure, Floats, combined_distance, correlation
+from components.shared.statistics.metrics import Ints, Predictions
 
-SMALL = 20
-"""A subgroup of fewer patients is said to be too small."""
+MIN_PATIENTS = 20
+"""Subgroups with fewer patients are marked as too small."""
 UNKNOWN = "unknown"
 
 
 @dataclass(frozen=True)
 class Subgroup:
-    """The images with one value of one field: the patients they are of, and the figures on them."""
+    """The images with one value of one field, their patients, and the figures on them."""
 
     field: str
     value: str
     images: int
     patients: Ints
     why: str
-    """Why it is too small to be judged; empty where it is not."""
-    found: Mapping[str, Estimate]
+    """Why it is too small to evaluate; empty if it is not."""
+    estimates: Mapping[str, Estimate]
 
     def record(self, confidence: float) -> dict[str, Any]:
-        """As it stands in metrics.json."""
-        figures = {name: self.found[name].figure(confidence) for name in KEY}
+        """Return the record for metrics.json."""
+        figures = {name: self.estimates[name].figure(confidence) for name in KEY}
         return {
             "field": self.field,
             "value": self.value,
@@ -46,72 +47,67 @@ class Subgroup:
         }
 
 
-def divided(scored: Scored, fields: Mapping[str, Sequence[str]]) -> list[Subgroup]:
-    """Every value of every field."""
+def make_subgroups(predictions: Predictions, fields: Mapping[str, Sequence[str]]) -> list[Subgroup]:
+    """Return a subgroup for every value of every field."""
     return [
-        _subgroup(scored, field, value, np.asarray(values) == value)
+        _subgroup(predictions, field, value, np.asarray(values) == value)
         for field, values in fields.items()
         for value in sorted(set(values), key=_rank)
     ]
 
 
 def _rank(value: str) -> tuple[bool, int, str]:
-    """Age bands from young to old, other values by name, what is unknown last."""
+    """Return a sort key: age bands from young to old, other values by name, "unknown" last."""
     return value == UNKNOWN, list(AGES).index(value) if value in AGES else 0, value
 
 
-def _subgroup(scored: Scored, field: str, value: str, chosen: Any) -> Subgroup:
-    patients, some = np.unique(scored.patients[chosen]), scored.only(chosen)
+def _subgroup(predictions: Predictions, field: str, value: str, chosen: Any) -> Subgroup:
+    patients, some = np.unique(predictions.patients[chosen]), predictions.subset(chosen)
     why = ""
-    if len(patients) < SMALL:
-        why = f"It has {len(patients)} patient{'' if len(patients) == 1 else 's'}, and {SMALL} are needed."
-    elif not any(0 < some.truth[:, k].sum() < len(some.patients) for k in some.ranked):
-        why = "All its images are of one class." if not some.several else "No finding tells its images apart."
+    if len(patients) < MIN_PATIENTS:
+        why = f"{count(len(patients), 'patient')}; at least {MIN_PATIENTS} are needed."
+    elif not any(0 < some.truth[:, k].sum() < len(some.patients) for k in some.reported_classes):
+        why = "All images are of one class." if not some.multilabel else "Each finding is on all or none of the images."
     return Subgroup(field, value, len(some.patients), patients, why, estimates(some))
 
 
 def gaps(groups: Sequence[Subgroup], confidence: float, patients: int) -> list[dict[str, Any]]:
-    """For each field and figure how far the best and the worst subgroup lie apart, of those not too small.
+    """Return for each field and figure the gap between the best and the worst subgroup that are not too small.
 
-    Both are picked after the fact, so the interval is that of all pairs at once (Bonferroni): it holds for whichever
-    pair is picked. It is put together from both figures' own intervals, with the correlation that they have where
-    patients are in both groups (the method of variance estimates recovery).
+    The pair is selected after the fact, so its interval is corrected for all pairs (Bonferroni). It is computed from
+    the intervals of both figures and their correlation, which is not 0 if patients are in both groups (method of
+    variance estimates recovery).
     """
-    found = []
+    result = []
     for field, members in groupby(groups, key=lambda group: group.field):
         fit = [group for group in members if not group.why and group.value != UNKNOWN]
         for name in KEY:
-            known = [group for group in fit if group.found[name].figure(confidence)["low"] is not None]
+            known = [group for group in fit if group.estimates[name].figure(confidence)["low"] is not None]
             if len(known) < 2:
                 continue
-            best = max(known, key=lambda group: group.found[name].value)
-            worst = min(known, key=lambda group: group.found[name].value)
+            best = max(known, key=lambda group: group.estimates[name].value)
+            worst = min(known, key=lambda group: group.estimates[name].value)
             pairs = len(known) * (len(known) - 1) / 2
-            gap = _apart(best, worst, name, 1 - (1 - confidence) / pairs, patients)
-            found.append({"field": field, "figure": name, "best": best.value, "worst": worst.value, **gap})
-    return found
+            gap = _gap(best, worst, name, 1 - (1 - confidence) / pairs, patients)
+            result.append({"field": field, "figure": name, "best": best.value, "worst": worst.value, **gap})
+    return result
 
 
-def _apart(best: Subgroup, worst: Subgroup, name: str, confidence: float, patients: int) -> dict[str, float]:
-    high, low = (group.found[name].figure(confidence) for group in (best, worst))
-    parts = [_placed(group, name, patients) for group in (best, worst)]
-    scale = float(np.sqrt((parts[0] ** 2).sum() * (parts[1] ** 2).sum()))
-    alike = float((parts[0] * parts[1]).sum()) / scale if scale > 0 else 0.0
+def _gap(best: Subgroup, worst: Subgroup, name: str, confidence: float, patients: int) -> dict[str, float]:
+    high, low = (group.estimates[name].figure(confidence) for group in (best, worst))
+    alike = correlation(*(_contributions(group, name, patients) for group in (best, worst)))
     gap = _number(high, "value") - _number(low, "value")
-    down = _reach(_number(high, "value") - _number(high, "low"), _number(low, "high") - _number(low, "value"), alike)
-    up = _reach(_number(high, "high") - _number(high, "value"), _number(low, "value") - _number(low, "low"), alike)
-    return {"gap": gap, "low": max(0.0, gap - down), "high": min(1.0, gap + up)}
+    down = _number(high, "value") - _number(high, "low"), _number(low, "high") - _number(low, "value")
+    up = _number(high, "high") - _number(high, "value"), _number(low, "value") - _number(low, "low")
+    lower, upper = gap - float(combined_distance(*down, alike)), gap + float(combined_distance(*up, alike))
+    return {"gap": gap, "low": max(0.0, lower), "high": min(1.0, upper)}
 
 
-def _placed(group: Subgroup, name: str, patients: int) -> Floats:
-    """What each patient of the whole test adds to a subgroup's figure."""
+def _contributions(group: Subgroup, name: str, patients: int) -> Floats:
+    """Return the contribution of each test patient to a subgroup's figure."""
     parts = np.zeros(patients)
-    parts[group.patients] = group.found[name].by_patient
+    parts[group.patients] = group.estimates[name].by_patient
     return parts
-
-
-def _reach(one: float, other: float, alike: float) -> float:
-    return float(np.sqrt(max(one**2 + other**2 - 2 * alike * one * other, 0.0)))
 
 
 def _number(figure: Figure, end: str) -> float:
@@ -121,5 +117,5 @@ def _number(figure: Figure, end: str) -> float:
 
 
 def age_band(age: int) -> str:
-    """The band of an age in years; "unknown" where it is not known."""
+    """Return the age band of an age in years, or "unknown"."""
     return next((name for name, (low, high) in AGES.items() if low <= age <= high), UNKNOWN)

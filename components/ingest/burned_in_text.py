@@ -30,7 +30,7 @@ HEIGHTS = (7, 34)
 
 
 def find_text(pixels: Pixels) -> str | None:
-    """Return a description of a line of text in the image, or None if there seems to be none.
+    """Describe where a line of text seems to be in the image, or return None.
 
     A line has at least 4 upright letters or digits, about 9 to 130 pixels high, brighter or darker than their
     surroundings by a fifth of the range; a single R or L does not count. The result is a hint: handwriting, slanted,
@@ -51,7 +51,7 @@ def find_text(pixels: Pixels) -> str | None:
 
 
 def _bytes(patch: NDArray[Any]) -> Bytes:
-    """Return a patch as gray bytes; of colours the brightest channel, because letters may have any colour."""
+    """Return a patch as gray bytes, of colours the brightest channel."""
     if patch.dtype == np.uint16:
         patch = (patch >> 8).astype(np.uint8)
     if patch.ndim == 3:
@@ -60,7 +60,7 @@ def _bytes(patch: NDArray[Any]) -> Bytes:
 
 
 def _areas_with_edges(rows: Bytes) -> Iterator[tuple[int, int, int, int]]:
-    """Yield areas with as many vertical edges as text has: top, bottom, left and right, in subsampled pixels."""
+    """Yield areas (top, bottom, left, right) with as many edges as text has."""
     flat = np.ascontiguousarray(rows[:, : rows.shape[1] // CELL * CELL])
     before, after = flat.ravel()[:-2], flat.ravel()[2:]
     edges = np.zeros(flat.size, dtype=bool)
@@ -81,7 +81,6 @@ def _areas_with_edges(rows: Bytes) -> Iterator[tuple[int, int, int, int]]:
 
 
 def _count_letters(patch: Bytes) -> int:
-    """Return the largest number of letters in a line of this patch."""
     image = Image.fromarray(patch)
     low, high = ImageFilter.MinFilter(9), ImageFilter.MaxFilter(9)
     bright = patch - np.asarray(image.filter(low).filter(high))
@@ -90,7 +89,7 @@ def _count_letters(patch: Bytes) -> int:
 
 
 def _longest_line(strokes: Bytes) -> int:
-    """Return the largest number of letters in a line, given the contrast of strokes at each pixel."""
+    """Return the largest number of letters in a line, given the contrast."""
     ink = strokes >= max(MIN_CONTRAST // 2, int(strokes.max()) // 2)
     longest = 0
     for top, bottom in _spans(np.asarray(ink.sum(axis=1) >= 3)):
@@ -100,7 +99,7 @@ def _longest_line(strokes: Bytes) -> int:
 
 
 def _count_in_line(line: NDArray[np.bool_]) -> int:
-    """Return the number of letters in a line: neighbouring shapes as wide as letters and as high as the line."""
+    """Count neighbouring shapes as wide as letters and as high as the line."""
     height = len(line)
     best = run = 0
     end = -height

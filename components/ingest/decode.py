@@ -26,7 +26,8 @@ from components.shared.datasets.dataset import ShardWriter, pixel_digest, read_s
 from components.shared.errors import RefusedError, UnavailableError
 from components.shared.imaging import header
 from components.shared.imaging.decoder import limit_resources, limits
-from components.shared.imaging.pixels import Decoding, Master, Pixels
+from components.shared.imaging.pixels import Decoding, Master
+from components.shared.imaging.views import Pixels
 from components.shared.privacy import hash_keys
 from components.shared.privacy.hash_keys import HashKey
 from components.shared.runtime.events import configure_logging, log
@@ -154,7 +155,7 @@ class _ShardsWriter:
 
 
 class _EarlierResults:
-    """Results of earlier ingests, with the pixels in their shards; for each file the first group counts."""
+    """Results of earlier ingests; for each file the first group takes precedence."""
 
     def __init__(self, groups: Sequence[DecodedGroup], store: Store) -> None:
         self.rows: dict[str, list[FileRow]] = defaultdict(list)
@@ -174,7 +175,7 @@ class _EarlierResults:
         return bool(entry.version) and (last.get("size"), last.get("version")) == (entry.size, entry.version)
 
     def images(self, file: str, source_digest: str) -> Iterator[DecodedImage] | None:
-        """Return the images of a file with this content; None if it was not decoded before or its shard is lost."""
+        """Return the known images of this content; None if unknown or lost."""
         rows = self.rows[file]
         if not rows or rows[0]["source_digest"] != source_digest:
             return None
@@ -238,7 +239,7 @@ def _describe(master: Master, image_id: str, key: HashKey) -> FileRow:
 
 
 def _contents(source: Source, files: Sequence[tuple[str, Entry]]) -> Iterator[bytes]:
-    """Yield the files' contents in order; from a bucket, whose latency exceeds decoding time, read ahead."""
+    """Yield the files' contents in order; read ahead from buckets, which are slow."""
     if not isinstance(source, Bucket):
         yield from (_read(source, entry, file) for file, entry in files)
         return

@@ -63,7 +63,7 @@ class _DecoderPool:
         self._lock, self._closed = threading.Lock(), False
 
     def decode(self, task: Task) -> DecodedGroup:
-        """Decode a group. A file that crashes its process is refused, and the rest of the group decoded."""
+        """Decode a group, and refuse a file that crashes its process."""
         while True:
             decoder = self._decoder()
             decoder.send(task)

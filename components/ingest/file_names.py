@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from functools import cache
 from pathlib import PurePosixPath
 
 from components.shared.errors import RefusedError
@@ -36,8 +37,9 @@ def patient_of(name: str) -> str:
     return _NUMBER.sub("", stem) or stem
 
 
+@cache
 def class_and_split(folder: str) -> tuple[str, str]:
-    """Return the class and the published split of the files in a folder; both may be empty.
+    """Return class and published split of the files in a folder, "" if it has none.
 
     A folder `train` is a split if it has subfolders, otherwise a class.
     """
@@ -47,13 +49,14 @@ def class_and_split(folder: str) -> tuple[str, str]:
     return (parts[0] if parts else "", official)
 
 
+@cache
 def split_of(folder: str) -> str:
-    """Return the published split of the files in a folder, in a source without class folders."""
+    """Return the published split of a folder, in a source without class folders."""
     return SPLIT_NAMES.get(folder.strip("/").partition("/")[0].lower(), "")
 
 
 class FileNames:
-    """The names of a source's files, with a lookup for the spellings that tables and lists use."""
+    """The names of a source's files, found by the spellings of tables and lists."""
 
     def __init__(self, names: Sequence[str]) -> None:
         self._names = set(names)
@@ -64,7 +67,7 @@ class FileNames:
         return name in self._names
 
     def find(self, text: str, table: str, line: int) -> str:
-        """Return the file with this name relative to the source, or with this unique base name; "" if none."""
+        """Return the file with this relative or unique base name, "" if there is none."""
         if text in self._names or not text:
             return text
         name = text

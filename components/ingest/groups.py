@@ -17,14 +17,14 @@ FIRST = "first"
 
 @dataclass(frozen=True)
 class Group:
-    """Files that are consecutive in the order of their names' keyed hashes; named after the hash it starts after."""
+    """Files with consecutive hashes, named after the hash that precedes them."""
 
     name: str
     members: list[tuple[str, Entry]]
 
 
 def group_files(files: Sequence[tuple[str, Entry]]) -> list[Group]:
-    """Group files, each with its hash, independently of the order in which they were added.
+    """Group files by their hashes, independently of the order of arrival.
 
     A group ends after a hash that is a multiple of GROUP, so a new file changes only its own group and its shards.
     """
@@ -45,7 +45,7 @@ def partition(groups: Sequence[Group], part: str) -> list[Group]:
 
 
 def overlapping(names: Sequence[str], current: Group) -> list[str]:
-    """Return which earlier groups, named in sorted order, may contain a file of this one: groups split and merge."""
+    """Return which earlier groups may contain a file of the current one."""
     starts = [name for name in names if name != FIRST]
     first = "" if current.name == FIRST else current.name
     low, high = bisect_right(starts, first), bisect_left(starts, current.members[-1][0])

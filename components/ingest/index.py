@@ -33,7 +33,7 @@ def build_index(
     keep_sites: Sequence[str],
     keep_text: bool,
 ) -> tuple[pa.Table, list[Row], list[Row]]:
-    """Return the index sorted by image, the quarantined files without pixels, and the warnings of decoding.
+    """Return the index, the quarantined files, and the warnings of decoding.
 
     The keys of `files` are the keyed hashes of the files' names.
     """

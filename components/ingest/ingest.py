@@ -39,7 +39,7 @@ def ingest(
     parameters: SourceParameters,
     decoding: Decoding,
 ) -> dict[str, Any]:
-    """Decode a part of a source's images once, index them under keyed hashes, and quarantine unusable files.
+    """Decode a part of a source once, and quarantine files that cannot be used.
 
     Every image is in the index, in quarantine.csv with a reason, or counted as left out by a parameter.
 

@@ -41,7 +41,7 @@ class SourceFile(NamedTuple):
 
 @dataclass(frozen=True)
 class Labels:
-    """The task and classes of a source, its files that are used or quarantined, and warnings."""
+    """The task, classes and files of a source, and warnings."""
 
     task: str
     classes: list[str]
@@ -64,7 +64,7 @@ class _PublishedLabels(NamedTuple):
 def read_labels(
     source: Source, listing: Sequence[Entry], parameters: SourceParameters, hash_patient: Callable[[str], str]
 ) -> Labels:
-    """Return the labels of all images of a source; with a limit, take patients in the order of their hashes.
+    """Return the labels of all images of a source.
 
     `listing` must be complete, with the tables and lists in the source's root: limits, classes and file names without
     folders depend on all files.
@@ -108,7 +108,7 @@ def read_labels(
 
 
 def _check_sources(parameters: SourceParameters, table: Table) -> None:
-    """Refuse two sources of the same information, because one would be ignored silently."""
+    """Refuse two sources of the same information: one would be ignored silently."""
     for column, parameter in (("label", "label_pattern"), ("patient_id", "patient_pattern"), ("official", "official")):
         if column in table.columns and getattr(parameters, parameter):
             raise RefusedError(
@@ -117,7 +117,7 @@ def _check_sources(parameters: SourceParameters, table: Table) -> None:
 
 
 def _published(images: Sequence[str], table: Table, parameters: SourceParameters) -> _PublishedLabels:
-    """Return the label of each image: from the table, else from the pattern, else from the class folder."""
+    """Return the labels from the table, else the pattern, else the class folders."""
     if "label" in table.columns:
         rows, marks = table.rows, f"{parameters.separator} "
         labels = [row.label if (row := rows.get(name)) else None for name in images]
@@ -128,8 +128,7 @@ def _published(images: Sequence[str], table: Table, parameters: SourceParameters
     if pattern:
         matches = _matches("label_pattern", pattern, images)
         return _PublishedLabels(matches, "label", ("no class", "label_pattern does not match its name"))
-    folders = {folder: class_and_split(folder)[0] or None for folder in {name.rpartition("/")[0] for name in images}}
-    labels = [folders[name.rpartition("/")[0]] for name in images]
+    labels = [class_and_split(name.rpartition("/")[0])[0] or None for name in images]
     return _PublishedLabels(labels, "class folder", ("no class", "it is not in a class folder"))
 
 
@@ -158,7 +157,7 @@ def _unlabelled(
 
 
 def _patients(images: Sequence[str], table: Table, pattern: re.Pattern[str] | None) -> Sequence[str | None]:
-    """Return each image's patient from table or pattern: None if the pattern does not match, "" if there is neither."""
+    """Return each image's patient: None if the pattern does not match, "" if unknown."""
     if pattern:
         return _matches("patient_pattern", pattern, images)
     rows = table.rows
@@ -172,7 +171,7 @@ def _published_splits(
     open_file: Callable[[str], AbstractContextManager[Path]],
     files: FileNames,
 ) -> tuple[list[str], list[tuple[str, str]]]:
-    """Return each image's published split from the table, the lists or the folders; and warnings."""
+    """Return each image's published split, and warnings."""
     if "official" in table.columns:
         rows = table.rows
         return [row.official if (row := rows.get(name)) else "" for name in images], []
@@ -183,11 +182,8 @@ def _published_splits(
         detail = f"{images_are} in none of the lists {', '.join(sorted(parameters.official))}; {drawn} drawn at random"
         return [split_of_file.get(name, "") for name in images], [*warnings, *[("no side", detail)] * bool(unlisted)]
     has_class_folders = "label" not in table.columns and not parameters.label_pattern
-    folders = {
-        folder: class_and_split(folder)[1] if has_class_folders else split_of(folder)
-        for folder in {name.rpartition("/")[0] for name in images}
-    }
-    return [folders[name.rpartition("/")[0]] for name in images], []
+    folders = [name.rpartition("/")[0] for name in images]
+    return [class_and_split(folder)[1] if has_class_folders else split_of(folder) for folder in folders], []
 
 
 def _join(
@@ -198,7 +194,7 @@ def _join(
     table: Table,
     pattern: re.Pattern[str] | None,
 ) -> tuple[list[SourceFile], Counter[str]]:
-    """Return every image that is not left out, and the number of images left out by reason."""
+    """Connect the labels of those of these pairs that are near duplicates."""
     # A table that names patients must name all: one person under two names could be in both train and test.
     must_name_patient = "patient_id" in table.columns
     no_row = ("not in the table", f"{table.name} has no row for it, so its patient is unknown")
@@ -222,7 +218,7 @@ def _join(
 
 
 def _limited(files: list[SourceFile], limit: int, hash_patient: Callable[[str], str]) -> tuple[list[SourceFile], int]:
-    """Return the files without those beyond the limit per class, and how many are beyond it."""
+    """Return the files within the limit per class, and the number beyond it."""
     usable = [item for item in files if not item.problem]
     images = [(item.patient or patient_of(item.name), item.official, item.labels) for item in usable]
     within = within_limit(images, limit, hash_patient)

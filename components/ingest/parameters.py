@@ -24,7 +24,7 @@ SPLITS = ("train", "val", "test")
 
 @dataclass(frozen=True)
 class SourceParameters:
-    """How to read a source's labels, patients and published splits, and which images to use."""
+    """How to read a source, and which of its images to use."""
 
     classes: list[str] = field(default_factory=list)
     """classes to use, the one without a finding first; empty uses all. Other labels are ignored: an image with no
@@ -90,7 +90,7 @@ class SourceParameters:
 
 
 def compiled(name: str, pattern: str) -> re.Pattern[str] | None:
-    """Return the compiled pattern of the parameter `name`, or None if the pattern is empty."""
+    """Compile the pattern of the parameter `name`; return None if it is empty."""
     if not pattern:
         return None
     try:

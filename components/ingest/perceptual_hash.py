@@ -21,7 +21,7 @@ ZERO, FAINT = 1e-3, 1e-2
 
 
 def perceptual_hash(pixels: Pixels) -> str:
-    """Return the perceptual hash of a master as 64 hexadecimal digits; "" if it is too small or too uniform.
+    """Return the 64 digits of a master's perceptual hash, "" if it is too uniform.
 
     Each bit is the sign of one cosine coefficient, low frequencies first. The patterns fade out towards the edges, so
     markers and borders matter little. The hash is insensitive to brightness, contrast, size, bit depth, colour, aspect

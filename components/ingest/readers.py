@@ -9,7 +9,7 @@ from components.shared.imaging.pixels import Decoding, Master, decode_images
 
 
 def read_images(data: bytes, decoding: Decoding) -> Iterator[Master]:
-    """Yield the masters of a PNG, JPEG, DICOM or NIfTI file; the content decides the format.
+    """Yield the masters of a PNG, JPEG, DICOM or NIfTI file.
 
     Raise a ValueError before the first master if the file cannot be used.
     """

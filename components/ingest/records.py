@@ -53,16 +53,7 @@ header, pseudonymised."""
 
 FileRow = dict[str, Any]
 
-PACKAGES = (
-    "numpy",
-    "pillow",
-    "simplejpeg",
-    "pydicom",
-    "python-gdcm",
-    "pylibjpeg-openjpeg",
-    "nibabel",
-    "pyarrow",
-)
+PACKAGES = ("numpy", "pillow", "simplejpeg", "pydicom", "python-gdcm", "pylibjpeg-openjpeg", "nibabel", "pyarrow")
 """Packages that can change the pixels: files are decoded again with another version."""
 
 
@@ -75,7 +66,7 @@ class Shard(NamedTuple):
 
 
 class DecodedGroup(NamedTuple):
-    """A group's shards (none if no file has pixels, several if it is large) and the rows of its images."""
+    """A group's shards, none if no file has pixels, and the rows of its images."""
 
     name: str
     shards: list[Shard]
@@ -85,7 +76,7 @@ class DecodedGroup(NamedTuple):
 
 
 def record_prefix(decoding: Decoding) -> str:
-    """Return the prefix of the records of files decoded in this way, by this code, under this hash key."""
+    """Return the prefix of records for this decoding, code and hash key."""
     versions = {name: installed(name) for name in PACKAGES}
     return f"masters/{fingerprint([DECODER_VERSION, versions, asdict(decoding), hash_keys.from_environment().id])[:32]}"
 
@@ -96,7 +87,7 @@ def group_names(store: Store, prefix: str) -> list[str]:
 
 
 def read(store: Store, prefix: str, name: str) -> DecodedGroup | None:
-    """Return the record of a group, or None if it is missing, damaged or, with keys set, not signed by ingest."""
+    """Return the record of a group; None if missing, damaged or not signed by ingest."""
     sealed = store.read(f"{prefix}/{name}")
     data = None if sealed is None else stage_keys.unseal(f"{prefix}/{name}", sealed, ("ingest",))
     if data is None:
@@ -121,7 +112,7 @@ def write(store: Store, prefix: str, result: DecodedGroup) -> None:
 
 
 def read_unchanged(store: Store, prefix: str, group: Group) -> DecodedGroup | None:
-    """Return the record of a group if all its files are unchanged and its shards exist, else None."""
+    """Return the record of a group if its files are unchanged, else None."""
     result = read(store, prefix, group.name)
     if result is None or not all(store.has(shard.digest) for shard in result.shards):
         return None

@@ -7,7 +7,7 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 
 from components.ingest.file_names import FileNames
-from components.ingest.tables import MissingFiles, open_text
+from components.ingest.tables import check_missing, open_text
 from components.shared.errors import RefusedError
 
 OpenFile = Callable[[str], AbstractContextManager[Path]]
@@ -17,11 +17,12 @@ OpenFile = Callable[[str], AbstractContextManager[Path]]
 def read_split_lists(
     official: Mapping[str, str], open_file: OpenFile, files: FileNames, skip_missing: bool
 ) -> tuple[dict[str, str], list[tuple[str, str]]]:
-    """Return the split of each file that the lists name, and warnings (reason, detail)."""
+    """Return the split of each file in the lists, and warnings (reason, detail)."""
     splits: dict[str, str] = {}
     warnings: list[tuple[str, str]] = []
     for name, split in sorted(official.items()):
-        missing, count = MissingFiles(name), 0
+        missing: list[int] = []
+        count = 0
         with open_file(name) as path, open_text(path, name) as lines:
             for number, line in enumerate(lines, 1):
                 text = line.strip()
@@ -34,8 +35,8 @@ def read_split_lists(
                 if file:
                     count += 1
                 elif text:
-                    missing.add(number)
-        warnings += missing.check(skip_missing, count > 0)
+                    missing.append(number)
+        warnings += check_missing(name, missing, skip_missing, count > 0)
         if not count:
             raise RefusedError(f"The list {name} is empty. Write one file name per line into it.")
     return splits, warnings

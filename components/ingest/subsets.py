@@ -31,7 +31,7 @@ RARE, MIN_IMAGES = 3, 20
 
 
 class Meaning(NamedTuple):
-    """The positions in the classes that a label stands for, or why its images are left out or quarantined."""
+    """What a label means: positions in the classes, or why its images are not used."""
 
     labels: tuple[int, ...] = ()
     left_out: str = ""
@@ -39,7 +39,7 @@ class Meaning(NamedTuple):
 
 
 def order_classes(names: Iterable[str], first: str = "") -> list[str]:
-    """Return the classes in order: one that means no finding first, the others by name."""
+    """Return the classes: one that means no finding first, the others by name."""
     return sorted(set(names), key=lambda name: (name != first, name.lower() not in NEGATIVE, name))
 
 
@@ -47,7 +47,7 @@ class ClassSelection:
     """The classes of a data set, selected from the labels of its images."""
 
     def __init__(self, parameters: SourceParameters, published: Mapping[str, int], kind: str, table: Table) -> None:
-        """`published` is the number of images by label as published; messages call a label `kind`."""
+        """`published` is the number of images by label; messages call a label `kind`."""
         self._label_lines = table.label_lines if "label" in table.columns else {}
         self._table = table.name
         self._parameters = parameters
@@ -68,7 +68,7 @@ class ClassSelection:
         return [part for text in label.split(self._parameters.separator) if (part := text.strip())]
 
     def warnings(self) -> list[tuple[str, str]]:
-        """Return a warning for each class whose name means no finding in a multilabel task."""
+        """Return a warning for each multilabel class whose name means no finding."""
         if not self._parameters.multilabel:
             return []
         doubtful = [name for name in self.classes if name.lower() in NEGATIVE]
@@ -116,7 +116,7 @@ class ClassSelection:
             count = f"{counts[name]} image{'s' * (counts[name] != 1)}"
             label = f"the label {name!r}" if len(counts) <= MAX_QUOTED and self._is_shown(name) else "a label"
             label += self._line_of(name)
-            more = f" {others} more are missing too." if others else ""
+            more = f" It also lacks {others} other label{'s' * (others != 1)}." if others else ""
             raise RefusedError(
                 f"label_map does not contain {label} of {count}.{self._suggestion(name, parameters.label_map)}{more} "
                 "Map it to a class, or to '' to leave its images out."
@@ -130,7 +130,7 @@ class ClassSelection:
             )
 
     def _is_shown(self, label: str) -> bool:
-        """Whether messages may quote a label: a rare one in a table may be a value of another column."""
+        """Whether messages may quote a label; rare ones may come from another column."""
         return not self._label_lines or self._counts[label] >= RARE
 
     def _line_of(self, label: str) -> str:
@@ -173,7 +173,7 @@ class ClassSelection:
 def within_limit(
     images: Sequence[tuple[str, str, tuple[int, ...]]], limit: int, hash_patient: Callable[[str], str]
 ) -> list[bool]:
-    """Return which images (patient, published split, labels) are within the limit per class and split.
+    """Return which images (patient, split, labels) are within the limit per class.
 
     Patients are taken in the order of their keyed hashes, with all their images. An image is within the limit while
     one of its classes (or "no finding") is below it. So only a class's last patient may lose images, and adding a

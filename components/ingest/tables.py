@@ -14,6 +14,7 @@ from typing import NamedTuple
 from components.ingest.file_names import SPLIT_NAMES, FileNames
 from components.ingest.parameters import COLUMNS, DETAIL_COLUMNS
 from components.shared.errors import RefusedError
+from components.shared.imaging.header import parse_age
 from components.shared.parsing.json_documents import check_columns, table_lines
 from components.shared.runtime.interface import nearest
 from components.shared.storage.source import IMAGE_SUFFIXES
@@ -21,7 +22,6 @@ from components.shared.storage.source import IMAGE_SUFFIXES
 OLDEST = 120
 """Maximum plausible age in years; a higher one counts as unknown."""
 
-_AGE_PATTERN = re.compile(r"(\d{1,3})(?:\.\d+)?\s*([YMWD]?)")
 _VALUE_PATTERN = re.compile(r"[\d./:_-]+")
 _SEX_WORDS = {
     "F": "f female w weiblich frau woman femme féminin feminin mujer femenino femmina femminile",
@@ -52,17 +52,8 @@ class Table:
     warnings: tuple[tuple[str, str], ...] = ()
 
 
-def age_of(text: str) -> int:
-    """Return an age (`45`, `045Y`, `18M`) in whole years; -1 if it is unknown or above OLDEST."""
-    match = _AGE_PATTERN.fullmatch(text.strip().upper())
-    if not match:
-        return -1
-    years = int(int(match[1]) / {"": 1.0, "Y": 1.0, "M": 12.0, "W": 52.0, "D": 365.0}[match[2]])
-    return years if years <= OLDEST else -1
-
-
 def sex_of(text: str) -> str:
-    """Return M or F for words such as `m`, `Female` or `weiblich`; "" if the sex is unknown."""
+    """Return M or F for words such as `m`, `Female`, `weiblich`; "" if unknown."""
     return _SEXES.get(text.strip().lower(), "")
 
 
@@ -83,7 +74,7 @@ def read_table(path: Path, name: str, columns: Mapping[str, str], files: FileNam
                     row_reader.add(fields, reader.line_num)
     except csv.Error as error:
         raise RefusedError(f"{name} is not valid CSV in UTF-8: {error}. Correct it, or save it again.") from None
-    warnings = [*row_reader.missing.check(skip_missing, bool(row_reader.rows)), *row_reader.warnings()]
+    warnings = check_missing(name, row_reader.missing, skip_missing, bool(row_reader.rows)) + row_reader.warnings()
     if not row_reader.rows:
         raise RefusedError(f"{name} has no row below the column names. Add a row for each image, or remove the file.")
     return Table(name, frozenset(positions), row_reader.rows, row_reader.label_lines, tuple(warnings))
@@ -91,7 +82,7 @@ def read_table(path: Path, name: str, columns: Mapping[str, str], files: FileNam
 
 @contextmanager
 def open_text(path: Path, name: str) -> Iterator[Iterable[str]]:
-    """Open a UTF-8 file as lines; raise a ValueError that calls it `name` if it has another encoding."""
+    """Open a UTF-8 file as lines; raise a ValueError for another encoding."""
     with path.open("rb") as file:
         head = file.read(64)
     if head.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) or b"\0" in head:
@@ -107,7 +98,6 @@ def open_text(path: Path, name: str) -> Iterator[Iterable[str]]:
 
 
 def _undecodable(path: Path) -> int:
-    """Return the number of the first line that is not in UTF-8."""
     with path.open("rb") as lines:
         for number, line in enumerate(lines, 1):
             try:
@@ -117,38 +107,30 @@ def _undecodable(path: Path) -> int:
     return 1
 
 
-class MissingFiles:
-    """The lines of a table or list that name a file the source does not have."""
+def check_missing(name: str, lines: Sequence[int], skip: bool, others: bool) -> list[tuple[str, str]]:
+    """Return a warning about skipped lines that name no file of the source.
 
-    def __init__(self, name: str) -> None:
-        self._name, self._first, self._count = name, 0, 0
-
-    def add(self, line: int) -> None:
-        self._first = self._first or line
-        self._count += 1
-
-    def check(self, skip: bool, others: bool) -> list[tuple[str, str]]:
-        """Return a warning about the skipped lines; raise a ValueError if they must not be skipped, or if all were."""
-        if not self._count:
-            return []
-        if skip and not others:
-            raise RefusedError(
-                f"None of the {self._count} lines of {self._name} names a file in the source. Write file names "
-                "relative to the source, or check that it is the right table."
-            )
-        if not skip:
-            more = f", and so do {self._count - 1} more" if self._count > 1 else ""
-            raise RefusedError(
-                f"{self._name}, line {self._first} names a file that is not in the source{more}. Correct the name, "
-                "remove the line, or skip such lines with ingest_options missing_files=skip."
-            )
-        lines = "1 line" if self._count == 1 else f"{self._count} lines"
-        name = "names a file" if self._count == 1 else "name files"
-        return [("no file", f"{lines} of {self._name} {name} that the source does not have")]
+    Raise a ValueError if such lines must not be skipped, or if a table or list has no `others`.
+    """
+    if not lines:
+        return []
+    if skip and not others:
+        raise RefusedError(
+            f"None of the {len(lines)} lines of {name} names a file in the source. Write file names relative to the "
+            "source, or check that it is the right table."
+        )
+    if not skip:
+        more = f", and so do {len(lines) - 1} more" if len(lines) > 1 else ""
+        raise RefusedError(
+            f"{name}, line {lines[0]} names a file that is not in the source{more}. Correct the name, remove the line, "
+            "or skip such lines with ingest_options missing_files=skip."
+        )
+    rows = "1 line" if len(lines) == 1 else f"{len(lines)} lines"
+    verb = "names a file" if len(lines) == 1 else "name files"
+    return [("no file", f"{rows} of {name} {verb} that the source does not have")]
 
 
 def _column_positions(name: str, header: list[str], columns: Mapping[str, str], files: FileNames) -> dict[str, int]:
-    """Return the position of each medloop column in the table."""
     if any(_is_value(column, files) for column in header):
         raise RefusedError(f"The first line of {name} contains values. Add a first line with the column names.")
     description = _describe_columns(header, [*columns.values()] if columns else COLUMNS)
@@ -182,7 +164,7 @@ def _column_positions(name: str, header: list[str], columns: Mapping[str, str], 
 
 
 def _is_value(column: str, files: FileNames) -> bool:
-    """Whether a field of the first line is a value and not a column name; messages must not quote values."""
+    """Whether a field of the first line is a value, which messages must not quote."""
     return any(
         files.contains(part) or part.lower().endswith(tuple(IMAGE_SUFFIXES)) or bool(_VALUE_PATTERN.fullmatch(part))
         for part in re.split(r"[;\t]", column)
@@ -190,7 +172,7 @@ def _is_value(column: str, files: FileNames) -> bool:
 
 
 def _describe_columns(header: list[str], known: Sequence[str]) -> str:
-    """Return the column names, or only their number if none resembles a known one and so all may be values."""
+    """Return the column names; only their number if all may be values."""
     shown = [column for column in header if column]
     parts = [part.strip() for column in shown for part in re.split(r"[;\t]", column)]
     if shown and not any(part in known or nearest(part, known) for part in parts):
@@ -207,12 +189,12 @@ def _separator_hint(header: list[str]) -> str:
 
 
 class _RowReader:
-    """Collects a table's rows. Details shared by many images (sex, age, view) are stored once."""
+    """Collects a table's rows; details shared by many images are stored once."""
 
     def __init__(self, name: str, positions: Mapping[str, int], width: int, files: FileNames) -> None:
         self.rows: dict[str, TableRow] = {}
         self.label_lines: dict[str, int] = {}
-        self.missing = MissingFiles(name)
+        self.missing: list[int] = []
         self._name, self._width, self._files = name, width, files
         self._file = positions["file"]
         self._patient, self._label, self._official = (positions.get(n) for n in ("patient_id", "label", "official"))
@@ -223,7 +205,7 @@ class _RowReader:
         self._patients_with_two_sexes: set[str] = set()
 
     def add(self, fields: list[str], number: int) -> None:
-        """Add the row in line `number`; raise a ValueError if an earlier row about the same file differs."""
+        """Add a row; raise a ValueError if an earlier one about the file differs."""
         if len(fields) != self._width:
             raise RefusedError(
                 f"{self._name}, line {number} has more or fewer fields than the table has columns. Correct that line."
@@ -240,7 +222,7 @@ class _RowReader:
         )
         file = self._files.find(fields[self._file].strip(), self._name, number)
         if not file:
-            self.missing.add(number)
+            self.missing.append(number)
             return
         for column in cached[1]:
             self._invalid_lines[column].append(number)
@@ -277,7 +259,7 @@ class _RowReader:
     def _details(self, values: tuple[str, ...]) -> tuple[dict[str, str], list[str]]:
         details = {column: value for (column, _), value in zip(self._detail_columns, values, strict=True)}
         age, sex = details.get("age", ""), details.get("sex", "")
-        invalid = ["age"] * (bool(age) and age_of(age) < 0) + ["sex"] * (sex.lower() not in _SEXES)
+        invalid = ["age"] * (bool(age) and not 0 <= parse_age(age) <= OLDEST) + ["sex"] * (sex.lower() not in _SEXES)
         if "age" in invalid:
             details["age"] = ""
         if sex:

@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from components.shared.imaging.dicom import UnusableFileError, wrap_errors
-from components.shared.imaging.pictures import silence_warnings
-from components.shared.imaging.pixels import MAX_PIXELS, Decoding, Master, masters, spread_evenly
+from components.shared.imaging.pictures import MAX_PIXELS, silence_warnings
+from components.shared.imaging.pixels import Decoding, Master, masters, spread_evenly
 from components.shared.imaging.views import Pixels
 
 if TYPE_CHECKING:
@@ -93,7 +93,7 @@ def _head(data: bytes) -> bytes:
 
 
 def _unpacked(data: bytes, size: int) -> memoryview:
-    """Return at most the first `size` bytes of gzipped content, however large it is when decompressed."""
+    """Return at most the first `size` bytes of gzipped content."""
     buffer = np.zeros(size, np.uint8).data  # allocates memory only as it is filled
     filled = position = 0
     inflate, pending = zlib.decompressobj(GZIP_WINDOW), b""
@@ -130,7 +130,6 @@ def _scale(header: Nifti1Header) -> tuple[float, float]:
 
 
 def _range(volume: np.ndarray[Any, Any], scale: tuple[float, float], decoding: Decoding) -> tuple[float, float]:
-    """Return the values that are shown as black and as white."""
     if decoding.window_width:
         return decoding.window_center - decoding.window_width / 2, decoding.window_center + decoding.window_width / 2
     step = max(1, round((volume.size / SAMPLE) ** (1 / 3)))

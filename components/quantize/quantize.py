@@ -1,4 +1,4 @@
-"""Makes the INT8 graph of a model, calibrated on training images."""
+"""The quantize stage: adds an INT8 graph to a model bundle, calibrated on training images."""
 
 from __future__ import annotations
 
@@ -39,8 +39,8 @@ def quantize(
 ) -> dict[str, Any]:
     """Add an INT8 graph to a model's bundle: weights per channel, activations calibrated on training images.
 
-    calibration_images: training images by which the ranges of activations are found
-    seed: of the choice of those images
+    calibration_images: training images for the calibration of activation ranges
+    seed: random seed of the choice of calibration images
     """
     shutil.copytree(model, quantized, dirs_exist_ok=True)
     data = Data.open(dataset, work.store)
@@ -50,9 +50,9 @@ def quantize(
     images = normalise(data.views(*view_parameters(float_model.preprocess))[chosen], float_model.preprocess)
     progress("quantize", 0, 1, f"calibrating on {len(images)} images")
     _to_int8(quantized / PRECISIONS["float32"], quantized / PRECISIONS["int8"], images)
-    float_bytes, bytes_ = (_size(quantized / PRECISIONS[name]) for name in ("float32", "int8"))
-    _note(quantized / "configs" / "metadata.json", bytes_, len(images))
-    progress("quantize", 1, 1, f"{float_bytes / 1e6:.2f} MB became {bytes_ / 1e6:.2f} MB")
+    float_bytes, bytes_ = ((quantized / PRECISIONS[name]).stat().st_size for name in ("float32", "int8"))
+    _record(quantized / "configs" / "metadata.json", bytes_, len(images))
+    progress("quantize", 1, 1, f"{float_bytes / 1e6:.2f} MB reduced to {bytes_ / 1e6:.2f} MB")
     return {"ratio": round(bytes_ / float_bytes, 4)}
 
 
@@ -68,14 +68,14 @@ def _to_int8(source: Path, target: Path, images: NDArray[np.float32]) -> None:
             per_channel=True,
             activation_type=QuantType.QUInt8,  # with signed weights: fast in ONNX Runtime and in OpenVINO
             weight_type=QuantType.QInt8,
-            # Weights of 7 bits: with 8, sums overflow on processors without VNNI, and the same graph answers otherwise.
+            # 7-bit weights: with 8 bits, sums overflow on CPUs without VNNI, and results differ between machines.
             reduce_range=True,
         )
 
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Keeps the quantizer from recommending, through the root logger, what is done here."""
+    """Silence the quantizer's recommendations on the root logger, which are already followed."""
     root = logging.getLogger()
     level = root.level
     root.setLevel(logging.ERROR)
@@ -86,22 +86,18 @@ def _quiet() -> Iterator[None]:
 
 
 class Batches(CalibrationDataReader):  # type: ignore[misc]  # onnxruntime ships no types
-    """Hands calibration images to the quantizer, a few at a time."""
+    """Passes calibration images to the quantizer in small batches."""
 
     def __init__(self, images: NDArray[np.float32]) -> None:
         self._parts: Iterator[NDArray[np.float32]] = iter(np.array_split(images, max(1, len(images) // 16)))
 
     def get_next(self) -> dict[str, NDArray[np.float32]] | None:
-        """The next few images, or None after the last."""
+        """Return the next batch, or None after the last."""
         part = next(self._parts, None)
         return None if part is None else {"image": part}
 
 
-def _size(path: Path) -> int:
-    return path.stat().st_size
-
-
-def _note(path: Path, size: int, images: int) -> None:
+def _record(path: Path, size: int, images: int) -> None:
     about = read_bundle(path.parent.parent)
     document = read_json(path.read_bytes(), path.name)
     document["medloop"]["precisions"] = {**about["precisions"], "int8": {"bytes": size, "calibration_images": images}}

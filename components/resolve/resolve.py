@@ -1,4 +1,4 @@
-"""Reads, once a run, everything that can change from outside."""
+"""Read everything outside the pipeline that can change, once per run."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import errno
 import math
 from typing import TYPE_CHECKING, Any
 
-from components.resolve import weights as kept_weights
+from components.resolve import initial_weights
 from components.shared import contracts
 from components.shared.contracts import Manifest, Out
 from components.shared.errors import RefusedError
@@ -20,8 +20,8 @@ from components.shared.storage import source as sources
 if TYPE_CHECKING:
     from components.shared.runtime.work import Work
 
-NOTHING = Manifest().digest
-"""What names an artifact that is not there: no split before, no model in service."""
+NO_ARTIFACT = Manifest().digest
+"""Digest of the empty artifact: no previous split, or no model in service."""
 
 
 def resolve(
@@ -41,46 +41,47 @@ def resolve(
     policy: dict[str, Any] = {},
     quantize_options: dict[str, Any] = {},
 ) -> dict[str, Any]:
-    """Read what can change from outside: the source's listing, the release log, the model in service, the hash key.
+    """Read what can change between runs: source, release log, model, hash key.
 
-    Later stages read none of it again. A run that asks for what the newest decision already answered is handed what
-    that run was handed, so that all of its work is found done. The looks at the locked test are counted in the log.
+    Later stages do not read it again. If the newest decision answers the same request, the run gets the same inputs as
+    the run of that decision, so that all its work is already done. Evaluations on the locked test set are counted in
+    the log.
 
-        source: the directory of images to learn from, or s3://bucket/prefix
-        weights: where the weights lie that training is to begin with: a path, an s3:// or https:// address; or nowhere
-        asked: the run's parameters, by which a repetition is recognised
-        ingest_options: what ingest was asked beyond them
-        merge_options: what merge was asked beyond them
-        split_options: what split was asked beyond them
-        train_options: what train was asked beyond them
-        evaluate_options: what evaluate was asked beyond them
-        policy: what gate was asked
-        quantize_options: what quantize was asked beyond them
+        source: directory of training images, or s3://bucket/prefix
+        weights: path or s3:// or https:// address of initial weights; empty starts from random weights
+        asked: the run's parameters; they identify a repeated run
+        ingest_options: further parameters of ingest
+        merge_options: further parameters of merge
+        split_options: further parameters of split
+        train_options: further parameters of train
+        evaluate_options: further parameters of evaluate
+        policy: the gate's policy
+        quantize_options: further parameters of quantize
     """
     listing = _listing(source)
     log = release_log.read_log(work.store)
-    release_log.check_writable(log)  # now, and not at the end of a day's training
+    release_log.check_writable(log)  # fail before training, not after it
     key_id = hash_keys.from_environment().id
-    _same_key(log, key_id)
+    _require_same_key(log, key_id)
     revision = sources.revision(listing)
-    begins_with = kept_weights.keep(weights, work.store) if weights else ""
+    weights_digest = initial_weights.store_weights(weights, work.store) if weights else ""
     code = _code()
     options = [ingest_options, merge_options, split_options, train_options]
     options += [evaluate_options, policy, quantize_options]
-    request = contracts.fingerprint([_plain([asked, options]), revision, key_id, begins_with, code])
-    service = release_log.in_service(log)
-    seen = {
+    request = contracts.fingerprint([_normalise([asked, options]), revision, key_id, weights_digest, code])
+    in_service = release_log.in_service(log)
+    store_state = {
         "previous": release_log.newest_split(log),
-        "champion": service.record["model"] if service else "",
-        "champion_version": service.version if service else "",
+        "champion": in_service.record["model"] if in_service else "",
+        "champion_version": in_service.version if in_service else "",
     }
-    repeats = _repeats(work, log, request)
-    if repeats:
-        seen = log[-1].record["seen"]
-    if seen["previous"]:
-        _fill(work, previous, seen["previous"])
-    handed = _fill_or_tell(work, champion, seen["champion"]) if seen["champion"] else ""
-    looks, spent = _look(work, log, request, seen["champion"])
+    is_repetition = _is_repetition(work, log, request)
+    if is_repetition:
+        store_state = log[-1].record["seen"]
+    if store_state["previous"]:
+        _lay_out(work, previous, store_state["previous"])
+    handed_champion = _lay_out_champion(work, champion, store_state["champion"]) if store_state["champion"] else ""
+    looks, spent = _count_evaluations(work, log, request, store_state["champion"])
     record = {
         "revision": revision,
         "files": len(listing),
@@ -88,88 +89,95 @@ def resolve(
         "head": release_log.head(log),
         "request": request,
         "code": contracts.fingerprint(code),
-        "repeats": log[-1].record.get("run", "") if repeats else "",
-        "seen": seen,
-        "handed": {"previous": seen["previous"] or NOTHING, "champion": handed or NOTHING},
+        "repeats": log[-1].record.get("run", "") if is_repetition else "",
+        "seen": store_state,
+        "handed": {"previous": store_state["previous"] or NO_ARTIFACT, "champion": handed_champion or NO_ARTIFACT},
         "looks": looks,
         "spent": spent,
     }
     contracts.write_record("resolved", state / "resolved.json", record)
     signing.sign_file(state / "resolved.json", "resolved")
-    ours = signing.signer()
-    signer = ours.id if ours else ""
-    found = {"revision": revision, "key_id": key_id, "weights_digest": begins_with}
-    return {**found, "looks": looks, "spent": spent, "signer": signer}
+    signer = signing.signer()
+    return {
+        "revision": revision,
+        "key_id": key_id,
+        "weights_digest": weights_digest,
+        "looks": looks,
+        "spent": spent,
+        "signer": signer.id if signer else "",
+    }
 
 
 def _listing(address: str) -> list[sources.Entry]:
     listing = sources.entries(address)
     if not any(entry.is_image for entry in listing):
-        links = "" if "://" in address else " (links that lead out of it are not followed)"
-        known = ", ".join(sorted(sources.IMAGE_SUFFIXES))
+        links = "" if "://" in address else " (links to files outside it are not followed)"
+        suffixes = ", ".join(sorted(sources.IMAGE_SUFFIXES))
         raise RefusedError(
-            f"The source {address} holds no images: no file ends in {known}{links}. "
-            "Put a folder of images for each class into it."
+            f"The source {address} has no images: no file name ends in {suffixes}{links}. Add a folder of images for "
+            "each class."
         )
     return listing
 
 
-def _repeats(work_: Work, log: list[release_log.Entry], request: str) -> bool:
-    """Whether the newest entry answers this very request, with all of its work still there to be found done."""
+def _is_repetition(work_: Work, log: list[release_log.Entry], request: str) -> bool:
+    """Whether the newest entry answers this request, with its work in the store."""
     if not log or log[-1].record.get("request") != request:
         return False
     return work.is_complete(work_.store, log[-1].record["decision"])
 
 
-def _look(work_: Work, log: list[release_log.Entry], request: str, champion_now: str) -> tuple[int, float]:
-    """The number that this run's look at the locked test has, from 1, and the error rate that those before it spent.
+def _count_evaluations(
+    work_: Work, log: list[release_log.Entry], request: str, current_champion: str
+) -> tuple[int, float]:
+    """Return the index of this evaluation, from 1, and the error rate spent before.
 
-    Every decision is a look, whatever it came to: who tries often enough passes any test once. A release that a person
-    approved belongs to the look that waited for it. A run that asks the same again has its own look, but only where
-    nothing is done anew: what is trained a second time has a second chance.
+    Every decision counts as an evaluation, whatever its outcome: with enough attempts any model passes a test by
+    chance. A release approved by a person belongs to the evaluation that awaited approval. A repeated run keeps its
+    index only if no work is done again: a second training is a second attempt.
     """
     looks: dict[tuple[str, ...], int] = {}
-    costs: list[float] = []
-    split, known = release_log.newest_split(log), 0
+    spent_per_look: list[float] = []
+    split, recorded_index = release_log.newest_split(log), 0
     for entry in log:
         if entry.kind in release_log.DECISIONS:
             champion = str(entry.record.get("seen", {}).get("champion", ""))
             asked = str(entry.record.get("request")), champion, str(entry.record.get("model"))
-            number = looks.setdefault(asked, len(looks) + 1)
-            if number > len(costs):
-                costs.append(float(entry.record.get("spent", 0.0)))
-            if asked[:2] == (request, champion_now):
-                same = entry.record.get("split", "") == split and work.is_complete(
+            index = looks.setdefault(asked, len(looks) + 1)
+            if index > len(spent_per_look):
+                spent_per_look.append(float(entry.record.get("spent", 0.0)))
+            if asked[:2] == (request, current_champion):
+                is_same = entry.record.get("split", "") == split and work.is_complete(
                     work_.store, entry.record["decision"]
                 )
-                known = number if same else 0
-    number = known or len(looks) + 1
-    return number, sum(costs[: number - 1])
+                recorded_index = index if is_same else 0
+    index = recorded_index or len(looks) + 1
+    return index, sum(spent_per_look[: index - 1])
 
 
-def _same_key(log: list[release_log.Entry], key_id: str) -> None:
-    known = release_log.key_id(log)
-    if known not in ("", key_id):
+def _require_same_key(log: list[release_log.Entry], key_id: str) -> None:
+    store_key = release_log.key_id(log)
+    if store_key not in ("", key_id):
         raise RefusedError(
-            f"The hash key at hand has the id {key_id}, and this store was made with key {known}. With another key "
-            f"every patient would look new, and test patients would leak into training. Set {hash_keys.VARIABLE} to "
-            "the store's key (if it was rotated, the one since then), or set MEDLOOP_HOME to another directory to "
-            "begin a new loop."
+            f"The id of the hash key is {key_id}, but this store was made with key {store_key}. With another key "
+            f"every patient would seem new, and test patients could enter training. Set {hash_keys.VARIABLE} to the "
+            "store's key (after a rotation, the rotated key), or set MEDLOOP_HOME to another directory to start a new "
+            "loop."
         )
 
 
-def _fill(work_: Work, folder: Out, digest: str) -> None:
+def _lay_out(work_: Work, folder: Out, digest: str) -> None:
     manifest = Manifest.decode(work_.store.get(digest), digest[:12])
     artifacts.lay_out(work_.store, manifest, folder)
 
 
-def _fill_or_tell(work_: Work, folder: Out, digest: str) -> str:
-    """Lay out the model in service, or say that the store has lost it: the gate decides what that means.
+def _lay_out_champion(work_: Work, folder: Out, digest: str) -> str:
+    """Lay out the model in service, or a record that the store lost it.
 
-    Return the digest of what is handed on.
+    Return the digest of the artifact.
     """
     try:
-        _fill(work_, folder, digest)
+        _lay_out(work_, folder, digest)
         return digest
     except OSError as error:
         if not isinstance(error, FileNotFoundError) and error.errno != errno.EIO:
@@ -178,13 +186,13 @@ def _fill_or_tell(work_: Work, folder: Out, digest: str) -> str:
         return artifacts.gather(work_.store, folder).digest
 
 
-def _plain(value: Any) -> Any:
-    """The value with every number in one form: pipelines hand on 7, inside a dictionary, as 7.0 or as '7.0'."""
+def _normalise(value: Any) -> Any:
+    """Return the value with all numbers as floats."""
     if isinstance(value, dict):
-        return {name: _plain(inner) for name, inner in value.items()}
+        return {name: _normalise(inner) for name, inner in value.items()}
     if isinstance(value, list):
-        return [_plain(inner) for inner in value]
-    try:
+        return [_normalise(inner) for inner in value]
+    try:  # pipelines turn 7 within a dictionary into 7.0 or '7.0'
         number = float(value)
     except (TypeError, ValueError):
         return value

@@ -1,4 +1,4 @@
-"""Columns of a table as numbers, so that a hundred thousand rows are handled at once."""
+"""Represent columns of tables as integer codes for fast vectorised computation."""
 
 from __future__ import annotations
 
@@ -9,41 +9,41 @@ from numpy.typing import NDArray
 
 Codes = NDArray[np.int64]
 
-SIDES = ("test", "val", "train", "")
-"""The sides, the strictest first: where two claim the same thing, the first wins. The last is no side at all."""
+SPLITS = ("test", "val", "train", "")
+"""The splits, strictest first: in a conflict the first one takes precedence. The last means that a row is unused."""
 TEST, VAL, TRAIN, NONE = range(4)
 
 
-def positions(values: pa.ChunkedArray, among: pa.Array) -> Codes:
-    """The position of each value among others, or -1."""
-    found = pc.index_in(values, value_set=among).fill_null(-1)
-    return np.asarray(found.to_numpy(zero_copy_only=False), np.int64)
+def positions(values: pa.ChunkedArray, reference: pa.Array) -> Codes:
+    """Return the position of each value in `among`, or -1."""
+    indices = pc.index_in(values, value_set=reference).fill_null(-1)
+    return np.asarray(indices.to_numpy(zero_copy_only=False), np.int64)
 
 
 def distinct(values: pa.ChunkedArray) -> pa.Array:
-    """The distinct values, sorted, so that they do not depend on the order in which they came."""
+    """Return the distinct values, sorted."""
     unique = pc.unique(values)
     return unique.take(pc.sort_indices(unique))
 
 
-def side_codes(values: pa.ChunkedArray) -> Codes:
-    """Sides as numbers."""
-    return positions(values, pa.array(SIDES))
+def split_codes(values: pa.ChunkedArray) -> Codes:
+    """Return the codes of split names."""
+    return positions(values, pa.array(SPLITS))
 
 
-def named(codes: Codes, names: tuple[str, ...] = SIDES) -> pa.Array:
-    """Numbers as the names they stand for."""
+def names_of_codes(codes: Codes, names: tuple[str, ...] = SPLITS) -> pa.Array:
+    """Return the names of codes."""
     return pa.array(names).take(pa.array(codes))
 
 
-def least(of: Codes, values: Codes, number: int, otherwise: int) -> Codes:
-    """The least value in each of `number` groups; `of` is the group of each value, -1 for none."""
-    found = np.full(number, otherwise, np.int64)
-    np.minimum.at(found, of[of >= 0], values[of >= 0])
-    return found
+def group_minimum(groups: Codes, values: Codes, count: int, default: int) -> Codes:
+    """Return the minimum value of each of `count` groups; group -1 is none."""
+    minimum = np.full(count, default, np.int64)
+    np.minimum.at(minimum, groups[groups >= 0], values[groups >= 0])
+    return minimum
 
 
-def once(values: Codes) -> Codes:
-    """The distinct numbers, sorted; much faster here than numpy's own."""
+def sorted_unique(values: Codes) -> Codes:
+    """Return the distinct numbers, sorted; much faster than np.unique here."""
     ordered = np.sort(values)
     return np.asarray(ordered[np.append(True, ordered[1:] != ordered[:-1])[: len(ordered)]], np.int64)

@@ -1,4 +1,4 @@
-"""Patients who withdrew their consent."""
+"""Find the patients and images to exclude because consent was withdrawn."""
 
 from __future__ import annotations
 
@@ -13,42 +13,46 @@ from components.shared.errors import RefusedError
 from components.split.columns import positions
 from components.split.history import Owners
 
-SHORTEST = 12
-"""The fewest digits of a keyed hash that may stand for a patient."""
+MIN_DIGITS = 12
+"""Minimum number of digits of a keyed hash that identifies a patient."""
 
 
-def withdrawn_ids(asked: Sequence[str], known: pa.Array) -> pa.Array:
-    """The full ids of the patients whom these hashes, or beginnings of hashes, name."""
+def withdrawn_ids(hashes: Sequence[str], known: pa.Array) -> pa.Array:
+    """Return the full ids of the patients with these hashes or prefixes of hashes."""
     ids = known.to_pylist()
-    return pa.array(sorted({_named(text, ids) for text in asked}), pa.string())
+    return pa.array(sorted({_full_id(text, ids) for text in hashes}), pa.string())
 
 
-def _named(text: str, ids: list[str]) -> str:
-    shown = text[:SHORTEST] if isinstance(text, str) and re.fullmatch(r"[0-9a-f]+", text) else "a text that is no hash"
-    if not isinstance(text, str) or not re.fullmatch(rf"[0-9a-f]{{{SHORTEST},}}", text):
+def _full_id(text: str, ids: list[str]) -> str:
+    display = text[:MIN_DIGITS] if isinstance(text, str) and re.fullmatch(r"[0-9a-f]+", text) else "a text, not a hash"
+    if not isinstance(text, str) or not re.fullmatch(rf"[0-9a-f]{{{MIN_DIGITS},}}", text):
         raise RefusedError(
-            f"withdrawn names {shown}, and must name patients by their keyed hash: {SHORTEST} or more of its "
-            "digits 0-9 and a-f. Take it from the index of the data set."
+            f"withdrawn contains {display}; it must contain patients' keyed hashes, at least {MIN_DIGITS} of their "
+            "digits 0-9 and a-f. Copy them from the data set's index."
         )
-    found = [name for name in ids if name.startswith(text)]
-    if len(found) != 1:
+    matches = [name for name in ids if name.startswith(text)]
+    if len(matches) != 1:
         raise RefusedError(
-            f"withdrawn names {shown}, and {len(found) or 'none'} of the {len(ids)} patients ever seen here "
-            f"{'have' if found else 'has'} an id that begins so. Give all its digits, or take it out of the list."
+            f"withdrawn contains {display}, but the ids of {len(matches) or 'none'} of the {len(ids)} patients in this "
+            "or an earlier data set begin with it. Give all digits, or remove it from the list."
         )
-    return found[0]
+    return matches[0]
 
 
 def withdrawn_images(owners: Owners, ids: pa.Array) -> NDArray[np.bool_]:
-    """Which rows show a picture that has ever been seen under one of these patients, whatever patient has it now."""
-    return np.asarray(owners.least(ids, np.zeros(len(ids), np.int64), 1) == 0, bool)
+    """Return which rows have an image that ever belonged to one of these patients."""
+    return np.asarray(owners.owner_minimum(ids, np.zeros(len(ids), np.int64), 1) == 0, bool)
 
 
 def withdrawn_patients(
-    present: pa.Array, ids: pa.Array, of: NDArray[np.int64], images: NDArray[np.bool_], open_: NDArray[np.bool_]
+    present: pa.Array,
+    ids: pa.Array,
+    patient_of_row: NDArray[np.int64],
+    images: NDArray[np.bool_],
+    can_change: NDArray[np.bool_],
 ) -> NDArray[np.bool_]:
-    """Which patients are these, or are taken to be: those that are new (`open_`) and show one of their pictures."""
-    named = positions(present, ids) >= 0
-    also = np.zeros(len(present), bool)
-    also[of[images]] = True
-    return named | (also & open_)
+    """Return which patients withdrew, or are new and share an image with these."""
+    is_withdrawn = positions(present, ids) >= 0
+    shows_withdrawn_image = np.zeros(len(present), bool)
+    shows_withdrawn_image[patient_of_row[images]] = True
+    return is_withdrawn | (shows_withdrawn_image & can_change)

@@ -1,4 +1,4 @@
-"""The folds of cross-validation: each patient outside the test is in one, for good."""
+"""Assign each patient outside the test split permanently to a fold of cross-validation."""
 
 from __future__ import annotations
 
@@ -6,71 +6,68 @@ import numpy as np
 from numpy.typing import NDArray
 
 from components.shared.errors import RefusedError
-from components.split.columns import TEST, TRAIN, VAL, Codes, once
-from components.split.draw import draw, room_in_folds
+from components.split.columns import TEST, TRAIN, VAL, Codes, group_minimum, sorted_unique
+from components.split.draw import draw, places_per_fold
 from components.split.history import Owners
 from components.split.strata import People
 
 
 def check_fold(folds: int, fold: int) -> None:
-    """A ValueError unless there are no folds or at least two, and this is one of them."""
+    """Raise a ValueError unless `folds` is 0 or at least 2, and `fold` is one of them."""
     if folds == 1:
-        raise RefusedError(
-            "folds is 1, and must be 0 for none, or from 2 to 20. With one there is nothing to train on."
-        )
+        raise RefusedError("folds is 1; it must be 0 for none, or from 2 to 20. With 1 there is no fold to train on.")
     if fold >= max(folds, 1):
-        raise RefusedError(f"fold is {fold}, and must be below folds, which is {folds}. The first fold is 0.")
+        raise RefusedError(f"fold is {fold}; it must be below folds, which is {folds}. The first fold is 0.")
 
 
 def draw_folds(
-    people: People, side: Codes, linked: NDArray[np.bool_], owners: Owners, fold: Codes, folds: int, lot: Codes
+    people: People, splits: Codes, is_linked: NDArray[np.bool_], owners: Owners, fold: Codes, folds: int, rank: Codes
 ) -> Codes:
-    """Everyone's fold, -1 for those on test and on no side; who has a fold (`fold` is not -1) keeps it.
+    """Return each patient's fold, -1 in test and in no split; keep existing ones.
 
-    A patient who is linked to another by the same picture shares their fold.
+    Patients who are linked by a shared image get the same fold.
     """
-    members = (side == VAL) | (side == TRAIN)
+    members = (splits == VAL) | (splits == TRAIN)
     fold = np.where(members, fold, -1)
-    for together in (~linked, np.ones(len(side), bool)):
+    for in_round in (~is_linked, np.ones(len(splits), bool)):
         for stratum in np.unique(people.stratum[members]):
-            among = members & together & (people.stratum == stratum)
-            held = np.bincount(fold[among & (fold >= 0)], minlength=folds).tolist()
-            room = room_in_folds(int((among & (fold < 0)).sum()), held)
-            fold = np.where(among, draw(people.features, among, fold, room, lot), fold)
-        fold = np.where(members & linked & (fold < 0), _of_others(people, owners, fold, folds), fold)
+            group = members & in_round & (people.stratum == stratum)
+            assigned = np.bincount(fold[group & (fold >= 0)], minlength=folds).tolist()
+            places = places_per_fold(int((group & (fold < 0)).sum()), assigned)
+            fold = np.where(group, draw(people.features, group, fold, places, rank), fold)
+        fold = np.where(members & is_linked & (fold < 0), _folds_of_linked(people, owners, fold, folds), fold)
     return fold
 
 
-def _of_others(people: People, owners: Owners, fold: Codes, folds: int) -> Codes:
-    found = owners.least(people.ids, np.where(fold >= 0, fold, folds), folds)
-    theirs = np.full(len(people.ids), folds, np.int64)
-    np.minimum.at(theirs, people.of, found)
-    return np.where(theirs < folds, theirs, -1)
+def _folds_of_linked(people: People, owners: Owners, fold: Codes, folds: int) -> Codes:
+    owner_fold = owners.owner_minimum(people.ids, np.where(fold >= 0, fold, folds), folds)
+    linked_fold = group_minimum(people.patient_of_row, owner_fold, len(people.ids), folds)
+    return np.where(linked_fold < folds, linked_fold, -1)
 
 
-def rotate(side: Codes, fold: Codes, chosen: int) -> Codes:
-    """The sides of this run: the chosen fold validates and the others train; the test stays as it is."""
-    return np.where(side == TEST, TEST, np.where(fold < 0, side, np.where(fold == chosen, VAL, TRAIN)))
+def rotate(splits: Codes, fold: Codes, validation_fold: int) -> Codes:
+    """Return the splits of this run: one fold is val, the others are train."""
+    return np.where(splits == TEST, TEST, np.where(fold < 0, splits, np.where(fold == validation_fold, VAL, TRAIN)))
 
 
-def uneven(people: People, side: Codes, folds: int, classes: list[str]) -> list[str]:
-    """Which findings have fewer patients outside the test than there are folds; a ValueError where a class has."""
-    members = (side == VAL) | (side == TRAIN)
-    what = "Class" if people.findings is None else "Finding"
-    found = [
-        f"{what} {name!r} has {count} patients outside the test, and {folds} folds need one each. Set fewer folds, or "
-        "add patients."
-        for name, count in zip(classes, people.with_each(members, len(classes)), strict=True)
+def check_folds(people: People, splits: Codes, folds: int, classes: list[str]) -> list[str]:
+    """Return warnings about findings too rare for the folds; refuse such classes."""
+    members = (splits == VAL) | (splits == TRAIN)
+    kind = "Class" if people.findings is None else "Finding"
+    problems = [
+        f"{kind} {name!r} has {count} patients outside the test split, but {folds} folds need one each. Set fewer "
+        "folds, or add patients."
+        for name, count in zip(classes, people.count_by_class(members, len(classes)), strict=True)
         if count < folds
     ]
-    if found and people.findings is None:
-        raise RefusedError(found[0])
-    return found
+    if problems and people.findings is None:
+        raise RefusedError(problems[0])
+    return problems
 
 
-def shares_of_folds(people: People, fold: Codes, used: NDArray[np.bool_], folds: int) -> list[dict[str, int]]:
-    """How many patients and images each fold has."""
-    rows = np.flatnonzero(used & (fold[people.of] >= 0))
-    images = np.bincount(fold[people.of[rows]], minlength=folds)
-    patients = np.bincount(fold[once(people.of[rows])], minlength=folds)
+def count_by_fold(people: People, fold: Codes, used: NDArray[np.bool_], folds: int) -> list[dict[str, int]]:
+    """Return the number of patients and images in each fold."""
+    rows = np.flatnonzero(used & (fold[people.patient_of_row] >= 0))
+    images = np.bincount(fold[people.patient_of_row[rows]], minlength=folds)
+    patients = np.bincount(fold[sorted_unique(people.patient_of_row[rows])], minlength=folds)
     return [{"patients": int(count), "images": int(number)} for count, number in zip(patients, images, strict=True)]

@@ -1,4 +1,4 @@
-"""What a split remembers for the next: sides and folds of patients, sides of images, and whose each picture was."""
+"""Read and write a split's history: splits and folds of patients, splits of images, and owners of images."""
 
 from __future__ import annotations
 
@@ -14,50 +14,44 @@ from numpy.typing import NDArray
 from components.shared.contracts import read_record
 from components.shared.datasets.parquet_tables import SPLIT, read_table, write_table
 from components.shared.errors import RefusedError
-from components.split.columns import NONE, Codes, distinct, least, named, positions, side_codes
+from components.split.columns import NONE, Codes, distinct, group_minimum, names_of_codes, positions, split_codes
 
 PATIENTS = pa.schema(
-    [
-        ("patient_id", pa.string()),
-        ("side", pa.string()),
-        ("why", pa.string()),
-        ("fold", pa.int32()),
-        ("folds", pa.int32()),
-    ]
+    [(name, pa.string()) for name in ("patient_id", "side", "why")] + [(name, pa.int32()) for name in ("fold", "folds")]
 )
-"""Every patient ever given a side, also those whose images are gone from the source; and their fold, of how many."""
+"""Every patient ever assigned to a split, even if no longer in the source; with fold and number of folds."""
 
 LINKED = "same image"
-"""Why a patient has a side: a picture of theirs was another patient's, who has it."""
+"""Reason for a patient's split: they share an image with a patient who is in that split."""
 
 SEEN = pa.schema([("image_id", pa.string()), ("side", pa.string()), ("since", pa.int32())])
-"""Every image ever seen, with the side it had last and since which version."""
+"""Every image of this and earlier data sets, with its last split and the version in which it was assigned."""
 
 OWNERS = pa.schema([("hash", pa.string()), ("patient_id", pa.string())])
-"""Under which patients each image id and each digest of pixels has ever been seen."""
+"""All patients that each image id and each digest of pixels ever belonged to."""
 
 
 @dataclass(frozen=True)
-class Given:
-    """The side of each patient, NONE where there is none yet, and what decided it."""
+class Assignment:
+    """The split of each patient, NONE if there is none yet, and the reason for it."""
 
-    side: Codes
-    why: NDArray[np.object_]
+    splits: Codes
+    reasons: NDArray[np.object_]
 
-    def give(self, which: NDArray[np.bool_], side: Codes, why: str) -> Given:
-        """With a side for those of them who have none."""
-        which = which & (self.side == NONE) & (side != NONE)
-        return Given(np.where(which, side, self.side), np.where(which, why, self.why))
+    def assign(self, mask: NDArray[np.bool_], splits: Codes, reason: str) -> Assignment:
+        """Assign a split to the selected patients that have none."""
+        mask = mask & (self.splits == NONE) & (splits != NONE)
+        return Assignment(np.where(mask, splits, self.splits), np.where(mask, reason, self.reasons))
 
     @property
-    def linked(self) -> NDArray[np.bool_]:
-        """Who is taken to be another patient, by a picture that was that one's before."""
-        return np.asarray(self.why == LINKED, bool)
+    def is_linked(self) -> NDArray[np.bool_]:
+        """Which patients have their split because of an image shared with another."""
+        return np.asarray(self.reasons == LINKED, bool)
 
 
 @dataclass(frozen=True)
 class History:
-    """The previous split, or an empty one where there is none."""
+    """The previous split; all tables are empty if there is none."""
 
     version: int
     patients: pa.Table
@@ -67,14 +61,14 @@ class History:
 
 
 def read_history(folder: Path, key_id: str) -> History:
-    """The split in this directory; a ValueError if its ids were made with another hash key."""
+    """Read the previous split; raise a ValueError for another hash key."""
     if not (folder / "split.json").exists():
         return History(0, PATIENTS.empty_table(), SEEN.empty_table(), OWNERS.empty_table(), SPLIT.empty_table())
     about: dict[str, Any] = read_record("split", folder / "split.json")
     if about["key_id"] != key_id:
         raise RefusedError(
-            f"The previous split was made with the hash key {about['key_id']}, and this data set with {key_id}: every "
-            "patient would look new, and test images would come into train. Set the key of the previous split."
+            f"The previous split was made with the hash key {about['key_id']}, but this data set with {key_id}. Every "
+            "patient would seem new, and test images could enter train. Set the key of the previous split."
         )
     return History(
         about["version"],
@@ -86,14 +80,14 @@ def read_history(folder: Path, key_id: str) -> History:
 
 
 class Owners:
-    """Under which patients each picture of a data set has ever been, this time included."""
+    """All patients that each image of a data set ever belonged to, including now."""
 
-    def __init__(self, before: pa.Table, index: pa.Table) -> None:
-        now = [
+    def __init__(self, previous: pa.Table, index: pa.Table) -> None:
+        current = [
             pa.table([index[name].cast(pa.string()), index["patient_id"]], schema=OWNERS)
             for name in ("image_id", "pixel_digest")
         ]
-        pairs = pa.concat_tables([before, *now])
+        pairs = pa.concat_tables([previous, *current])
         self.table = pairs.group_by(OWNERS.names).aggregate([]).sort_by([(name, "ascending") for name in OWNERS.names])
         self.patients = distinct(self.table["patient_id"])
         self._patient = positions(self.table["patient_id"], self.patients)
@@ -102,64 +96,70 @@ class Owners:
         self._hashes = len(hashes)
         self._rows = [positions(index[name], hashes) for name in ("image_id", "pixel_digest")]
 
-    def least(self, ids: pa.Array, values: Codes, otherwise: int = NONE) -> Codes:
-        """For each row of the index the least value among all patients its picture has been seen under."""
-        place = positions(self.patients, ids)
-        of_patient = np.where(place >= 0, values[place], otherwise) if len(values) else np.full(len(place), otherwise)
-        of_hash = least(self._hash, of_patient[self._patient], self._hashes, otherwise)
-        return np.minimum(*(of_hash[rows] for rows in self._rows))
+    def owner_minimum(self, ids: pa.Array, values: Codes, default: int = NONE) -> Codes:
+        """Return each row's minimum value among all patients its image belonged to."""
+        value_of_patient = np.full(len(self.patients), default)
+        if len(values):
+            position = positions(self.patients, ids)
+            value_of_patient = np.where(position >= 0, values[position], default)
+        value_of_hash = group_minimum(self._hash, value_of_patient[self._patient], self._hashes, default)
+        return np.minimum(*(value_of_hash[rows] for rows in self._rows))
 
-    def strictest(self, before: History, ids: pa.Array, given: Given) -> Codes:
-        """For each row of the index the strictest side of all patients its picture has been seen under, ever."""
+    def strictest(self, previous: History, ids: pa.Array, assignment: Assignment) -> Codes:
+        """Return each row's strictest split among all patients its image belonged to."""
         return np.minimum(
-            self.least(before.patients["patient_id"].combine_chunks(), side_codes(before.patients["side"])),
-            self.least(ids, given.side),
+            self.owner_minimum(
+                previous.patients["patient_id"].combine_chunks(), split_codes(previous.patients["side"])
+            ),
+            self.owner_minimum(ids, assignment.splits),
         )
 
 
-def known(before: History, ids: pa.Array, folds: int) -> tuple[Given, Codes]:
-    """The side that each patient has, and the fold, -1 where they have none of so many folds."""
-    earlier = _rows(before.patients, ids)
-    fold = np.where(earlier["folds"].to_numpy() == folds, earlier["fold"].to_numpy(), -1).astype(np.int64)
-    return Given(side_codes(earlier["side"]), np.array(earlier["why"].to_pylist(), object)), fold
+def known_assignment(previous: History, ids: pa.Array, folds: int) -> tuple[Assignment, Codes]:
+    """Return each patient's split and fold so far, -1 for another number of folds."""
+    previous_rows = _rows(previous.patients, ids)
+    fold = np.where(previous_rows["folds"].to_numpy() == folds, previous_rows["fold"].to_numpy(), -1).astype(np.int64)
+    return Assignment(split_codes(previous_rows["side"]), np.array(previous_rows["why"].to_pylist(), object)), fold
 
 
 def _rows(patients: pa.Table, ids: pa.Array) -> pa.Table:
-    """The rows of these patients, in this order, with "", -1 and 0 for those who are not there."""
-    place = positions(ids, patients["patient_id"].combine_chunks())
-    found = patients.take(pa.array(place, mask=place < 0))
+    """Return the rows of these patients, with defaults for missing ones."""
+    position = positions(ids, patients["patient_id"].combine_chunks())
+    rows = patients.take(pa.array(position, mask=position < 0))
     missing = {"side": "", "why": "", "fold": -1, "folds": 0}
-    return pa.table({"patient_id": ids, **{name: found[name].fill_null(value) for name, value in missing.items()}})
+    return pa.table({"patient_id": ids, **{name: rows[name].fill_null(value) for name, value in missing.items()}})
 
 
-def remember(
+def write_history(
     folder: Path,
-    before: History,
+    previous: History,
     ids: pa.Array,
-    given: Given,
+    assignment: Assignment,
     fold: Codes,
     folds: int,
-    placed: pa.Table,
+    images: pa.Table,
     owners: Owners,
 ) -> None:
-    """Write what the next split has to know, of those that left the source too: they come back to where they were."""
-    earlier = _rows(before.patients, ids)
+    """Write the history, including patients who left the source but may return."""
+    previous_rows = _rows(previous.patients, ids)
     columns = [
         ids,
-        named(given.side),
-        pa.array(given.why, pa.string()),
-        np.where(fold >= 0, fold, earlier["fold"].to_numpy()),
-        np.where(fold >= 0, folds, earlier["folds"].to_numpy()),
+        names_of_codes(assignment.splits),
+        pa.array(assignment.reasons, pa.string()),
+        np.where(fold >= 0, fold, previous_rows["fold"].to_numpy()),
+        np.where(fold >= 0, folds, previous_rows["folds"].to_numpy()),
     ]
-    now = pa.table([pa.array(column, field.type) for column, field in zip(columns, PATIENTS, strict=True)], PATIENTS)
-    now = now.filter(pc.not_equal(now["side"], ""))
-    write_table(_over(before.patients, now), folder / "patients.parquet")
-    write_table(_over(before.images, placed.select(SEEN.names)), folder / "seen.parquet")
+    current = pa.table(
+        [pa.array(column, field.type) for column, field in zip(columns, PATIENTS, strict=True)], PATIENTS
+    )
+    current = current.filter(pc.not_equal(current["side"], ""))
+    write_table(_update(previous.patients, current), folder / "patients.parquet")
+    write_table(_update(previous.images, images.select(SEEN.names)), folder / "seen.parquet")
     write_table(owners.table, folder / "owners.parquet")
 
 
-def _over(before: pa.Table, now: pa.Table) -> pa.Table:
-    """The rows of both, in the order of their ids; where both have one it is the newer."""
-    name = before.schema.names[0]
-    others = before.filter(pc.invert(pc.is_in(before[name], value_set=now[name].combine_chunks())))
-    return pa.concat_tables([others, now.cast(before.schema)]).sort_by(name)
+def _update(previous: pa.Table, current: pa.Table) -> pa.Table:
+    """Return the rows of both, sorted by id; for ids in both the newer row."""
+    name = previous.schema.names[0]
+    others = previous.filter(pc.invert(pc.is_in(previous[name], value_set=current[name].combine_chunks())))
+    return pa.concat_tables([others, current.cast(previous.schema)]).sort_by(name)

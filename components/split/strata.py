@@ -1,4 +1,4 @@
-"""The patients of a data set, and what of each is to be balanced: classes or findings, sex, age band, site."""
+"""The patients of a data set and the features to balance: classes or findings, sex, age band, site."""
 
 from __future__ import annotations
 
@@ -13,81 +13,81 @@ from numpy.typing import NDArray
 from components.shared.datasets.parquet_tables import AGES
 from components.split.columns import Codes, distinct, positions
 
-IMAGES = (2, 3, 5, 9, 17, 33, 65)
-"""Bands of how many images a patient has, so that the sides have their share of images, too."""
-OF_STRATUM = 0.05
-"""How much a stratum counts beside a finding, which counts 1."""
+IMAGE_COUNT_BANDS = (2, 3, 5, 9, 17, 33, 65)
+"""Bands of the number of images per patient, so that splits also have their fraction of images."""
+STRATUM_WEIGHT = 0.05
+"""Weight of sex, age band, site and number of images, relative to a finding's weight of 1."""
 
 
 @dataclass(frozen=True)
 class Features:
-    """What is balanced: patient `who[i]` has the feature `what[i]`; and how much each feature counts."""
+    """Weighted features to balance: pairs of a patient and a feature."""
 
-    who: Codes
-    what: Codes
+    patient_index: Codes
+    feature_index: Codes
     weight: NDArray[np.float64]
 
 
 @dataclass(frozen=True)
 class People:
-    """The patients of a data set in the order of their ids, `of` giving the one of each row."""
+    """The patients of a data set, sorted by id."""
 
     ids: pa.Array
-    of: Codes
+    patient_of_row: Codes
     stratum: Codes
-    """The group within which shares are exact: the rarest of their classes; 0 where images have findings."""
+    """The rarest class of each patient, within which fractions are exact; 0 if images have findings."""
     findings: NDArray[np.bool_] | None
-    """Which patient has which finding on any image; None where every image has one class."""
+    """Which patient has which finding on any image; None if every image has one class."""
     features: Features
-    having: tuple[Codes, Codes]
-    """Every patient with every class or finding they have on any image."""
+    label_pairs: tuple[Codes, Codes]
+    """Pairs of a patient and a class or finding that they have on any image."""
 
-    def with_each(self, members: NDArray[np.bool_], classes: int) -> list[int]:
-        """How many of these patients have each class."""
-        who, label = self.having
-        return [int(count) for count in np.bincount(label[members[who]], minlength=classes)]
+    def count_by_class(self, members: NDArray[np.bool_], classes: int) -> list[int]:
+        """Return how many of these patients have each class."""
+        patient_index, label = self.label_pairs
+        return [int(count) for count in np.bincount(label[members[patient_index]], minlength=classes)]
 
 
 def read_people(index: pa.Table, about: dict[str, Any]) -> People:
-    """The patients behind these rows."""
+    """Return the patients of these rows."""
     ids = distinct(index["patient_id"])
-    of = positions(index["patient_id"], ids)
+    patient_of_row = positions(index["patient_id"], ids)
     rows, labels = labels_of(index)
-    counts = np.bincount(of, minlength=len(ids))
-    strata = [
-        *(majority(of, codes, len(ids)) for codes, _ in (described(index, name) for name in ("sex", "age", "site"))),
-        np.searchsorted(IMAGES, counts, side="right").astype(np.int64),
-    ]
+    counts = np.bincount(patient_of_row, minlength=len(ids))
+    strata = [majority(patient_of_row, attribute_codes(index, name)[0], len(ids)) for name in ("sex", "age", "site")]
+    strata.append(np.searchsorted(IMAGE_COUNT_BANDS, counts, side="right").astype(np.int64))
     classes = max(1, len(about["classes"]))
-    pairs = np.unique(of[rows] * classes + labels)
-    having = (pairs // classes, pairs % classes)
+    pairs = np.unique(patient_of_row[rows] * classes + labels)
+    label_pairs = (pairs // classes, pairs % classes)
     if about["task"] != "multilabel":
-        return People(ids, of, _rarest(having, len(ids), classes), None, _features([], strata), having)
+        return People(
+            ids, patient_of_row, _rarest(label_pairs, len(ids), classes), None, _features([], strata), label_pairs
+        )
     findings = np.zeros((len(ids), len(about["classes"])), bool)
-    findings[of[rows], labels] = True
+    findings[patient_of_row[rows], labels] = True
     columns = [*findings.T, ~findings.any(axis=1)]
-    return People(ids, of, np.zeros(len(ids), np.int64), findings, _features(columns, strata), having)
+    return People(ids, patient_of_row, np.zeros(len(ids), np.int64), findings, _features(columns, strata), label_pairs)
 
 
-def _rarest(having: tuple[Codes, Codes], patients: int, classes: int) -> Codes:
-    """Of each patient's classes the one that the fewest patients have, the last of them where it is even."""
-    who, label = having
-    order = np.lexsort((-label, np.bincount(label, minlength=classes)[label], who))
-    found = np.zeros(patients, np.int64)
-    first = np.unique(who[order], return_index=True)
-    found[first[0]] = label[order][first[1]]
-    return found
+def _rarest(label_pairs: tuple[Codes, Codes], patients: int, classes: int) -> Codes:
+    """Return each patient's rarest class, in a tie the last one."""
+    patient_index, label = label_pairs
+    order = np.lexsort((-label, np.bincount(label, minlength=classes)[label], patient_index))
+    result = np.zeros(patients, np.int64)
+    first = np.unique(patient_index[order], return_index=True)
+    result[first[0]] = label[order][first[1]]
+    return result
 
 
 def labels_of(index: pa.Table) -> tuple[Codes, Codes]:
-    """Every label of every row: the row's position, and the label."""
+    """Return the row and the label of each label in the index."""
     lists = index["labels"].combine_chunks()
     rows = pc.list_parent_indices(lists).to_numpy(zero_copy_only=False)
     return rows.astype(np.int64), pc.list_flatten(lists).to_numpy(zero_copy_only=False).astype(np.int64)
 
 
-def described(index: pa.Table, name: str) -> tuple[Codes, list[str]]:
-    """The sex, age band or site of each row as a number, -1 where it is not known; and what the numbers stand for."""
+def attribute_codes(index: pa.Table, name: str) -> tuple[Codes, list[str]]:
+    """Return the code of each row's attribute, -1 if unknown, and the values."""
     if name != "age":
         values = distinct(index[name].filter(pc.not_equal(index[name], "")))
         return positions(index[name], values), values.to_pylist()
@@ -97,27 +97,27 @@ def described(index: pa.Table, name: str) -> tuple[Codes, list[str]]:
     return codes, list(AGES)
 
 
-def majority(of: Codes, codes: Codes, number: int) -> Codes:
-    """The code that most rows of each group have, the higher one where it is even; -1 where none is known."""
-    of, codes = of[codes >= 0], codes[codes >= 0]
-    found = np.full(number, -1, np.int64)
+def majority(patient_of_row: Codes, codes: Codes, count: int) -> Codes:
+    """Return each group's most frequent code, in a tie the higher; -1 if unknown."""
+    patient_of_row, codes = patient_of_row[codes >= 0], codes[codes >= 0]
+    result = np.full(count, -1, np.int64)
     if len(codes):
         wide = int(codes.max()) + 1
-        pairs, counts = np.unique(of * wide + codes, return_counts=True)
+        pairs, counts = np.unique(patient_of_row * wide + codes, return_counts=True)
         order = np.lexsort((pairs % wide, counts, pairs // wide))
-        found[pairs[order] // wide] = pairs[order] % wide  # of equal places the last one stays
-    return found
+        result[pairs[order] // wide] = pairs[order] % wide  # the last assignment to a position counts
+    return result
 
 
 def _features(findings: list[NDArray[np.bool_]], strata: list[Codes]) -> Features:
-    who = [np.flatnonzero(column) for column in findings]
-    what = [np.full(len(found), feature) for feature, found in enumerate(who)]
+    patient_index = [np.flatnonzero(column) for column in findings]
+    feature_index = [np.full(len(members), feature) for feature, members in enumerate(patient_index)]
     weight = [1.0] * len(findings)
     for codes in strata:
-        there = np.flatnonzero(codes >= 0)
-        who.append(there)
-        what.append(codes[there] + len(weight))
-        weight += [OF_STRATUM] * (int(codes.max(initial=-1)) + 1)
-    everyone, everything = np.concatenate(who), np.concatenate(what)
+        known = np.flatnonzero(codes >= 0)
+        patient_index.append(known)
+        feature_index.append(codes[known] + len(weight))
+        weight += [STRATUM_WEIGHT] * (int(codes.max(initial=-1)) + 1)
+    everyone, everything = np.concatenate(patient_index), np.concatenate(feature_index)
     order = np.lexsort((everything, everyone))
     return Features(everyone[order], everything[order], np.array(weight))

@@ -1,4 +1,4 @@
-"""Where a training stands, kept under its work key: whole or not at all, the one before it too."""
+"""Checkpoints of a training under its work key: the last two, each with a checksum."""
 
 from __future__ import annotations
 
@@ -17,20 +17,20 @@ if TYPE_CHECKING:
 
 PREFIX = "checkpoint-"
 SHARE = 0.02
-"""The share of the time that keeping checkpoints may take, where no interval is asked for."""
+"""Share of the time that saving checkpoints takes if no interval is set."""
 DIGEST = hashlib.sha256().digest_size
 
 
 class Checkpoints:
-    """Keeps the state of a training as often as is asked, or as is cheap."""
+    """Saves and loads the state of a training, at a set interval or as often as is cheap."""
 
     def __init__(self, work: Work, every: float, clock: Callable[[], float] = time.monotonic) -> None:
-        """`every` is in seconds; 0 is as often as takes a fiftieth of the time."""
+        """`every` is in seconds; 0 saves as often as takes a fiftieth of the time."""
         self._work, self._every, self._clock = work, every, clock
         self._last, self._cost = clock(), 0.0
 
     def load(self) -> dict[str, Any] | None:
-        """The newest state that is whole, or None; a damaged one is told, and the one before it serves."""
+        """Return the newest intact state, or None; log and delete damaged ones."""
         for name in reversed(self._work.names(PREFIX)):
             kept = self._work.kept(name)
             if kept is None:
@@ -38,17 +38,17 @@ class Checkpoints:
             if hashlib.sha256(kept[DIGEST:]).digest() == kept[:DIGEST]:
                 return dict(torch.load(io.BytesIO(kept[DIGEST:]), weights_only=True, map_location="cpu"))
             self._work.drop(name)
-            why = f"{name} does not hold what was written, so the one before it is taken"
+            why = f"{name} does not match its checksum; the previous one is used"
             log.warning("checkpoint damaged", extra={"fields": {"stage": "train", "why": why}})
         return None
 
     def due(self) -> bool:
-        """Whether it is time for the next one."""
+        """Return whether it is time for the next checkpoint."""
         return self._clock() - self._last >= (self._every or max(1.0, self._cost / SHARE))
 
     def save(self, step: int, state: dict[str, Any]) -> None:
-        """Keep the state after so many steps; of the earlier ones the last stays."""
-        begun = self._clock()
+        """Save the state after this step; delete all earlier ones but the last."""
+        start = self._clock()
         buffer = io.BytesIO(bytes(DIGEST))
         buffer.seek(DIGEST)
         torch.save(state, buffer)
@@ -58,8 +58,8 @@ class Checkpoints:
             self._work.keep(f"{PREFIX}{step:09}", buffer.getvalue())
             for name in self._work.names(PREFIX)[:-2]:
                 self._work.drop(name)
-            self._cost = self._clock() - begun
-        except OSError as error:  # the next one may be kept again; until then the one before it stands
-            why = f"{sentence(error)} The training goes on, and would begin again from the checkpoint before."
+            self._cost = self._clock() - start
+        except OSError as error:  # the next attempt may succeed; until then, the previous checkpoint is valid
+            why = f"{sentence(error)} The training continues; if interrupted, it resumes from the previous checkpoint."
             log.warning("checkpoint not kept", extra={"fields": {"stage": "train", "why": why}})
         self._last = self._clock()

@@ -1,4 +1,4 @@
-"""From a trained network to a model bundle: weights, the ONNX graph with its three outputs, the head, metadata."""
+"""Export of a trained network to a model bundle: weights, ONNX graph with three outputs, head and metadata."""
 
 from __future__ import annotations
 
@@ -22,18 +22,19 @@ from components.shared.inference import OUTPUTS, PRECISIONS, Model
 from components.shared.parsing.json_documents import read_json
 
 OPSET = 18
-"""The one that torch's exporter writes by itself; newer ones are converted from it, and give readers nothing more."""
+"""The opset that torch's exporter writes natively; newer ones are converted from it, without any gain."""
 
 TOLERANCE = 1e-3
+"""Maximum difference between graph and network: of a logit, and of a feature relative to the largest one."""
 
 MONAI_SCHEMA = (
     "https://github.com/Project-MONAI/MONAI-extra-test-data/releases/download/0.8.1/meta_schema_20240725.json"
 )
-"""By which MONAI's `verify_metadata` judges metadata.json."""
+"""Schema with which MONAI's `verify_metadata` validates metadata.json."""
 
 
 def export_graph(network: nn.Module, size: int, channels: int, path: Path) -> None:
-    """Write the network's ONNX graph: images in, (logits, features, feature_map) out, any batch size."""
+    """Write the network's ONNX graph, from images to (logits, features, feature_map), for any batch size."""
     network.eval()
     example = torch.zeros(2, channels, size, size)
     program = torch.onnx.export(
@@ -48,7 +49,7 @@ def export_graph(network: nn.Module, size: int, channels: int, path: Path) -> No
     )
     assert program is not None
     model = program.model_proto
-    # The exporter notes where in the code each node came from: paths of this machine, which belong in no artifact.
+    # The exporter records the source location of each node: paths of this machine, which must not be in an artifact.
     for node in model.graph.node:
         del node.metadata_props[:]
         node.doc_string = ""
@@ -63,7 +64,7 @@ def export_graph(network: nn.Module, size: int, channels: int, path: Path) -> No
 
 
 def write_bundle(model: Path, network: nn.Module, about: dict[str, Any]) -> None:
-    """Fill a bundle directory: weights, graph, head, and what a stranger needs to run them."""
+    """Fill a bundle directory: weights, graph, head, metadata and configuration."""
     size, channels = about["preprocess"]["size"], about["preprocess"]["channels"]
     for folder in ("configs", "models", "docs"):
         (model / folder).mkdir()
@@ -76,7 +77,7 @@ def write_bundle(model: Path, network: nn.Module, about: dict[str, Any]) -> None
     inference = {
         "bundle_root": ".",
         "device": "cpu",
-        # MONAI expects logits alone of a network; the weights are the same.
+        # MONAI expects a network that returns only logits; the weights are the same.
         "network_def": {"_target_": "components.train.models.build", **_recipe(network), "logits_only": True},
         "network": "$@network_def.to(@device)",
         "checkpoint": "$@bundle_root + '/models/model.pt'",
@@ -94,30 +95,31 @@ def _card(about: dict[str, Any]) -> str:
     images, scores = about["images"], about["history"][about["best_epoch"] - 1]
     return f"""# {" or ".join(about["classes"])}
 
-A {about["architecture"]} network for images of {about["preprocess"]["size"]} pixels a side, trained by medloop.
-It is not a medical device; what it says needs the judgement of those who answer for it.
+A {about["architecture"]} network for images of {about["preprocess"]["size"]}×{about["preprocess"]["size"]} pixels,
+trained by medloop. It is not a medical device; a qualified person must review its predictions.
 
-- Learned from {images["train"]} images; threshold, temperature and the best epoch ({about["best_epoch"]}) were
-  chosen on {images["val"]} images of other patients, where it reached an AUC of {scores["val_auc"]:.3f}. How it does on
-  patients locked away for testing stands in the report of the run that made it.
+- Trained on {images["train"]} images. Threshold, temperature and the best epoch ({about["best_epoch"]}) were chosen on
+  {images["val"]} images of other patients (validation), where the AUC is {scores["val_auc"]:.3f}. The report of the run
+  contains its performance on the locked test set.
 - Data set {about["fingerprints"]["dataset"][:16]}, split {about["fingerprints"]["split"][:16]}.
 - Input, outputs and parameters: `configs/metadata.json`.
 """
 
 
 def write_head(network: nn.Module, folder: Path) -> None:
-    """Write the head's weights as float arrays, so that class activation maps need no torch and no graph."""
+    """Write the head's weights as float arrays, for class activation maps without torch."""
     folder.mkdir()
     linear = [layer for layer in network.head.modules() if isinstance(layer, nn.Linear)]  # type: ignore[union-attr]  # every network has a head (models.py)
     for number, layer in enumerate(linear):
-        # Files of their own: an archive's bytes differ between Python versions.
+        # Separate files, because the bytes of an archive differ between Python versions.
         np.save(folder / f"weight_{number}.npy", layer.weight.detach().numpy())
         np.save(folder / f"bias_{number}.npy", layer.bias.detach().numpy())
 
 
 def write_metadata(model: Path, about: dict[str, Any]) -> None:
-    """Write metadata.json as MONAI's bundles have it, with medloop's own record under its name."""
+    """Write metadata.json in the format of MONAI bundles, with medloop's own record under "medloop"."""
     size, channels, classes = about["preprocess"]["size"], about["preprocess"]["channels"], about["classes"]
+    common = {"dtype": "float32", "value_range": [], "is_patch_data": False}
     document = {
         "schema": MONAI_SCHEMA,
         "version": "0.1.0",
@@ -138,9 +140,7 @@ def write_metadata(model: Path, about: dict[str, Any]) -> None:
                     "modality": "n/a",
                     "num_channels": channels,
                     "spatial_shape": [size, size],
-                    "dtype": "float32",
-                    "value_range": [],
-                    "is_patch_data": False,
+                    **common,
                     "channel_def": {str(channel): "image" for channel in range(channels)},
                 }
             },
@@ -150,9 +150,7 @@ def write_metadata(model: Path, about: dict[str, Any]) -> None:
                     "format": "classification",
                     "num_channels": len(classes),
                     "spatial_shape": [1, 1],
-                    "dtype": "float32",
-                    "value_range": [],
-                    "is_patch_data": False,
+                    **common,
                     "channel_def": {str(label): name for label, name in enumerate(classes)},
                 }
             },
@@ -171,37 +169,38 @@ def _version(package: str) -> str:
 
 
 def check_parity(model: In, network: nn.Module, views: NDArray[np.uint8]) -> float:
-    """The largest difference between the graph's logits and the network's, over these views; refuses a real one.
+    """Return the largest difference between logits of graph and network; raise an error if it is not rounding.
 
-    It is noted in the metadata, rounded up to one digit: its last digits differ from machine to machine.
+    The difference is recorded in the metadata, rounded up to one digit, because further digits differ by machine.
     """
     exported = Model(model)
     network.eval()
     difference = share = 0.0
-    for some in (views[start : start + 8] for start in range(0, len(views), 8)):  # few, since images may be large
+    for batch in (views[start : start + 8] for start in range(0, len(views), 8)):  # small, since images can be large
         with torch.no_grad():
-            logits, *others = (part.numpy() for part in network(torch.from_numpy(normalise(some, exported.preprocess))))
-        answer = exported(some)
+            inputs = torch.from_numpy(normalise(batch, exported.preprocess))
+            logits, *others = (part.numpy() for part in network(inputs))
+        answer = exported(batch)
         difference = max(difference, float(np.abs(answer.logits - logits).max()))
-        for ours, theirs in zip(others, (answer.features, exported.feature_maps(some)), strict=True):
+        for ours, theirs in zip(others, (answer.features, exported.feature_maps(batch)), strict=True):
             share = max(share, float(np.abs(ours - theirs).max() / np.abs(ours).max().clip(1e-6)))
     if not (difference <= TOLERANCE and share <= TOLERANCE):
         raise UnavailableError(
             f"The exported graph differs from the network by {difference:.2g} in a logit, and by {share:.2g} of the "
-            f"largest feature; at most {TOLERANCE:g} is taken for rounding. The export is wrong: try another "
-            "architecture, or report it."
+            f"largest feature; at most {TOLERANCE:g} is allowed for rounding. The export is wrong: choose another "
+            "architecture, and report this as a bug."
         )
-    stated = _rounded_up(difference)
+    rounded = _round_up(difference)
     document = read_json((model / "configs" / "metadata.json").read_bytes(), "configs/metadata.json")
-    document["medloop"]["parity"] = {"images": len(views), "largest_difference_of_a_logit": stated}
+    document["medloop"]["parity"] = {"images": len(views), "largest_difference_of_a_logit": rounded}
     _write(model, document)
-    return stated
+    return rounded
 
 
-def _rounded_up(value: float) -> float:
-    """The smallest number of one significant digit that is no less."""
+def _round_up(value: float) -> float:
+    """Return the smallest number with one significant digit that is at least `value`."""
     if value <= 0:
         return 0.0
-    place = math.floor(math.log10(value))
-    up = float(f"{math.ceil(value / 10**place)}e{place}")
-    return up if up >= value else float(f"{math.ceil(value / 10**place) + 1}e{place}")
+    exponent = math.floor(math.log10(value))
+    up = float(f"{math.ceil(value / 10**exponent)}e{exponent}")
+    return up if up >= value else float(f"{math.ceil(value / 10**exponent) + 1}e{exponent}")

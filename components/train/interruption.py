@@ -1,4 +1,4 @@
-"""Notices that the system wants this process to end, so that what was learned is kept first."""
+"""Handling of SIGTERM, so that a training saves a checkpoint before it ends."""
 
 from __future__ import annotations
 
@@ -7,15 +7,15 @@ import threading
 from types import FrameType, TracebackType
 from typing import Any
 
-ENDED = 128 + signal.SIGTERM
-"""The exit status of a process that was asked to end and did."""
+EXIT_STATUS = 128 + signal.SIGTERM
+"""Exit status after SIGTERM."""
 
 
 class Interruption:
-    """While this is entered, SIGTERM does not end the process at once: `asked` says that it came."""
+    """While this context lasts, SIGTERM does not end the process, but sets `requested`."""
 
     def __init__(self) -> None:
-        self.asked = False
+        self.requested = False
         self._before: Any = None
 
     def __enter__(self) -> Interruption:
@@ -30,4 +30,4 @@ class Interruption:
             signal.signal(signal.SIGTERM, self._before)
 
     def _note(self, _number: int, _frame: FrameType | None) -> None:
-        self.asked = True
+        self.requested = True

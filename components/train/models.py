@@ -1,18 +1,18 @@
-"""The networks that can be trained, by name: a new one is a function here marked with @network, and nothing else.
+"""The networks, by name. To add one, add a function with the decorator @network.
 
-Every network gives (logits [N, classes], features [N, F], map [N, F, h, w]) and keeps one contract: the features are
-the mean of the map over its height and width, and the logits are `head` applied to the features. So class activation
-maps and drift embeddings can be had from the exported graph, without torch.
+Every network returns (logits [N, classes], features [N, F], map [N, F, h, w]). The features must be the mean of the map
+over height and width, and the logits must be `head` applied to the features, so that class activation maps and drift
+embeddings can be computed from the exported graph without torch.
 
-A function here gives the body (images to map) and F. It keeps the layers' names that MONAI or torchvision gave them,
-in the order from input to output, so that weights made with those fit (weights.py).
+Each function returns the body (images to map) and F. Layers keep their names in MONAI or torchvision, in the order from
+input to output, so that pretrained weights fit (pretrained.py).
 """
 
 from __future__ import annotations
 
 import difflib
 from collections.abc import Callable, Iterable
-from itertools import pairwise
+from itertools import chain, pairwise
 
 import torch
 from torch import Tensor, nn
@@ -21,7 +21,7 @@ from components.shared.errors import RefusedError
 from components.train.parameters import TrainParameters
 
 Make = Callable[[int, int], tuple[nn.Module, int]]
-"""From channels and image size to a body and the number of its features."""
+"""Function from channels and image size to a body and its number of features."""
 
 NETWORKS: dict[str, Make] = {}
 
@@ -30,7 +30,7 @@ PATCH = 16
 
 
 def network(make: Make) -> Make:
-    """Gives the function back unchanged and makes it known under its own name."""
+    """Register the function under its name."""
     NETWORKS[make.__name__] = make
     return make
 
@@ -44,21 +44,22 @@ def build(
     dropout: float = TrainParameters.dropout,
     logits_only: bool = False,
 ) -> nn.Module:
-    """Gives a new network of that name for images of this size; its weights come from torch's random state.
+    """Return a new network for images of this size, with weights from torch's random state.
 
-    With `logits_only` it gives the logits alone, as MONAI expects of a bundle's network; its weights are the same.
+    With `logits_only` it returns only the logits, as MONAI requires; its weights are the same.
     """
     if name not in NETWORKS:
         near = difflib.get_close_matches(name, NETWORKS, n=1, cutoff=0.0)[0]
-        raise RefusedError(f"unknown network {name!r}: did you mean {near!r}? Known are {', '.join(sorted(NETWORKS))}")
+        known = ", ".join(sorted(NETWORKS))
+        raise RefusedError(f"Unknown network {name!r}; did you mean {near!r}? Allowed are {known}.")
     if channels < 1 or classes < 2:
         raise RefusedError(
-            f"a network for {channels} channels and {classes} classes cannot be built: at least 1 channel and 2 "
-            "classes are needed"
+            f"A network for {channels} channels and {classes} classes cannot be built; at least 1 channel and 2 classes"
+            " are needed."
         )
     body, features = NETWORKS[name](channels, size)
-    made = Classifier(body, features, classes, hidden, dropout, logits_only)
-    made.recipe = {
+    classifier = Classifier(body, features, classes, hidden, dropout, logits_only)
+    classifier.recipe = {
         "name": name,
         "channels": channels,
         "classes": classes,
@@ -66,14 +67,14 @@ def build(
         "hidden": hidden,
         "dropout": dropout,
     }
-    return made
+    return classifier
 
 
 class Classifier(nn.Module):
-    """A body that gives a feature map, its mean over the image, and a head on that mean."""
+    """A body that returns a feature map, its mean over the image, and a head on that mean."""
 
     recipe: dict[str, str | int | float]
-    """What `build` was asked for: with it the same network is built again."""
+    """Arguments of `build` that build the same network again."""
 
     def __init__(
         self, body: nn.Module, features: int, classes: int, hidden: int, dropout: float, logits_only: bool = False
@@ -81,7 +82,7 @@ class Classifier(nn.Module):
         super().__init__()
         self.body = body
         self.pool = nn.AdaptiveAvgPool2d(1)
-        # Linear layers with ReLU between them and nothing else: class activation maps differentiate it by hand.
+        # Only linear layers and ReLU: class activation maps compute its gradient without torch.
         self.head = nn.Sequential(
             nn.Dropout(dropout),
             nn.Linear(features, hidden),
@@ -92,32 +93,32 @@ class Classifier(nn.Module):
         self.logits_only = logits_only
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor] | Tensor:
-        """Gives logits, pooled features and the last feature map of a batch [N, channels, height, width]."""
-        found = self.body(images)
-        features = torch.flatten(self.pool(found), 1)
+        """Return logits, pooled features and the last feature map of a batch [N, channels, height, width]."""
+        feature_map = self.body(images)
+        features = torch.flatten(self.pool(feature_map), 1)
         logits = self.head(features)
-        return logits if self.logits_only else (logits, features, found)
+        return logits if self.logits_only else (logits, features, feature_map)
 
 
 def stages(network: nn.Module) -> list[nn.Module]:
-    """Gives the body in up to six parts from input to output, which together hold all its weights, for unfreezing."""
-    parts = _weighty(network.get_submodule("body").children())
+    """Return the body in up to six parts from input to output, with all its weights, for gradual unfreezing."""
+    parts = _with_weights(network.get_submodule("body").children())
     units = _units(parts)
     while len(units) < 4 and any(isinstance(part, nn.Sequential | nn.ModuleList) for part in parts):
         opened = (part.children() if isinstance(part, nn.Sequential | nn.ModuleList) else [part] for part in parts)
-        parts = _weighty(inner for several in opened for inner in several)
+        parts = _with_weights(chain.from_iterable(opened))
         units = _units(parts)
     count = len(units) if len(units) <= 6 else 4
     bounds = [round(number * len(units) / count) for number in range(count + 1)]
     return [nn.ModuleList(part for unit in units[start:end] for part in unit) for start, end in pairwise(bounds)]
 
 
-def _weighty(parts: Iterable[nn.Module]) -> list[nn.Module]:
+def _with_weights(parts: Iterable[nn.Module]) -> list[nn.Module]:
     return [part for part in parts if next(part.parameters(), None) is not None]
 
 
 def _units(parts: list[nn.Module]) -> list[list[nn.Module]]:
-    """The parts, each norm together with what stands before it."""
+    """Return the parts, each norm grouped with the part before it."""
     units: list[list[nn.Module]] = []
     for part in parts:
         if units and all(weight.ndim < 2 for weight in part.parameters()):
@@ -128,32 +129,32 @@ def _units(parts: list[nn.Module]) -> list[list[nn.Module]]:
 
 
 def _in_order(whole: nn.Module, *names: str, **more: nn.Module) -> nn.Sequential:
-    """These parts of a network, under their names, one after another, and then some more."""
-    chain = nn.Sequential()
+    """Return these parts of a network and additional ones as a sequence, under their names."""
+    sequence = nn.Sequential()
     for name in names:
-        chain.add_module(name, whole.get_submodule(name))
+        sequence.add_module(name, whole.get_submodule(name))
     for name, part in more.items():
-        chain.add_module(name, part)
-    return chain
+        sequence.add_module(name, part)
+    return sequence
 
 
 def _at_least(name: str, size: int, least: int) -> None:
     if size < least:
         raise RefusedError(
-            f"{name} cannot take images of {size} pixels: its last map would be a single point. Set image_size to "
-            f"{least} or more, or choose another architecture."
+            f"{name} does not support images of {size} pixels: its last feature map would be a single point. Set "
+            f"image_size to {least} or more, or choose another architecture."
         )
 
 
 def _block(inputs: int, outputs: int, stride: int = 1) -> nn.Sequential:
-    # Convolution, batch norm and ReLU in this order fold into one operation when quantized.
+    # Quantization fuses convolution, batch norm and ReLU in this order.
     convolution = nn.Conv2d(inputs, outputs, 3, stride=stride, padding=1, bias=False)
     return nn.Sequential(convolution, nn.BatchNorm2d(outputs), nn.ReLU(inplace=True))
 
 
 @network
 def small(channels: int, _size: int) -> tuple[nn.Module, int]:
-    """A body of 0.4 million weights that trains within minutes on two cores; images of 48 pixels or more."""
+    """Return a body of 0.4 million weights that trains in minutes on two cores; images of 48 pixels or more."""
     body = nn.Sequential(
         _block(channels, 16, stride=2),
         _block(16, 32),
@@ -191,7 +192,7 @@ def resnet50(channels: int, _size: int) -> tuple[nn.Module, int]:
 def _efficientnet(channels: int, size: int, width: float, depth: float) -> nn.Sequential:
     from monai.networks.nets import EfficientNet
 
-    # The whole network rather than MONAI's ready-made ones: those pad for one image size, whatever comes.
+    # MONAI's predefined EfficientNets are padded for a fixed image size; this one is padded for `size`.
     whole = EfficientNet(
         [
             "r1_k3_s11_e1_i32_o16_se0.25",
@@ -206,13 +207,15 @@ def _efficientnet(channels: int, size: int, width: float, depth: float) -> nn.Se
         width_coefficient=width,
         depth_coefficient=depth,
         image_size=size,
-        norm=("batch", {"eps": 1e-3, "momentum": 0.1}),  # MONAI's 0.01 learns too slowly from a few hundred images
+        norm=("batch", {"eps": 1e-3, "momentum": 0.1}),  # MONAI's 0.01 is too slow for a few hundred images
     )
     for part in list(whole.modules()):
         if isinstance(part, nn.Conv2d) and part.groups > 1:
-            nn.init.kaiming_normal_(part.weight, nonlinearity="relu")  # MONAI's is for a layer that is not depthwise
+            nn.init.kaiming_normal_(
+                part.weight, nonlinearity="relu"
+            )  # MONAI's initialisation is not for depthwise layers
         if "_swish" in dict(part.named_children()):
-            part.add_module("_swish", nn.SiLU())  # MONAI's saves memory in a way that cannot be exported
+            part.add_module("_swish", nn.SiLU())  # MONAI's memory-efficient one cannot be exported
     stem = ("_conv_stem_padding", "_conv_stem", "_bn0", "_swish")
     return _in_order(whole, *stem, "_blocks", "_conv_head_padding", "_conv_head", "_bn1", act=nn.SiLU())
 
@@ -240,7 +243,7 @@ def densenet121(channels: int, size: int) -> tuple[nn.Module, int]:
 
 
 class Patches(nn.Module):
-    """The body of a vision transformer: its tokens after the last norm, laid out as the map of the image's patches."""
+    """The body of a vision transformer: the tokens after the last norm, arranged as a map of patches."""
 
     def __init__(self, whole: nn.Module, side: int) -> None:
         super().__init__()
@@ -250,7 +253,7 @@ class Patches(nn.Module):
         self.side = side
 
     def forward(self, images: Tensor) -> Tensor:
-        """Gives the map [N, F, side, side] of a batch of images."""
+        """Return the map [N, F, side, side] of a batch of images."""
         tokens: Tensor = self.norm(self.blocks(self.patch_embedding(images)))
         return tokens.transpose(1, 2).reshape(-1, tokens.shape[2], self.side, self.side)
 
@@ -263,13 +266,13 @@ def vit(channels: int, size: int) -> tuple[nn.Module, int]:
     if size < 2 * PATCH or size % PATCH:
         near = max(2, round(size / PATCH)) * PATCH
         raise RefusedError(
-            f"vit cuts an image into patches of {PATCH} pixels, and {size} is not a multiple of that with at least two "
-            f"a side. Set image_size to {near}, or choose another architecture."
+            f"image_size is {size}; for vit it must be a multiple of the patch size {PATCH}, and at least {2 * PATCH}. "
+            f"Set it to {near}, or choose another architecture."
         )
     whole = ViT(channels, size, PATCH, spatial_dims=2, qkv_bias=True)
     for layer in list(whole.modules()):
         if "norm_cross_attn" in dict(layer.named_children()):
-            layer.add_module("norm_cross_attn", nn.Identity())  # MONAI makes it, and uses it only in other networks
+            layer.add_module("norm_cross_attn", nn.Identity())  # unused here
         if isinstance(layer, nn.LayerNorm):
             layer.eps = 1e-6
         if isinstance(layer, nn.Linear):

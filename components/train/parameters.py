@@ -8,7 +8,7 @@ from typing import Annotated, Any
 from components.shared.contracts import Between, OneOf
 
 UNRECORDED = ("device", "draw_images", "compiled", "threads", "checkpoint_seconds")
-"""Parameters that a model's bundle does not record: where and how fast it was trained, and pictures of it."""
+"""Parameters that a model's bundle does not record: they concern hardware, speed and pictures."""
 
 
 @dataclass(frozen=True)
@@ -16,82 +16,81 @@ class TrainParameters:
     """How a network is built and trained."""
 
     architecture: str = "small"
-    """the network's name: small, resnet18, resnet50, efficientnet_b0, efficientnet_b4, densenet121, vit or
-    convnext_tiny"""
+    """network: small, resnet18, resnet50, efficientnet_b0, efficientnet_b4, densenet121, vit or convnext_tiny"""
     image_size: Annotated[int, Between(48, 1024)] = 96
-    """side of the square the network sees, in pixels"""
+    """height and width of the network's input, in pixels"""
     epochs: Annotated[int, Between(1, 1000)] = 24
     """passes over the training images"""
     batch_size: Annotated[int, Between(2, 4096)] = 16
-    """images a step"""
+    """images per step"""
     learning_rate: Annotated[float, Between(1e-7, 1)] = 2e-3
-    """the highest rate, from which it falls in half a cosine wave"""
+    """highest learning rate, after the warm-up; it then decays along half a cosine wave"""
     device: Annotated[str, OneOf(("auto", "cpu", "cuda"))] = "auto"
-    """a GPU where there is one, the processor, or a GPU and nothing else"""
+    """device: auto uses a GPU if there is one, cuda requires one"""
     weights: str = ""
-    """the digest of weights in the store to begin with, as resolve gives it; nothing begins at random"""
+    """digest of the initial weights in the store, from resolve; if empty, weights are random"""
     channels: Annotated[int, Between(1, 3)] = 1
-    """gray images are given to the network this many times; colour images need 3"""
+    """input channels of the network; gray images are repeated, colour images need 3"""
     fit: Annotated[str, OneOf(("pad", "stretch"))] = "pad"
-    """how an image becomes square: padded, or stretched"""
+    """how images are made square: padded or stretched"""
     crop: Annotated[float, Between(0, 0.4)] = 0.0
-    """share of the height and width cut off on each side before that; marks and shutters lie there"""
+    """share of the height and width to cut off on each side first, to remove markers and shutters"""
     shades: Annotated[str, OneOf(("given", "local"))] = "given"
-    """gray values as they are given, or local: each against those around it, so that exposure tells nothing"""
+    """gray values: as given, or local, which normalises each by its surroundings to hide differences in exposure"""
     hidden: Annotated[int, Between(1, 4096)] = 512
-    """width of the layer between features and classes"""
+    """width of the hidden layer in the head"""
     dropout: Annotated[float, Between(0, 0.9)] = 0.2
-    """share of the head's inputs that are left out at random"""
+    """dropout rate in the head"""
     augment: Annotated[float, Between(0, 3)] = 1.0
-    """how strongly training images are varied; 0 is not at all"""
+    """augmentation strength; 0 disables augmentation"""
     augmentations: str = "radiograph"
-    """how: names with commas between, such as "radiograph,blur=0"; hflip and vflip are unsafe for most body parts,
-    whose sides differ"""
+    """augmentations: names separated by commas, such as "radiograph,blur=0"; hflip and vflip are unsafe for most
+    body parts, because left and right differ"""
     draw_images: bool = True
-    """whether a sheet of a few training images, as they are and as they were varied, goes into the bundle, the
-    report, TensorBoard and MLflow"""
+    """whether to show a few training images, original and augmented, in the bundle, the report, TensorBoard and
+    MLflow"""
     mixup: Annotated[float, Between(0, 2)] = 0.0
-    """how much images are laid over one another; 0 is not at all"""
+    """mixup strength (alpha); 0 disables mixup"""
     loss: Annotated[str, OneOf(("cross_entropy", "focal"))] = "cross_entropy"
-    """cross entropy, or focal loss, in which images that are already right count less"""
+    """loss function: cross entropy, or focal loss, which gives less weight to images that are already right"""
     focal_gamma: Annotated[float, Between(0, 10)] = 2.0
-    """how much less"""
+    """gamma of the focal loss"""
     label_smoothing: Annotated[float, Between(0, 0.5)] = 0.0
-    """share of certainty taken from the labels"""
+    """label smoothing"""
     class_weights: Annotated[str, OneOf(("balanced", "none"))] = "balanced"
-    """whether rare classes weigh more in the loss"""
+    """class weights in the loss; balanced gives rare classes more weight"""
     sampling: Annotated[str, OneOf(("each_once", "balanced"))] = "each_once"
-    """whether each image comes once an epoch, or rare classes come as often as the others"""
+    """sampling of training images: each once per epoch, or all classes equally often"""
     weight_decay: Annotated[float, Between(0, 1)] = 2e-2
-    """AdamW's pull of the weights towards zero; norms and biases are left alone"""
+    """weight decay of AdamW; not applied to norms and biases"""
     warmup: Annotated[float, Between(0, 0.9)] = 0.25
-    """share of the steps in which the rate rises"""
+    """share of the steps in which the learning rate rises"""
     clip: Annotated[float, Between(0, 1000)] = 5.0
-    """the longest step of the gradient; 0 is any"""
+    """maximum gradient norm; 0 disables clipping"""
     accumulate: Annotated[int, Between(1, 1024)] = 1
-    """batches that are added up for one move of the weights"""
+    """batches per optimizer step (gradient accumulation)"""
     average: Annotated[float, Between(0, 0.99999)] = 0.0
-    """how slowly an average follows the weights, which is judged and kept in their place; 0 is no average"""
+    """decay of the moving average of the weights, which is validated and saved instead of them; 0 disables it"""
     frozen_epochs: Annotated[int, Between(0, 1000)] = 0
-    """epochs in which only the head learns"""
+    """epochs in which only the head is trained"""
     unfreezing: Annotated[str, OneOf(("at_once", "gradual"))] = "gradual"
-    """whether the body's stages then join one an epoch, from the last, or all at once"""
+    """how the body is unfrozen after that: one stage per epoch, the last first, or all at once"""
     backbone_rate: Annotated[float, Between(0, 1)] = 1.0
-    """the body's share of the learning rate"""
+    """learning rate of the body, as a share of learning_rate"""
     patience: Annotated[int, Between(0, 1000)] = 0
-    """epochs without a better one after which training ends; 0 goes to the end"""
+    """epochs without improvement after which training stops; 0 disables early stopping"""
     keep: Annotated[str, OneOf(("best", "last"))] = "best"
-    """the weights of the epoch that did best on validation, or of the last"""
+    """epoch whose weights are saved: the best on validation, or the last"""
     precision: Annotated[str, OneOf(("auto", "float32", "bf16", "fp16"))] = "auto"
-    """of the arithmetic; auto is bf16 on a GPU that has it, and float32 elsewhere"""
+    """arithmetic precision; auto is bf16 on a GPU that supports it, and float32 otherwise"""
     compiled: Annotated[str, OneOf(("auto", "yes", "no"))] = "auto"
-    """whether PyTorch compiles the network first; auto does where a GPU gains by it"""
+    """whether to compile the network with PyTorch; auto does so if it pays off on a GPU"""
     threads: Annotated[int, Between(0, 256)] = 0
-    """CPU threads; 0 uses every CPU that affinity and quota allow"""
+    """CPU threads; 0 uses all CPUs that affinity and quota allow"""
     checkpoint_seconds: Annotated[float, Between(0, 86400)] = 0.0
-    """how often the state is kept; 0 is as often as costs a fiftieth of the time"""
+    """seconds between checkpoints; 0 saves as often as takes a fiftieth of the time"""
     seed: Annotated[int, Between(0, 2147483647)] = 7
-    """of the first weights, the order of images and their variation"""
+    """random seed of the initial weights, the order of images and augmentation"""
 
     def recorded(self) -> dict[str, Any]:
         """Return the parameters that a model's bundle records."""

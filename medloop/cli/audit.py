@@ -1,74 +1,66 @@
-"""`medloop audit`: check, remember and vouch for the release log."""
+"""`medloop audit`: verify and seal the release log."""
 
 from __future__ import annotations
 
 import json
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from components.shared.errors import RefusedError
 from medloop.cli.options import AsJson, Reason
+from medloop.releases.audit import check_heads, put_seal, remember, remembered_heads
 
-if TYPE_CHECKING:
-    pass
-
-from medloop.releases.audit import check_heads, heads, put_seal, remember
-
-app = typer.Typer(
-    name="audit",
-    no_args_is_help=True,
-    rich_markup_mode=None,
-    help="Check that the release log is as it was written.",
-)
+app = typer.Typer(name="audit", no_args_is_help=True, rich_markup_mode=None, help="Verify and seal the release log.")
 
 
-@app.command(short_help="Look for changed, missing, reordered or cut-off entries.")
+@app.command(short_help="Detect changed, missing, reordered or truncated entries.")
 def verify(
-    head: Annotated[str, typer.Option(help="A head that was written down: the log must still hold it.")] = "",
+    head: Annotated[str, typer.Option(help="Hash of an earlier newest entry that the log must still contain.")] = "",
     as_json: AsJson = False,
 ) -> None:
-    """Look for entries of the release log that were changed, removed, put in another order or cut off at its end, and
-    for decisions, reports, models and cards that they name and the store has no more, or not as they were.
+    """Detect entries of the release log that were changed, removed, reordered or truncated, and decisions, reports,
+    models and model cards that are missing or changed.
 
-    Signatures are checked where MEDLOOP_VERIFY_KEYS is set. A cut-off end is found by the heads that were written down:
-    the one given, that of this home, and that of the tracking server. Exit status 1: something is wrong.
+    Signatures are verified if MEDLOOP_VERIFY_KEYS is set. Truncation is detected by comparison with recorded heads:
+    --head, the one in MEDLOOP_HOME and the one on the tracking server. Exit status 1: the log is damaged.
 
     \b
         medloop audit verify --head 3f9a1c2b7d40e5f6
     """
     from components.shared.ledger import signing
     from components.shared.storage.store import open_store
-    from medloop.releases.examination import examine, told
+    from medloop.releases.verification import describe, verify_log
     from medloop.settings import read_settings
 
     settings = read_settings()
     store = open_store(settings.store)
-    found, log = examine(store, signing.verifier())
-    check_heads(found, log, {**heads(settings, store, found), **({"you name": (0, head)} if head else {})})
-    if not found.problems:
+    result, log = verify_log(store, signing.verifier())
+    heads = remembered_heads(settings, store, result)
+    check_heads(result, log, {**heads, **({"--head": (0, head)} if head else {})})
+    if not result.problems:
         try:
             remember(settings, store, log)
         except OSError as error:
-            found.notes.append(
-                f"The head was not written down in {settings.heads_file} ({error.strerror}). Keep what `medloop audit "
-                "head` prints elsewhere, or make that directory writable."
+            result.notes.append(
+                f"The head could not be written to {settings.heads_file} ({error.strerror}). Make that directory "
+                "writable, or keep the output of `medloop audit head` elsewhere."
             )
-    typer.echo(json.dumps(asdict(found), indent=1) if as_json else told(found, store))
-    if found.problems:
+    typer.echo(json.dumps(asdict(result), indent=1) if as_json else describe(result, store))
+    if result.problems:
         raise typer.Exit(1)
 
 
-@app.command(name="head", short_help="Print the hash of the newest entry, to be kept elsewhere.")
+@app.command(name="head", short_help="Print the hash of the newest entry, to keep elsewhere.")
 def show_head(
     accept: Annotated[
-        bool, typer.Option("--accept", help="Remember this head, though the log has lost the one remembered.")
+        bool, typer.Option("--accept", help="Record this head even though the log lacks the recorded one.")
     ] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Print the number, date and hash of the newest entry. Who keeps that line can tell later whether anything before
-    it was changed, or anything up to it was cut off: `medloop audit verify --head HASH`.
+    """Print the number, date and hash of the newest entry. Keep this line outside the store, to detect later changes
+    with `medloop audit verify --head HASH`. Exit status 1: the log lacks the recorded head.
     """
     from components.shared.ledger import release_log
     from components.shared.storage.store import open_store
@@ -78,27 +70,29 @@ def show_head(
     store = open_store(settings.store)
     log = release_log.read_chain(store)
     if not log:
-        raise RefusedError(f"The release log of {store.uri} has 0 entries, so it has no head. Release something first.")
-    lost = remember(settings, store, log, accept)
+        raise RefusedError(f"The release log of {store.uri} has 0 entries, so it has no head. Release a model first.")
+    problem = remember(settings, store, log, accept)
     newest = log[-1]
     if as_json:
-        about = {"store": store.uri, "entry": newest.number, "at": newest.record["at"], "head": newest.hash}
-        typer.echo(json.dumps({**about, "problem": lost}, indent=1))
+        record = {"store": store.uri, "entry": newest.number, "at": newest.record["at"], "head": newest.hash}
+        typer.echo(json.dumps({**record, "problem": problem}, indent=1))
     else:
         typer.echo(f"entry {newest.number} of {newest.record['at']}, release log of {store.uri}\n{newest.hash}")
-    if lost:
+    if problem:
         if not as_json:
-            typer.echo(lost, err=True)
+            typer.echo(problem, err=True)
         raise typer.Exit(1)
 
 
-@app.command(short_help="Vouch for all entries up to the head with the signing key.")
+@app.command(short_help="Sign all entries up to the head with the signing key.")
 def seal(
-    head: Annotated[str, typer.Option(help="The head up to which you looked at the log: `medloop audit head`.")],
+    head: Annotated[str, typer.Option(help="Newest entry that you reviewed, as printed by `medloop audit head`.")],
     reason: Reason,
 ) -> None:
-    """Add a signed entry that vouches for all entries before it: for a log that began before entries were signed, or
-    before a signing key is trusted no more. Look at the entries first: `medloop models`, `medloop audit verify`.
+    """Add a signed entry that confirms all entries before it.
+
+    Use it if the log began without signatures, or before a signing key is no longer trusted. Review the entries first
+    with `medloop models` and `medloop audit verify`.
 
     \b
         medloop audit seal --head 3f9a1c2b7d40e5f6 --reason "entries are signed from now on; Dr. B read all 14"

@@ -1,25 +1,21 @@
-"""`medloop keys`: the hash key of this home, and keys to sign with."""
+"""`medloop keys`: the hash key and the signing keys."""
 
 from __future__ import annotations
 
 import json
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from medloop.cli.options import AsJson, Reason
-
-if TYPE_CHECKING:
-    pass
-
 from medloop.operations.keys import (
-    key_at_hand,
+    describe_key,
     make_pair,
-    put_back,
     refuse_among_scans,
-    state,
+    require_key,
+    restore_key,
     write_key,
     write_stage_keys,
 )
@@ -28,25 +24,27 @@ app = typer.Typer(
     name="keys",
     no_args_is_help=True,
     rich_markup_mode=None,
-    help="Keep and rotate the hash key; make one to sign with.",
+    help="Back up, restore and rotate the hash key; create signing keys.",
 )
 
-Copy = Annotated[Path, typer.Argument(metavar="FILE", help="The copy of the key.")]
+Copy = Annotated[Path, typer.Argument(metavar="FILE", help="Copy of the key.")]
 
 
-@app.command(short_help="Show the key's id and where it comes from, never the key.")
+@app.command(short_help="Show the id and origin of the hash key, never the key itself.")
 def show(as_json: AsJson = False) -> None:
-    """Show the id of the key at hand, where it comes from, how often it was rotated, and whether the store fits it."""
+    """Show the id and origin of the hash key, the number of rotations, and whether it matches the store."""
     from medloop.settings import read_settings
 
-    found = state(read_settings())
-    typer.echo(json.dumps(asdict(found), indent=1) if as_json else found.sentence)
+    state = describe_key(read_settings())
+    typer.echo(json.dumps(asdict(state), indent=1) if as_json else state.sentence)
 
 
-@app.command(short_help="Write a copy of the key to a file.")
+@app.command(short_help="Write a copy of the hash key to a file.")
 def backup(copy: Copy) -> None:
-    """Write the key to a new file that only you may read. Whoever has it can find out whom a hash stands for, and
-    without it no later run fits the store: keep it apart from the store, as you keep passwords.
+    """Write the hash key to a new file that only you can read.
+
+    With the key, hashes can be traced to patients; without it, no later run can use the store. Keep the copy where
+    you keep passwords, apart from the store.
 
     \b
         medloop keys backup /media/safe/medloop.key
@@ -54,66 +52,68 @@ def backup(copy: Copy) -> None:
     from medloop.settings import read_settings
 
     settings = read_settings()
-    key = key_at_hand(settings)
+    key = require_key(settings)
     if not copy.absolute().parent.is_dir():
         raise FileNotFoundError(
-            f"There is no directory {copy.absolute().parent} for the copy. Make it, attach the drive that it is on, or "
-            "name a file elsewhere."
+            f"The directory {copy.absolute().parent} does not exist. Create it, mount its drive, or name another file."
         )
     refuse_among_scans(settings, copy)
     write_key(copy, key)
     typer.echo(
-        f"The key {key.id} is now in {copy}, readable for you alone. It is not encrypted: keep it where you keep "
+        f"The key {key.id} was copied to {copy}, readable only by you. It is not encrypted: keep it where you keep "
         "passwords, apart from the store."
     )
 
 
-@app.command(short_help="Put a copy of the key back.")
+@app.command(short_help="Restore the hash key from a copy.")
 def restore(copy: Copy) -> None:
-    """Put the key back from its copy. Another key than the one that is there, or that the store knows, is refused;
-    one that came of it by rotation takes its place.
+    """Restore the hash key from a copy.
+
+    A key that differs from the current key or from the key of the store is refused, unless it is a rotation of it.
 
     \b
         medloop keys restore /media/safe/medloop.key
     """
     from medloop.settings import read_settings
 
-    typer.echo(put_back(read_settings(), copy))
+    typer.echo(restore_key(read_settings(), copy))
 
 
-@app.command(short_help="Add a new secret to the key, and carry the split on.")
+@app.command(short_help="Rotate the hash key and convert the split.")
 def rotate(
     reason: Reason,
     to: Annotated[
-        Path | None, typer.Option(help="Where to write the new key, if MEDLOOP_HASH_KEY gives the old.")
+        Path | None, typer.Option(help="File for the new key; required if MEDLOOP_HASH_KEY contains the old one.")
     ] = None,
     take_over: Annotated[
-        bool, typer.Option("--take-over", help="Take the loop from a run that has surely ended.")
+        bool, typer.Option("--take-over", help="Take over the lock. Use only if the other run has stopped.")
     ] = False,
 ) -> None:
-    """Add a new secret to the key: ids that are made from now on tell nothing to those who have the old one alone.
+    """Add a new secret to the hash key, so that the old key alone cannot resolve new ids.
 
-    The latest split is carried on, so that every patient stays on their side, and the release log says so. What was
-    made before keeps its ids. The next run hashes all names anew. Interrupted, the same command goes on.
+    The latest split is converted, so that every patient stays in the same split, and the rotation is recorded in the
+    release log. Existing artifacts keep their ids. The next run hashes all names again. After an interruption, run
+    the same command again.
 
     \b
         medloop keys rotate --reason "a laptop with the key was lost"
     """
-    from medloop.operations.rotation import rotate as turn
+    from medloop.operations.rotation import rotate as rotate_key
     from medloop.settings import read_settings
 
-    typer.echo(turn(read_settings(), reason, to, take_over))
+    typer.echo(rotate_key(read_settings(), reason, to, take_over))
 
 
-@app.command(short_help="Make a pair of keys for signatures.")
+@app.command(short_help="Create a key pair for signatures.")
 def pair(
     file: Annotated[
-        Path | None, typer.Argument(metavar="[FILE]", help="Where the private key is to lie; in the home by default.")
+        Path | None, typer.Argument(metavar="[FILE]", help="File for the private key; in MEDLOOP_HOME by default.")
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Make a private key that signs decisions and releases, in a new file that only you may read, and print its public
-    key, which those need who verify. The private key itself is not shown.
+    """Create a key pair that signs and verifies decisions and releases.
+
+    The private key goes to a new file that only you can read and is not shown. The public key is printed.
 
     \b
         medloop keys pair /media/safe/signing.key
@@ -122,24 +122,25 @@ def pair(
     from medloop.settings import read_settings
 
     settings = read_settings()
-    made = make_pair(settings, file or settings.signing_key_file)
+    pair = make_pair(settings, file or settings.signing_key_file)
     if as_json:
-        typer.echo(json.dumps(asdict(made), indent=1))
+        typer.echo(json.dumps(asdict(pair), indent=1))
         return
     typer.echo(
-        f"The private key {made.id} is in {made.file}, readable for you alone. It is not encrypted: keep it where you "
-        f'keep passwords, apart from the store.\n\nWho signs:     export MEDLOOP_SIGNING_KEY="$(cat {made.file})"\n'
-        f"Who verifies:  export MEDLOOP_VERIFY_KEYS={made.public}"
+        f"The private key {pair.id} is in {pair.file}, readable only by you. It is not encrypted: keep it where you "
+        f'keep passwords, apart from the store.\n\nTo sign:    export MEDLOOP_SIGNING_KEY="$(cat {pair.file})"\n'
+        f"To verify:  export MEDLOOP_VERIFY_KEYS={pair.public}"
     )
 
 
-@app.command(name="stages", short_help="Write a key for each stage that does not release.")
+@app.command(name="stages", short_help="Write a signing key for each stage that cannot release.")
 def stage_keys(
-    folder: Annotated[Path, typer.Argument(metavar="DIR", help="A new directory; each file in it is a stage's key.")],
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="New directory for one key file per stage.")],
 ) -> None:
-    """Write the keys with which the stages sign what they did, where the signing key itself must not be: on a cluster.
-    They follow from the signing key, so the same command gives the same keys. Each signs for one stage alone, and none
-    can release a model. `medloop run` hands them out by itself.
+    """Write one signing key per stage, for clusters, where training must not have the main signing key.
+
+    The keys are derived from MEDLOOP_SIGNING_KEY, so the same command writes the same keys. Each key signs the results
+    of one stage and cannot release a model. `medloop run` passes them to its stages itself.
 
     \b
         medloop keys stages stage-keys
@@ -147,7 +148,7 @@ def stage_keys(
     """
     names = write_stage_keys(folder)
     typer.echo(
-        f"The keys of {', '.join(names)} are in {folder}, readable for you alone. Put them where each stage finds its "
-        f"own in MEDLOOP_STAGE_KEY, then remove the directory:\n\n  kubectl create secret generic medloop-stages "
-        f"--from-file={folder}\n\nThe shipped cluster file takes them from there. Public keys stay as they are."
+        f"The keys of {', '.join(names)} are in {folder}, readable only by you. Create the secret from which each "
+        "stage gets MEDLOOP_STAGE_KEY, then remove the directory:\n\n  kubectl create secret generic medloop-stages "
+        f"--from-file={folder}\n\nThe default cluster file uses this secret. Public keys do not change."
     )

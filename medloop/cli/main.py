@@ -1,4 +1,4 @@
-"""The command `medloop`. Everything heavy is imported inside the commands, so that help comes at once."""
+"""The command `medloop`. Heavy packages are imported inside the commands, so that help appears at once."""
 
 from __future__ import annotations
 
@@ -25,15 +25,15 @@ from medloop.cli.options import (
     RunOptions,
     WithParameters,
     check_runner,
-    extra_missing,
-    refusal,
+    exit_on_value_error,
+    install_hint,
+    print_error,
     refuse,
-    tell,
     with_options,
 )
 from medloop.cli.releases import app as releases_app
 from medloop.cli.storage import app as storage
-from medloop.releases.audit import write_down_head
+from medloop.releases.audit import record_head
 
 app = typer.Typer(
     name="medloop",
@@ -43,21 +43,32 @@ app = typer.Typer(
     rich_markup_mode=None,
     help="""A retraining loop for medical-image classifiers.
 
-New scans go in; a model comes into service, or is refused with a reason.
+Trains a model on new scans, and releases it or refuses it with a reason.
 
 \b
-    medloop synth scans                  make synthetic scans to try it on
-    medloop run --source scans           the whole loop
-    medloop explain                      why the last run ended as it did
-    medloop serve                        answer requests with the released model
+    medloop synth scans                  create synthetic scans
+    medloop run --source scans           run the whole loop
+    medloop explain                      explain the result of the last run
+    medloop serve                        serve the released model over HTTP
 
-State lies in `.medloop/`: the store (data, models, the release log), runs' logs and reports, the tracking database,
-the hash key. Set MEDLOOP_HOME to keep it elsewhere, MEDLOOP_STORE for another store (a directory or
-s3://bucket/prefix), MLFLOW_TRACKING_URI for a tracking server, MEDLOOP_HASH_KEY for the key, MEDLOOP_SIGNING_KEY and
-MEDLOOP_VERIFY_KEYS to sign decisions and releases and to verify them.
+State is kept in `.medloop/`: the store (data, models, release log), run logs and reports, the tracking database
+and the hash key.
 
-Exit status: 0 done (a model that is refused or awaits approval is a result, not an error), 1 failed, 2 asked wrongly,
-130 interrupted.
+\b
+Environment variables:
+    MEDLOOP_HOME           another directory for this state
+    MEDLOOP_STORE          another store: a directory or s3://bucket/prefix
+    MEDLOOP_HASH_KEY       the hash key
+    MEDLOOP_SIGNING_KEY    private key that signs decisions and releases
+    MEDLOOP_VERIFY_KEYS    public keys that verify them
+    MLFLOW_TRACKING_URI    a tracking server
+
+\b
+Exit status:
+    0      success; a model that is refused or awaits approval is a valid result
+    1      failure
+    2      invalid usage
+    130    interrupted
 """,
 )
 
@@ -65,8 +76,8 @@ for group in (releases_app, data, keys, audit, storage):
     app.add_typer(group)
 
 
-def _print_version(asked: bool) -> None:
-    if asked:
+def _print_version(requested: bool) -> None:
+    if requested:
         from importlib.metadata import version
 
         typer.echo(f"medloop {version('medloop')}")
@@ -79,31 +90,33 @@ app.add_typer(cluster_app)
 @app.callback()
 def _options(
     _version: Annotated[
-        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and end.")
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit.")
     ] = False,
 ) -> None:
     return None
 
 
-@app.command(short_help="Make synthetic scans to try the loop on.")
+@app.command(short_help="Create synthetic scans.")
 def synth(
-    directory: Annotated[Path, typer.Argument(help="Where to write; new, empty, or made by an earlier synth.")],
+    directory: Annotated[Path, typer.Argument(help="Output directory: new, empty, or written by an earlier synth.")],
     patients: Annotated[
-        int, typer.Option(min=1, max=10**6, help="Number of patients; the first ones stay the same when it grows.")
+        int, typer.Option(min=1, max=10**6, help="Number of patients; a larger number keeps the existing ones.")
     ] = 240,
     classes: Annotated[
         int, typer.Option(min=2, max=3, help="2 (normal, pneumonia) or 3 (normal, bacteria, virus).")
     ] = 2,
-    seed: Annotated[int, typer.Option(min=0, max=2**63 - 1, help="Another seed, other scans.")] = 7,
+    seed: Annotated[int, typer.Option(min=0, max=2**63 - 1, help="Random seed.")] = 7,
     shift: Annotated[
-        float, typer.Option(min=0, max=2, help="0 the first hospital; 1 a second one, with other equipment.")
+        float, typer.Option(min=0, max=2, help="Domain shift: 0 is the first hospital, 1 another with other equipment.")
     ] = 0.0,
-    reports: Annotated[bool, typer.Option("--reports", help="Add short texts that say what images do not.")] = False,
+    reports: Annotated[bool, typer.Option("--reports", help="Add short clinical texts that complement the images.")] = (
+        False
+    ),
 ) -> None:
-    """Make synthetic chest-like scans: PNG, JPEG and DICOM, with some broken files, duplicates and a wrong label.
+    """Create synthetic chest-like scans: PNG, JPEG and DICOM, with some broken files, duplicates and a wrong label.
 
-    The same arguments give the same bytes. Their patients are hashed with a public key, so never mix them with real
-    scans. More patients in the same directory are new scans that arrive:
+    The same arguments produce the same bytes. The patients are hashed with a public key, so never mix synthetic and
+    real scans. Run the command again with more patients to simulate new scans:
 
     \b
         medloop synth scans --patients 300
@@ -114,7 +127,7 @@ def synth(
     typer.echo(f"{directory}: " + ", ".join(f"{name} {count}" for name, count in counts.items()))
 
 
-@app.command(cls=WithParameters, short_help="Run the loop, from scans to a model in service or a refusal.")
+@app.command(cls=WithParameters, short_help="Run the loop: train a model on scans, release or refuse it.")
 @with_options
 def run(
     *,
@@ -123,12 +136,13 @@ def run(
     images: ImageOptions,
     as_json: AsJson = False,
     take_over: Annotated[
-        bool, typer.Option("--take-over", help="Take the loop from a run that has surely ended.")
+        bool, typer.Option("--take-over", help="Take over the lock. Use only if the other run has stopped.")
     ] = False,
 ) -> None:
     """Run the loop: ingest, split, train, evaluate, gate, quantize, evaluate, gate, deploy or reject.
 
-    Work that was done before is taken up, not done again. Ctrl-C ends it cleanly; the same command goes on from there.
+    Results of earlier runs are reused. Ctrl-C stops the run cleanly; the same command resumes it. Exit status: 0 also
+    if the model is refused or awaits approval, 1 if a stage failed.
 
     \b
         medloop run --source scans
@@ -149,55 +163,55 @@ def run(
     for name in ("torch", "docker")[runner == "docker" :]:
         if find_spec(name) is None:
             raise ModuleNotFoundError(name=name)
-    if runner == "subprocess" and (images.where or images.brought):
-        refuse("--images and --image name containers. Add --runner docker, or leave them out.")
+    if runner == "subprocess" and (images.registry or images.overrides):
+        refuse("--images and --image require containers. Add --runner docker, or leave them out.")
     settings = read_settings()
-    asked = options.settle()
+    parameters = options.settle()
     console = Console(stderr=as_json)
     try:
-        with watcher(console) as shown:
-            done = runs.start(settings, asked, runner, images.choose(), shown, take_over)
+        with watcher(console) as display:
+            finished = runs.start(settings, parameters, runner, images.choose(), display, take_over)
     except KeyboardInterrupt:
-        typer.echo("\nStopped. What is in service is untouched; the same command goes on from there.", err=True)
+        typer.echo("\nStopped. The model in service is unchanged; the same command resumes the run.", err=True)
         raise typer.Exit(130) from None
     store = open_store(settings.store)
-    explain.summarise(console, settings, store, done)
-    write_down_head(settings, store)
-    if done.record["outcome"] in ("refused", "awaiting approval"):
-        versions.draw_what_waits(settings, store)
+    explain.summarise(console, settings, store, finished)
+    record_head(settings, store)
+    if finished.record["outcome"] in ("refused", "awaiting approval"):
+        versions.sync_awaiting(settings, store)
     if as_json:
-        typer.echo(explain.as_json(store, done))
-    if done.record["outcome"] == "failed":
+        typer.echo(explain.as_json(store, finished))
+    if finished.record["outcome"] == "failed":
         raise typer.Exit(1)
 
 
-@app.command(short_help="List the parameters of a run, or some of them.")
+@app.command(short_help="List the parameters of a run.")
 def params(
     words: Annotated[
-        list[str] | None, typer.Argument(metavar="[WORD]...", help="Parts of names, such as train or smoothing.")
+        list[str] | None, typer.Argument(metavar="[WORD]...", help="Words that the names must contain.")
     ] = None,
 ) -> None:
-    """List the parameters of a run: their names, defaults and limits, and what they are for.
+    """List the parameters of a run with default, limits and meaning.
 
     \b
-        medloop params                       all of them
-        medloop params train                 those of a stage
-        medloop params train loss            those with both words in their names
+        medloop params                       all parameters
+        medloop params train                 parameters of one stage
+        medloop params train loss            names that contain both words
     """
     import shutil
 
     from workflows.parameters import describe
 
-    with refusal():
+    with exit_on_value_error():
         typer.echo(describe(words or [], min(shutil.get_terminal_size().columns, 100)))
 
 
-@app.command(cls=WithParameters, short_help="Say what a run would do, and what is done already.")
+@app.command(cls=WithParameters, short_help="Show which stages a run would reuse or run (dry run).")
 @with_options
 def plan(*, options: RunOptions, as_json: AsJson = False) -> None:
-    """Say what a run would do: what is reused, what is done and why, and how long it took the last time.
+    """Show what a run would do: which stages are reused, which run and why, and their last duration.
 
-    It starts no stage, and leaves what is in service and the log as they are.
+    This is a dry run: no stage starts, and the model in service and the release log stay unchanged.
 
     \b
         medloop plan --source scans --set epochs=5
@@ -207,10 +221,10 @@ def plan(*, options: RunOptions, as_json: AsJson = False) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from medloop.runner.plan import plan as make
+    from medloop.runner.plan import plan_run
     from medloop.settings import read_settings
 
-    steps = make(read_settings(), options.settle())
+    steps = plan_run(read_settings(), options.settle())
     if as_json:
         typer.echo(json.dumps([asdict(step) for step in steps], indent=1))
         return
@@ -218,116 +232,117 @@ def plan(*, options: RunOptions, as_json: AsJson = False) -> None:
     for column in ("stage", "", "why", "last time"):
         table.add_column(column, justify="right" if column == "last time" else "left", overflow="fold")
     for step in steps:
-        took = f"{step.last_seconds:.1f} s" if step.last_seconds is not None else "–"
-        table.add_row(step.stage, step.state, step.why, took)
+        duration = f"{step.last_seconds:.1f} s" if step.last_seconds is not None else "–"
+        table.add_row(step.stage, step.state, step.why, duration)
     Console().print(table, highlight=False)
 
 
-@app.command(short_help="Write a run's report to a file.")
+@app.command(short_help="Write the HTML report of a run to a file.")
 def report(name: RunName = "") -> None:
-    """Write a run's report to a file, and print its path. It opens in any browser and needs no network."""
+    """Write the HTML report of a run to a file and print its path. The page needs no network."""
     from medloop.runner.explain import write_page
 
-    settings, store, found = _found(name)
-    typer.echo(str(write_page(settings, store, found)))
+    typer.echo(str(write_page(*_open_run(name))))
 
 
-@app.command(short_help="Tell why a model was released or refused.")
+@app.command(short_help="Explain why a model was released or refused.")
 def explain(name: RunName = "", as_json: AsJson = False) -> None:
-    """Tell in plain sentences why a run's model was released or refused, check by check."""
+    """Explain why a run's model was released or refused, with the result of each check."""
     from medloop.runner import explain
 
-    _, store, found = _found(name)
+    _, store, found = _open_run(name)
     typer.echo(explain.as_json(store, found) if as_json else explain.explain(store, found))
 
 
-@app.command(short_help="Hold what readers said against a run's test.")
+@app.command(short_help="Compare human readers with a run's model.")
 def readers(
     table: Annotated[
-        Path, typer.Option("--csv", help="The table: reader, image or image_id, label or score, aided (yes or no).")
+        Path,
+        typer.Option("--csv", help="CSV file with the columns reader, image or image_id, label or score, and aided."),
     ],
     name: RunName = "",
     positive: Annotated[
-        str, typer.Option("--positive", help="The class whose sensitivity is told; of two the second by default.")
+        str,
+        typer.Option("--positive", help="Class for sensitivity and specificity; of two classes the second by default."),
     ] = "",
     cut: Annotated[
         float | None,
         typer.Option(
-            "--cut", min=-1e9, max=1e9, help="The score from which on a reader calls it, where labels are missing."
+            "--cut", min=-1e9, max=1e9, help="Lowest score that counts as positive, for readings without a label."
         ),
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Tell how readers did on a run's test images, alone and with the model's help, and how far they agree.
+    """Compare human readers with a run's model on its test images, with and without the model's help.
 
-    It writes a page beside the run's report. What was decided on the model stays as it is.
+    Writes an HTML page next to the run's report. The decision on the model does not change.
 
     \b
         medloop readers --csv readings.csv
         medloop readers 20261121 --csv readings.csv --json
     """
-    from medloop.reader_study.readers import readers as hold
+    from medloop.reader_study.readers import compare_readers
 
     if not table.is_file():
-        refuse(f"--csv is {str(table)!r}, which is no file. Name the readers' table.")
-    settings, store, found = _found(name)
-    done = hold(settings, store, found, table, positive, cut)
+        refuse(f"--csv is {str(table)!r}, and no such file exists. Name the CSV file of the readings.")
+    settings, store, found = _open_run(name)
+    comparison = compare_readers(settings, store, found, table, positive, cut)
     if as_json:
-        typer.echo(json.dumps({**done.figures, "page": str(done.page)}, indent=1, ensure_ascii=False))
+        typer.echo(json.dumps({**comparison.figures, "page": str(comparison.page)}, indent=1, ensure_ascii=False))
     else:
-        typer.echo(f"{done.figures['effect']['sentence']}\n\n{done.page}")
+        typer.echo(f"{comparison.figures['effect']['sentence']}\n\n{comparison.page}")
 
 
-@app.command(short_help="Do a step of an earlier run again, here.")
+@app.command(short_help="Repeat a step of an earlier run on this machine.")
 def replay(
-    name: Annotated[str, typer.Argument(metavar="RUN", help="A run's id or its beginning, on a cluster too.")],
-    stage: Annotated[str, typer.Argument(help="The stage whose step is to be done again.")],
+    name: Annotated[str, typer.Argument(metavar="RUN", help="Run id or its first characters; cluster runs too.")],
+    stage: Annotated[str, typer.Argument(help="Stage to repeat.")],
     number: Annotated[
-        int, typer.Option(min=0, max=10**6, help="Which of its steps, where it has several; 0 is the last.")
+        int, typer.Option(min=0, max=10**6, help="Index of the step if the stage ran several times; 0 is the last.")
     ] = 0,
     runner: Runner = "subprocess",
-    image: Annotated[str, typer.Option(help="The image, for --runner docker; that of the run by default.")] = "",
-    debug: Annotated[bool, typer.Option("--debug", help="Stop in a debugger where it fails.")] = False,
+    image: Annotated[str, typer.Option(help="Image for --runner docker; that of the run by default.")] = "",
+    debug: Annotated[bool, typer.Option("--debug", help="Open a debugger at the failure.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Do a step of an earlier run again on the very inputs it had, fetched by digest, and compare what it gives.
+    """Repeat a step of an earlier run on exactly the same inputs, and compare its outputs.
 
-    Whatever it writes goes into a directory of its own: store, release log, tracking and what is in service stay as
-    they are.
+    All output goes to a separate directory; the store, the release log, tracking and the model in service stay
+    unchanged. Exit status 1: the step failed.
 
     \b
         medloop replay 20261121 train
         medloop replay 6ba7b810 train --runner docker --debug
     """
     from medloop.runner import replay as replays
-    from medloop.runner.explain import compared
+    from medloop.runner.explain import describe_replay
 
     check_runner(runner)
-    settings, store, found = _found(name)
-    with refusal():
+    settings, store, found = _open_run(name)
+    with exit_on_value_error():
         step = replays.choose(found, stage, number)
     typer.echo(
-        f"{stage} of the run {found.id}, begun {step['at'][:16].replace('T', ' ')}, which {step['state']}", err=True
+        f"{stage} of run {found.id}, started {step['at'][:16].replace('T', ' ')}, state: {step['state']}", err=True
     )
-    again = replays.prepare(settings, store, found, step)
-    wanted = (image or step["image"] or f"medloop-{stage}:latest") if runner == "docker" else ""
-    status = replays.do(again, wanted, debug, sys.stderr if as_json else sys.stdout)
-    equal = replays.compare(again) if status == 0 else {}
+    repeated = replays.prepare(settings, store, found, step)
+    image = (image or step["image"] or f"medloop-{stage}:latest") if runner == "docker" else ""
+    status = replays.run(repeated, image, debug, sys.stderr if as_json else sys.stdout)
+    equal = replays.compare(repeated) if status == 0 else {}
     if as_json:
-        typer.echo(json.dumps({"status": status, "equal": equal, "folder": str(again.folder)}))
+        typer.echo(json.dumps({"status": status, "equal": equal, "folder": str(repeated.folder)}))
     else:
-        typer.echo(compared(again, status, equal), err=status != 0)
+        typer.echo(describe_replay(repeated, status, equal), err=status != 0)
     if status:
         raise typer.Exit(1)
 
 
-@app.command(short_help="Answer HTTP requests with the model in service.")
+@app.command(short_help="Serve the model in service over HTTP.")
 def serve(
-    host: Annotated[str, typer.Option(help="The address to listen on; 0.0.0.0 for all.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(min=0, max=65535, help="The port; 0 takes a free one.")] = 8080,
-    poll: Annotated[float, typer.Option(min=0.1, max=3600, help="Seconds between looks for a new release.")] = 2.0,
+    host: Annotated[str, typer.Option(help="Address to listen on; 0.0.0.0 for all.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port; 0 selects a free one.")] = 8080,
+    poll: Annotated[float, typer.Option(min=0.1, max=3600, help="Seconds between checks for a new release.")] = 2.0,
 ) -> None:
-    """Answer HTTP requests with the model in service; a new release is taken up without a restart.
+    """Serve the model in service over HTTP. A new release is loaded without a restart.
 
     \b
         curl -F file=@scan.png http://127.0.0.1:8080/predict
@@ -340,16 +355,16 @@ def serve(
     raise typer.Exit(listen(read_settings().store, host, port, poll))
 
 
-@app.command(short_help="Prove that an image of your own can stand for a stage.")
+@app.command(short_help="Check that a custom image can replace a stage's image.")
 def check_image(
-    image: Annotated[str, typer.Argument(help="The image, on this machine.")],
-    stage: Annotated[str, typer.Option(help="The stage it is to stand for.")],
+    image: Annotated[str, typer.Argument(help="Image on this machine.")],
+    stage: Annotated[str, typer.Option(help="Stage that the image replaces.")],
     as_json: AsJson = False,
 ) -> None:
-    """Prove that an image of your own keeps a stage's interface, by asking it and by letting it work.
+    """Check that a custom image can replace a stage's image: its interface, its packages and its results.
 
-    A small loop runs here on synthetic scans; the image does its stage's step of it, and the steps that come after go
-    on with what it gave. Then `medloop run --runner docker --image STAGE=IMAGE`, and the same for compile and submit.
+    A small loop runs on synthetic scans. The image runs its stage, and the following stages use its outputs. Exit
+    status 1: the image cannot be used. If it can, pass it to run, compile or submit with --image STAGE=IMAGE.
 
     \b
         medloop check-image registry.example/ours/train:2 --stage train
@@ -358,44 +373,48 @@ def check_image(
 
     from rich.console import Console
 
-    from medloop.findings import table
+    from medloop.checks import table
     from medloop.runner.check_image import check
 
-    console, found = Console(stderr=as_json), []
-    with refusal():
-        for each in check(image, stage):
-            found.append(each)
-            console.print(table([each]), highlight=False)
-    bad = any(each.state == "problem" for each in found)
+    console, checks = Console(stderr=as_json), []
+    with exit_on_value_error():
+        for result in check(image, stage):
+            checks.append(result)
+            console.print(table([result]), highlight=False)
+    failed = any(result.state == "problem" for result in checks)
     if as_json:
-        typer.echo(json.dumps({"image": image, "stage": stage, "fits": not bad, "checks": [asdict(e) for e in found]}))
+        record = {"image": image, "stage": stage, "fits": not failed, "checks": [asdict(result) for result in checks]}
+        typer.echo(json.dumps(record))
     else:
-        console.print(f"\n{image} can{'not' if bad else ''} stand for {stage}.", style="bold", highlight=False)
-    if bad:
+        console.print(f"\n{image} can{'not' if failed else ''} replace {stage}.", style="bold", highlight=False)
+    if failed:
         raise typer.Exit(1)
 
 
-@app.command(short_help="Look for what is wrong with the set-up.")
+@app.command(short_help="Check the installation, the store and the environment.")
 def doctor(as_json: AsJson = False) -> None:
-    """Look at every part of the set-up: what works, what does not, what that means, what to do."""
+    """Check the installation, the store and the environment, and print what to do about each problem.
+
+    Exit status 1: at least one problem.
+    """
     from dataclasses import asdict
 
     from rich.console import Console
 
-    from medloop.findings import table
-    from medloop.operations.doctor import examine
+    from medloop.checks import table
+    from medloop.operations.doctor import run_checks
     from medloop.settings import read_settings
 
-    findings = examine(read_settings())
+    checks = run_checks(read_settings())
     if as_json:
-        typer.echo(json.dumps([asdict(finding) for finding in findings], indent=1))
+        typer.echo(json.dumps([asdict(result) for result in checks], indent=1))
     else:
-        Console().print(table(findings), highlight=False)
-    if any(finding.state == "problem" for finding in findings):
+        Console().print(table(checks), highlight=False)
+    if any(result.state == "problem" for result in checks):
         raise typer.Exit(1)
 
 
-def _found(name: str):  # type: ignore[no-untyped-def]  # its types would have to be imported at start-up
+def _open_run(name: str):  # type: ignore[no-untyped-def]  # its types would have to be imported at start-up
     from components.shared.storage.store import open_store
     from medloop.runner.run import find
     from medloop.settings import read_settings
@@ -406,24 +425,24 @@ def _found(name: str):  # type: ignore[no-untyped-def]  # its types would have t
 
 
 def main() -> None:
-    """Run the command line; a foreseen error is printed as a sentence, any other with its traceback."""
+    """Run the command line. Print expected errors as a sentence and all others with their traceback."""
     protect_process()
     try:
         app(prog_name="medloop")
     except BrokenPipeError:
         sys.exit(1)
     except ModuleNotFoundError as error:
-        if not (missing := extra_missing(error.name or "")):
+        if not (missing := install_hint(error.name or "")):
             raise
-        tell(missing)
+        print_error(missing)
         sys.exit(1)
     except Exception as error:
         if environment.get("MEDLOOP_TRACEBACK") or not is_foreseen(error):
             raise
         if isinstance(error, OSError) and error.filename is not None:
-            tell(f"{error.strerror}: {error.filename}")
+            print_error(f"{error.strerror}: {error.filename}")
         else:
-            tell(str(error.args[-1] if error.args else error))
+            print_error(str(error.args[-1] if error.args else error))
         sys.exit(exit_code(error))
 
 

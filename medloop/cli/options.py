@@ -1,4 +1,4 @@
-"""What the commands share: options that several take, parameters settled from them, and how they refuse."""
+"""Options and error handling that several commands share."""
 
 from __future__ import annotations
 
@@ -18,24 +18,29 @@ from typer.core import TyperCommand
 from components.shared.privacy.redaction import one_line, printable, redact
 
 Source = Annotated[
-    str, typer.Option("--source", "-s", help="Directory of images, or s3://bucket/prefix: a folder for each class.")
+    str,
+    typer.Option("--source", "-s", help="Directory of images or s3://bucket/prefix, with one subfolder per class."),
 ]
-Policy = Annotated[str, typer.Option("--policy", help="The gate's policy: a YAML file, or a shipped one's name.")]
-RunName = Annotated[str, typer.Argument(metavar="[RUN]", help="A run's id or its beginning; the latest by default.")]
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON on standard output, and nothing else there.")]
+Policy = Annotated[str, typer.Option("--policy", help="Release policy: a YAML file or the name of a built-in policy.")]
+RunName = Annotated[
+    str, typer.Argument(metavar="[RUN]", help="Run id or its first characters; the latest run by default.")
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, and only JSON, to standard output.")]
 
 
 def _one_line(_: typer.Context, option: typer.CallbackParam, value: str) -> str:
-    with refusal():
+    with exit_on_value_error():
         return one_line(value, f"--{option.name}")
 
 
 Reason = Annotated[
-    str, typer.Option("--reason", callback=_one_line, help="Why, on one line; it is written into the release log.")
+    str, typer.Option("--reason", callback=_one_line, help="Reason, on one line; recorded in the release log.")
 ]
-By = Annotated[str, typer.Option("--by", callback=_one_line, help="Who approves; it is written into the release log.")]
-Runner = Annotated[str, typer.Option("--runner", help="subprocess: on this machine; docker: in the stage's image.")]
-ImagesAt = Annotated[str, typer.Option("--images", help="Where the images are: registry/prefix:tag.")]
+By = Annotated[str, typer.Option("--by", callback=_one_line, help="Name of the approver; recorded in the release log.")]
+Runner = Annotated[
+    str, typer.Option("--runner", help="subprocess (on this machine) or docker (in the image of each stage).")
+]
+Registry = Annotated[str, typer.Option("--images", help="Location of the stage images: registry/prefix:tag.")]
 
 
 @dataclass(frozen=True)
@@ -44,18 +49,18 @@ class RunOptions:
 
     source: Source = ""
     params: Annotated[
-        Path | None, typer.Option("--params", "-p", help="YAML file of parameters; holds overrides only.")
+        Path | None, typer.Option("--params", "-p", help="YAML file of parameters that differ from the defaults.")
     ] = None
     assignments: Annotated[
-        list[str] | None, typer.Option("--set", help="One parameter, as name=value. Repeat for more.")
+        list[str] | None, typer.Option("--set", help="Parameter as name=value; can be repeated.")
     ] = None
     policy: Policy = ""
 
     def settle(self, defaults: dict[str, Any] | None = None) -> dict[str, Any]:
-        """Return all parameters of a run; exit with a sentence if they are invalid."""
+        """Return all parameters of a run; exit with a message if they are invalid."""
         from workflows.parameters import settle
 
-        with refusal():
+        with exit_on_value_error():
             return settle(self.source or None, self.params, self.assignments or [], defaults or {}, self.policy)
 
 
@@ -63,40 +68,40 @@ class RunOptions:
 class ImageOptions:
     """The container images of the stages."""
 
-    where: ImagesAt = ""
-    brought: Annotated[
+    registry: Registry = ""
+    overrides: Annotated[
         list[str] | None,
-        typer.Option("--image", help="An image of your own for a stage, as stage=image. Repeat for more."),
+        typer.Option("--image", help="Custom image for one stage, as stage=image; can be repeated."),
     ] = None
 
     def choose(self) -> dict[str, str]:
-        """Return the image of each stage; exit with a sentence if a name is invalid."""
+        """Return the image of each stage; exit with a message if a name is invalid."""
         from medloop.settings import read_settings
         from workflows.image_names import choose
 
-        with refusal():
-            return choose(self.where or read_settings().images, self.brought or [])
+        with exit_on_value_error():
+            return choose(self.registry or read_settings().images, self.overrides or [])
 
 
 def with_options(command: Callable[..., None]) -> Callable[..., None]:
-    """Make each field of a dataclass that the command takes an option of its own."""
+    """Turn each field of a dataclass parameter of the command into an option."""
     signature = inspect.signature(command, eval_str=True)
     groups: dict[str, Any] = {
         name: p.annotation for name, p in signature.parameters.items() if is_dataclass(p.annotation)
     }
 
     @functools.wraps(command)
-    def expanded(**given: Any) -> None:
-        options = {name: group(**{f.name: given.pop(f.name) for f in fields(group)}) for name, group in groups.items()}
-        command(**given, **options)
+    def expanded(**values: Any) -> None:
+        options = {name: group(**{f.name: values.pop(f.name) for f in fields(group)}) for name, group in groups.items()}
+        command(**values, **options)
 
-    parameters = [option for each in signature.parameters.values() for option in _options(each)]
+    parameters = [option for parameter in signature.parameters.values() for option in _options(parameter)]
     vars(expanded)["__signature__"] = signature.replace(parameters=parameters)
     return expanded
 
 
 def _options(parameter: inspect.Parameter) -> list[inspect.Parameter]:
-    """Return the fields of a dataclass as parameters, and any other parameter as it is."""
+    """Return the fields of a dataclass as parameters, and any other parameter unchanged."""
     group = parameter.annotation
     if not is_dataclass(group):
         return [parameter]
@@ -105,54 +110,58 @@ def _options(parameter: inspect.Parameter) -> list[inspect.Parameter]:
 
 
 class WithParameters(TyperCommand):
-    """A command whose help ends with a run's first parameters, read when it is asked for."""
+    """A command whose help ends with the main parameters of a run."""
 
     def format_epilog(self, _context: Any, formatter: Any) -> None:
-        """Write the list."""
+        """Write the list, which is read only when the help is shown."""
         from workflows.parameters import describe_first
 
         formatter.write(f"\n{describe_first(formatter.width)}\n")
 
 
 @contextmanager
-def refusal() -> Iterator[None]:
-    """Exit with the sentence of a ValueError, as `refuse` does."""
+def exit_on_value_error() -> Iterator[None]:
+    """Print the message of a ValueError and exit with status 2."""
     try:
         yield
     except ValueError as error:
         refuse(str(error))
 
 
-def refuse(sentence: str) -> NoReturn:
-    """End, because what was asked makes no sense."""
-    tell(sentence)
+def refuse(message: str) -> NoReturn:
+    """Print the message and exit with status 2 (invalid usage)."""
+    print_error(message)
     raise typer.Exit(2)
 
 
-def tell(sentence: str) -> None:
-    """Say what went wrong, as JSON too where that was asked for."""
-    # A line that text from outside breaks is indented: it cannot pass for a message of its own.
-    sys.stderr.write("medloop: " + "\n  ".join(map(printable, sentence.splitlines())) + "\n")
+def print_error(message: str) -> None:
+    """Print an error message; with --json also as JSON on standard output."""
+    # Continuation lines are indented, so that text from outside cannot imitate a message of medloop.
+    sys.stderr.write("medloop: " + "\n  ".join(map(printable, message.splitlines())) + "\n")
     if "--json" in sys.argv:
-        typer.echo(json.dumps({"error": redact(sentence)}))
+        typer.echo(json.dumps({"error": redact(message)}))
 
 
 def check_runner(runner: str) -> None:
-    """Refuse a runner that there is not."""
+    """Exit with status 2 if the runner is unknown."""
     if runner not in ("subprocess", "docker"):
-        refuse(f"--runner is {runner!r}, and must be subprocess or docker.")
+        refuse(f"--runner is {runner!r}; it must be subprocess or docker.")
 
 
-def extra_missing(package: str) -> str:
-    """Return which extra of medloop's wheel brings a package that is not installed; nothing if none does."""
+def install_hint(package: str) -> str:
+    """Return how to install a missing package, or "" if no extra of medloop contains it."""
     from importlib import metadata
 
     from components.shared.runtime.stage_code import DISTRIBUTIONS
 
     top = package.partition(".")[0]
-    wanted = DISTRIBUTIONS.get(top, top).lower()
-    needs = [need.partition(";") for need in metadata.requires("medloop") or []]
-    extras = [condition for name, _, condition in needs if name.strip().lower() == wanted and "extra" in condition]
+    distribution = DISTRIBUTIONS.get(top, top).lower()
+    requirements = [line.partition(";") for line in metadata.requires("medloop") or []]
+    extras = [
+        condition
+        for name, _, condition in requirements
+        if name.strip().lower() == distribution and "extra" in condition
+    ]
     if not extras:
         return ""
     extra = "serve" if sys.argv[1:2] == ["serve"] and any("serve" in condition for condition in extras) else "local"

@@ -1,4 +1,4 @@
-"""The commands for what was decided and released: look at it, approve it, put it into service again or back."""
+"""The commands for decisions and releases: approve, gate, models, promote, rollback."""
 
 from __future__ import annotations
 
@@ -7,27 +7,37 @@ from typing import Annotated
 
 import typer
 
-from medloop.cli.options import AsJson, By, ImageOptions, ImagesAt, Reason, Runner, check_runner, refusal
-from medloop.releases.audit import write_down_head
+from medloop.cli.options import (
+    AsJson,
+    By,
+    ImageOptions,
+    Reason,
+    Registry,
+    Runner,
+    check_runner,
+    exit_on_value_error,
+)
+from medloop.releases.audit import record_head
 
 app = typer.Typer()
 
 
-@app.command(short_help="Approve what a run left waiting, and release it.")
+@app.command(short_help="Approve the model of a run that awaits approval, and release it.")
 def approve(
-    name: Annotated[str, typer.Argument(metavar="RUN", help="The run's id or its beginning.")],
+    name: Annotated[str, typer.Argument(metavar="RUN", help="Run id or its first characters.")],
     by: By,
     reason: Reason,
     days: Annotated[
-        int, typer.Option(min=0, max=36500, help="Days for which it holds; 0: as many as the policy says.")
+        int, typer.Option(min=0, max=36500, help="Days for which the approval is valid; 0 is the policy's limit.")
     ] = 0,
     runner: Runner = "subprocess",
-    where: ImagesAt = "",
+    registry: Registry = "",
     as_json: AsJson = False,
 ) -> None:
-    """Approve, as a named person, what a run left waiting, and release it by deploy alone.
+    """Approve the model of a run that awaits approval, as a named person, and release it.
 
-    The approval is written once, with name, reason and its end. If the release fails, the same command tries it again.
+    The approval is recorded once, with name, reason and expiry. If the release fails, run the same command again.
+    Exit status 1: the release failed.
 
     \b
         medloop approve 20261121 --by "Dr. Weber" --reason "read 40 of its cases"
@@ -38,33 +48,36 @@ def approve(
     from medloop.releases import approve as approvals
     from medloop.runner import explain
     from medloop.runner.progress_display import watcher
-    from medloop.runner.run import only
+    from medloop.runner.run import find_unique
     from medloop.settings import read_settings
 
     check_runner(runner)
     settings = read_settings()
     store = open_store(settings.store)
-    with refusal():
-        found = only(store, name)
-        written = approvals.write(store, found, by, reason, days)
+    with exit_on_value_error():
+        run = find_unique(store, name)
+        approval = approvals.write(store, run, by, reason, days)
     console = Console(stderr=as_json)
-    console.print(f"Approved by {written['by']} until {written['until']}.", highlight=False, markup=False)
-    with watcher(console) as shown:
-        done = approvals.release(settings, store, found, written["by"], runner, ImageOptions(where).choose(), shown)
-    explain.summarise(console, settings, store, done)
+    console.print(f"Approved by {approval['by']} until {approval['until']}.", highlight=False, markup=False)
+    images = ImageOptions(registry).choose()
+    with watcher(console) as display:
+        finished = approvals.release(settings, store, run, approval["by"], runner, images, display)
+    explain.summarise(console, settings, store, finished)
     if as_json:
-        typer.echo(explain.as_json(store, done))
-    if done.record["outcome"] == "failed":
+        typer.echo(explain.as_json(store, finished))
+    if finished.record["outcome"] == "failed":
         raise typer.Exit(1)
 
 
 @app.command(short_help="Apply a policy to past runs, without training.")
 def gate(
-    replay: Annotated[str, typer.Option("--replay", metavar="POLICY", help="A YAML file, or a shipped policy's name.")],
-    limit: Annotated[int, typer.Option(min=1, max=1000, help="At most so many runs, the newest first.")] = 20,
+    replay: Annotated[
+        str, typer.Option("--replay", metavar="POLICY", help="A YAML file or the name of a built-in policy.")
+    ],
+    limit: Annotated[int, typer.Option(min=1, max=1000, help="Maximum number of runs, newest first.")] = 20,
     as_json: AsJson = False,
 ) -> None:
-    """Apply a policy to past runs of this store, without training: what would have been released?
+    """Show which past runs of this store a policy would have released, without training.
 
     \b
         medloop gate --replay workflows/policies/screening.yaml
@@ -73,39 +86,41 @@ def gate(
     from dataclasses import asdict
 
     from components.shared.storage.store import open_store
-    from medloop.releases.rejudge import judged_again, told
+    from medloop.releases.policy_replay import describe, replay_policy
     from medloop.runner.run import recent
     from medloop.settings import read_settings
     from workflows.parameters import read_policy
 
     store = open_store(read_settings().store)
-    with refusal():
-        verdicts = judged_again(store, recent(store, limit), read_policy(replay))
+    with exit_on_value_error():
+        verdicts = replay_policy(store, recent(store, limit), read_policy(replay))
     if as_json:
         typer.echo(json.dumps([asdict(verdict) for verdict in verdicts], indent=1, ensure_ascii=False))
         return
     if not verdicts:
-        typer.echo("No run has come to a decision yet.")
+        typer.echo("No run has reached a decision yet.")
         return
-    typer.echo(told(verdicts))
+    typer.echo(describe(verdicts))
     typer.echo(
-        "\nEach run is held against the model that was in service then. After the first line that differs another one "
-        "might have been."
+        "\nEach run is compared with the model that was in service at the time. After the first difference, another "
+        "model might have been in service."
     )
 
 
-@app.command(short_help="List what was released, and what is in service.")
+@app.command(short_help="List the release log and the model in service.")
 def models(
-    card: Annotated[str, typer.Option(metavar="VERSION", help="Print the card of this version instead.")] = "",
-    rebuild: Annotated[bool, typer.Option("--rebuild", help="Draw MLflow's registry anew from the log.")] = False,
+    card: Annotated[str, typer.Option(metavar="VERSION", help="Print the model card of this version instead.")] = "",
+    rebuild: Annotated[
+        bool, typer.Option("--rebuild", help="Rebuild the MLflow model registry from the release log.")
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
-    """List what was released, refused, promoted and rolled back, when the key was rotated, and what is in service; with
-    each version's figures. Where MEDLOOP_VERIFY_KEYS is set, a log whose signatures do not hold is refused.
+    """List the entries of the release log (releases, refusals, promotions, rollbacks, key rotations), the figures of
+    each version, and the model in service. If MEDLOOP_VERIFY_KEYS is set, a log with invalid signatures is refused.
 
     \b
-        medloop models --card v2             what v2 is for, its figures, its limits, what changed
-        medloop models --rebuild             MLflow's versions and aliases as the log says they are
+        medloop models --card v2             intended use, figures, limits and changes of v2
+        medloop models --rebuild             recreate MLflow's versions and aliases from the log
     """
     from components.shared.ledger import release_log
     from components.shared.storage.store import open_store
@@ -125,50 +140,52 @@ def models(
     if as_json:
         entries = [entry.record for entry in log]
         figures = {name: versions.figures(store, entry) for name, entry in release_log.versions(log).items()}
-        about = {"in_service": service.version if service else None, "versions": figures, "log": entries}
-        typer.echo(json.dumps(about, indent=1))
+        record = {"in_service": service.version if service else None, "versions": figures, "log": entries}
+        typer.echo(json.dumps(record, indent=1))
         return
     if not log:
-        typer.echo("Nothing was released yet. Start with: medloop run --source DIR")
+        typer.echo("No model was released yet. Start with: medloop run --source DIR")
         return
     for entry in log:
-        typer.echo(versions.line(entry, service))
-        if entry.kind in ("release", "awaiting") and (said := versions.told(versions.figures(store, entry))):
-            typer.echo(f"        {said}")
+        typer.echo(versions.describe_entry(entry, service))
+        if entry.kind in ("release", "awaiting") and (
+            line := versions.describe_figures(versions.figures(store, entry))
+        ):
+            typer.echo(f"        {line}")
     typer.echo(f"\nIn service: {service.version if service else 'nothing'}")
 
 
-@app.command(short_help="Put a released version into service again.")
+@app.command(short_help="Put an earlier version back into service.")
 def promote(
-    version: Annotated[str, typer.Argument(help="A released version, as `medloop models` names it.")], reason: Reason
+    version: Annotated[str, typer.Argument(help="Released version, as listed by `medloop models`.")], reason: Reason
 ) -> None:
-    """Put a version that was released before into service again.
+    """Put an earlier released version back into service.
 
     \b
         medloop promote v1 --reason "v2 is slow on the ward's machine"
     """
     from components.shared.storage.store import open_store
-    from medloop.releases.versions import promote as put
+    from medloop.releases import versions
     from medloop.settings import read_settings
 
     settings = read_settings()
     store = open_store(settings.store)
-    typer.echo(put(settings, store, version, reason))
-    write_down_head(settings, store)
+    typer.echo(versions.promote(settings, store, version, reason))
+    record_head(settings, store)
 
 
-@app.command(short_help="Go back to what was in service before.")
+@app.command(short_help="Put the previous version back into service.")
 def rollback(reason: Reason) -> None:
-    """Go back to what was in service before the present version.
+    """Put the version that was in service before the current one back into service.
 
     \b
         medloop rollback --reason "complaints from radiology"
     """
     from components.shared.storage.store import open_store
-    from medloop.releases.versions import rollback as back
+    from medloop.releases import versions
     from medloop.settings import read_settings
 
     settings = read_settings()
     store = open_store(settings.store)
-    typer.echo(back(settings, store, reason))
-    write_down_head(settings, store)
+    typer.echo(versions.rollback(settings, store, reason))
+    record_head(settings, store)

@@ -1,29 +1,29 @@
-"""`medloop storage`: make a bucket ready."""
+"""`medloop storage`: set up the bucket of a store."""
 
 from __future__ import annotations
 
 import json
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
-if TYPE_CHECKING:
-    pass
-
+from medloop.cli.options import AsJson
 from medloop.operations.storage import prepare
 
-app = typer.Typer(name="storage", no_args_is_help=True, rich_markup_mode=None, help="Make the store's bucket ready.")
+app = typer.Typer(name="storage", no_args_is_help=True, rich_markup_mode=None, help="Set up the bucket of the store.")
 
 
-@app.command(short_help="Make the bucket ready: versions, encryption, life-cycle rules.")
+@app.command(short_help="Set up the bucket: versioning, encryption, life-cycle rules.")
 def init(
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Change nothing; say what would change.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON on standard output.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would change, and change nothing.")] = False,
+    as_json: AsJson = False,
 ) -> None:
-    """Make the bucket that MEDLOOP_STORE names, where it is missing, and set it up: old versions are kept for 90
-    days, what lies there is encrypted, uploads that broke off and probes go. What is in use never expires, and rules
-    of others stay as they are. Run it as often as you like.
+    """Create the bucket in MEDLOOP_STORE if it does not exist, and set it up.
+
+    Old versions are kept for 90 days, objects are encrypted, and aborted uploads and probes are removed. Objects in
+    use never expire, and rules of other applications stay unchanged. The command can be repeated. Exit status 1: the
+    server or the access rights do not allow one of the settings.
 
     \b
         MEDLOOP_STORE=s3://models/chest medloop storage init --dry-run
@@ -37,19 +37,19 @@ def init(
 
     store = open_store(read_settings().store)
     if isinstance(store.backend, Directory):
-        sentence = f"The store {store.uri} is a directory: it needs no setting up, the first run makes it."
+        sentence = f"The store {store.uri} is a directory and needs no setup; the first run creates it."
         typer.echo(json.dumps({"store": store.uri, "items": [], "sentence": sentence}) if as_json else sentence)
         return
-    items = prepare(store.backend, dry_run=dry_run)  # type: ignore[arg-type]  # it is the other one
+    items = prepare(store.backend, dry_run=dry_run)  # type: ignore[arg-type]  # the only other backend is S3
     if as_json:
         typer.echo(json.dumps({"store": store.uri, "items": [asdict(item) for item in items]}, indent=1))
     else:
         table = Table(box=None, pad_edge=False, show_header=False)
         marks = {
-            "is": "[green]✓ is[/]",
-            "done": "[green]✓ done[/]",
-            "will be": "· will be",
-            "cannot": "[red]✗ cannot[/]",
+            "is": "[green]✓ set[/]",
+            "done": "[green]✓ changed[/]",
+            "will be": "· would change",
+            "cannot": "[red]✗ failed[/]",
         }
         for item in items:
             table.add_row(marks[item.state], item.part, item.says)

@@ -1,4 +1,4 @@
-"""How large, how wide and how bright the images of each group are, beside all images."""
+"""Histograms of size, shape and brightness of the images of each group."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ from medloop.dataset_report.sample import Sample
 
 BINS = 32
 WIDEST = 2.0
-"""Images that are wider or higher than this ratio are counted with those that have it."""
+"""Maximum aspect ratio; more extreme images are counted in the outermost bins."""
 
 Histograms = dict[str, Any]
 
 
 def compared(rows: Rows) -> list[Group]:
-    """The groups that are held side by side: all images, each class, and each site where there are several."""
+    """Return the groups to compare: all images, each class and, if there are several, each site."""
     sites = [Group(f"site {group.name}", group.mask) for group in rows.by("site") if group.name != UNKNOWN]
     classes = [group for group in rows.classes if group.mask.any()]
     return [rows.all, *classes, *(sites if len(sites) > 1 else [])]
 
 
 def histograms(rows: Rows, groups: Sequence[Group], sample: Sample, pictures: Pictures) -> Histograms:
-    """For each group the shares of its images by longest side and shape, and of a sample's points by brightness."""
+    """Return for each group the histograms of longest side, shape and, for a sample, brightness."""
     longest, ratio = _sizes(rows.data)
     edges = {
         "longest_side": np.linspace(0, max(1, int(longest.max(initial=1))), BINS + 1),
@@ -66,7 +66,7 @@ def _bright(pictures: Pictures, rows: Sequence[int]) -> Histograms:
     levels = pictures.brightness(rows)
     if not len(levels):
         return {"measured": 0, "brightness": [], "black": None, "white": None, "mean": None}
-    mean = levels.mean(axis=0)  # each image counts as much, whatever its size
+    mean = levels.mean(axis=0)  # every image has the same weight
     return {
         "measured": len(levels),
         "brightness": mean.reshape(BINS, -1).sum(axis=1).round(6).tolist(),

@@ -1,4 +1,4 @@
-"""Pictures of a data set's masters, small enough to stand in a page, and how bright they are."""
+"""Thumbnails and brightness of a data set's masters."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from components.shared.datasets.dataset import Data, read_shard
 from components.shared.imaging.views import view
 
 SIZE = 128
-"""The side of a picture, in pixels."""
+"""Width and height of a thumbnail in pixels."""
 QUALITY = 78
 LEVELS = 256
-"""Brightness is counted in so many levels, whatever the bits."""
+"""Number of brightness levels, for any bit depth."""
 GRID = 256
-"""About how many points of each side of an image are measured."""
+"""Approximate number of sampled points per row and column of an image."""
 LUMINANCE = np.array([0.299, 0.587, 0.114], np.float32)
 
 
@@ -35,31 +35,29 @@ class Pictures:
         self._shard, self._row = data.column("shard"), data.column("row")
 
     def master(self, row: int) -> NDArray[Any]:
-        """The master of a row of the index."""
+        """Return the master of a row of the index."""
         return self._masters[int(self._shard[row])][int(self._row[row])]
 
     def thumbnails(self, rows: Sequence[int]) -> dict[int, str]:
-        """Each row's picture, as an address that holds it."""
+        """Return the thumbnail of each row as a `data:` URL."""
         with ThreadPoolExecutor(4) as pool:
-            return dict(zip(rows, pool.map(self._thumbnail, rows), strict=True))
-
-    def _thumbnail(self, row: int) -> str:
-        return as_address(view(self.master(row), SIZE, "pad"))
+            urls = pool.map(lambda row: as_data_url(view(self.master(row), SIZE, "pad")), rows)
+            return dict(zip(rows, urls, strict=True))
 
     def brightness(self, rows: Sequence[int]) -> NDArray[np.float64]:
-        """For each row the share of its points that have each of 256 levels."""
+        """Return the brightness histogram of each row."""
         return np.stack([brightness(self.master(row)) for row in rows]) if len(rows) else np.zeros((0, LEVELS))
 
 
-def as_address(pixels: NDArray[np.uint8]) -> str:
-    """A gray or colour picture as a `data:` address."""
+def as_data_url(pixels: NDArray[np.uint8]) -> str:
+    """Return a gray or colour image as a `data:` URL."""
     buffer = io.BytesIO()
     Image.fromarray(pixels).save(buffer, "JPEG", quality=QUALITY, optimize=True)
     return f"data:image/jpeg;base64,{b64encode(buffer.getvalue()).decode()}"
 
 
 def brightness(master: NDArray[Any]) -> NDArray[np.float64]:
-    """The share of an image's points that have each of 256 levels; colours count by their luminance."""
+    """Return the share of an image's points at each of 256 levels; colours are converted to luminance."""
     height, width = master.shape[:2]
     points = master[:: max(1, height // GRID), :: max(1, width // GRID)]
     if points.dtype == np.uint16:

@@ -1,145 +1,147 @@
-"""What is to be said of a data set before anybody trains on it: leaks, gaps, what leans to one side."""
+"""Conclusions from the figures of a data set: leakage, missing classes, unknown metadata, imbalance."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import Any
 
+from components.shared.reporting.formatting import count
 from components.shared.reporting.left_out import left_out
-from components.shared.reporting.wording import count
-from medloop.dataset_report.groups import SIDES, UNKNOWN
-from medloop.dataset_report.show import Figures, known_share
+from medloop.dataset_report.figures import Figures, known_share
+from medloop.dataset_report.groups import SPLITS, UNKNOWN
 
-LEAN = 0.25
-"""A group whose share of a class is this far from that of all images is told."""
+MIN_IMBALANCE = 0.25
+"""Minimum difference between a class's share in a group and overall that is reported."""
 SMALL = 20
-"""A group of fewer patients is not judged."""
+"""Minimum number of patients in a group to report its imbalance."""
 FIELDS = {"sex": "sex", "age": "age", "site": "site", "view": "view"}
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """One thing looked at: ok, note (to be known) or problem, and a sentence."""
+    """A conclusion: its state (ok, note or problem) and a sentence."""
 
     state: str
     says: str
 
 
 def verdicts(shown: Figures) -> list[Verdict]:
-    """What was looked at, problems first, then what is to be known, then what is well."""
-    found = [*_leaks(shown), *_missing(shown), *_aside(shown), *_patients(shown), *_unknown(shown), *_leans(shown)]
-    return sorted(found, key=lambda verdict: ("problem", "note", "ok").index(verdict.state))
+    """Return all conclusions: problems first, then notes, then what is in order."""
+    results = [
+        *_leakage(shown),
+        *_missing_classes(shown),
+        *_quarantine(shown),
+        *_patients(shown),
+        *_unknown(shown),
+        *_imbalance(shown),
+    ]
+    return sorted(results, key=lambda verdict: ("problem", "note", "ok").index(verdict.state))
 
 
-def _leaks(shown: Figures) -> list[Verdict]:
+def _leakage(shown: Figures) -> list[Verdict]:
     leakage = shown["leakage"]
     if leakage is None:
-        return [Verdict("note", "There is no split, so no image has a side yet.")]
-    found = []
+        return [Verdict("note", "There is no split yet.")]
+    results = []
     for name, one, many in (
-        ("patients", "patient stands", "patients stand"),
-        ("identical_images", "image stands", "images stand"),
-        ("near_duplicates", "group of images that look the same stands", "groups of images that look the same stand"),
+        ("patients", "patient is", "patients are"),
+        ("identical_images", "image is", "images are"),
+        ("near_duplicates", "group of near duplicates is", "groups of near duplicates are"),
     ):
         number = leakage[name]
-        words = f"{number:,} {one if number == 1 else many} on more than one side"
+        words = f"{number:,} {one if number == 1 else many} in more than one split"
         if number:
-            leak = "what is learned on one leaks to the other. Make the split anew."
-            found.append(Verdict("problem", f"{words}: {leak}"))
+            results.append(Verdict("problem", f"{words}, so test results would be too good. Create the split again."))
         else:
-            found.append(Verdict("ok", f"{words}."))
-    return found
+            results.append(Verdict("ok", f"{words}."))
+    return results
 
 
-def _missing(shown: Figures) -> list[Verdict]:
-    """Classes that a side, or the whole data set, has no image of."""
-    found = []
+def _missing_classes(shown: Figures) -> list[Verdict]:
+    results = []
     for entry in shown["by_class"]:
-        sides = entry.get("sides", {})
-        without = [side for side in SIDES if side in sides and not sides[side]["images"]]
+        splits = entry.get("sides", {})
+        without = [split for split in SPLITS if split in splits and not splits[split]["images"]]
         if not entry["images"]:
-            found.append(Verdict("problem", f"No image is of class {entry['value']}."))
+            results.append(Verdict("problem", f"There is no image of class {entry['value']}."))
         elif without:
-            found.append(Verdict("problem", f"No image of {entry['value']} stands in {' and '.join(without)}."))
-    return found
+            results.append(Verdict("problem", f"There is no image of {entry['value']} in {' and '.join(without)}."))
+    return results
 
 
-def _aside(shown: Figures) -> list[Verdict]:
-    found = []
-    aside = sum(entry["count"] for entry in shown["quarantine"])
-    if aside:
+def _quarantine(shown: Figures) -> list[Verdict]:
+    results = []
+    quarantined = sum(entry["count"] for entry in shown["quarantine"])
+    if quarantined:
         reasons = ", ".join(f"{entry['count']:,} {entry['reason']}" for entry in shown["quarantine"])
-        files = shown["all"]["images"] + aside
-        were = "was" if aside == 1 else "were"
-        found.append(Verdict("note", f"{aside:,} of {files:,} images {were} set aside: {reasons}."))
+        files = shown["all"]["images"] + quarantined
+        were = "was" if quarantined == 1 else "were"
+        results.append(Verdict("note", f"{quarantined:,} of {files:,} images {were} quarantined: {reasons}."))
     else:
-        found.append(Verdict("ok", "No image was set aside."))
+        results.append(Verdict("ok", "No image was quarantined."))
     if omitted := left_out(shown["left_out_as_asked"]):
-        found.append(Verdict("note", f"{omitted}; they are no part of the data set."))
+        results.append(Verdict("note", f"{omitted}; they are not in the data set."))
     if shown["warnings"]:
         total = sum(entry["count"] for entry in shown["warnings"])
         reasons = ", ".join(f"{entry['reason']} ({entry['count']:,})" for entry in shown["warnings"])
-        found.append(Verdict("note", f"{count(total, 'warning')}: {reasons}."))
-    for name, what in (("duplicates", "identical to an earlier one"), ("near_duplicates", "much like another")):
+        results.append(Verdict("note", f"{count(total, 'warning')}: {reasons}."))
+    for name, what in (("duplicates", "identical to an earlier image"), ("near_duplicates", "similar to another")):
         number, across = shown[name]["images"], shown[name]["groups_of_several_patients"]
         if number:
-            of = f", {across:,} of more than one patient" if across else ""
+            several = f", {across:,} of more than one patient" if across else ""
             groups = count(shown[name]["groups"], "group")
-            found.append(Verdict("note", f"{count(number, 'image')} {_is(number)} {what} ({groups}{of})."))
-    return found
-
-
-def _is(number: int) -> str:
-    return "is" if number == 1 else "are"
+            verb = "is" if number == 1 else "are"
+            results.append(Verdict("note", f"{count(number, 'image')} {verb} {what} ({groups}{several})."))
+    return results
 
 
 def _patients(shown: Figures) -> list[Verdict]:
     images, patients = shown["all"]["images"], shown["all"]["patients"]
     if images == patients > 1:
-        says = "Every image is a patient of its own. If patients have several images, the split would part them."
+        says = "Every image has a different patient. If this is wrong, the split may separate images of one patient."
         return [Verdict("note", says)]
     return []
 
 
 def _unknown(shown: Figures) -> list[Verdict]:
-    """What is not known of many images cannot be looked at for bias."""
     shares = {words: known_share(shown, field) for field, words in FIELDS.items()}
     never = [words for words, share in shares.items() if share == 0]
-    partly = [f"{words} of {_percent(1 - share)}" for words, share in shares.items() if 0 < share < 0.9]
-    found = []
+    partly = [f"{words} for {_percent(1 - share)}" for words, share in shares.items() if 0 < share < 0.9]
+    results = []
     if never:
-        found.append(Verdict("note", f"Not known of any image: {', '.join(never)}. Nobody can look for bias there."))
+        says = f"Unknown for all images: {', '.join(never)}. Bias in these cannot be detected."
+        results.append(Verdict("note", says))
     if partly:
-        found.append(Verdict("note", f"Not known: {', '.join(partly)} of the images."))
-    return found
+        results.append(Verdict("note", f"Unknown: {', '.join(partly)} of the images."))
+    return results
 
 
-def _leans(shown: Figures) -> list[Verdict]:
-    """For each field the group whose share of a class is farthest from that of all images, where that is far."""
+def _imbalance(shown: Figures) -> list[Verdict]:
+    """Report for each field the group with the most unusual share of a class."""
     overall = {entry["value"]: entry["images"] / max(1, shown["all"]["images"]) for entry in shown["by_class"]}
-    found = []
+    results = []
     for field, words in FIELDS.items():
         groups = [entry for entry in shown[f"by_{field}"] if entry["value"] != UNKNOWN and entry["patients"] >= SMALL]
-        leans = [
+        differences = [
             (abs(share - overall[name]), share, name, entry["value"])
             for entry in groups
             for name, share in class_shares(entry).items()
         ]
-        far = max(leans, default=None)
-        if far and far[0] >= LEAN:
-            _, share, name, value = far
-            found.append(
+        largest = max(differences, default=None)
+        if largest and largest[0] >= MIN_IMBALANCE:
+            _, share, name, value = largest
+            results.append(
                 Verdict(
                     "note",
-                    f"Of the images with {words} {value}, {_percent(share)} show {name}; of all images "
-                    f"{_percent(overall[name])}. A model may learn the {words} in place of the disease.",
+                    f"{_percent(share)} of the images with {words} {value} show {name}, compared with "
+                    f"{_percent(overall[name])} of all images. A model may learn the {words} instead of the disease.",
                 )
             )
-    return found
+    return results
 
 
 def class_shares(entry: dict[str, Any]) -> dict[str, float]:
-    """The share of each class among the images of a group."""
+    """Return the share of each class among the images of a group."""
     return {name: images / max(1, entry["images"]) for name, images in entry["classes"].items()}
 
 

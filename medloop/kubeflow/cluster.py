@@ -1,4 +1,4 @@
-"""The cluster file: where and how each stage runs, read, checked, and merged with what is shipped."""
+"""Read and validate the cluster file, and merge it with the defaults."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ ALL = "all"
 
 
 def read_cluster(file: Path | None) -> dict[str, Placement]:
-    """The placement of every stage: the shipped one, changed by what the file says; ValueError for what is wrong."""
+    """Return the placement of every stage: the defaults overridden by the file; raise UsageError if it is invalid."""
     shipped, own = _read(SHIPPED), _read(file) if file else {}
     layers = [(SHIPPED, shipped), (file or SHIPPED, own)]
     placements = {}
@@ -33,38 +33,35 @@ def read_cluster(file: Path | None) -> dict[str, Placement]:
         mounted = {*settled.get("volumes", {}), *settled.get("secret_files", {})}
         if settled.get("shared_memory") and any(path.rstrip("/") == SHARED_MEMORY for path in mounted):
             raise UsageError(
-                f"{(file or SHIPPED).name}: {stage} mounts {SHARED_MEMORY}, where its shared_memory lies. Choose "
-                "another path, or set shared_memory to nothing ('') for it."
+                f"{(file or SHIPPED).name}: {stage} mounts {SHARED_MEMORY}, which is the path of its shared_memory. "
+                "Choose another path, or set shared_memory to '' for this stage."
             )
-        placements[stage] = Placement(**{name: _without_nothing(value) for name, value in settled.items()})
-        _agree(f"{(file or SHIPPED).name}: {stage}", placements[stage])
+        placements[stage] = Placement(**{name: _without_none(value) for name, value in settled.items()})
+        _check_consistency(f"{(file or SHIPPED).name}: {stage}", placements[stage])
     return placements
 
 
-TAKEN = ("/tmp", "/medloop", "/opt/medloop")  # noqa: S108 - a container's
+RESERVED_PATHS = ("/tmp", "/medloop", "/opt/medloop")  # noqa: S108 - a container's
 
 
-def _agree(where: str, place: Placement) -> None:
-    """Refuse what no cluster takes together."""
-    if place.cpu and place.cpu_limit and _amount(place.cpu_limit) < _amount(place.cpu):
-        raise UsageError(
-            f"{where}: cpu_limit is {place.cpu_limit}, below the {place.cpu} of cpu. Raise it, or lower cpu."
-        )
-    if place.user == 0 and place.non_root:
-        raise UsageError(
-            f"{where}: user is 0, which is root, and non_root is true. Set another user, or non_root: false."
-        )
-    for path in (*place.volumes, *place.secret_files):
-        if path in TAKEN:
-            raise UsageError(f"{where}: {path} is taken by the image itself. Mount at another path, such as /scans.")
+def _check_consistency(where: str, placement: Placement) -> None:
+    """Raise UsageError for combinations that no cluster accepts."""
+    cpu, limit = placement.cpu, placement.cpu_limit
+    if cpu and limit and _cores(limit) < _cores(cpu):
+        raise UsageError(f"{where}: cpu_limit is {limit}, which is less than cpu ({cpu}). Raise it, or lower cpu.")
+    if placement.user == 0 and placement.non_root:
+        raise UsageError(f"{where}: user is 0 (root), but non_root is true. Set another user, or non_root: false.")
+    for path in (*placement.volumes, *placement.secret_files):
+        if path in RESERVED_PATHS:
+            raise UsageError(f"{where}: {path} is used by the image. Mount at another path, such as /scans.")
 
 
-def _amount(cpu: str) -> float:
+def _cores(cpu: str) -> float:
     return float(cpu.removesuffix("m")) / 1000 if cpu.endswith("m") else float(cpu)
 
 
-def _without_nothing(value: Any) -> Any:
-    """A mapping less the keys that were given no value: so a file takes a shipped one away."""
+def _without_none(value: Any) -> Any:
+    """Remove keys without a value from a mapping, so that a file can remove a default."""
     return {key: inner for key, inner in value.items() if inner is not None} if isinstance(value, dict) else value
 
 
@@ -72,19 +69,23 @@ def _read(path: Path) -> dict[str, dict[str, Any]]:
     try:
         content = read_yaml(path) or {}
     except FileNotFoundError:
-        raise UsageError(f"There is no cluster file {path}. Copy from medloop/kubeflow/cluster.yaml.") from None
+        raise UsageError(
+            f"The cluster file {path} does not exist. Start from a copy of medloop/kubeflow/cluster.yaml."
+        ) from None
     if not isinstance(content, dict) or not all(isinstance(part or {}, dict) for part in content.values()):
-        raise UsageError(f"{path} must hold a mapping for `{ALL}` or a stage's name, with one `key: value` a line.")
+        raise UsageError(
+            f"{path} must contain mappings named `{ALL}` or after a stage, with one `key: value` per line."
+        )
     for part in content:
         if part != ALL and part not in stages():
             known = [ALL, *stages()]
             raise UsageError(
-                f"{path}: there is no stage {part!r}.{nearest(str(part), known)} It takes: {', '.join(known)}."
+                f"{path}: there is no stage {part!r}.{nearest(str(part), known)} Allowed: {', '.join(known)}."
             )
     return {part: inner or {} for part, inner in content.items()}
 
 
-# What each key takes. A check gives the value in its type, or says what it wants.
+# Each check returns the value in the right type, or raises UsageError with the allowed values.
 
 _Check = Callable[[Any], Any]
 
@@ -92,17 +93,17 @@ _Check = Callable[[Any], Any]
 def _check(where: str, name: str, value: Any) -> Any:
     if name not in _CHECKS:
         known = [each.name for each in fields(Placement)]
-        raise UsageError(f"{where}: there is no such key.{nearest(str(name), known)} The keys are: {', '.join(known)}.")
+        raise UsageError(f"{where}: there is no such key.{nearest(str(name), known)} Keys: {', '.join(known)}.")
     try:
         return _CHECKS[name](value)
     except ValueError as error:
         raise UsageError(f"{where} is {value!r}: {error}") from None
 
 
-def _matching(pattern: str, wants: str, value: Any) -> str:
+def _matching(pattern: str, allowed: str, value: Any) -> str:
     text = f"{value:g}" if isinstance(value, float) else str(value)
     if isinstance(value, bool | dict | list) or not re.fullmatch(pattern, text):
-        raise UsageError(f"write {wants}.")
+        raise UsageError(f"write {allowed}.")
     return text
 
 
@@ -112,22 +113,22 @@ def _number(low: int, high: int, value: Any) -> int:
     return value
 
 
-def _truth(value: Any) -> bool:
+def _boolean(value: Any) -> bool:
     if not isinstance(value, bool):
         raise UsageError("write true or false.")
     return value
 
 
-def _each(key: _Check, inner: _Check, value: Any) -> dict[str, Any]:
+def _mapping(key: _Check, inner: _Check, value: Any) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise UsageError("write a mapping.")
-    return {key(name): None if each is None else inner(each) for name, each in value.items()}
+    return {key(name): None if item is None else inner(item) for name, item in value.items()}
 
 
 def _list(inner: _Check, value: Any) -> tuple[Any, ...]:
     if not isinstance(value, list):
         raise UsageError("write a list.")
-    return tuple(inner(each) for each in value)
+    return tuple(inner(item) for item in value)
 
 
 _TOLERATION = {
@@ -142,76 +143,70 @@ _TOLERATION = {
 def _toleration(value: Any) -> dict[str, Any]:
     if not isinstance(value, dict) or not value:
         raise UsageError(f"write a mapping with some of {', '.join(_TOLERATION)}.")
-    for name, each in value.items():
-        wanted = _TOLERATION.get(name)
-        if wanted is None:
-            raise UsageError(f"a toleration has no {name!r}; it takes {', '.join(_TOLERATION)}.")
-        if isinstance(wanted, tuple) and each not in wanted:
-            raise UsageError(f"its {name} is one of {', '.join(wanted)}.")
-        if isinstance(wanted, type) and not isinstance(each, wanted):
-            raise UsageError(f"its {name} is {'a whole number' if wanted is int else 'a text; put it into quotes'}.")
-        if isinstance(each, bool):
-            raise UsageError(f"its {name} is no true or false.")
+    for name, item in value.items():
+        allowed = _TOLERATION.get(name)
+        if allowed is None:
+            raise UsageError(f"a toleration has no key {name!r}; allowed: {', '.join(_TOLERATION)}.")
+        if isinstance(allowed, tuple) and item not in allowed:
+            raise UsageError(f"its {name} must be one of {', '.join(allowed)}.")
+        if isinstance(allowed, type) and (not isinstance(item, allowed) or isinstance(item, bool)):
+            raise UsageError(f"its {name} must be {'a whole number' if allowed is int else 'a text in quotes'}.")
     if "value" in value and value.get("operator") == "Exists":
-        raise UsageError("with the operator Exists it takes no value.")
+        raise UsageError("with the operator Exists, it must have no value.")
     if not value.get("key") and value.get("operator") != "Exists":
-        raise UsageError("without a key its operator must be Exists.")
+        raise UsageError("without a key, its operator must be Exists.")
     if "seconds" in value and value.get("effect") != "NoExecute":
-        raise UsageError("seconds go with the effect NoExecute alone.")
-    return {"toleration_seconds" if name == "seconds" else name: each for name, each in value.items()}
+        raise UsageError("seconds are allowed only with the effect NoExecute.")
+    return {"toleration_seconds" if name == "seconds" else name: item for name, item in value.items()}
 
 
 def _quoted(value: Any) -> str:
     if not isinstance(value, str):
-        raise UsageError("values must be texts; put numbers, true and false into quotes.")
+        raise UsageError("values must be texts; put numbers, true and false in quotes.")
     return value
 
 
 _NAME = r"(?=.{1,253}(?:/|$))[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*"
-"""What Kubernetes takes as a name (RFC 1123)."""
+"""A Kubernetes name (RFC 1123)."""
 
-_quantity = partial(
-    _matching, r"\d+(\.\d+)?(m|k|M|G|T|Ki|Mi|Gi|Ti)?", "a quantity as Kubernetes takes it, such as 500m, 2 or 4Gi"
-)
+_quantity = partial(_matching, r"\d+(\.\d+)?(m|k|M|G|T|Ki|Mi|Gi|Ti)?", "a Kubernetes quantity, such as 500m, 2 or 4Gi")
 _key = partial(
     _matching,
     rf"({_NAME}/)?[A-Za-z0-9]([-_.A-Za-z0-9]{{0,61}}[A-Za-z0-9])?",
-    "keys of at most 63 letters, digits, - _ and ., with a domain and a slash before them where needed",
+    "keys of at most 63 letters, digits, - _ and ., with an optional domain and slash before them",
 )
-_cpu = partial(_matching, r"\d+(\.\d+)?|\d+m", "processors, such as 2 or 0.5, or thousandths of one, such as 500m")
+_cpu = partial(_matching, r"\d+(\.\d+)?|\d+m", "a number of cores, such as 2 or 0.5, or of millicores, such as 500m")
 _memory = partial(
     _matching, r"\d+([EPTGMK]i?)?", "a whole number of bytes, or one with K, M, G, T, Ki, Mi, Gi or Ti, such as 4Gi"
 )
-_path = partial(_matching, r"/[^:\s]+", "paths within the container, from / on")
+_path = partial(_matching, r"/[^:\s]+", "absolute paths in the container")
 _variable = partial(_matching, r"[A-Za-z_][A-Za-z0-9_]*", "names of environment variables: letters, digits and _")
 
 
 def _own_key(value: Any) -> str:
     if str(value).startswith("pipeline"):
-        raise UsageError("labels that begin with pipeline are Kubeflow's own; choose another name.")
+        raise UsageError("labels that begin with pipeline are reserved by Kubeflow; choose another name.")
     return _key(value)
 
 
 def _free_variable(value: Any) -> str:
     if value in ("MEDLOOP_RUN", "MEDLOOP_IMAGE"):
-        raise UsageError(f"{value} is set by medloop itself; leave it out.")
+        raise UsageError(f"medloop sets {value} itself; leave it out.")
     return _variable(value)
 
 
-def _plain_variable(value: Any) -> str:
-    if re.search("SECRET|TOKEN|PASSWORD|HASH_KEY|SIGNING_KEY|STAGE_KEY|ACCESS_KEY", str(value)) and not str(
-        value
-    ).endswith("_FILE"):
-        raise UsageError(
-            f"{value} is a secret by its name, and this stands in the package for all to read; see `secrets`."
-        )
+def _public_variable(value: Any) -> str:
+    name = str(value)
+    secret = re.search("SECRET|TOKEN|PASSWORD|HASH_KEY|SIGNING_KEY|STAGE_KEY|ACCESS_KEY", name)
+    if secret and not name.endswith("_FILE"):
+        raise UsageError(f"{name} seems to be a secret, and everyone can read it in the package; use `secrets`.")
     return _free_variable(value)
 
 
 def _label(value: Any) -> str:
     if not re.fullmatch(r"([A-Za-z0-9]([-_.A-Za-z0-9]{0,61}[A-Za-z0-9])?)?", _quoted(value)):
         raise UsageError(
-            "values have at most 63 letters, digits, - _ and ., and begin and end with one of the first two."
+            "values must have at most 63 letters, digits, - _ and ., and begin and end with a letter or digit."
         )
     return str(value)
 
@@ -222,14 +217,14 @@ def _duration(value: Any) -> str:
 
 
 def kubernetes_name(value: Any) -> str:
-    """The value, if Kubernetes takes it as a name; ValueError otherwise."""
-    return _matching(_NAME, "a name that Kubernetes allows: small letters, digits and -, at most 253 of them", value)
+    """Return the value if it is a valid Kubernetes name; raise UsageError otherwise."""
+    return _matching(_NAME, "a valid Kubernetes name: at most 253 lower-case letters, digits and -", value)
 
 
 def _secret(value: Any) -> str:
     name, slash, key = str(value).rstrip("?").partition("/")
     if not slash or not re.fullmatch(r"[-._A-Za-z0-9]{1,253}", key):
-        raise UsageError("write secret/key, and a question mark after it if the stage can do without.")
+        raise UsageError("write secret/key, followed by a question mark if it is optional.")
     kubernetes_name(name)
     return str(value)
 
@@ -241,22 +236,22 @@ _CHECKS: dict[str, _Check] = {
     "accelerator": _key,
     "accelerators": partial(_number, 0, 64),
     "shared_memory": _quantity,
-    "node_selector": partial(_each, _key, _label),
+    "node_selector": partial(_mapping, _key, _label),
     "tolerations": partial(_list, _toleration),
-    "spot": _truth,
+    "spot": _boolean,
     "retries": partial(_number, 0, 100),
     "backoff": _duration,
     "backoff_factor": partial(_number, 1, 10),  # Argo takes whole numbers only
     "timeout": _duration,
     "user": partial(_number, -1, 2**31 - 1),
     "group": partial(_number, -1, 2**31 - 1),
-    "non_root": _truth,
+    "non_root": _boolean,
     "image_pull_policy": partial(_matching, "Always|IfNotPresent|Never", "Always, IfNotPresent or Never"),
     "image_pull_secrets": partial(_list, kubernetes_name),
-    "labels": partial(_each, _own_key, _label),
-    "annotations": partial(_each, _key, _quoted),
-    "environment": partial(_each, _plain_variable, _quoted),
-    "secrets": partial(_each, _free_variable, _secret),
-    "secret_files": partial(_each, _path, lambda value: kubernetes_name(str(value).rstrip("?")) and str(value)),
-    "volumes": partial(_each, _path, kubernetes_name),
+    "labels": partial(_mapping, _own_key, _label),
+    "annotations": partial(_mapping, _key, _quoted),
+    "environment": partial(_mapping, _public_variable, _quoted),
+    "secrets": partial(_mapping, _free_variable, _secret),
+    "secret_files": partial(_mapping, _path, lambda value: kubernetes_name(str(value).rstrip("?")) and str(value)),
+    "volumes": partial(_mapping, _path, kubernetes_name),
 }

@@ -1,4 +1,4 @@
-"""Times in cron's five fields: read, checked, and said again as a Kubeflow server in another time zone has them."""
+"""Parse cron expressions of five fields, and convert them to the time zone of a Kubeflow server."""
 
 from __future__ import annotations
 
@@ -25,15 +25,15 @@ MONTHS = ("JAN", "FEB", "MAR", "APR", "MAY", "JUN", "JUL", "AUG", "SEP", "OCT", 
 WEEKDAYS = ("SUN", "MON", "TUE", "WED", "THU", "FRI", "SAT")
 FIELDS = (("minute", 0, 59), ("hour", 0, 23), ("day of the month", 1, 31), ("month", 1, 12), ("day of the week", 0, 7))
 FAR = timedelta(days=8 * 366)
-"""Longer than any two leap days are apart that this century still has: what does not fire within it never does."""
+"""Longer than the time between leap days: an expression that never matches within it never matches."""
 
 HORIZON = timedelta(days=5 * 365)
-"""How far ahead times are said for a server whose clock keeps no constant distance."""
+"""How far ahead clock changes are covered."""
 
 
 @dataclass(frozen=True)
 class Field:
-    """One field: its values, and whether it was written as a star (also */2), which cron treats apart."""
+    """One field: its values, and whether it begins with a star, which cron treats differently."""
 
     values: frozenset[int]
     star: bool
@@ -45,7 +45,7 @@ class Field:
 
 @dataclass(frozen=True)
 class Cron:
-    """When something is due, by the clock on the wall."""
+    """A parsed cron expression in local time."""
 
     minutes: Field
     hours: Field
@@ -54,21 +54,21 @@ class Cron:
     weekdays: Field
 
     def on(self, day: date) -> bool:
-        """Whether it is due on that day. Of two restricted day fields either is enough, as ever in cron."""
+        """Return whether the day matches. If both day fields are restricted, either is enough, as usual in cron."""
         if day.month not in self.months.values:
             return False
         by_day, by_weekday = day.day in self.days.values, day.isoweekday() % 7 in self.weekdays.values
         return by_day and by_weekday if self.days.star or self.weekdays.star else by_day or by_weekday
 
     def after(self, moment: datetime) -> Iterator[datetime]:
-        """The times at which it is due after that moment, in its time zone; those that a clock skips are left out."""
+        """Yield the matching times after a moment, in its time zone, without those skipped by a clock change."""
         zone = moment.tzinfo
         times = [time(hour, minute) for hour in sorted(self.hours.values) for minute in sorted(self.minutes.values)]
         day, last = moment.date(), (moment + FAR).date()
         while day <= last:
             if self.on(day):
-                for each in times:
-                    due = datetime.combine(day, each, zone)
+                for time_of_day in times:
+                    due = datetime.combine(day, time_of_day, zone)
                     exists = due.astimezone(UTC).astimezone(zone).replace(tzinfo=None) == due.replace(tzinfo=None)
                     if exists and due.astimezone(UTC) > moment.astimezone(UTC):
                         yield due
@@ -76,38 +76,38 @@ class Cron:
 
 
 def read(text: str) -> Cron:
-    """The times that the five fields name; ValueError for what cannot be read, and for what is never due."""
+    """Parse a cron expression; raise UsageError if it is invalid or never matches."""
     words = SHORT.get(text.strip().lower(), text).split()
     if len(words) != len(FIELDS):
         raise UsageError(
-            f"--cron is {text!r}, which has {len(words)} fields. Write five: minute, hour, day of the month, month, "
-            "day of the week, such as '0 3 * * MON' for Mondays at three."
+            f"--cron is {text!r}, which has {len(words)} fields. It must have five: minute, hour, day of the month, "
+            "month, day of the week, such as '0 3 * * MON' for Mondays at three."
         )
     fields = [_field(word, *limits, text) for word, limits in zip(words, FIELDS, strict=True)]
     minutes, hours, days, months, last = fields
     weekdays = frozenset(value % 7 for value in last.values)
     cron = Cron(minutes, hours, days, months, Field(weekdays, last.star, last.text))
     if not any(islice(cron.after(datetime.now(UTC)), 1)):
-        raise UsageError(f"--cron is {text!r}, and no such day ever comes. Name a day that exists.")
+        raise UsageError(f"--cron is {text!r}, which never matches. Name a day that exists.")
     return cron
 
 
 def _field(word: str, name: str, low: int, high: int, text: str) -> Field:
     values: set[int] = set()
     for part in word.split(","):
-        found = re.fullmatch(r"(\*|[A-Za-z]+|\d+)(?:-([A-Za-z]+|\d+))?(?:/(\d+))?", part, re.ASCII)
-        numbers = [_number(each, name) for each in (found[1], found[2]) if each and each != "*"] if found else []
-        bad = found is None or (found[1] == "*" and found[2]) or (found[3] and int(found[3]) == 0)
-        if bad or found is None or not all(low <= number <= high for number in numbers) or numbers != sorted(numbers):
+        match = re.fullmatch(r"(\*|[A-Za-z]+|\d+)(?:-([A-Za-z]+|\d+))?(?:/(\d+))?", part, re.ASCII)
+        numbers = [_number(word, name) for word in (match[1], match[2]) if word and word != "*"] if match else []
+        bad = match is None or (match[1] == "*" and match[2]) or (match[3] and int(match[3]) == 0)
+        if bad or match is None or not all(low <= number <= high for number in numbers) or numbers != sorted(numbers):
             raise UsageError(
-                f"--cron is {text!r}, and its {name} {part!r} cannot be read. Write numbers from {low} to {high}, "
+                f"--cron is {text!r}, and its {name} {part!r} is invalid. Write numbers from {low} to {high}, "
                 "ranges such as 1-5, lists with commas, steps such as */2, or names such as MON and JAN."
             )
         first = numbers[0] if numbers else low
-        last = numbers[-1] if found[2] else high if not numbers or found[3] else first
-        if name == "day of the week" and last == high and not (found[2] or first == high):
-            last = 6  # an open end: Sunday is 0 there, and 7 only where it is written
-        values.update(range(first, last + 1, int(found[3] or 1)))
+        last = numbers[-1] if match[2] else high if not numbers or match[3] else first
+        if name == "day of the week" and last == high and not (match[2] or first == high):
+            last = 6  # without an explicit end, Sunday counts only as 0, not also as 7
+        values.update(range(first, last + 1, int(match[3] or 1)))
     return Field(frozenset(values), word.startswith("*"), word)
 
 
@@ -119,20 +119,20 @@ def _number(word: str, name: str) -> int:
 
 
 def zone(name: str) -> ZoneInfo:
-    """The time zone of that name; ValueError that names the likeliest meant one."""
+    """Return the time zone of this name; raise UsageError with the most similar name if there is none."""
     try:
         return ZoneInfo(name)
     except (ZoneInfoNotFoundError, ValueError, OSError):
         known = sorted(available_timezones())
-        hint = nearest(name, known) or " Write one such as Europe/Berlin or UTC."
+        hint = nearest(name, known) or " Use a name such as Europe/Berlin or UTC."
         raise UsageError(f"There is no time zone {name!r}.{hint}") from None
 
 
 @dataclass(frozen=True)
 class Span:
-    """A cron expression for the server (six fields, seconds first), and between which moments it holds.
+    """A cron expression for the server (six fields, seconds first) and its period of validity.
 
-    As the server has it: what is due at the very start is left out, and what is due at the very end is not.
+    As on the server, the start is exclusive and the end inclusive.
     """
 
     expression: str
@@ -140,77 +140,72 @@ class Span:
     end: datetime | None
 
 
-def spans(cron: Cron, here: tzinfo, there: tzinfo, now: datetime, until: datetime | None = None) -> list[Span]:
-    """The same times in a server's zone: one expression where both clocks keep their distance.
+def spans(cron: Cron, zone: tzinfo, server_zone: tzinfo, now: datetime, until: datetime | None = None) -> list[Span]:
+    """Convert a cron expression from `zone` to the server's zone.
 
-    Else one for each stretch in which they do, for five years or up to `until`: Kubeflow's API knows no time zones, but
-    a beginning and an end.
-
-    An hour that the clock shows twice counts once.
+    Return one expression if the offset between the zones is constant, else one for each period between clock changes,
+    for five years or up to `until`, because Kubeflow's API supports start and end but no time zones. A repeated hour
+    counts once.
     """
-    found: list[Span] = []
+    periods: list[Span] = []
     start, until = now, until or now + HORIZON
     while start < until:
-        distance = _distance(here, there, start)
-        change = _change(here, there, start, until)
-        expression = _expression(cron, distance)
-        if found and found[-1].expression == expression:
-            found[-1] = Span(expression, found[-1].start, change)
+        change = _next_change(zone, server_zone, start, until)
+        expression = _expression(cron, _offset(zone, server_zone, start))
+        if periods and periods[-1].expression == expression:
+            periods[-1] = Span(expression, periods[-1].start, change)
         else:
-            found.append(Span(expression, start, change))
+            periods.append(Span(expression, start, change))
         start = change
-    found = _once(found, here, there, cron)
-    if len(found) == 1:
-        return [Span(found[0].expression, None, None)]
-    before = timedelta(seconds=1)  # what is due at the change itself belongs to the new part
-    bounds = [(each.expression, each.start and each.start - before, each.end and each.end - before) for each in found]
-    # The last one has no end: better an hour off, some day, than no run at all.
-    return [
-        Span(bounds[0][0], None, bounds[0][2]),
-        *(Span(*each) for each in bounds[1:-1]),
-        Span(bounds[-1][0], bounds[-1][1], None),
-    ]
+    periods = _without_repeated_hours(periods, zone, server_zone, cron)
+    if len(periods) == 1:
+        return [Span(periods[0].expression, None, None)]
+    second = timedelta(seconds=1)  # a run at the moment of the change belongs to the new period
+    bounded = [Span(p.expression, p.start and p.start - second, p.end and p.end - second) for p in periods]
+    # The last period has no end: after it, runs may be an hour off, which is better than no runs.
+    first, last = bounded[0], bounded[-1]
+    return [Span(first.expression, None, first.end), *bounded[1:-1], Span(last.expression, last.start, None)]
 
 
-def _once(found: list[Span], here: tzinfo, there: tzinfo, cron: Cron) -> list[Span]:
-    """The spans without the hour that a clock shows a second time when it is set back."""
+def _without_repeated_hours(periods: list[Span], zone: tzinfo, server_zone: tzinfo, cron: Cron) -> list[Span]:
+    """Start each period after the hour that is repeated when the clock is set back."""
     if len(cron.hours.values) == 24:
-        return found  # what is due each hour is due in both
-    kept = found[:1]
-    for before, span in pairwise(found):
+        return periods  # an hourly schedule runs in both hours
+    result = periods[:1]
+    for before, span in pairwise(periods):
         assert span.start is not None
         assert before.start is not None
-        back = _distance(here, there, before.start) - _distance(here, there, span.start)
-        kept.append(Span(span.expression, span.start + max(back, timedelta(0)), span.end))
-    return kept
+        back = _offset(zone, server_zone, before.start) - _offset(zone, server_zone, span.start)
+        result.append(Span(span.expression, span.start + max(back, timedelta(0)), span.end))
+    return result
 
 
-def _distance(here: tzinfo, there: tzinfo, moment: datetime) -> timedelta:
-    """How far the one clock is ahead of the other."""
-    ahead = [moment.astimezone(each).utcoffset() or timedelta(0) for each in (here, there)]
-    return ahead[0] - ahead[1]
+def _offset(zone: tzinfo, server_zone: tzinfo, moment: datetime) -> timedelta:
+    """Return how far `zone` is ahead of the server's zone."""
+    own, server = (moment.astimezone(each).utcoffset() or timedelta(0) for each in (zone, server_zone))
+    return own - server
 
 
-def _change(here: tzinfo, there: tzinfo, start: datetime, until: datetime) -> datetime:
-    """The first moment after `start` at which the distance changes, to the minute; at most `until`."""
-    distance, low = _distance(here, there, start), start
-    while low < until and _distance(here, there, low + timedelta(days=1)) == distance:
+def _next_change(zone: tzinfo, server_zone: tzinfo, start: datetime, until: datetime) -> datetime:
+    """Return the first minute after `start` at which the offset changes, at most `until`."""
+    offset, low = _offset(zone, server_zone, start), start
+    while low < until and _offset(zone, server_zone, low + timedelta(days=1)) == offset:
         low += timedelta(days=1)
     if low >= until:
         return until
     high = low + timedelta(days=1)
     while high - low > timedelta(seconds=1):
         middle = low + (high - low) / 2
-        if _distance(here, there, middle) == distance:
+        if _offset(zone, server_zone, middle) == offset:
             low = middle
         else:
             high = middle
     return min(high.replace(second=0, microsecond=0), until)
 
 
-def _expression(cron: Cron, distance: timedelta) -> str:
-    """The cron as a clock shows it that is behind by that much."""
-    behind = int(distance.total_seconds()) // 60
+def _expression(cron: Cron, offset: timedelta) -> str:
+    """Return the cron expression for a clock that is behind by `offset`."""
+    behind = int(offset.total_seconds()) // 60
     moved = [
         divmod(hour * 60 + minute - behind, 24 * 60) for hour in cron.hours.values for minute in cron.minutes.values
     ]
@@ -224,9 +219,9 @@ def _expression(cron: Cron, distance: timedelta) -> str:
     plain = len({frozenset(hours) for hours in by_minute.values()}) == 1
     if not plain or (days != {0} and not every_day and not (weekly and len(days) == 1)):
         raise UsageError(
-            f"These times cannot be said in the server's time zone, whose clock is {behind / 60:+.4g} hours behind, by "
-            "one cron expression. Choose hours that stay on the same day there, or set the server's own zone "
-            "(cronScheduleTimezone in its pipeline-install-config) and MEDLOOP_KFP_TIMEZONE to this one."
+            f"These times cannot be written as one cron expression in the server's time zone, whose clock is "
+            f"{behind / 60:+.4g} hours behind. Choose hours that are on the same day there, or set the server's time "
+            "zone (cronScheduleTimezone in its pipeline-install-config) and MEDLOOP_KFP_TIMEZONE to this zone."
         )
     hours = next(iter(by_minute.values()))
     weekdays = cron.weekdays

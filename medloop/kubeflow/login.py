@@ -1,4 +1,4 @@
-"""The way to a Kubeflow Pipelines server: its address, and the log-ins that are usual there."""
+"""Connection to a Kubeflow Pipelines server: its address and the common login methods."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ from medloop.kubeflow.server import HOME, LOGIN, Server
 from medloop.settings import Kubeflow
 
 PRINTABLE = re.compile(r"[\x20-\x7e]+")
-"""What a header may hold."""
+"""Characters allowed in a header."""
 
 PROXY = "api/v1/namespaces/{}/services/ml-pipeline:http/proxy"
 INSIDE = "http://ml-pipeline.{}.svc.cluster.local:8888"
 
 
 def connect(settings: Kubeflow) -> Server:
-    """The server that the settings name, else that of the cluster this machine or pod belongs to; logged in."""
+    """Return a client of the server in the settings, or of the cluster of this pod or of KUBECONFIG."""
     from kfp_server_api import ApiClient, Configuration
 
-    logging.getLogger("urllib3.connectionpool").setLevel(logging.ERROR)  # what it warns of is told in the error
+    logging.getLogger("urllib3.connectionpool").setLevel(logging.ERROR)  # its warnings repeat the error message
     configuration = Configuration()
     configuration.retries = urllib3.Retry(
         4, connect=2, other=0, backoff_factor=0.3, status_forcelist=(429, 502, 503, 504), raise_on_status=False
@@ -39,7 +39,7 @@ def connect(settings: Kubeflow) -> Server:
     if settings.ca:
         if not Path(settings.ca).is_file():
             raise RefusedError(
-                f"MEDLOOP_KFP_CA is {settings.ca!r}, and there is no such file. Name the authority's file."
+                f"MEDLOOP_KFP_CA is {settings.ca!r}, but no such file exists. Name the certificate of the authority."
             )
         configuration.ssl_ca_cert = settings.ca
     _log_in(configuration, settings)
@@ -52,13 +52,13 @@ def _address(endpoint: str) -> str:
     parts = urlsplit(endpoint)
     if parts.scheme not in ("http", "https") or not parts.hostname:
         raise RefusedError(
-            f"The server's address is {endpoint!r}. Write it with http:// or https://, such as http://127.0.0.1:8080 "
-            "or https://kubeflow.example/pipeline."
+            f"The server's address is {endpoint!r}; it must begin with http:// or https://, such as "
+            "http://127.0.0.1:8080 or https://kubeflow.example/pipeline."
         )
     if "@" in parts.netloc:
         raise RefusedError(
-            "KF_PIPELINES_ENDPOINT holds a user or a password (not shown), which would stand in messages and links. "
-            f"Write {parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path} there. {LOGIN}"
+            "KF_PIPELINES_ENDPOINT contains a user or password (not shown), which would appear in messages and links. "
+            f"Set it to {parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}. {LOGIN}"
         )
     return endpoint.rstrip("/")
 
@@ -72,23 +72,23 @@ def _find_cluster(configuration: Any, settings: Kubeflow) -> None:
         configuration.host = INSIDE.format(HOME)
     except ConfigException:
         try:
-            named = environment.get("KUBECONFIG") or None
-            config.load_kube_config(named, settings.context or None, configuration)
+            file = environment.get("KUBECONFIG") or None
+            config.load_kube_config(file, settings.context or None, configuration)
         except (ConfigException, YAMLError) as error:
             raise RefusedError(
-                "No Kubeflow Pipelines server is named. Set KF_PIPELINES_ENDPOINT to its address, such as "
-                "http://127.0.0.1:8080, or KUBECONFIG to a file that leads to its cluster"
-                + (f" ({named}: {' '.join(str(error).split())})." if named else ".")
+                "No Kubeflow Pipelines server is configured. Set KF_PIPELINES_ENDPOINT to its address, such as "
+                "http://127.0.0.1:8080, or KUBECONFIG to a file with its cluster"
+                + (f" ({file}: {' '.join(str(error).split())})." if file else ".")
             ) from None
         configuration.host = address = f"{configuration.host.rstrip('/')}/{PROXY.format(HOME)}"
         if renew := configuration.refresh_api_key_hook:
 
-            def renew_token_alone(configuration: Any) -> None:
+            def renew_token(configuration: Any) -> None:
                 renew(configuration)
-                # With the token it sets the address of the cluster itself, and itself as what renews.
-                configuration.host, configuration.refresh_api_key_hook = address, renew_token_alone
+                # The hook also replaces the address and itself; restore both.
+                configuration.host, configuration.refresh_api_key_hook = address, renew_token
 
-            configuration.refresh_api_key_hook = renew_token_alone
+            configuration.refresh_api_key_hook = renew_token
 
 
 def _log_in(configuration: Any, settings: Kubeflow) -> None:
@@ -99,19 +99,19 @@ def _log_in(configuration: Any, settings: Kubeflow) -> None:
     elif settings.token_file:
         file = Path(settings.token_file)
 
-        def read_anew(configuration: Any) -> None:  # the cluster renews it every hour or so
+        def read_token(configuration: Any) -> None:  # the cluster renews the file about every hour
             try:
                 token = file.read_bytes().decode("utf-8", "replace")
                 configuration.api_key["authorization"] = _header(token, f"The token file {file}")
             except OSError as error:
                 raise PermissionError(
                     f"The token file {file} cannot be read ({error.strerror}). Set KF_PIPELINES_SA_TOKEN_PATH to "
-                    "one that can."
+                    "a readable file."
                 ) from None
 
         configuration.api_key["authorization"] = ""
         configuration.api_key_prefix["authorization"] = "Bearer"
-        configuration.refresh_api_key_hook = read_anew
+        configuration.refresh_api_key_hook = read_token
     elif client := environment.get("KF_PIPELINES_IAP_OAUTH2_CLIENT_ID"):
         from kfp.client import auth
 
@@ -121,11 +121,9 @@ def _log_in(configuration: Any, settings: Kubeflow) -> None:
 
 
 def _header(secret: str, what: str) -> str:
-    """The secret as a header can carry it; refused without showing it."""
+    """Return the secret as a header value; raise RefusedError, without showing it, if it is invalid."""
     text = secret.strip()
     if not PRINTABLE.fullmatch(text):
-        wrong = "holds characters that no header can carry" if text else "is empty"
-        raise RefusedError(
-            f"{what} {wrong} (its value is not shown). Set it to the token or cookies alone, on one line."
-        )
+        problem = "contains characters that are not allowed in a header" if text else "is empty"
+        raise RefusedError(f"{what} {problem} (value not shown). Set it to only the token or cookies, on one line.")
     return text

@@ -1,4 +1,4 @@
-"""A Kubeflow Pipelines server: how to reach it and log in, what to ask it, and what its refusals mean."""
+"""Client of the API of a Kubeflow Pipelines server, with explained errors."""
 
 from __future__ import annotations
 
@@ -18,162 +18,165 @@ from components.shared.parsing.json_documents import parse_json
 
 T = TypeVar("T")
 
-PATIENCE = (10.0, 60.0)
-"""Seconds for a connection, and for an answer."""
+TIMEOUTS = (10.0, 60.0)
+"""Maximum seconds for a connection and for a response."""
 
 HOME = "kubeflow"
-"""Where Kubeflow itself is installed, by its own default."""
+"""Default namespace of Kubeflow itself."""
 
 LOGIN = (
-    "Log in by MEDLOOP_KFP_TOKEN (a bearer token), MEDLOOP_KFP_COOKIES (as the browser sends them), or "
+    "Log in with MEDLOOP_KFP_TOKEN (a bearer token), MEDLOOP_KFP_COOKIES (as the browser sends them), or "
     "KF_PIPELINES_SA_TOKEN_PATH (a service account's token file)."
 )
 
 
 @dataclass(frozen=True)
-class About:
-    """What a server says of itself."""
+class ServerInfo:
+    """Version and mode of a server."""
 
     version: str
     multi_user: bool
 
 
 class Server:
-    """One Kubeflow Pipelines server, asked through its published API."""
+    """A Kubeflow Pipelines server, accessed through its public API."""
 
     def __init__(self, client: Any, ui: str, namespace: str) -> None:
         self._client, self.ui, self.namespace = client, ui.rstrip("/"), namespace
         self.host = str(client.configuration.host)
 
-    def about(self, oldest: tuple[int, int] = (2, 0)) -> About:
-        """Its version, and whether each user has a namespace; refuses a server older than that."""
-        needed = ".".join(map(str, oldest))
+    def check(self, oldest: tuple[int, int] = (2, 0)) -> ServerInfo:
+        """Return version and mode; raise UnavailableError if the server is older than `oldest`."""
+        required = ".".join(map(str, oldest))
         try:
-            said = self._ask("GET", "healthz")
+            health = self._request("GET", "healthz")
         except LookupError:
             raise UnavailableError(
-                f"{self.host} has no Kubeflow Pipelines API of version 2, and this needs a server from {needed} on. "
+                f"{self.host} has no Kubeflow Pipelines API of version 2; version {required} or newer is required. "
                 "Upgrade it, or check the address: some have a path, such as /pipeline."
             ) from None
-        version = str(said.get("tag_name") or said.get("apiServerTagName") or "unknown")
-        if said.get("apiServerReady") is False:
-            raise ConnectionError(f"The page at {self.host} is up, but the API server behind it is not. See its pod.")
-        found = re.match(r"v?(\d+)\.(\d+)", version)
-        if found and (int(found[1]), int(found[2])) < oldest:
+        version = str(health.get("tag_name") or health.get("apiServerTagName") or "unknown")
+        if health.get("apiServerReady") is False:
+            raise ConnectionError(f"The web page at {self.host} is up, but its API server is not ready. See its pod.")
+        match = re.match(r"v?(\d+)\.(\d+)", version)
+        if match and (int(match[1]), int(match[2])) < oldest:
             raise UnavailableError(
-                f"{self.host} is Kubeflow Pipelines {version}, and what is asked for needs {needed} or newer. Upgrade "
-                "it, or ask for less in the cluster file: docs/cluster.md tells which key needs which server."
+                f"{self.host} is Kubeflow Pipelines {version}, but the cluster file requires {required} or newer. "
+                "Upgrade the server, or remove keys from the cluster file; docs/cluster.md lists the version that each "
+                "key requires."
             )
-        many = bool(said.get("multi_user", said.get("apiServerMultiUser", False)))
-        if many and not self.namespace:
+        multi_user = bool(health.get("multi_user", health.get("apiServerMultiUser", False)))
+        if multi_user and not self.namespace:
             raise UnavailableError(
-                f"{self.host} gives each user a namespace, and none is named. Set MEDLOOP_KFP_NAMESPACE to yours."
+                f"{self.host} is multi-user, and no namespace is set. Set MEDLOOP_KFP_NAMESPACE to your namespace."
             )
-        return About(version, many)
+        return ServerInfo(version, multi_user)
 
     def experiment(self, name: str) -> str:
-        """The id of the experiment of that name, made if it is not there."""
+        """Return the id of an experiment; create it if it does not exist."""
 
-        def find_or_make() -> str:
+        def find_or_create() -> str:
             query = {"filter": _equals("display_name", name), "namespace": self.namespace}
-            found = self._ask("GET", "experiments", query).get("experiments") or []
-            if found:
-                return str(found[0]["experiment_id"])
-            wanted = {"display_name": name, **({"namespace": self.namespace} if self.namespace else {})}
-            return str(self._ask("POST", "experiments", body=wanted)["experiment_id"])
+            existing = self._request("GET", "experiments", query).get("experiments") or []
+            if existing:
+                return str(existing[0]["experiment_id"])
+            body = {"display_name": name, **({"namespace": self.namespace} if self.namespace else {})}
+            return str(self._request("POST", "experiments", body=body)["experiment_id"])
 
-        return _again_if_another_was_first(find_or_make)
+        return _retry_on_conflict(find_or_create)
 
     def upload(self, name: str, package: Path, digest: str) -> tuple[str, str]:
-        """The ids of the pipeline and of the version that holds this package; uploaded only if it is not there."""
-        return _again_if_another_was_first(lambda: self._upload(name, package, digest))
+        """Return the ids of the pipeline and of the version with this package; upload it if necessary."""
+        return _retry_on_conflict(lambda: self._upload(name, package, digest))
 
     def _upload(self, name: str, package: Path, digest: str) -> tuple[str, str]:
-        about = f"medloop package {digest}"
+        description = f"medloop package {digest}"
         try:
-            pipeline = self._ask("GET", f"pipelines/names/{quote(name)}", {"namespace": self.namespace})["pipeline_id"]
+            pipeline = self._request("GET", f"pipelines/names/{quote(name)}", {"namespace": self.namespace})[
+                "pipeline_id"
+            ]
         except LookupError:
-            query = {"name": name, "description": about, "namespace": self.namespace}
-            pipeline = self._ask("POST", "pipelines/upload", query, package=package)["pipeline_id"]
+            query = {"name": name, "description": description, "namespace": self.namespace}
+            pipeline = self._request("POST", "pipelines/upload", query, package=package)["pipeline_id"]
         for version in self._pages(f"pipelines/{pipeline}/versions", "pipeline_versions", {}):
-            if about in (version.get("description"), version.get("display_name")):
+            if description in (version.get("description"), version.get("display_name")):
                 return str(pipeline), str(version["pipeline_version_id"])
-        query = {"name": f"{name}-{digest[:12]}", "description": about, "pipelineid": pipeline}
-        version = self._ask("POST", "pipelines/upload_version", query, package=package)
+        query = {"name": f"{name}-{digest[:12]}", "description": description, "pipelineid": pipeline}
+        version = self._request("POST", "pipelines/upload_version", query, package=package)
         return str(pipeline), str(version["pipeline_version_id"])
 
     def start(self, run: Mapping[str, Any]) -> str:
-        """Start a run; gives its id."""
-        return str(self._ask("POST", "runs", body=dict(run))["run_id"])
+        """Start a run and return its id."""
+        return str(self._request("POST", "runs", body=dict(run))["run_id"])
 
     def run(self, run_id: str) -> dict[str, Any]:
-        """A run with the state of its tasks."""
+        """Return a run with the states of its tasks."""
         try:
-            return self._ask("GET", f"runs/{quote(run_id)}")
+            return self._request("GET", f"runs/{quote(run_id)}")
         except LookupError:
-            raise RefusedError(f"{self.host} knows no run {run_id}. `medloop runs` lists those it knows.") from None
+            raise RefusedError(f"{self.host} has no run {run_id}. `medloop runs` lists its runs.") from None
 
     def terminate(self, run_id: str) -> None:
-        """End a run that goes on."""
-        self._ask("POST", f"runs/{quote(run_id)}:terminate")
+        """Stop an active run."""
+        self._request("POST", f"runs/{quote(run_id)}:terminate")
 
     def runs(self, experiment: str = "") -> Iterator[dict[str, Any]]:
-        """The runs it knows, the newest first."""
+        """Yield the runs, newest first."""
         query = {"sort_by": "created_at desc", "namespace": self.namespace, "experiment_id": experiment}
         return self._pages("runs", "runs", query)
 
-    def schedule(self, wanted: Mapping[str, Any]) -> str:
-        """Begin a recurring run; gives its id."""
-        return str(self._ask("POST", "recurringruns", body=dict(wanted))["recurring_run_id"])
+    def schedule(self, recurring: Mapping[str, Any]) -> str:
+        """Create a recurring run and return its id."""
+        return str(self._request("POST", "recurringruns", body=dict(recurring))["recurring_run_id"])
 
     def schedules(self) -> Iterator[dict[str, Any]]:
-        """The recurring runs it knows."""
+        """Yield the recurring runs."""
         return self._pages("recurringruns", "recurringRuns", {"namespace": self.namespace})
 
     def unschedule(self, schedule_id: str) -> None:
-        """End a recurring run; runs that go on are left alone."""
-        self._ask("DELETE", f"recurringruns/{quote(schedule_id)}")
+        """Remove a recurring run; active runs continue."""
+        self._request("DELETE", f"recurringruns/{quote(schedule_id)}")
 
     def log(self, run_id: str, pod: str) -> str:
-        """What a pod of a run has said so far, or nothing where it cannot be had."""
+        """Return the log of a pod so far, or "" if it is not available."""
         return self._log(run_id, pod)[0]
 
-    def held_up(self, run_id: str, pod: str) -> str:
-        """Why a pod does not start, in the words of its node, or nothing: only the way to its log tells it."""
-        found = re.search(r"is waiting to start: ([^\"\\]+)", self._log(run_id, pod)[1])
-        return found[1].strip() if found else ""
+    def waiting_reason(self, run_id: str, pod: str) -> str:
+        """Return why a pod does not start, or ""; the API reports it only as an error of the log request."""
+        match = re.search(r"is waiting to start: ([^\"\\]+)", self._log(run_id, pod)[1])
+        return match[1].strip() if match else ""
 
     def _log(self, run_id: str, pod: str) -> tuple[str, str]:
-        """What a pod has said, and what the server says instead where it has no log to give."""
-        text, instead = self._text(f"/apis/v1alpha1/runs/{quote(run_id)}/nodes/{quote(pod)}/log", {})
-        if text.lstrip().startswith("<"):  # the page's server does not hand that path on, and has one of its own
+        """Return the log of a pod, and the error if it is not available."""
+        text, error = self._text(f"/apis/v1alpha1/runs/{quote(run_id)}/nodes/{quote(pod)}/log", {})
+        if text.lstrip().startswith("<"):  # the UI server does not forward this path; it has its own
             query = {"podname": pod, "runid": run_id, "podnamespace": self.namespace}
-            text, instead = self._text("/k8s/pod/logs", query)
-        return ("", text) if text.lstrip().startswith(("<", '{"error_message"')) else (text, instead)
+            text, error = self._text("/k8s/pod/logs", query)
+        return ("", text) if text.lstrip().startswith(("<", '{"error_message"')) else (text, error)
 
     def _text(self, path: str, query: Mapping[str, str]) -> tuple[str, str]:
         try:
-            answer = self._send("GET", path, query, raw=True)[0]
-            text = bytes(answer.data).decode("utf-8", "replace")
-            answer.release_conn()
+            response = self._send("GET", path, query, raw=True)[0]
+            text = bytes(response.data).decode("utf-8", "replace")
+            response.release_conn()
         except (LookupError, ValueError, OSError, urllib3.exceptions.HTTPError) as error:
-            return "", str(error)  # a log that cannot be had must not end the watching
+            return "", str(error)  # a missing log must not stop watching
         return text, ""
 
     def link(self, page: str) -> str:
-        """The address of a page about something, for people."""
+        """Return the URL of a page of the web UI."""
         return f"{self.ui}/#/{page}" + (f"?ns={self.namespace}" if self.namespace else "")
 
     def _pages(self, path: str, field: str, query: dict[str, str]) -> Iterator[dict[str, Any]]:
         token = ""
         while True:
-            answer = self._ask("GET", path, {**query, "page_size": "100", "page_token": token})
-            yield from answer.get(field) or []
-            token = answer.get("next_page_token") or ""
+            page = self._request("GET", path, {**query, "page_size": "100", "page_token": token})
+            yield from page.get(field) or []
+            token = page.get("next_page_token") or ""
             if not token:
                 return
 
-    def _ask(
+    def _request(
         self,
         method: str,
         path: str,
@@ -181,11 +184,11 @@ class Server:
         body: dict[str, Any] | None = None,
         package: Path | None = None,
     ) -> dict[str, Any]:
-        """The answer to one request, or the error that says what its refusal means."""
+        """Send a request and return the response; raise an explained error if it is refused."""
         data, headers = self._send(method, f"/apis/v2beta1/{path}", query, body, package)
         if "json" not in headers.get("Content-Type", "") or not isinstance(data, dict):
             raise PermissionError(
-                f"{self.host} answers with a web page where the API should be: most likely a log-in page. {LOGIN}"
+                f"{self.host} returned a web page instead of an API response, probably a login page. {LOGIN}"
             )
         return data
 
@@ -202,7 +205,7 @@ class Server:
 
         kind = "multipart/form-data" if package else "application/json"
         try:
-            answer = self._client.call_api(
+            response = self._client.call_api(
                 path,
                 method,
                 query_params=[(name, value) for name, value in (query or {}).items() if value],
@@ -213,81 +216,80 @@ class Server:
                 response_type="object",
                 auth_settings=["Bearer"],
                 _preload_content=not raw,
-                _request_timeout=PATIENCE,
+                _request_timeout=TIMEOUTS,
             )
         except ApiException as error:
-            raise self._refusal(error, method, path) from None
+            raise self._status_error(error, method, path) from None
         except urllib3.exceptions.HTTPError as error:
-            raise ConnectionError(self._silence(error, method)) from None
-        return (answer, {}) if raw else (answer[0], answer[2] or {})
+            raise ConnectionError(self._connection_message(error, method)) from None
+        return (response, {}) if raw else (response[0], response[2] or {})
 
-    def _refusal(self, error: Any, method: str, path: str) -> Exception:
-        """What a status that is no success means."""
-        said = _short(error.body)
-        what = f"{method} {path.split('?', maxsplit=1)[0]}"
+    def _status_error(self, error: Any, method: str, path: str) -> Exception:
+        """Return an explained error for a status code."""
+        details = f"({method} {path.split('?', maxsplit=1)[0]}: {error.status}{_server_message(error.body)})"
         if error.status == 401:
-            return PermissionError(f"{self.host} wants a log-in ({what}: 401{said}). {LOGIN}")
+            return PermissionError(f"{self.host} requires a login {details}. {LOGIN}")
         if error.status == 403:
             where = f" in the namespace {self.namespace}" if self.namespace else ""
             return PermissionError(
-                f"{self.host} does not let this log-in do that{where} ({what}: 403{said}). Ask its administrators for "
-                "the role kubeflow-edit, or set MEDLOOP_KFP_NAMESPACE to a namespace of yours."
+                f"{self.host} does not permit this user to do that{where} {details}. Ask its administrators for the "
+                "role kubeflow-edit, or set MEDLOOP_KFP_NAMESPACE to one of your namespaces."
             )
         if error.status == 404:
             return NotFoundError(
-                f"{self.host} knows no such thing ({what}: 404{said}). It may have been removed; or check the address: "
+                f"{self.host} does not have this object {details}. It may have been removed; or check the address: "
                 "some have a path, such as /pipeline."
             )
         if error.status == 409:
-            return FileExistsError(f"{self.host} has it already ({what}: 409{said}).")
+            return FileExistsError(f"{self.host} already has this object {details}.")
         if error.status in (400, 422):
-            return RefusedError(f"{self.host} refuses it ({what}: {error.status}{said}).")
-        return ConnectionError(
-            f"{self.host} is in trouble ({what}: {error.status}{said}). Look at its pods, or try later."
-        )
+            return RefusedError(f"{self.host} refused the request {details}.")
+        return ConnectionError(f"{self.host} reports an internal error {details}. Check its pods, or try again later.")
 
-    def _silence(self, error: Exception, method: str) -> str:
+    def _connection_message(self, error: Exception, method: str) -> str:
         reason = getattr(error, "reason", None) or error
         if "CERTIFICATE_VERIFY_FAILED" in str(reason):
             if "mismatch" in str(reason) or "not valid for" in str(reason):
-                return f"The certificate of {self.host} is for another name. Use the address that it was made for."
+                return f"The certificate of {self.host} is for another name. Use the address in the certificate."
             return (
-                f"The certificate of {self.host} is of an authority that this machine does not know. Set "
+                f"The certificate of {self.host} was issued by an authority that this machine does not trust. Set "
                 "MEDLOOP_KFP_CA to the file of that authority's certificate."
             )
         inner = reason.args[-1] if isinstance(reason, urllib3.exceptions.ProtocolError) else reason
         words = str(inner).split(": ", 1)[-1]
         if method == "POST" and not isinstance(error, urllib3.exceptions.MaxRetryError):
             return (
-                f"The answer of {self.host} was lost on its way ({words}). What was asked for may be done all the "
-                f"same: look with `medloop runs`, or at {self.ui}, before you ask again."
+                f"The response of {self.host} was lost ({words}). The request may have succeeded: check with `medloop "
+                f"runs` or at {self.ui} before you repeat it."
             )
         return (
-            f"No Kubeflow Pipelines server answers at {self.host} ({words}). Check the "
-            "address in KF_PIPELINES_ENDPOINT; to reach one that has none: "
+            f"No Kubeflow Pipelines server responds at {self.host} ({words}). Check the address in "
+            "KF_PIPELINES_ENDPOINT. To reach a server without a public address: "
             f"kubectl port-forward -n {HOME} svc/ml-pipeline-ui 8080:80, then http://127.0.0.1:8080"
         )
 
 
-def _again_if_another_was_first(make: Callable[[], T]) -> T:
-    """What is made, or found made by another client at the same moment."""
+def _retry_on_conflict(create: Callable[[], T]) -> T:
+    """Call `create` again if another client created the object at the same moment."""
     for _ in range(3):
         with contextlib.suppress(FileExistsError):
-            return make()
-    return make()
+            return create()
+    return create()
 
 
 def _equals(key: str, value: str) -> str:
     return json.dumps({"predicates": [{"operation": "EQUALS", "key": key, "stringValue": value}]})
 
 
-def _short(body: Any) -> str:
-    """The server's own short words in an error's body."""
+def _server_message(body: Any) -> str:
+    """Return the server's message in the body of an error, shortened, with a leading comma."""
     text = body.decode("utf-8", "replace") if isinstance(body, bytes) else str(body or "")
     try:
-        told = parse_json(text)
-        inner = [part.get("message", "") for part in told.get("details") or [] if isinstance(part, dict)]
-        words = next(filter(None, inner), told.get("message") or told.get("error_message") or told.get("error") or "")
+        error = parse_json(text)
+        inner = [part.get("message", "") for part in error.get("details") or [] if isinstance(part, dict)]
+        words = next(
+            filter(None, inner), error.get("message") or error.get("error_message") or error.get("error") or ""
+        )
     except (ValueError, AttributeError):
         words = "" if text.lstrip().startswith("<") else text
     words = " ".join(str(words).split())

@@ -1,4 +1,4 @@
-"""Starts runs of the loop on a Kubeflow Pipelines server, at once or at set times."""
+"""Start and schedule runs on a Kubeflow Pipelines server."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from medloop.kubeflow.server import Server
 from workflows.package import compile_package, oldest_server
 from workflows.placement import Placement
 
-GOING_ON = ("PENDING", "RUNNING", "CANCELING", "PAUSED", "RUNTIME_STATE_UNSPECIFIED")
+ACTIVE = ("PENDING", "RUNNING", "CANCELING", "PAUSED", "RUNTIME_STATE_UNSPECIFIED")
 
 
 @dataclass(frozen=True)
-class Order:
-    """What is to be run: a pipeline in its images and places, its arguments, and under which name."""
+class RunRequest:
+    """A run to start: pipeline, images, placement, arguments and names."""
 
     pipeline: str
     images: Mapping[str, str]
@@ -36,118 +36,116 @@ class Order:
 
     @property
     def store(self) -> str:
-        """Where the loop keeps its state."""
+        """The store of the run."""
         return str(self.arguments["store"])
 
 
-def submit(server: Server, order: Order) -> str:
-    """Start a run now; gives its id. Refuses while another run of the same loop goes on."""
-    server.about(oldest_server(order.cluster))
-    _refuse_overlap(server, order)
-    run_id = server.start(_wanted(server, order))
+def submit(server: Server, request: RunRequest) -> str:
+    """Start a run now and return its id; raise UnavailableError if another run uses the same store."""
+    server.check(oldest_server(request.cluster))
+    _refuse_overlap(server, request)
+    run_id = server.start(_run_body(server, request))
     try:
-        _refuse_overlap(server, order, run_id)  # someone may have submitted at the same moment: the first one goes on
+        _refuse_overlap(server, request, run_id)  # of concurrent submissions, only the first continues
     except RuntimeError:
         server.terminate(run_id)
         raise
     return run_id
 
 
-def _wanted(server: Server, order: Order) -> dict[str, Any]:
-    """What a run and a schedule have in common, with the package uploaded and the experiment made."""
+def _run_body(server: Server, request: RunRequest) -> dict[str, Any]:
+    """Upload the package, create the experiment, and return the fields that runs and schedules share."""
     with tempfile.TemporaryDirectory() as folder:
-        package = Path(folder) / f"{order.pipeline}.yaml"
-        compile_package(order.pipeline, order.images, order.cluster, package)
-        pipeline, version = server.upload(f"medloop-{order.pipeline}", package, file_digest(package))
-    wanted = {
-        "display_name": order.name,
-        "description": f"medloop {order.pipeline}, asked for by {getpass.getuser()}",
-        "experiment_id": server.experiment(order.experiment),
+        package = Path(folder) / f"{request.pipeline}.yaml"
+        compile_package(request.pipeline, request.images, request.cluster, package)
+        pipeline, version = server.upload(f"medloop-{request.pipeline}", package, file_digest(package))
+    body = {
+        "display_name": request.name,
+        "description": f"medloop {request.pipeline}, requested by {getpass.getuser()}",
+        "experiment_id": server.experiment(request.experiment),
         "pipeline_version_reference": {"pipeline_id": pipeline, "pipeline_version_id": version},
-        "runtime_config": {"parameters": {**order.arguments, "by": getpass.getuser()}},
+        "runtime_config": {"parameters": {**request.arguments, "by": getpass.getuser()}},
     }
-    return {**wanted, **({"service_account": order.service_account} if order.service_account else {})}
+    return {**body, **({"service_account": request.service_account} if request.service_account else {})}
 
 
-def _refuse_overlap(server: Server, order: Order, mine: str = "") -> None:
-    """Refuse while a run works on the same store; of those that began after `mine`, none counts."""
-    going_on = []
+def _refuse_overlap(server: Server, request: RunRequest, mine: str = "") -> None:
+    """Raise UnavailableError if an active run, older than the run `mine`, uses the same store."""
+    active = []
     for run in islice(server.runs(), 1000):
-        asked = (run.get("runtime_config") or {}).get("parameters") or {}
-        if run.get("state", "") in ("", *GOING_ON) and str(asked.get("store", "")).rstrip("/") == order.store.rstrip(
-            "/"
-        ):
-            going_on.append(run)
-    going_on.sort(key=lambda run: (run.get("created_at", ""), run["run_id"]))
-    before = list(takewhile(lambda run: run["run_id"] != mine, going_on))
-    if before:
-        run = before[0]
+        parameters = (run.get("runtime_config") or {}).get("parameters") or {}
+        same_store = str(parameters.get("store", "")).rstrip("/") == request.store.rstrip("/")
+        if same_store and run.get("state", "") in ("", *ACTIVE):
+            active.append(run)
+    active.sort(key=lambda run: (run.get("created_at", ""), run["run_id"]))
+    if older := list(takewhile(lambda run: run["run_id"] != mine, active)):
+        run = older[0]
         raise UnavailableError(
-            f"The run {run['run_id']} ({run.get('display_name')}) works on the store {order.store} and is "
-            f"{run.get('state', 'pending').lower()}. One run at a time holds a loop. Wait for it: medloop runs; or end "
-            f"it at {server.link('runs/details/' + run['run_id'])}"
+            f"The run {run['run_id']} ({run.get('display_name')}) uses the store {request.store} and is "
+            f"{run.get('state', 'pending').lower()}. Only one run at a time can use a store. Wait for it (see `medloop "
+            f"runs`), or stop it at {server.link('runs/details/' + run['run_id'])}"
         )
 
 
-def schedule(server: Server, order: Order, spans: Sequence[Span]) -> list[dict[str, Any]]:
-    """Let the loop run at set times, in place of the schedule of that name; gives what the server now holds.
+def schedule(server: Server, request: RunRequest, spans: Sequence[Span]) -> list[dict[str, Any]]:
+    """Create a schedule, replacing one of the same name, and return its parts.
 
-    Pinned: it runs this very package until it is replaced. It never overlaps itself and catches nothing up.
+    Its runs use the package compiled now, never overlap and are not caught up after a pause.
     """
-    server.about(oldest_server(order.cluster))
-    before = {str(each["recurring_run_id"]) for each in _of_that_name(server, order.name)}
-    wanted = _wanted(server, order)
+    server.check(oldest_server(request.cluster))
+    old = {str(part["recurring_run_id"]) for part in _parts_of(server, request.name)}
+    body = _run_body(server, request)
     try:
-        made = [_begin_part(server, wanted, order.name, span) for span in spans]
+        parts = [_create_part(server, body, request.name, span) for span in spans]
     except (ValueError, OSError, LookupError):
         with contextlib.suppress(ValueError, OSError, LookupError):
-            for part in _of_that_name(server, order.name):  # also one whose answer was lost
-                if part["recurring_run_id"] not in before:  # half a schedule is none: what was in force stays, alone
+            for part in _parts_of(server, request.name):  # includes parts whose response was lost
+                if part["recurring_run_id"] not in old:  # remove an incomplete schedule and keep the old one
                     server.unschedule(str(part["recurring_run_id"]))
         raise
-    for old in sorted(before):  # only now: a refusal above leaves the old one in force
-        server.unschedule(old)
-    return made
+    for part_id in sorted(old):  # last, so that the old schedule stays valid after an error
+        server.unschedule(part_id)
+    return parts
 
 
-def _begin_part(server: Server, wanted: Mapping[str, Any], name: str, span: Span) -> dict[str, Any]:
-    """Begin what fires between two changes of a clock; gives what the server now holds."""
+def _create_part(server: Server, body: Mapping[str, Any], name: str, span: Span) -> dict[str, Any]:
+    """Create the recurring run for the time between two clock changes, and return its description."""
     part = f" (until {span.end:%Y-%m-%d})" if span.end else f" (from {span.start:%Y-%m-%d})" if span.start else ""
     trigger: dict[str, Any] = {"cron": span.expression}
-    trigger |= {"start_time": _stamp(span.start)} if span.start else {}
-    trigger |= {"end_time": _stamp(span.end)} if span.end else {}
-    asked = {
-        **wanted,
+    trigger |= {"start_time": _timestamp(span.start)} if span.start else {}
+    trigger |= {"end_time": _timestamp(span.end)} if span.end else {}
+    recurring = {
+        **body,
         "display_name": name + part,
-        "description": _mark(name),
+        "description": _description(name),
         "trigger": {"cron_schedule": trigger},
         "max_concurrency": "1",
         "no_catchup": True,
         "mode": "ENABLE",
     }
-    about = {"name": name + part, "cron": span.expression, "start": span.start, "end": span.end}
-    return {**about, "id": server.schedule(asked)}
+    described = {"name": name + part, "cron": span.expression, "start": span.start, "end": span.end}
+    return {**described, "id": server.schedule(recurring)}
 
 
 def unschedule(server: Server, name: str) -> int:
-    """End the schedule of that name; gives how many parts it had. Its runs are left alone."""
-    found = _of_that_name(server, name)
-    if not found:
-        names = sorted({str(each["display_name"]) for each in server.schedules()})
-        raise RefusedError(f"There is no schedule {name!r} here. There are: {', '.join(names) or 'none'}.")
-    for each in found:
-        server.unschedule(str(each["recurring_run_id"]))
-    return len(found)
+    """Remove a schedule and return the number of its parts. Active runs continue."""
+    parts = _parts_of(server, name)
+    if not parts:
+        names = sorted({str(part["display_name"]) for part in server.schedules()})
+        raise RefusedError(f"There is no schedule {name!r}. Existing schedules: {', '.join(names) or 'none'}.")
+    for part in parts:
+        server.unschedule(str(part["recurring_run_id"]))
+    return len(parts)
 
 
-def _of_that_name(server: Server, name: str) -> list[dict[str, Any]]:
-    return [each for each in server.schedules() if each.get("description") == _mark(name)]
+def _parts_of(server: Server, name: str) -> list[dict[str, Any]]:
+    return [part for part in server.schedules() if part.get("description") == _description(name)]
 
 
-def _mark(name: str) -> str:
-    """What tells that a recurring run belongs to a schedule of ours."""
+def _description(name: str) -> str:
+    """Return the description by which medloop finds its recurring runs again."""
     return f"medloop schedule {name}"
 
 
-def _stamp(moment: datetime) -> str:
+def _timestamp(moment: datetime) -> str:
     return moment.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")

@@ -1,4 +1,4 @@
-"""The commands of keys: show the hash key without telling it, keep a copy, put it back, rotate it; make a pair."""
+"""Key management: describe, back up and restore the hash key; create signing keys."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ if TYPE_CHECKING:
     from medloop.settings import Settings
 
 RUNS = 20
-"""Of so many runs a copy of the key must not be in the source."""
+"""Number of recent runs whose sources must not contain a copy of the key."""
 
 
 @dataclass(frozen=True)
-class State:
-    """What may be said of the key at hand, and the id of the one that the store was made with."""
+class KeyState:
+    """Public facts about the current hash key, and the id of the store's key."""
 
     id: str
     where: str
@@ -29,36 +29,36 @@ class State:
 
 
 def write_stage_keys(folder: Path) -> list[str]:
-    """Write the key of each stage into a file of its name; return the stages."""
+    """Write the signing key of each stage to a file named after the stage; return the stages."""
     from components.shared.ledger import signing
     from components.shared.ledger.stage_keys import RELEASING, VARIABLE, for_stages
     from components.shared.runtime.interface import stages
 
-    given = for_stages(name for name in stages() if name not in RELEASING)
-    if not given:
+    keys = for_stages(name for name in stages() if name not in RELEASING)
+    if not keys:
         raise UsageError(
-            f"{signing.VARIABLE} is not set, and the keys of stages follow from it. Set it: `medloop keys pair` makes "
-            "one."
+            f"{signing.VARIABLE} is not set, and the keys of the stages are derived from it. Set it to a key created "
+            "by `medloop keys pair`."
         )
     if folder.exists():
-        raise FileExistsError(f"{folder} exists already. Name a new directory.")
+        raise FileExistsError(f"{folder} already exists. Name a new directory.")
     folder.mkdir(mode=0o700, parents=True)
-    for name, variables in given.items():
+    for name, variables in keys.items():
         write_secret(folder / name, variables[VARIABLE])
-    return [*given]
+    return [*keys]
 
 
 @dataclass(frozen=True)
-class Made:
-    """What may be told of a new pair of keys."""
+class KeyPair:
+    """Public facts about a new key pair."""
 
     id: str
     public: str
     file: str
 
 
-def make_pair(settings: Settings, file: Path) -> Made:
-    """A new private key in a file that only its owner may read."""
+def make_pair(settings: Settings, file: Path) -> KeyPair:
+    """Create a key pair, with the private key in a file that only its owner can read."""
     from components.shared.ledger import signing
     from medloop.settings import prepare_home
 
@@ -66,44 +66,44 @@ def make_pair(settings: Settings, file: Path) -> Made:
         prepare_home(settings)
     if not file.absolute().parent.is_dir():
         raise FileNotFoundError(
-            f"There is no directory {file.absolute().parent} for the key. Make it, or name another."
+            f"The directory {file.absolute().parent} does not exist. Create it, or name another file."
         )
     refuse_among_scans(settings, file)
     signer, private = signing.make()
     write_secret(file, private)
-    return Made(signer.id, signer.public, str(file))
+    return KeyPair(signer.id, signer.public, str(file))
 
 
-def state(settings: Settings) -> State:
-    """What may be said of the key at hand."""
+def describe_key(settings: Settings) -> KeyState:
+    """Describe the current hash key and whether it matches the store."""
     from components.shared.ledger import release_log
     from components.shared.privacy import hash_keys
     from components.shared.storage.store import open_store
 
-    key, where = present(settings)
-    made_with = release_log.key_id(release_log.read_log(open_store(settings.store)))
+    key, origin = current_key(settings)
+    store_key = release_log.key_id(release_log.read_log(open_store(settings.store)))
     public = hash_keys.parse(hash_keys.SYNTHETIC).id
     if key is None:
-        says = "There is no hash key yet; the first run on real scans makes one."
-        if made_with == public:
-            says = "The scans of this store are synthetic: they have a public key, of which no copy is needed."
-        elif made_with:
-            says = f"The hash key {made_with} of this store is not here. Put it back: medloop keys restore FILE"
-        return State("", "", 0, made_with, says)
+        sentence = "There is no hash key yet; the first run on real scans creates one."
+        if store_key == public:
+            sentence = "The scans of this store are synthetic and use a public key, so no copy is needed."
+        elif store_key:
+            sentence = f"The hash key {store_key} of this store is missing. Restore it: medloop keys restore FILE"
+        return KeyState("", "", 0, store_key, sentence)
     links = len(key.links)
     rotated = f", rotated {links - 1} time{'s' * (links != 2)}" if links > 1 else ""
-    says = f"{key.id}, from {where}{rotated}."
-    if made_with == public:
-        says += " The store was made with the public key of synthetic scans."
-    elif made_with and made_with != key.id:
-        says += f" The store was made with another: {made_with}. Put that one back: medloop keys restore FILE"
-    elif made_with:
-        says += " The store was made with it."
-    return State(key.id, where, links, made_with, says)
+    sentence = f"{key.id}, from {origin}{rotated}."
+    if store_key == public:
+        sentence += " The store uses the public key of synthetic scans."
+    elif store_key and store_key != key.id:
+        sentence += f" The store uses another key: {store_key}. Restore that key: medloop keys restore FILE"
+    elif store_key:
+        sentence += " The store uses this key."
+    return KeyState(key.id, origin, links, store_key, sentence)
 
 
-def present(settings: Settings) -> tuple[HashKey | None, str]:
-    """The key at hand, if there is one, and where it comes from."""
+def current_key(settings: Settings) -> tuple[HashKey | None, str]:
+    """Return the current hash key, if any, and where it comes from."""
     from components.shared.privacy import hash_keys
     from medloop.settings import finish_rotation
 
@@ -115,8 +115,8 @@ def present(settings: Settings) -> tuple[HashKey | None, str]:
     return None, ""
 
 
-def put_back(settings: Settings, copy: Path) -> str:
-    """Make the key in this file the one at hand; gives the sentence that says what was done."""
+def restore_key(settings: Settings, copy: Path) -> str:
+    """Restore the hash key from a copy and return a sentence about the result."""
     from components.shared.ledger import release_log
     from components.shared.privacy import hash_keys
     from components.shared.storage.store import open_store
@@ -124,50 +124,49 @@ def put_back(settings: Settings, copy: Path) -> str:
 
     if settings.hash_key:
         raise UnavailableError(
-            f"{hash_keys.VARIABLE} is set, and counts before any file. Take it out of the environment, or set it to "
-            f"the key in {copy}."
+            f"{hash_keys.VARIABLE} is set and has priority over files. Unset it, or set it to the key in {copy}."
         )
-    wanted = read_key(copy)
-    now, where = present(settings)
-    if now == wanted:
-        return f"The key {wanted.id} is in {where} already. Nothing was changed."
-    if now and not wanted.extends(now):
-        older = " It is an earlier state of that key, from before a rotation." if now.extends(wanted) else ""
+    restored = read_key(copy)
+    current, origin = current_key(settings)
+    if current == restored:
+        return f"The key {restored.id} is already in {origin}. Nothing was changed."
+    if current and not restored.extends(current):
+        older = " The copy is from before a rotation of this key." if current.extends(restored) else ""
         raise RefusedError(
-            f"{copy} holds the key {wanted.id}, and here is the key {now.id}, in {where}.{older} Nothing was changed; "
-            "to begin a new loop with that key set MEDLOOP_HOME to another directory."
+            f"{copy} contains the key {restored.id}, but the current key is {current.id}, in {origin}.{older} Nothing "
+            "was changed. To start a new loop with the other key, set MEDLOOP_HOME to another directory."
         )
-    made_with = release_log.key_id(release_log.read_log(open_store(settings.store)))
-    if made_with and made_with != wanted.id:
+    store_key = release_log.key_id(release_log.read_log(open_store(settings.store)))
+    if store_key and store_key != restored.id:
         raise RefusedError(
-            f"{copy} holds the key {wanted.id}, and the store was made with the key {made_with}. Nothing was changed; "
-            "put back a copy of that key."
+            f"{copy} contains the key {restored.id}, but the store uses the key {store_key}. Nothing was changed. "
+            "Restore a copy of that key."
         )
     prepare_home(settings)
-    place_key(settings.key_file, wanted)
-    return f"The key {wanted.id} is in {settings.key_file} now."
+    place_key(settings.key_file, restored)
+    return f"The key {restored.id} was restored to {settings.key_file}."
 
 
 def read_key(path: Path) -> HashKey:
-    """The key in a file, or a ValueError that names the file."""
+    """Return the key in a file; raise an error that names the file if there is none."""
     from components.shared.privacy import hash_keys
 
     try:
         return hash_keys.parse(path.read_text(encoding="ascii", errors="replace"))
     except (FileNotFoundError, IsADirectoryError) as error:
         raise type(error)(
-            f"There is no file {path} with a hash key. Name the file that `medloop keys backup` wrote; without any "
-            "copy of the key begin a new loop, with MEDLOOP_HOME set to another directory."
+            f"The key file {path} does not exist. Name the file that `medloop keys backup` wrote. If you have no copy "
+            "of the key, set MEDLOOP_HOME to another directory to start a new loop."
         ) from None
     except ValueError:
         raise RefusedError(
-            f"{path} holds no hash key: 64 hexadecimal digits are expected, or several times 64 with colons between. "
+            f"{path} contains no hash key, which is one or more groups of 64 hexadecimal digits joined by colons. "
             "Name the file that `medloop keys backup` wrote."
         ) from None
 
 
 def place_key(path: Path, key: HashKey) -> None:
-    """Put a key into a file that only its owner may read, whole or not at all; it is on the disk when this ends."""
+    """Write a key atomically to a file that only its owner can read, and sync it to disk."""
     part = path.with_name(f"{path.name}.part")
     part.unlink(missing_ok=True)
     write_key(part, key)
@@ -180,16 +179,16 @@ def place_key(path: Path, key: HashKey) -> None:
 
 
 def write_key(path: Path, key: HashKey) -> None:
-    """Write a key to a new file that only its owner may read."""
+    """Write a key to a new file that only its owner can read."""
     write_secret(path, key.text + "\n")
 
 
 def write_secret(path: Path, text: str) -> None:
-    """Write a secret to a new file that only its owner may read."""
+    """Write a secret to a new file that only its owner can read."""
     try:
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     except FileExistsError:
-        raise FileExistsError(f"{path} is there already. It was left as it is; name a new file.") from None
+        raise FileExistsError(f"{path} already exists. Nothing was overwritten; name a new file.") from None
     with os.fdopen(descriptor, "w") as file:
         file.write(text)
         file.flush()
@@ -197,24 +196,22 @@ def write_secret(path: Path, text: str) -> None:
 
 
 def refuse_among_scans(settings: Settings, copy: Path) -> None:
-    """Raise if the copy would lie among the scans of a recent run."""
-    """Whoever gets the scans would get the key with them, so no copy of it lies in the source of a run."""
+    """Raise RefusedError if the copy would be in the source of a recent run."""
     from components.shared.storage.store import open_store
     from medloop.runner.run import recent
 
     folder = copy.absolute().parent.resolve()
     sources = [str(run.record["arguments"]["source"]) for run in recent(open_store(settings.store), RUNS)]
-    known = any("://" not in source and folder.is_relative_to(Path(source).resolve()) for source in sources if source)
-    if known:
+    if any("://" not in source and folder.is_relative_to(Path(source).resolve()) for source in sources if source):
         raise RefusedError(
-            f"{folder} belongs to the source of a run, and whoever gets the scans would get the key with them, and so "
-            "know whom each hash stands for. Name a file in another directory."
+            f"{folder} is in the source of a run. Anyone who gets the scans would also get the key, and could trace "
+            "hashes to patients. Name a file in another directory."
         )
 
 
-def key_at_hand(settings: Settings) -> HashKey:
-    """Return this home's hash key; raise if there is none."""
-    key, _ = present(settings)
+def require_key(settings: Settings) -> HashKey:
+    """Return the current hash key; raise UnavailableError if there is none."""
+    key, _ = current_key(settings)
     if key is None:
-        raise UnavailableError(state(settings).sentence)
+        raise UnavailableError(describe_key(settings).sentence)
     return key

@@ -1,4 +1,4 @@
-"""A bucket made ready to be a store: versions, encryption, life-cycle rules; nothing of others is touched."""
+"""Setup of a store's bucket: versioning, encryption and life-cycle rules."""
 
 from __future__ import annotations
 
@@ -14,69 +14,69 @@ if TYPE_CHECKING:
 _NAMESPACE = "http://s3.amazonaws.com/doc/2006-03-01/"
 _NONE_SET = ("NoSuchLifecycleConfiguration", "ServerSideEncryptionConfigurationNotFoundError", "NoSuchConfiguration")
 _NOT_DONE = ("NotImplemented", "MethodNotAllowed", "XNotImplemented")
-_SMALLEST = "x-amz-transition-default-minimum-object-size"  # of the rules of others: a new list must repeat it
+_SMALLEST = "x-amz-transition-default-minimum-object-size"  # a setting of all rules; a new list must repeat it
 
 
 @dataclass(frozen=True)
-class Item:
-    """One thing that the bucket should have: is, will be, done or cannot; and what it means."""
+class Setting:
+    """One setting of the bucket, its state (is, will be, done or cannot) and its meaning."""
 
     part: str
     state: str
     says: str
 
 
-def prepare(backend: S3, *, dry_run: bool) -> list[Item]:
-    """Set the bucket up, or only look; gives each item as it was found or is now."""
+def prepare(backend: S3, *, dry_run: bool) -> list[Setting]:
+    """Set the bucket up, or only report its state in a dry run; return all settings."""
     bucket = _Bucket(backend)
-    made = _settle("bucket", f"{backend.bucket} at {backend.client.endpoint}", bucket.exists, bucket.make, dry_run)
-    if made.state == "cannot":
-        return [made]
-    absent = made.state == "will be"
-    below = f"below {backend.prefix}/" if backend.prefix else "in the bucket"
-    wishes = [
-        ("versions", "what is overwritten or deleted is kept", bucket.versions, bucket.keep_versions),
-        ("encryption", "on the server's disks, with keys of its own (SSE-S3)", bucket.encrypts, bucket.encrypt),
+    created = _apply("bucket", f"{backend.bucket} at {backend.client.endpoint}", bucket.exists, bucket.make, dry_run)
+    if created.state == "cannot":
+        return [created]
+    absent = created.state == "will be"
+    scope = f"below {backend.prefix}/" if backend.prefix else "in the bucket"
+    settings = [
+        ("versions", "overwritten and deleted objects are kept", bucket.versions, bucket.keep_versions),
+        ("encryption", "on the server's disks, with its own keys (SSE-S3)", bucket.encrypts, bucket.encrypt),
     ]
     for name, (says, rule) in _rules(backend.prefix).items():
         if name == "broken-uploads" and bucket.server == "MinIO":
-            continue  # it removes them by itself after a day, and refuses the rule
-        wishes.append((f"rule {name}", f"{says} {below}", *bucket.rule(rule)))
+            continue  # MinIO removes them itself after a day, and refuses the rule
+        settings.append((f"rule {name}", f"{says} {scope}", *bucket.rule(rule)))
     return [
-        made,
+        created,
         *(
-            Item(part, "will be", says) if absent else _settle(part, says, is_so, do, dry_run)
-            for part, says, is_so, do in wishes
+            Setting(part, "will be", says) if absent else _apply(part, says, is_set, change, dry_run)
+            for part, says, is_set, change in settings
         ),
     ]
 
 
-def _settle(part: str, says: str, is_so: Callable[[], bool], do: Callable[[], None], dry_run: bool) -> Item:
+def _apply(part: str, says: str, is_set: Callable[[], bool], change: Callable[[], None], dry_run: bool) -> Setting:
     from minio.error import S3Error
 
     try:
-        if is_so():
-            return Item(part, "is", says)
+        if is_set():
+            return Setting(part, "is", says)
         if dry_run:
-            return Item(part, "will be", says)
-        do()
-        # Some servers take what they do not know, and forget it.
-        return Item(part, "done", says) if is_so() else Item(part, "cannot", "This server does not keep it.")
+            return Setting(part, "will be", says)
+        change()
+        # Some servers accept unknown settings and ignore them.
+        return Setting(part, "done", says) if is_set() else Setting(part, "cannot", "The server ignores this setting.")
     except (S3Error, _UnknownError) as error:
         code = getattr(error, "code", _NOT_DONE[0])
         if code in _NOT_DONE:
-            return Item(part, "cannot", "This server does not know it.")
-        rights = "The keys may not do it: docs/storage.md lists the rights that it takes."
-        refused = f"The server refused it: {code}, {str(getattr(error, 'message', '')).rstrip('. ')}."
-        return Item(part, "cannot", rights if code == "AccessDenied" else refused)
+            return Setting(part, "cannot", "The server does not support this setting.")
+        rights = "The access key lacks the permission; docs/storage.md lists the required ones."
+        refused = f"The server refused: {code}, {str(getattr(error, 'message', '')).rstrip('. ')}."
+        return Setting(part, "cannot", rights if code == "AccessDenied" else refused)
 
 
 class _UnknownError(Exception):
-    """The server answers with something else than what it was asked for."""
+    """The server returned something other than the requested setting."""
 
 
 class _Bucket:
-    """The settings of a bucket, as the S3 protocol has them."""
+    """The settings of a bucket, accessed through the S3 protocol."""
 
     def __init__(self, backend: S3) -> None:
         self.backend, self.name = backend, backend.bucket
@@ -84,7 +84,7 @@ class _Bucket:
         self._smallest: str | None = None
 
     def exists(self) -> bool:
-        """Whether the bucket is there; an exception that explains, where the keys or the region are wrong."""
+        """Return whether the bucket exists; raise an error if the access key or region is wrong."""
         from minio.error import S3Error
 
         try:
@@ -97,49 +97,49 @@ class _Bucket:
         return True
 
     def make(self) -> None:
-        """Make the bucket, in the region that the environment names."""
+        """Create the bucket in the region set in the environment."""
         self.backend.client.make_bucket(self.name, location=self.backend.client.region)
 
     def versions(self) -> bool:
-        """Whether it keeps old versions."""
-        found = self._get("versioning")
-        return found is not None and found.findtext("Status") == "Enabled"
+        """Return whether versioning is enabled."""
+        versioning = self._get("versioning")
+        return versioning is not None and versioning.findtext("Status") == "Enabled"
 
     def keep_versions(self) -> None:
-        """Let it keep old versions."""
+        """Enable versioning."""
         root = ET.Element("VersioningConfiguration")
         ET.SubElement(root, "Status").text = "Enabled"
         self._put("versioning", root)
 
     def encrypts(self) -> bool:
-        """Whether it encrypts what it is given, in whatever way."""
-        found = self._get("encryption")
-        return found is not None and found.find(".//SSEAlgorithm") is not None
+        """Return whether objects are encrypted, by any method."""
+        encryption = self._get("encryption")
+        return encryption is not None and encryption.find(".//SSEAlgorithm") is not None
 
     def encrypt(self) -> None:
-        """Let it encrypt, with the server's own keys."""
+        """Enable encryption with the server's own keys."""
         root = ET.Element("ServerSideEncryptionConfiguration")
         default = ET.SubElement(ET.SubElement(root, "Rule"), "ApplyServerSideEncryptionByDefault")
         ET.SubElement(default, "SSEAlgorithm").text = "AES256"
         self._put("encryption", root)
 
-    def rule(self, wished: ET.Element) -> tuple[Callable[[], bool], Callable[[], None]]:
-        """What tells whether the rule is there as wished, and what puts it there beside those of others."""
+    def rule(self, wanted: ET.Element) -> tuple[Callable[[], bool], Callable[[], None]]:
+        """Return a function that checks for a life-cycle rule, and one that adds it to the other rules."""
 
-        def is_so() -> bool:
-            found = self._get("lifecycle")
-            return found is not None and any(_means(rule) == _means(wished) for rule in found.iter("Rule"))
+        def is_set() -> bool:
+            root = self._get("lifecycle")
+            return root is not None and any(_canonical(rule) == _canonical(wanted) for rule in root.iter("Rule"))
 
-        def put() -> None:
+        def change() -> None:
             root = self._get("lifecycle")
             root = ET.Element("LifecycleConfiguration") if root is None else root
             for rule in root.findall("Rule"):
-                if rule.findtext("ID") == wished.findtext("ID"):
+                if rule.findtext("ID") == wanted.findtext("ID"):
                     root.remove(rule)
-            root.append(wished)
+            root.append(wanted)
             self._put("lifecycle", root)
 
-        return is_so, put
+        return is_set, change
 
     def _get(self, what: str) -> ET.Element | None:
         from minio.error import S3Error
@@ -154,7 +154,7 @@ class _Bucket:
         root = ET.fromstring(answer.data)  # noqa: S314  # from the server that holds the models
         for element in root.iter():
             element.tag = element.tag.rpartition("}")[2]
-        if what not in root.tag.lower():  # rclone lists the bucket, whatever it is asked
+        if what not in root.tag.lower():  # rclone lists the bucket for any request
             raise _UnknownError
         return root
 
@@ -170,8 +170,8 @@ class _Bucket:
 
 
 def _rules(prefix: str) -> dict[str, tuple[str, ET.Element]]:
-    """The rules by name: what each says, and as XML. None lets a current object expire but those of probes."""
-    # A slash may not turn into what another prefix holds: a rule of that id belongs to another store.
+    """Return description and XML of each rule by name. Only probes expire while they are current."""
+    # The prefix is quoted, so that the rules of different stores have different ids.
     here, mark = (f"{prefix}/", f"-{quote(prefix, safe='')}") if prefix else ("", "")
 
     def rule(name: str, below: str, action: str, days: str, number: int) -> ET.Element:
@@ -184,22 +184,22 @@ def _rules(prefix: str) -> dict[str, tuple[str, ET.Element]]:
 
     return {
         "broken-uploads": (
-            "parts of uploads that broke off go after 7 days",
+            "parts of aborted uploads are deleted after 7 days",
             rule("broken-uploads", here, "AbortIncompleteMultipartUpload", "DaysAfterInitiation", 7),
         ),
         "old-versions": (
-            "versions that are no longer current go after 90 days",
+            "noncurrent versions are deleted after 90 days",
             rule("old-versions", here, "NoncurrentVersionExpiration", "NoncurrentDays", 90),
         ),
         "probes": (
-            "what `medloop doctor` left of its probes goes after a day",
+            "leftover probes of `medloop doctor` are deleted after a day",
             rule("probes", f"{here}probe/", "Expiration", "Days", 1),
         ),
     }
 
 
-def _means(rule: ET.Element) -> list[tuple[str, str]]:
-    """What a rule says, whatever the order and the spaces."""
-    said = ((element.tag, (element.text or "").strip()) for element in rule.iter())
-    # A server may write the prefix with or without a filter around it; an empty one not at all.
-    return sorted((tag, text) for tag, text in said if text)
+def _canonical(rule: ET.Element) -> list[tuple[str, str]]:
+    """Return the content of a rule independent of order and white space."""
+    values = ((element.tag, (element.text or "").strip()) for element in rule.iter())
+    # Servers write the prefix with or without a filter element around it, and may omit an empty one.
+    return sorted((tag, text) for tag, text in values if text)

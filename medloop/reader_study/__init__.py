@@ -1,1 +1,1 @@
-"""Reader studies: what people said of the test images, with and without a model's help."""
+"""Reader studies: human readers on the test images, with and without a model's help."""

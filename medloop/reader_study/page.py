@@ -1,4 +1,4 @@
-"""The page of a reader study: one self-contained file; it names readers as the table does, and no patient."""
+"""The HTML page of a reader study: one self-contained file, without data of patients."""
 
 from __future__ import annotations
 
@@ -8,17 +8,24 @@ from typing import Any
 
 from components.shared.figures import FIGURES
 from components.shared.reporting import plots
+from components.shared.reporting.formatting import NONE, count, interval, number
 from components.shared.reporting.pages import template
-from components.shared.reporting.wording import NONE, count, interval, number
 from medloop.reader_study.study import NAMES, WAYS
 
 WORDS = {"unaided": "alone", "aided": "with the model’s help"}
-BANDS = ((0.0, "none"), (0.2, "slight"), (0.4, "fair"), (0.6, "moderate"), (0.8, "substantial"), (1.01, "nearly full"))
-"""Landis and Koch's words for a kappa up to these values (1977): a habit, no law."""
+BANDS = (
+    (0.0, "none"),
+    (0.2, "slight"),
+    (0.4, "fair"),
+    (0.6, "moderate"),
+    (0.8, "substantial"),
+    (1.01, "almost perfect"),
+)
+"""Upper limits of kappa and the conventional terms of Landis and Koch (1977)."""
 
 
 def page(figures: Mapping[str, Any], curve: Mapping[str, Any] | None) -> str:
-    """The whole page; `curve` is the model's ROC curve on the images that were read."""
+    """Return the page; `curve` is the model's ROC curve on the images that were read."""
     names = [name for name in NAMES if figures["model"][name] is not None]
     return template(Path(__file__).parent, "readers.html.j2").render(
         figures=figures,
@@ -28,7 +35,7 @@ def page(figures: Mapping[str, Any], curve: Mapping[str, Any] | None) -> str:
         f"{count(figures['patients'], 'patient')}",
         names=[FIGURES[name].title for name in names],
         effect=_effect(figures["effect"]["figures"]),
-        readers=[_reader(each, names) for each in figures["readers"]],
+        readers=[_reader(reader, names) for reader in figures["readers"]],
         model=[_cell(name, figures["model"][name]) for name in names],
         agreement=[_agreement(figures["agreement"][way], WORDS[way]) for way in WAYS],
         drawing=_roc(figures, curve) if curve else "",
@@ -39,39 +46,39 @@ def _effect(figures: Mapping[str, Any] | None) -> list[dict[str, str]]:
     return [
         {
             "name": FIGURES[name].title,
-            "unaided": number(name, found["unaided"]),
-            "aided": number(name, found["aided"]),
-            "difference": _signed(name, found["difference"]),
-            "interval": _range(name, found),
-            "p": NONE if found["p"] is None else f"{found['p']:.3f}" if found["p"] >= 0.001 else "< 0.001",
+            "unaided": number(name, effect["unaided"]),
+            "aided": number(name, effect["aided"]),
+            "difference": _signed(name, effect["difference"]),
+            "interval": _range(name, effect),
+            "p": NONE if effect["p"] is None else f"{effect['p']:.3f}" if effect["p"] >= 0.001 else "< 0.001",
         }
-        for name, found in (figures or {}).items()
-        if found is not None
+        for name, effect in (figures or {}).items()
+        if effect is not None
     ]
 
 
-def _reader(told: Mapping[str, Any], names: list[str]) -> dict[str, Any]:
+def _reader(reader: Mapping[str, Any], names: list[str]) -> dict[str, Any]:
     rows = [
         {
             "way": WORDS[way],
-            "images": told[way]["images"],
-            "cells": [_cell(name, told[way][name]) for name in names],
+            "images": reader[way]["images"],
+            "cells": [_cell(name, reader[way][name]) for name in names],
         }
         for way in WAYS
-        if told[way]
+        if reader[way]
     ]
-    gains = told["difference"]
+    differences = reader["difference"]
     return {
-        "number": told["number"],
-        "name": told["reader"],
+        "number": reader["number"],
+        "name": reader["reader"],
         "rows": rows,
-        "gains": [_gain(name, gains[name]) for name in names] if gains else [],
+        "differences": [_difference(name, differences[name]) for name in names] if differences else [],
     }
 
 
-def _gain(name: str, found: Mapping[str, Any] | None) -> dict[str, str]:
-    value, between = (_signed(name, found["difference"]), _range(name, found)) if found else (NONE, "")
-    return {"name": FIGURES[name].title, "value": value, "range": between}
+def _difference(name: str, figure: Mapping[str, Any] | None) -> dict[str, str]:
+    value, bounds = (_signed(name, figure["difference"]), _range(name, figure)) if figure else (NONE, "")
+    return {"name": FIGURES[name].title, "value": value, "range": bounds}
 
 
 def _cell(name: str, figure: Mapping[str, Any] | None) -> dict[str, str]:
@@ -85,35 +92,35 @@ def _signed(name: str, value: float) -> str:
     return text.replace("-", "−")
 
 
-def _range(name: str, found: Mapping[str, Any]) -> str:
-    if found["low"] is None:
+def _range(name: str, figure: Mapping[str, Any]) -> str:
+    if figure["low"] is None:
         return "no interval"
-    return f"{_signed(name, found['low'])} to {_signed(name, found['high'])}".replace(" points to", " to")
+    return f"{_signed(name, figure['low'])} to {_signed(name, figure['high'])}".replace(" points to", " to")
 
 
-def _agreement(found: Mapping[str, Any] | None, way: str) -> dict[str, str]:
-    if found is None:
-        return {"way": way, "value": NONE, "words": "Fewer than two readers read enough images together."}
-    kappa = found["kappa"]
-    told = f"{found['method']}’s kappa of {found['readers']} readers on {count(found['images'], 'image')}"
+def _agreement(agreement: Mapping[str, Any] | None, way: str) -> dict[str, str]:
+    if agreement is None:
+        return {"way": way, "value": NONE, "words": "Too few images were read by two or more readers."}
+    kappa = agreement["kappa"]
+    basis = f"{agreement['method']}’s kappa of {agreement['readers']} readers on {count(agreement['images'], 'image')}"
     if kappa["value"] is None:
-        return {"way": way, "value": NONE, "words": f"{told}: all named one class alone, which chance explains."}
+        return {"way": way, "value": NONE, "words": f"{basis}: undefined, as all calls name the same class."}
     band = next(word for top, word in BANDS if kappa["value"] <= top)
     return {
         "way": way,
         "value": f"{number('kappa', kappa['value'])}, {interval('kappa', kappa)}",
-        "words": f"{told}: {band}.",
+        "words": f"{basis}: {band}.",
     }
 
 
 def _roc(figures: Mapping[str, Any], curve: Mapping[str, Any]) -> str:
-    """The model's curve, and each reader as a point: open alone, filled with help, a line between the two."""
-    figure, axes = plots.square("share of false alarms (1 − specificity)", "sensitivity")
+    """Return the plot of the model's ROC curve with two connected points per reader: open alone, filled with help."""
+    figure, axes = plots.square("false positive rate (1 − specificity)", "sensitivity")
     axes.plot([0, 1], [0, 1], color=plots.FAINT, linewidth=1, zorder=1)
-    axes.plot(curve["fpr"], curve["tpr"], label="the model", **plots.LINES[0])
+    axes.plot(curve["fpr"], curve["tpr"], label="model", **plots.LINES[0])
     drawn = set()
-    for told in figures["readers"]:
-        points = {way: _point(told[way]) for way in WAYS if told[way]}
+    for reader in figures["readers"]:
+        points = {way: _point(reader[way]) for way in WAYS if reader[way]}
         known = {way: point for way, point in points.items() if point}
         if len(known) == 2:
             axes.plot(*zip(*known.values(), strict=True), color=plots.GREY, linewidth=1.2, zorder=3)
@@ -127,11 +134,11 @@ def _roc(figures: Mapping[str, Any], curve: Mapping[str, Any]) -> str:
             )  # fmt: skip
         if known:
             at = next(iter(known.values()))
-            axes.annotate(str(told["number"]), at, xytext=(6, -11), textcoords="offset points", fontsize=9)
+            axes.annotate(str(reader["number"]), at, xytext=(6, -11), textcoords="offset points", fontsize=9)
     return plots.svg(figure, axes, "readers")
 
 
-def _point(told: Mapping[str, Any]) -> tuple[float, float] | None:
-    if told["sensitivity"] is None or told["specificity"] is None:
+def _point(figures: Mapping[str, Any]) -> tuple[float, float] | None:
+    if figures["sensitivity"] is None or figures["specificity"] is None:
         return None
-    return 1 - told["specificity"]["value"], told["sensitivity"]["value"]
+    return 1 - figures["specificity"]["value"], figures["sensitivity"]["value"]

@@ -1,7 +1,7 @@
-"""Figures of readers for many weightings of the patients at once: the figure itself, and the jackknife.
+"""Figures of readers for many weightings of the patients at once.
 
-A weighting says how often each patient counts. A reader's figure is a ratio of sums over patients, so one piece of code
-gives its value (each counts once) and its jackknife (all but one).
+A weighting contains a weight for each patient. A reader's figure is a ratio of sums over patients, so the same code
+computes its value (all weights are 1) and its jackknife (one weight is 0).
 """
 
 from __future__ import annotations
@@ -18,37 +18,37 @@ Ints = NDArray[np.int64]
 
 @dataclass(frozen=True)
 class Share:
-    """A share of images, such as accuracy or sensitivity: of how many images, and how many of them are right."""
+    """A share of images, such as accuracy or sensitivity: the numbers of images and of right ones per patient."""
 
     right: Floats
     images: Floats
 
     @staticmethod
     def of(right: NDArray[np.bool_], counted: NDArray[np.bool_], patients: Ints, number: int) -> Share:
-        """Summed over each of so many patients, of the counted images alone."""
+        """Return the sums over the counted images for each of `number` patients."""
         return Share(
             np.bincount(patients, right & counted, number).astype(np.float64),
             np.bincount(patients, counted, number).astype(np.float64),
         )
 
     def __call__(self, weights: Floats) -> Floats:
-        """The share for each weighting; NaN where no image is left."""
+        """Return the share for each weighting; NaN without images."""
         return _ratio(weights @ self.right, weights @ self.images)
 
     @property
-    def behind(self) -> NDArray[np.bool_]:
-        """The patients on whom it rests."""
+    def contributing(self) -> NDArray[np.bool_]:
+        """Whether each patient contributes to the figure."""
         return self.images > 0
 
     @property
-    def worth(self) -> float:
-        """On how many patients a flawless figure would rest."""
-        return float(self.behind.sum())
+    def effective_patients(self) -> float:
+        """The effective number of patients of a perfect figure."""
+        return float(self.contributing.sum())
 
 
 @dataclass(frozen=True)
 class Area:
-    """An AUC: for each pair of patients how often the one's positive images are ranked before the other's negative."""
+    """An AUC: for each pair of patients, the number of image pairs that are ranked correctly."""
 
     ahead: Floats
     positive: Floats
@@ -56,7 +56,7 @@ class Area:
 
     @staticmethod
     def of(scores: Floats, truth: NDArray[np.bool_], counted: NDArray[np.bool_], patients: Ints, number: int) -> Area:
-        """Of the counted images: ties count half."""
+        """Return the sums over the counted images; ties count half."""
         above, below = np.flatnonzero(truth & counted), np.flatnonzero(~truth & counted)
         wins = np.sign(scores[above][:, None] - scores[below]) / 2 + 0.5
         by_positive = np.zeros((number, len(below)))
@@ -67,17 +67,17 @@ class Area:
         return Area(ahead, positive, negative)
 
     def __call__(self, weights: Floats) -> Floats:
-        """The AUC for each weighting; NaN where one side is missing."""
+        """Return the AUC for each weighting; NaN without positive or negative images."""
         return _ratio(((weights @ self.ahead) * weights).sum(1), (weights @ self.positive) * (weights @ self.negative))
 
     @property
-    def behind(self) -> NDArray[np.bool_]:
-        """The patients on whom it rests."""
+    def contributing(self) -> NDArray[np.bool_]:
+        """Whether each patient contributes to the figure."""
         return (self.positive + self.negative) > 0
 
     @property
-    def worth(self) -> float:
-        """On how many patients a flawless figure would rest: the smaller side decides (their harmonic mean, twice)."""
+    def effective_patients(self) -> float:
+        """The effective number of patients of a perfect figure: twice the harmonic mean of both groups' numbers."""
         positive, negative = float((self.positive > 0).sum()), float((self.negative > 0).sum())
         return 4 / (1 / positive + 1 / negative) if positive and negative else 0.0
 
@@ -86,39 +86,38 @@ Sums = Share | Area
 
 
 def value(sums: Sums) -> float:
-    """The figure itself."""
-    return float(sums(np.ones((1, len(sums.behind))))[0])
+    """Return the figure."""
+    return float(sums(np.ones((1, len(sums.contributing))))[0])
 
 
 def with_interval(sums: Sums, confidence: float) -> Figure:
-    """The figure with its interval over patients: Wilson's, for the number of independent patients that it is worth.
+    """Return the figure with Wilson's interval for its effective number of independent patients.
 
-    No lower bound is higher than what a flawless reader of the same patients would have, and no upper bound lower than
-    what one would have who is never right.
+    The lower bound is at most that of a perfect reader of the same patients, and the upper bound at least that of a
+    reader who is never right.
     """
-    found, patients = value(sums), sums.worth
-    if np.isnan(found):
+    estimate, patients = value(sums), sums.effective_patients
+    if np.isnan(estimate):
         return UNKNOWN
     variance = float(covariances(jackknife([sums]))[0, 0])
-    if not np.isfinite(variance):  # without one patient there is no such figure
-        return {"value": found, "low": None, "high": None}
-    number = found * (1 - found) / variance if variance > 1e-15 and 0 < found < 1 else patients
-    low, high = wilson(found, number, confidence)
+    if not np.isfinite(variance):  # the figure depends on a single patient
+        return {"value": estimate, "low": None, "high": None}
+    number = estimate * (1 - estimate) / variance if variance > 1e-15 and 0 < estimate < 1 else patients
+    low, high = wilson(estimate, number, confidence)
     best, worst = wilson(1.0, patients, confidence)[0], wilson(0.0, patients, confidence)[1]
-    return {"value": found, "low": float(min(low, best)), "high": float(max(high, worst))}
+    return {"value": estimate, "low": float(min(low, best)), "high": float(max(high, worst))}
 
 
-def jackknife(several: list[Sums]) -> Floats:
-    """Each figure without each of the patients on whom they rest: [figures, patients]."""
-    behind = np.flatnonzero(np.any([sums.behind for sums in several], axis=0))
-    number = len(several[0].behind)
-    without = np.ones((len(behind), number))
-    without[np.arange(len(behind)), behind] = 0
-    return np.stack([sums(without) for sums in several])
+def jackknife(figures: list[Sums]) -> Floats:
+    """Return each figure without each of the contributing patients: [figures, patients]."""
+    contributing = np.flatnonzero(np.any([sums.contributing for sums in figures], axis=0))
+    without = np.ones((len(contributing), len(figures[0].contributing)))
+    without[np.arange(len(contributing)), contributing] = 0
+    return np.stack([sums(without) for sums in figures])
 
 
 def covariances(left_out: Floats) -> Floats:
-    """The covariances of figures, by the jackknife over patients."""
+    """Return the covariances of figures, from their jackknife over patients."""
     patients = left_out.shape[1]
     apart = left_out - left_out.mean(axis=1, keepdims=True)
     return np.asarray(apart @ apart.T * (patients - 1) / patients)

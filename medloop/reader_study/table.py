@@ -1,4 +1,4 @@
-"""The readers' table: a CSV file of what each of them said of which test image, with or without the model's help."""
+"""The readers' table: a CSV file with one reading per row, with or without the model's help."""
 
 from __future__ import annotations
 
@@ -16,92 +16,97 @@ from components.shared.parsing.json_documents import check_columns, table_lines
 
 COLUMNS = ("reader", "image", "image_id", "frame", "label", "score", "aided")
 AIDED = {"yes": True, "no": False, "": False}
-LEAST = 10
-"""A reader who has fewer images, alone or with help, shows nothing."""
+MIN_IMAGES = 10
+"""Minimum number of images per reader, alone and with help."""
 
-Name = Callable[[str, int], str]
-"""From an image's name at the source and its frame (-1: the file is one image) to its id."""
+ImageId = Callable[[str, int], str]
+"""Returns the id of an image from its name at the source and its frame (-1 for single-frame files)."""
 
 
 @dataclass(frozen=True)
 class Reading:
-    """What a reader said of an image."""
+    """A reader's label and score for an image."""
 
     reader: str
     image_id: str
     aided: bool
     label: int
-    """The place of the class among the classes."""
+    """Index of the class."""
     score: float | None
     line: int
 
 
 def read_table(
-    data: bytes, classes: Sequence[str], test: Mapping[str, int], name: Name | None, positive: int, cut: float | None
+    data: bytes,
+    classes: Sequence[str],
+    test: Mapping[str, int],
+    image_id: ImageId | None,
+    positive: int,
+    cut: float | None,
 ) -> list[Reading]:
-    """The readings in a file; a ValueError names the line of what makes no sense.
+    """Return the readings in a file; raise RefusedError with the line number if a row is invalid.
 
-    `test` holds the ids of the test images. `name` gives the id of an image's name, where the hash key is at hand.
-    `cut` is the score from which on a reader calls the positive class, for readings without a label.
+    The keys of `test` are the ids of the test images. `image_id` is None without a hash key. `cut` is the lowest score
+    of the positive class, for readings without a label.
     """
     try:
         text = data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise RefusedError(
-            f"The readers' table is no UTF-8 at byte {error.start:,}. Save it as CSV in UTF-8."
+            f"The readers' table is not valid UTF-8 at byte {error.start:,}. Save it as CSV in UTF-8."
         ) from None
-    rows, found = csv.reader(table_lines(io.StringIO(text, newline=""), "The readers' table")), []
+    rows, readings = csv.reader(table_lines(io.StringIO(text, newline=""), "The readers' table")), []
     try:
         columns = [column.strip().lower() for column in next(rows, [])]
         check_columns(columns, "The readers' table")
-        _check_columns(columns, name is not None, cut)
+        _check_columns(columns, image_id is not None, cut)
         for row in rows:
             values = [cell.strip() for cell in row]
             if any(values[len(columns) :]):
                 raise RefusedError(
-                    f"Line {rows.line_num} of the readers' table has {len(values)} cells, and there are {len(columns)} "
-                    "columns. Write 0.5 with a point, and put text that holds a comma into quotes."
+                    f"Line {rows.line_num} of the readers' table has {len(values)} cells, but the table has "
+                    f"{len(columns)} columns. Write decimals with a point (0.5), and quote text that contains a comma."
                 )
             cells = dict(zip_longest(columns, values[: len(columns)], fillvalue=""))
             if any(values):
-                found.append(_reading(cells, rows.line_num, classes, test, name, positive, cut))
+                readings.append(_reading(cells, rows.line_num, classes, test, image_id, positive, cut))
     except csv.Error as error:
         raise RefusedError(
-            f"Line {rows.line_num} of the readers' table cannot be read as CSV: {error}. Mend that line."
+            f"Line {rows.line_num} of the readers' table is not valid CSV: {error}. Correct the line."
         ) from None
-    _check(found)
-    return found
+    _check(readings)
+    return readings
 
 
-def _check_columns(columns: Sequence[str], named: bool, cut: float | None) -> None:
+def _check_columns(columns: Sequence[str], has_key: bool, cut: float | None) -> None:
     unknown = [column for column in columns if column not in COLUMNS]
     if unknown and len(unknown) == len(columns):
         raise RefusedError(
-            "The readers' table begins with none of its columns' names (the line is not shown: it may hold values). "
-            f"Begin it with some of {', '.join(COLUMNS)}."
+            "The first line of the readers' table contains no known column name (it is not shown, as it may contain "
+            f"values). Begin the table with a line of column names: {', '.join(COLUMNS)}."
         )
     if unknown:
         near = difflib.get_close_matches(unknown[0], COLUMNS, n=1, cutoff=0.0)[0]
         raise RefusedError(
-            f"The readers' table has a column {unknown[0]!r}: did you mean {near!r}? Known are {', '.join(COLUMNS)}."
+            f"The readers' table has an unknown column {unknown[0]!r}: did you mean {near!r}? Allowed: "
+            f"{', '.join(COLUMNS)}."
         )
-    twice = next((column for column in columns if columns.count(column) > 1), "")
-    if twice:
-        raise RefusedError(f"The readers' table has the column {twice!r} twice. Keep one of them.")
+    duplicate = next((column for column in columns if columns.count(column) > 1), "")
+    if duplicate:
+        raise RefusedError(f"The readers' table has the column {duplicate!r} twice. Keep one of them.")
     if "reader" not in columns or not {"image", "image_id"} & set(columns) or not {"label", "score"} & set(columns):
         raise RefusedError(
-            f"The readers' table has the columns {', '.join(columns) or 'of an empty file'}, and needs reader, image "
-            "(or image_id), and label (or score)."
+            f"The readers' table has the columns {', '.join(columns) or '(none)'}; it must have reader, image (or "
+            "image_id), and label (or score)."
         )
-    if "image_id" not in columns and not named:
+    if "image_id" not in columns and not has_key:
         raise UnavailableError(
-            "The readers' table names images by their files, and there is no hash key here to tell their ids. Put the "
-            "key back (medloop keys restore FILE), or give the column image_id."
+            "The readers' table contains file names, and there is no hash key to compute their ids. Restore the key "
+            "(medloop keys restore FILE), or add the column image_id."
         )
     if "label" not in columns and cut is None:
         raise UsageError(
-            "The readers' table has scores and no labels. Say with --cut from which score on a reader calls the image "
-            "positive."
+            "The readers' table has scores but no labels. Set --cut to the lowest score that counts as positive."
         )
 
 
@@ -110,39 +115,38 @@ def _reading(
     line: int,
     classes: Sequence[str],
     test: Mapping[str, int],
-    name: Name | None,
+    image_id: ImageId | None,
     positive: int,
     cut: float | None,
 ) -> Reading:
-    reader = cells["reader"]
+    reader, aided = cells["reader"], cells.get("aided", "").lower()
     if not reader:
-        raise RefusedError(f"Line {line} of the readers' table names no reader. Give each reader a name or a number.")
-    if cells.get("aided", "").lower() not in AIDED:
+        raise RefusedError(f"Line {line} of the readers' table has no reader. Give each reader a name or number.")
+    if aided not in AIDED:
         raise RefusedError(
-            f"Line {line} of the readers' table has something else under aided than yes (with the model's help) or no. "
-            "Correct it."
+            f"Line {line} of the readers' table has an invalid value in the column aided; it must be yes (with the "
+            "model's help) or no. Correct it."
         )
     image = cells.get("image_id", "").lower()
-    if not image and name:
+    if not image and image_id:
         file = cells.get("image", "").replace("\\", "/").removeprefix("./")
-        image = name(file, _frame(cells.get("frame", ""), line)) if file else ""
+        image = image_id(file, _frame(cells.get("frame", ""), line)) if file else ""
     if image not in test:
         raise RefusedError(
-            f"Line {line} of the readers' table names an image that is not among the {len(test)} test images of the "
-            "run. Give its name relative to the source, as `medloop data locate` tells it, or its id in "
+            f"Line {line} of the readers' table has an image that is not among the {len(test)} test images of the run. "
+            "Use its name relative to the source, as printed by `medloop data locate`, or its id in "
             "predictions.parquet."
         )
     score = _score(cells.get("score", ""), line)
     label = cells.get("label", "")
     if label:
-        return Reading(reader, image, AIDED[cells.get("aided", "").lower()], _label(label, line, classes), score, line)
+        return Reading(reader, image, AIDED[aided], _label(label, line, classes), score, line)
     if score is None or cut is None:
         raise RefusedError(
             f"Line {line} of the readers' table has no label"
-            f"{'' if score is None else ', and --cut does not say what its score means'}. Complete it, or leave it out."
+            f"{'' if score is None else ', and --cut is not set for its score'}. Add a label, or remove the line."
         )
-    called = positive if score >= cut else 1 - positive
-    return Reading(reader, image, AIDED[cells.get("aided", "").lower()], called, score, line)
+    return Reading(reader, image, AIDED[aided], positive if score >= cut else 1 - positive, score, line)
 
 
 def _label(label: str, line: int, classes: Sequence[str]) -> int:
@@ -151,8 +155,8 @@ def _label(label: str, line: int, classes: Sequence[str]) -> int:
     near = difflib.get_close_matches(label.upper(), [name.upper() for name in classes], n=1, cutoff=0.0)
     meant = next(name for name in classes if name.upper() == near[0])
     raise RefusedError(
-        f"Line {line} of the readers' table has a label that is no class of the model: did you mean "
-        f"{meant!r}? The classes are {', '.join(classes)}."
+        f"Line {line} of the readers' table has a label that is not a class of the model: did you mean {meant!r}? "
+        f"Classes: {', '.join(classes)}."
     )
 
 
@@ -164,7 +168,7 @@ def _score(text: str, line: int) -> float | None:
     except ValueError:
         score = math.nan
     if not math.isfinite(score):
-        raise RefusedError(f"Line {line} of the readers' table has a score that is no number. Correct it.")
+        raise RefusedError(f"Line {line} of the readers' table has a score that is not a number. Correct it.")
     return score
 
 
@@ -172,26 +176,26 @@ def _frame(text: str, line: int) -> int:
     if not text:
         return -1
     if not text.isdecimal():
-        raise RefusedError(f"Line {line} of the readers' table has a frame that is no number from 0 on. Correct it.")
+        raise RefusedError(f"Line {line} of the readers' table has an invalid frame; it must be a whole number from 0.")
     return int(text)
 
 
 def _check(readings: Sequence[Reading]) -> None:
     if not readings:
-        raise RefusedError("The readers' table holds 0 readings, and at least one reader's are needed.")
+        raise RefusedError("The readers' table contains 0 readings; at least one reader is required.")
     seen: dict[tuple[str, str, bool], int] = {}
-    for each in readings:
-        first = seen.setdefault((each.reader, each.image_id, each.aided), each.line)
-        if first != each.line:
+    for reading in readings:
+        first = seen.setdefault((reading.reader, reading.image_id, reading.aided), reading.line)
+        if first != reading.line:
             raise RefusedError(
-                f"Lines {first} and {each.line} of the readers' table are the same image, read by {each.reader!r} "
-                f"{_way(each.aided)}. Keep one of them."
+                f"Lines {first} and {reading.line} of the readers' table are the same image, read by "
+                f"{reading.reader!r} {_way(reading.aided)}. Keep one of them."
             )
-    for (reader, aided), count in Counter((each.reader, each.aided) for each in readings).items():
-        if count < LEAST:
+    for (reader, aided), count in Counter((reading.reader, reading.aided) for reading in readings).items():
+        if count < MIN_IMAGES:
             raise RefusedError(
-                f"The reader {reader!r} has {count} images {_way(aided)}, and at least {LEAST} are needed to say "
-                "anything. Add more, or leave these lines out."
+                f"The reader {reader!r} has {count} images {_way(aided)}; at least {MIN_IMAGES} are required. Add "
+                "more, or remove these lines."
             )
 
 

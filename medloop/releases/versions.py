@@ -1,4 +1,4 @@
-"""What was released, and the two ways to put an earlier version back into service."""
+"""Released versions: list them, print model cards, promote and roll back."""
 
 from __future__ import annotations
 
@@ -19,73 +19,73 @@ from medloop.settings import Settings
 
 
 def figures(store: Store, entry: Entry) -> dict[str, Any]:
-    """What the report of an entry shows: its figures with their intervals, on how many; nothing where it is gone."""
+    """Return the key figures in the report of an entry, with intervals and counts; {} if the report is missing."""
     try:
         manifest = Manifest.decode(store.get(entry.record["report"]), "the report")
         metrics = parse_json(store.get(manifest.files["metrics.json"].digest))
-        whole = metrics["all"]
-        about = {name: whole.get(name) for name in ("images", "patients")}
-        shown = {name: whole["figures"][name] for name in KEY if whole["figures"].get(name)}
+        population = metrics["all"]
+        counts = {name: population.get(name) for name in ("images", "patients")}
+        values = {name: population["figures"][name] for name in KEY if population["figures"].get(name)}
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return {}
-    return {**about, "confidence": metrics.get("confidence"), "figures": shown}
+    return {**counts, "confidence": metrics.get("confidence"), "figures": values}
 
 
-def told(found: dict[str, Any]) -> str:
-    """Figures in one line; nothing where there are none."""
-    if not found:
+def describe_figures(summary: dict[str, Any]) -> str:
+    """Return the result of `figures` on one line, or ""."""
+    if not summary:
         return ""
     words = []
-    for name, figure in found["figures"].items():
+    for name, figure in summary["figures"].items():
         low, high = figure.get("low"), figure.get("high")
         interval = f" ({low:.3f} – {high:.3f})" if low is not None and high is not None else ""
         words.append(f"{FIGURES[name].phrase} {figure['value']:.3f}{interval}")
-    return f"{', '.join(words)}; {found['images']} test images of {found['patients']} patients"
+    return f"{', '.join(words)}; {summary['images']} test images of {summary['patients']} patients"
 
 
-def line(entry: Entry, service: Entry | None) -> str:
-    """An entry of the log as a list shows it: what happened when, to what, by whom, and why."""
+def describe_entry(entry: Entry, service: Entry | None) -> str:
+    """Return a log entry as two lines of text; the entry in service has a mark."""
     record = entry.record
     mark = "●" if service and entry.number == service.number else " "
     when = record["at"].replace("T", " ")[:16]
-    about = f"model {record['model'][:12]}  " if "model" in record else ""
-    about += f"key {record['key_id']}  " if entry.kind == "rotation" else ""
+    subject = f"model {record['model'][:12]}  " if "model" in record else ""
+    subject += f"key {record['key_id']}  " if entry.kind == "rotation" else ""
     signed = f"  signed {record['signer']}" if "signer" in record else ""
-    first = f"{mark} {entry.version or '–':5} {entry.kind:10} {when}  {about}by {record.get('by', '–')}{signed}"
+    first = f"{mark} {entry.version or '–':5} {entry.kind:10} {when}  {subject}by {record.get('by', '–')}{signed}"
     return f"{printable(first)}\n        {printable(str(record.get('reason') or record.get('sentence', '')))}"
 
 
-def known(store: Store, version: str) -> Entry:
-    """The entry that released a version, or a ValueError that names the nearest."""
-    released = release_log.versions(release_log.read_log(store))
+def find_version(log: list[Entry], version: str) -> Entry:
+    """Return the entry that released a version; raise RefusedError if there is none."""
+    released = release_log.versions(log)
     if version not in released:
         raise RefusedError(
             f"There is no released version {version!r}.{nearest(version, released)} "
-            f"Released ones: {', '.join(released) or 'none yet'}."
+            f"Released versions: {', '.join(released) or 'none'}. Refused models have no version."
         )
     return released[version]
 
 
 def card(store: Store, version: str) -> str:
-    """The card of a released version."""
+    """Return the model card of a released version."""
     from components.shared.ledger.model_registry import read_card as read
 
-    words = read(known(store, version), store.uri)
-    if not words:
-        raise FileNotFoundError(f"{version} has no card: it was released before there were any, or it was removed.")
-    return words
+    text = read(find_version(release_log.read_log(store), version), store.uri)
+    if not text:
+        raise FileNotFoundError(f"{version} has no card: an early version of medloop released it, or it was removed.")
+    return text
 
 
 def rebuild(settings: Settings, store: Store) -> str:
-    """Draw MLflow's registry anew from the release log; gives the sentence that says so."""
+    """Rebuild MLflow's model registry from the release log, and return a sentence about it."""
     log = release_log.read_log(store)
     environment.set_default("MLFLOW_TRACKING_URI", settings.tracking)
     from components.shared.ledger.model_registry import NAME, project
 
     if not project(log, store.uri, rebuild=True):
         raise ConnectionError(
-            f"The registry at {settings.tracking_shown} was not drawn: it does not answer, or refuses. The release log "
-            "is complete without it; try again when it answers."
+            f"The registry at {settings.tracking_shown} was not rebuilt: it does not respond, or refuses. The release "
+            "log is complete without it. Try again later."
         )
     service, count = release_log.in_service(log), len(release_log.versions(log))
     return (
@@ -94,65 +94,55 @@ def rebuild(settings: Settings, store: Store) -> str:
     )
 
 
-def draw_what_waits(settings: Settings, store: Store) -> None:
-    """Let the registry name the model that waits for a person's approval, or no more; where none ever did, do nothing.
+def sync_awaiting(settings: Settings, store: Store) -> None:
+    """Update the registry's alias for the model that awaits approval.
 
-    The step that writes down that a model waits has no client of the registry.
+    The stage that records a model as awaiting approval has no client of the registry.
     """
     log = release_log.read_log(store)
     if any(entry.kind == "awaiting" for entry in log):
-        environment.set_default("MLFLOW_TRACKING_URI", settings.tracking)
-        from components.shared.ledger.model_registry import project
-
-        project(log, store.uri)
+        _sync_registry(settings, store, log)
 
 
 def promote(settings: Settings, store: Store, version: str, reason: str) -> str:
-    """Put a version that was released before into service again; gives the sentence that says so."""
+    """Put an earlier version back into service, and return a sentence about it."""
     log = release_log.read_log(store)
-    known = release_log.versions(log)
-    if version not in known:
-        raise RefusedError(
-            f"There is no released version {version!r}.{nearest(version, known)} "
-            f"Released ones: {', '.join(known) or 'none yet'}. A refused model cannot be promoted."
-        )
+    target = find_version(log, version)
     service = release_log.in_service(log)
     if service and service.version == version:
-        return f"{version} is in service already. Nothing was changed."
-    _append(settings, store, log, "promotion", known[version], reason)
-    return f"{version} is in service again{_instead(service)}."
+        return f"{version} is already in service. Nothing was changed."
+    _append(settings, store, log, "promotion", target, reason)
+    return f"{version} is in service again{f', instead of {service.version}' if service else ''}."
 
 
 def rollback(settings: Settings, store: Store, reason: str) -> str:
-    """Put back what was in service before the present version; gives the sentence that says so."""
+    """Put the previous version back into service, and return a sentence about it."""
     log = release_log.read_log(store)
     stack = release_log.history(log)
     if not stack:
-        raise RefusedError("Nothing is in service, so there is nothing to roll back.")
+        raise RefusedError("No model is in service, so there is nothing to roll back.")
     if len(stack) < 2:
         raise RefusedError(
-            f"Nothing was in service before {stack[-1].version} that was not taken back, so there is none to go back "
-            "to. A version that was taken back comes again with: medloop promote VERSION --reason WHY"
+            f"There is no version before {stack[-1].version} to roll back to, apart from versions that were rolled "
+            "back themselves. To use one of those: medloop promote VERSION --reason WHY"
         )
     _append(settings, store, log, "rollback", stack[-2], reason)
-    return f"{stack[-2].version} is in service again{_instead(stack[-1])}."
+    return f"{stack[-2].version} is in service again, instead of {stack[-1].version}."
 
 
-def _instead(entry: release_log.Entry | None) -> str:
-    return f", in place of {entry.version}" if entry else ""
-
-
-def _append(
-    settings: Settings, store: Store, log: list[release_log.Entry], what: str, target: release_log.Entry, reason: str
-) -> None:
+def _append(settings: Settings, store: Store, log: list[Entry], kind: str, target: Entry, reason: str) -> None:
     if not reason.strip():
-        raise UsageError("A change of what is in service needs a reason. Give one with --reason.")
+        raise UsageError("A change of the model in service needs a reason. Give one with --reason.")
     store.require_create_once()
     fields = {name: target.record[name] for name in ("version", "model", "runtime", "precision")}
     release_log.append(
-        store, log, what, **fields, reason=reason, by=getpass.getuser(), run=target.record.get("run", "")
+        store, log, kind, **fields, reason=reason, by=getpass.getuser(), run=target.record.get("run", "")
     )
+    _sync_registry(settings, store, release_log.read_log(store))
+
+
+def _sync_registry(settings: Settings, store: Store, log: list[Entry]) -> None:
     environment.set_default("MLFLOW_TRACKING_URI", settings.tracking)
     from components.shared.ledger.model_registry import project
 
-    project(release_log.read_log(store), store.uri)
+    project(log, store.uri)

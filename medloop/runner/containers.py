@@ -1,4 +1,4 @@
-"""What a run's containers are given: the directories they share with this machine, and their environment."""
+"""Mounts, environment and network of a run's containers."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from components import TELEMETRY_OFF, THREADS
 from components.shared.errors import UnavailableError
 from medloop.settings import Settings
 
-HANDED_ON = (
+PASSED = (
     "MEDLOOP_CURRENCY",
     "MEDLOOP_DEVICE_PRICE",
     "MEDLOOP_HASH_KEY",
@@ -21,14 +21,14 @@ HANDED_ON = (
     "MEDLOOP_NOTIFY_URL",
     "MEDLOOP_RUN",
     "MEDLOOP_SCRATCH",
-    "MEDLOOP_SIGNING_KEY",  # of a replay; a run gives each stage its own key
+    "MEDLOOP_SIGNING_KEY",  # for a replay; in a run each stage gets its own key
     "MEDLOOP_TRACEBACK",
     "MEDLOOP_VERIFY_KEYS",
     "PYTHONUNBUFFERED",
     *TELEMETRY_OFF,
     *THREADS,
 )
-FAMILIES = ("AWS_", "MLFLOW_")
+PASSED_PREFIXES = ("AWS_", "MLFLOW_")
 FILES = ("AWS_CA_BUNDLE", "AWS_SHARED_CREDENTIALS_FILE", "AWS_CONFIG_FILE", "AWS_WEB_IDENTITY_TOKEN_FILE")
 ADDRESSES = (
     "AWS_ENDPOINT_URL",
@@ -39,14 +39,15 @@ ADDRESSES = (
     "MEDLOOP_NOTIFY_URL",
 )
 LABEL = "medloop.store"
-"""The label of a run's containers: the store they work on. One run at a time holds a store."""
+"""Label of a run's containers; its value is the store. Only one run at a time uses a store."""
 
 
-def for_containers(
+def container_options(
     settings: Settings, environment: dict[str, str], arguments: dict[str, Any], images: Iterable[str]
 ) -> dict[str, Any]:
-    """Mounts (path → ro or rw, the same path inside), the key files that an empty file covers there, and environment;
-    refuses where engine or image is missing.
+    """Return mounts (path to ro or rw, same path inside), hidden key files, environment, user, network and labels.
+
+    Raise UnavailableError if Docker or an image is missing.
     """
     check_images(images)
     mounts = {str(settings.home): "rw"}
@@ -59,45 +60,47 @@ def for_containers(
     return {
         "mounts": {**mounts, **named_files(environment)},
         "covered": [str(path) for path in settings.key_files if path.exists()],
-        "environment": handed_on(environment),
+        "environment": passed_environment(environment),
         "user": f"{os.getuid()}:{os.getgid()}",
         "network": network(environment),
         "labels": {LABEL: arguments["store"]},
     }
 
 
-def end(store: str) -> None:
-    """End the containers that work on a store: Docker's engine does not end them with the process that asked it."""
+def remove(store: str) -> None:
+    """Remove the containers of a store's run; Docker does not stop them when their client process ends."""
     import docker
     from docker.errors import DockerException
 
     with contextlib.suppress(DockerException), contextlib.closing(docker.from_env()) as client:
         for container in client.containers.list(all=True, filters={"label": f"{LABEL}={store}"}):
-            with contextlib.suppress(DockerException):  # it has just ended by itself
+            with contextlib.suppress(DockerException):  # it may have just ended
                 container.remove(force=True)
 
 
 def named_files(environment: Mapping[str, str]) -> dict[str, str]:
-    """Mounts of the files that the environment names: keys, tokens, certificates."""
+    """Return read-only mounts of the files named in the environment: keys, tokens, certificates."""
     paths = (Path(environment[name]).absolute() for name in FILES if environment.get(name))
     return {str(path): "ro" for path in paths if path.is_file()}
 
 
 def network(environment: Mapping[str, str]) -> str:
-    """The machine's own network, where storage or tracking are on it and no other container would reach them."""
+    """Return "host" if the store, tracking or another service runs on this machine, else "bridge"."""
     hosts = (urlsplit(environment.get(name, "")).hostname for name in ADDRESSES)
     return "host" if any(host in ("localhost", "127.0.0.1", "::1") for host in hosts) else "bridge"
 
 
-def handed_on(environment: Mapping[str, str]) -> dict[str, str]:
-    """The part of an environment that a stage has a use for."""
-    kept = {name: value for name, value in environment.items() if name in HANDED_ON or name.startswith(FAMILIES)}
-    # A path from here leads nowhere there.
-    return {name: str(Path(value).absolute()) if name in FILES and value else value for name, value in kept.items()}
+def passed_environment(environment: Mapping[str, str]) -> dict[str, str]:
+    """Return the environment variables that stages use, with absolute paths."""
+    return {
+        name: str(Path(value).absolute()) if name in FILES and value else value
+        for name, value in environment.items()
+        if name in PASSED or name.startswith(PASSED_PREFIXES)
+    }
 
 
 def check_images(images: Iterable[str]) -> None:
-    """Refuse where no Docker engine answers, or it lacks one of the images."""
+    """Raise UnavailableError if Docker does not respond or lacks one of the images."""
     import docker
     from docker.errors import DockerException, ImageNotFound
 
@@ -105,7 +108,7 @@ def check_images(images: Iterable[str]) -> None:
         client = docker.from_env()
     except DockerException as error:
         raise UnavailableError(
-            f"No Docker engine answers ({str(error).splitlines()[0]}). Start one, or use --runner subprocess."
+            f"Docker does not respond ({str(error).splitlines()[0]}). Start it, or use --runner subprocess."
         ) from None
     try:
         missing = []
@@ -116,8 +119,8 @@ def check_images(images: Iterable[str]) -> None:
                 missing.append(name)
         if missing:
             raise UnavailableError(
-                f"There is no image {', '.join(missing)} on this machine. Build them with: make images, or fetch them "
-                "with: docker pull"
+                f"These images are not on this machine: {', '.join(missing)}. Build them with `make images`, or fetch "
+                "them with `docker pull`."
             )
     finally:
         client.close()

@@ -1,7 +1,7 @@
-"""The process in which Kubeflow Pipelines' local runner does a run: `python -m medloop.runner.engine`.
+"""The process that executes a run with Kubeflow Pipelines' local runner: `python -m medloop.runner.engine`.
 
-Its first line of input is the run as JSON. When its input then closes, the one who started it is gone, and it ends
-with all its children: a run never goes on unwatched.
+The first line of standard input is the run as JSON. When standard input closes, the parent process has ended, and this
+process terminates with all its children, so that no run continues unattended.
 """
 
 from __future__ import annotations
@@ -18,54 +18,54 @@ from components.shared.privacy.redaction import protect_process
 
 
 def main() -> int:
-    """Do the run that standard input describes; gives the exit status."""
+    """Execute the run described on standard input, and return the exit status."""
     protect_process()
-    asked = json.loads(sys.stdin.readline())
-    threading.Thread(target=_end_with_the_starter, args=(asked,), daemon=True).start()
+    request = json.loads(sys.stdin.readline())
+    threading.Thread(target=_terminate_with_parent, args=(request,), daemon=True).start()
     warnings.filterwarnings("ignore", message="You may be attemping to run", category=RuntimeWarning)
     from kfp import local
 
     from workflows.package import build
 
-    images = asked["images"] if asked["runner"] == "docker" else None
-    pipeline = build(asked["pipeline"], images, environments=asked["keys"])
-    local.init(_runner(local, asked), pipeline_root=asked["root"], raise_on_error=True)
+    images = request["images"] if request["runner"] == "docker" else None
+    pipeline = build(request["pipeline"], images, environments=request["keys"])
+    local.init(_runner(local, request), pipeline_root=request["root"], raise_on_error=True)
     try:
-        pipeline(**asked["arguments"])
+        pipeline(**request["arguments"])
     except RuntimeError as error:
         sys.stderr.write(f"{error}\n")
         return 1
     return 0
 
 
-def _runner(local: Any, asked: dict[str, Any]) -> Any:
-    if asked["runner"] == "subprocess":
+def _runner(local: Any, request: dict[str, Any]) -> Any:
+    if request["runner"] == "subprocess":
         return local.SubprocessRunner(use_venv=False)
     from docker.types import DeviceRequest, Mount
 
-    gpus = {"device_requests": [DeviceRequest(count=-1, capabilities=[["gpu"]])]} if asked["gpus"] else {}
+    gpus = {"device_requests": [DeviceRequest(count=-1, capabilities=[["gpu"]])]} if request["gpus"] else {}
     return local.DockerRunner(
-        environment=asked["environment"],
+        environment=request["environment"],
         mounts=[
-            *(Mount(path, path, "bind", read_only=mode == "ro") for path, mode in asked["mounts"].items()),
-            *(Mount(path, os.devnull, "bind", read_only=True) for path in asked["covered"]),
+            *(Mount(path, path, "bind", read_only=mode == "ro") for path, mode in request["mounts"].items()),
+            *(Mount(path, os.devnull, "bind", read_only=True) for path in request["covered"]),
         ],
-        user=asked["user"],
-        entrypoint="",  # the images are commands by themselves; here the pipeline brings its own
-        network_mode=asked["network"],
-        shm_size="1g",  # the usual 64 MB are too little for training
-        labels=asked["labels"],
+        user=request["user"],
+        entrypoint="",  # the images have an entry point; the pipeline sets its own command
+        network_mode=request["network"],
+        shm_size="1g",  # Docker's default of 64 MB is too small for training
+        labels=request["labels"],
         **gpus,
     )
 
 
-def _end_with_the_starter(asked: dict[str, Any]) -> None:
+def _terminate_with_parent(request: dict[str, Any]) -> None:
     sys.stdin.read()
-    if asked["runner"] == "docker":
+    if request["runner"] == "docker":
         from medloop.runner import containers
 
-        for store in asked["labels"].values():
-            containers.end(store)
+        for store in request["labels"].values():
+            containers.remove(store)
     os.killpg(0, signal.SIGTERM)
 
 

@@ -1,4 +1,4 @@
-"""What is told of a run: its summary, its report, and why it ended as it did."""
+"""Summary, report and explanation of a run."""
 
 from __future__ import annotations
 
@@ -31,13 +31,13 @@ HEADLINES = (*KEY, "calibration_error")
 
 
 def artifact_file(store: Store, digest: str, name: str) -> bytes:
-    """A file's content out of an artifact that is named by its manifest's digest."""
+    """Return the content of a file of an artifact; `digest` is that of the manifest."""
     manifest = Manifest.decode(store.get(digest), digest[:12])
     return store.get(manifest.files[name].digest)
 
 
-def decided(run: Run) -> str:
-    """The digest of the last decision of a run, or of the one by which it released; nothing when it came to none."""
+def decision_digest(run: Run) -> str:
+    """Return the digest of the run's last decision, or of the one that it released; "" if there is none."""
     step = run.last("gate")
     if step and "outputs" in step:
         return str(step["outputs"]["decision"])
@@ -46,15 +46,15 @@ def decided(run: Run) -> str:
 
 
 def decision(store: Store, run: Run) -> dict[str, Any] | None:
-    """The last decision of a run, or None when it came to none."""
-    digest = decided(run)
+    """Return the last decision of a run, or None if there is none."""
+    digest = decision_digest(run)
     if not digest:
         return None
     return decode("decision", artifact_file(store, digest, "decision.json"), "decision.json")
 
 
 def metrics(store: Store, run: Run) -> dict[str, Any] | None:
-    """The figures that the last decision was made on, or None."""
+    """Return the figures behind the last decision, or None."""
     step = run.last("evaluate")
     if not step or "outputs" not in step:
         return None
@@ -62,33 +62,35 @@ def metrics(store: Store, run: Run) -> dict[str, Any] | None:
 
 
 def report_metrics(store: Store, report: str) -> dict[str, Any]:
-    """The figures of a report that is named by its digest."""
+    """Return the figures of the report with this digest."""
     return decode("metrics", artifact_file(store, report, "metrics.json"), "metrics.json")
 
 
 def dataset(store: Store, run: Run) -> dict[str, Any] | None:
-    """The description of the data set that a run learned from, or None."""
+    """Return the description of the run's data set, or None."""
     step = run.last("merge")
     if not step or "outputs" not in step:
         return None
     return decode("dataset", artifact_file(store, step["outputs"]["dataset"], "dataset.json"), "dataset.json")
 
 
-def _data_sentence(about: dict[str, Any]) -> str:
-    counts = about["counts"]
-    aside = ", ".join(f"{count} {reason}" for reason, count in counts.get("reasons", {}).items())
+def _data_sentence(dataset: dict[str, Any]) -> str:
+    counts = dataset["counts"]
+    reasons = ", ".join(f"{count} {reason}" for reason, count in counts.get("reasons", {}).items())
     omitted = left_out(counts.get("left_out") or {})
     return (
-        f"{counts['images']} images of {counts['patients']} patients were usable, {counts['duplicates']} of them "
-        f"copies of others; {counts['quarantined']} were set aside{f' ({aside})' if aside else ''}"
+        f"Data: {counts['images']} images of {counts['patients']} patients, {counts['duplicates']} of them duplicates; "
+        f"{counts['quarantined']} quarantined{f' ({reasons})' if reasons else ''}"
         f"{f'; {omitted}' if omitted else ''}."
     )
 
 
 def write_page(settings: Settings, store: Store, run: Run) -> Path:
-    """Write the run's report where a browser finds it; gives its path."""
-    if not (digest := decided(run)):
-        raise RefusedError(f"The run {run.id} {run.record['outcome']} before a decision, so it has no report.")
+    """Write the run's HTML report into its folder and return the path."""
+    if not (digest := decision_digest(run)):
+        raise RefusedError(
+            f"The run {run.id} has no report: it has the outcome {run.record['outcome']!r} and reached no decision."
+        )
     path = settings.runs / run.id / "report.html"
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(artifact_file(store, digest, "page.html"))
@@ -96,20 +98,20 @@ def write_page(settings: Settings, store: Store, run: Run) -> Path:
 
 
 def as_json(store: Store, run: Run) -> str:
-    """The run as one JSON object: record, figures, decision."""
+    """Return the run as JSON: record, figures, decision and, if one was required, approval."""
     figures = metrics(store, run)
-    shown = {"figures": figures["all"]["figures"] if figures else None, "decision": decision(store, run)}
-    if shown["decision"] and shown["decision"]["outcome"] == AWAITING:
-        shown["approval"] = newest(store, decided(run))
-    return _lines(json.dumps({**run.record, **shown}, indent=1, sort_keys=True, ensure_ascii=False).split("\n"))
+    details = {"figures": figures["all"]["figures"] if figures else None, "decision": decision(store, run)}
+    if details["decision"] and details["decision"]["outcome"] == AWAITING:
+        details["approval"] = newest(store, decision_digest(run))
+    return _lines(json.dumps({**run.record, **details}, indent=1, sort_keys=True, ensure_ascii=False).split("\n"))
 
 
 def summarise(console: Console, settings: Settings, store: Store, run: Run) -> None:
-    """Print what a run came to: times, figures, decision, what is in service, and where to look further."""
+    """Print the result of a run: durations, figures, decision, the model in service, and further commands."""
     console.print()
     _print_times(console, run)
-    if told := spent(run):
-        console.print(told, highlight=False, markup=False)
+    if cost := training_cost(run):
+        console.print(cost, highlight=False, markup=False)
     figures = metrics(store, run)
     if figures:
         console.print()
@@ -122,41 +124,41 @@ def summarise(console: Console, settings: Settings, store: Store, run: Run) -> N
     console.print(f"In service: {run.record['in_service'] or 'nothing'}", style="bold", highlight=False)
     page = write_page(settings, store, run)
     console.print()
-    further = [("the report", str(page)), ("why, in words", f"{_command('medloop')} explain {run.id}")]
+    further = [("report", str(page)), ("explanation", f"{_command('medloop')} explain {run.id}")]
     if run.record["outcome"] == AWAITING:
-        further.append(("approve it", f"{_command('medloop')} {how_to_approve(run)}"))
-    further.append(("what was released", f"{_command('medloop')} models"))
+        further.append(("approval", f"{_command('medloop')} {approve_command(run)}"))
+    further.append(("release log", f"{_command('medloop')} models"))
     if run.record["in_service"]:
-        further.append(("try the model", f"{_command('medloop')} serve"))
-    further.append(("the training's course", f"tensorboard --logdir {settings.store}/tensorboard"))
-    further.append(("the tracking page", f"{_command('mlflow')} ui --backend-store-uri {settings.tracking_shown}"))
-    for what, how in further:
-        console.print(f"  {what:21} {how}", highlight=False, markup=False, soft_wrap=True)
+        further.append(("prediction server", f"{_command('medloop')} serve"))
+    further.append(("training curves", f"tensorboard --logdir {settings.store}/tensorboard"))
+    further.append(("tracking server", f"{_command('mlflow')} ui --backend-store-uri {settings.tracking_shown}"))
+    for name, value in further:
+        console.print(f"  {name:18} {value}", highlight=False, markup=False, soft_wrap=True)
 
 
-def how_to_approve(run: Run) -> str:
-    """How a person approves what this run left waiting."""
+def approve_command(run: Run) -> str:
+    """Return the arguments of `medloop` that approve the run's model."""
     return f"approve {run.id} --by NAME --reason TEXT"
 
 
 def _command(name: str) -> str:
-    """How a command of this environment is called from here: by its name where the shell finds it, else by its path."""
+    """Return how to call a command of this Python environment: its name if it is on PATH, else its path."""
     if shutil.which(name):
         return name
     path = Path(sys.executable).parent / name
     return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else str(path)
 
 
-def spent(run: Run) -> str:
-    """The device hours of the training, over its interruptions, and what they cost where a price is set; or nothing."""
+def training_cost(run: Run) -> str:
+    """Return a sentence with the device hours of the training and, if a price is set, their cost; else ""."""
     step = run.last("train") or {}
     seconds = step.get("spent", {}).get("device_seconds")
     if not isinstance(seconds, int | float):
         return ""
     price = read_price()
     cost = f", at {price} {price.of(seconds)}" if price else ""
-    before = " It was done before this run, which paid nothing for it." if step["state"] == "reused" else ""
-    return f"The training took {seconds / 3600:.3g} device hours{cost}.{before}"
+    reused = " It was reused from an earlier run at no cost." if step["state"] == "reused" else ""
+    return f"The training took {seconds / 3600:.3g} device hours{cost}.{reused}"
 
 
 def _print_times(console: Console, run: Run) -> None:
@@ -165,9 +167,9 @@ def _print_times(console: Console, run: Run) -> None:
     table.add_column("time", justify="right")
     table.add_column("")
     for step in run.stages:
-        state = {"reused": "done before", "finished": "", "failed": "failed"}.get(step["state"], "not finished")
+        state = {"reused": "reused", "finished": "", "failed": "failed"}.get(step["state"], "not finished")
         table.add_row(step["stage"], f"{step['seconds']:.1f} s" if step["state"] == "finished" else "–", state)
-    table.add_row("[bold]in all[/]", f"[bold]{run.record['seconds']:.1f} s[/]", "")
+    table.add_row("[bold]total[/]", f"[bold]{run.record['seconds']:.1f} s[/]", "")
     console.print(table)
 
 
@@ -177,62 +179,58 @@ def _print_figures(console: Console, figures: dict[str, Any]) -> None:
     title = f"on {population['images']} test images of {population['patients']} patients, {precision}"
     positive = figures["positive"]
     table = Table(box=None, pad_edge=False, header_style="dim")
-    for column, side in ((title, "left"), ("value", "right"), (f"{figures['confidence']:.0%} interval", "right")):
-        table.add_column(column, justify="right" if side == "right" else "left")
+    table.add_column(title)
+    for column in ("value", f"{figures['confidence']:.0%} interval"):
+        table.add_column(column, justify="right")
     for name in HEADLINES:
         figure = population["figures"].get(name)
         if figure:
             interval = f"{figure['low']:.3f} – {figure['high']:.3f}" if figure["low"] is not None else "–"
-            of = f" for {positive}" if positive and FIGURES[name].one_sided else ""
-            table.add_row(escape(printable(name.replace("_", " ") + of)), f"{figure['value']:.3f}", interval)
+            suffix = f" for {positive}" if positive and FIGURES[name].one_sided else ""
+            table.add_row(escape(printable(name.replace("_", " ") + suffix)), f"{figure['value']:.3f}", interval)
     console.print(table, highlight=False)
 
 
 def _print_failure(console: Console, settings: Settings, run: Run) -> None:
-    where = run.record["failed_stage"]
-    failed = (
-        f"{f'The stage {where} failed.' if where else 'The run broke off outside of its stages.'} {run.record['why']}"
-    )
-    console.print(printable(failed), style="bold", highlight=False, markup=False)
+    stage = run.record["failed_stage"]
+    failure = f"The stage {stage} failed." if stage else "The run failed outside its stages."
+    console.print(printable(f"{failure} {run.record['why']}"), style="bold", highlight=False, markup=False)
     if run.record["last_lines"]:
-        console.print("\nIts last lines:", highlight=False)
+        console.print("\nLast lines of its log:", highlight=False)
         for line in run.record["last_lines"]:
             console.print(f"  {printable(line)}", highlight=False, markup=False, soft_wrap=True)
     console.print(
-        f"\nWhat is in service is untouched. The whole log: {settings.runs / run.id / 'log.txt'}\n"
-        "Once that is mended, the same command goes on from there.",
+        f"\nThe model in service is unchanged. Full log: {settings.runs / run.id / 'log.txt'}\n"
+        "After fixing the cause, run the same command again to continue.",
         highlight=False,
         markup=False,
         soft_wrap=True,
     )
 
 
-def _place(record: dict[str, Any]) -> str:
-    return f"the stage {record['failed_stage']}" if record["failed_stage"] else "none of its stages"
-
-
 def explain(store: Store, run: Run) -> str:
-    """Why a run ended as it did, in plain sentences."""
+    """Return the explanation of a run's outcome."""
     record = run.record
-    lines = [f"The run {run.id} of {record['started']}, started by {record['by']}."]
+    lines = [f"Run {run.id}, started at {record['started']} by {record['by']}."]
     if "decision" in record["arguments"]:
-        lines.append(f"It was to release what the run {record['arguments'].get('run')} left waiting for approval.")
+        lines.append(f"Purpose: release the approved model of run {record['arguments'].get('run')}.")
     else:
-        lines.append(f"It learned from {record['arguments']['source']}.")
+        lines.append(f"Source: {record['arguments']['source']}")
     if record["outcome"] == "failed":
-        return _lines([*lines, f"It failed in {_place(record)}: {record['why']}"])
+        stage = f"in the stage {record['failed_stage']}" if record["failed_stage"] else "outside its stages"
+        return _lines([*lines, f"It failed {stage}: {record['why']}"])
     verdict = decision(store, run)
     data = dataset(store, run)
     if data:
         lines.append(_data_sentence(data))
-    if told := spent(run):
-        lines.append(told)
+    if cost := training_cost(run):
+        lines.append(cost)
     if verdict is None:
-        return _lines([*lines, f"It is {record['outcome']}, and came to no decision."])
+        return _lines([*lines, f"Its outcome is {record['outcome']!r}; it reached no decision."])
     subject = verdict["subject"]
-    against = f"the model in service ({subject['champion'][:12]})" if subject["champion"] else "no model in service"
+    champion = f"the model in service ({subject['champion'][:12]})" if subject["champion"] else "no model in service"
     lines += [
-        f"It judged the model {subject['model'][:12]} as {subject['precision']}, compared with {against}.",
+        f"It evaluated the model {subject['model'][:12]} in {subject['precision']}, compared with {champion}.",
         "",
         verdict["sentence"],
         "",
@@ -248,57 +246,55 @@ def explain(store: Store, run: Run) -> str:
 
 
 def _lines(lines: list[str]) -> str:
-    """The lines as text; none becomes two because of what a record holds."""
+    """Join the lines; escape line breaks in recorded text."""
     return "\n".join(map(printable, lines))
 
 
 def _released(store: Store, run: Run) -> Entry | None:
-    """The entry of the log by which what this run left waiting came into service, or None."""
-    decision_of_it = decided(run)
+    """Return the log entry that released the run's decision, or None."""
+    digest = decision_digest(run)
     log = read_chain(store)
-    return next((entry for entry in log if entry.version and entry.record.get("decision") == decision_of_it), None)
+    return next((entry for entry in log if entry.version and entry.record.get("decision") == digest), None)
 
 
 def _approval(store: Store, run: Run) -> str:
-    """Whether a person has approved what this run left waiting."""
-    given = newest(store, decided(run))
-    if given is None:
-        return f"It awaits a person’s approval: medloop {how_to_approve(run)}"
-    ended = "ended" if expired(given) else "lasts until"
-    why = given["reason"].rstrip(".")
-    return f"Approved by {given['by']} at {given['at']}: {why}. The approval {ended} {given['until']}."
+    approval = newest(store, decision_digest(run))
+    if approval is None:
+        return f"It awaits approval: medloop {approve_command(run)}"
+    validity = "expired at" if expired(approval) else "is valid until"
+    reason = approval["reason"].rstrip(".")
+    return f"Approved by {approval['by']} at {approval['at']}: {reason}. The approval {validity} {approval['until']}."
 
 
-def compared(again: Replay, status: int, equal: dict[str, bool | None]) -> str:
-    """What a replay came to: whether it gave what the step gave then, and where its files are."""
-    stage, state = again.step["stage"], again.step["state"]
+def describe_replay(replay: Replay, status: int, equal: dict[str, bool | None]) -> str:
+    """Return the result of a replay: which outputs equal the recorded ones, and where the files are."""
+    stage, state = replay.step["stage"], replay.step["state"]
     if status:
-        before = " It failed then, too." if state == "failed" else f" Then it {state}."
-        return f"The step {stage} failed here.{before}\nIts inputs lie in {again.folder}"
+        before = "It failed in the run, too." if state == "failed" else f"Its state in the run: {state}."
+        return f"The step {stage} failed here. {before}\nInputs: {replay.folder}"
     words = {
-        True: "equal to what it gave then",
-        False: "NOT equal to what it gave then",
-        None: "new: it gave none then",
+        True: "equal to the recorded output",
+        False: "NOT equal to the recorded output",
+        None: "not recorded in the run",
     }
-    lines = [f"The step {stage} is done again; what is in the store and in service is untouched."]
+    lines = [f"The step {stage} was repeated; the store and the model in service are unchanged."]
     lines += [f"  {name:10} {words[same]}" for name, same in equal.items()]
     if stage in work.IMPURE:
-        lines.append("  It reads what can change from outside; a difference may come from there.")
+        lines.append("  The step reads external state, which can cause a difference.")
     if stage == "evaluate":
-        lines.append("  It measures how long an image takes; a difference may come from there.")
-    here = stage_code.code_version(stage)
-    if again.step["code"] != here:
-        lines.append("  The code or its packages here are not those of the run; a difference may come from there.")
-    return "\n".join([*lines, f"Its files: {again.folder / 'outputs'}"])
+        lines.append("  The step measures the time per image, which causes a difference.")
+    if replay.step["code"] != stage_code.code_version(stage):
+        lines.append("  The code or its packages differ from those of the run, which can cause a difference.")
+    return "\n".join([*lines, f"Files: {replay.folder / 'outputs'}"])
 
 
-def there_and_here(run: Run | dict[str, Any]) -> dict[str, str]:
-    """A line of a list of runs: one of this store's, or one as a server tells it."""
+def run_row(run: Run | dict[str, Any]) -> dict[str, str]:
+    """Return a row of a list of runs, for a run of this store or one listed by a server."""
     if isinstance(run, Run):
         record = run.record
         took = f"{record['seconds']:.0f} s" if "seconds" in record else "–"
         what = record.get("sentence") or (
-            f"{record['failed_stage'] or 'broken off'}: {record['why']}" if "why" in record else ""
+            f"{record['failed_stage'] or 'no stage'}: {record['why']}" if "why" in record else ""
         )
         began = record["started"].replace("T", " ")[:16]
         return {"run": run.id, "began": began, "took": took, "state": record["outcome"], "what": printable(what)}

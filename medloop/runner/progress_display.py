@@ -1,4 +1,4 @@
-"""Shows a run while it goes on: a line a stage, with progress; in a terminal the line is alive."""
+"""Progress display of a run: progress bars in a terminal, one line per event elsewhere."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from rich.text import Text
 
 from components.shared.reporting.left_out import left_out
 
-TAKEN = 46
-"""Columns of a line that spinner, stage, bar and time take."""
+OTHER_COLUMNS = 46
+"""Width of spinner, stage, bar and time, in characters."""
 
 
 class Lines:
-    """For logs and pipes: a line when a stage makes progress and when it ends; the longer it takes, the rarer."""
+    """Display for logs and pipes: one line per progress event and stage end, less often in long stages."""
 
     def __init__(self, console: Console) -> None:
         self.console = console
-        self._begun = self._last = 0.0
+        self._started = self._last = 0.0
 
     def __enter__(self) -> Lines:
         return self
@@ -33,23 +33,22 @@ class Lines:
 
     def __call__(self, event: dict[str, Any]) -> None:
         """Show one event."""
-        now = time.monotonic()
+        now, text = time.monotonic(), ""
         if event["event"] == "started":
-            self._begun, self._last = now, 0.0
+            self._started, self._last = now, 0.0
         if event["event"] == "progress":
-            apart = min(max(5.0, (now - self._begun) / 20), 60.0)
-            if event["done"] >= event["total"] or now - self._last > apart:
+            interval = min(max(5.0, (now - self._started) / 20), 60.0)
+            if event["done"] >= event["total"] or now - self._last > interval:
                 self._last = now
-                self._say(f"  {event['stage']:9} {_so_far(event)}")
-        elif text := ending(event):
-            self._say(text)
-
-    def _say(self, text: str) -> None:
-        self.console.print(text, highlight=False, markup=False, soft_wrap=True)
+                text = f"  {event['stage']:9} {_progress(event)}"
+        else:
+            text = final_line(event)
+        if text:
+            self.console.print(text, highlight=False, markup=False, soft_wrap=True)
 
 
 class Bars:
-    """For a terminal: a bar for the stage at work, with the finished ones above it."""
+    """Display for a terminal: a progress bar for the current stage below the finished ones."""
 
     def __init__(self, console: Console) -> None:
         self._progress = _Bar(
@@ -77,10 +76,10 @@ class Bars:
         if event["event"] == "started":
             self._task = self._progress.add_task(event["stage"], total=None, beside="", below="")
         elif event["event"] == "progress" and self._task is not None:
-            note = _so_far(event)
-            beside, below = (note, "") if len(note) <= self._progress.console.width - TAKEN else ("", note)
+            note = _progress(event)
+            beside, below = (note, "") if len(note) <= self._progress.console.width - OTHER_COLUMNS else ("", note)
             self._progress.update(self._task, total=event["total"], completed=event["done"], beside=beside, below=below)
-        elif text := ending(event):
+        elif text := final_line(event):
             if self._task is not None and event.get("level") != "WARNING":
                 self._progress.remove_task(self._task)
                 self._task = None
@@ -88,7 +87,7 @@ class Bars:
 
 
 class _Bar(Progress):
-    """A bar whose note stands below it where it is too long to stand beside it."""
+    """A progress bar that shows a long note below instead of beside it."""
 
     def get_renderables(self) -> Iterable[RenderableType]:
         yield from super().get_renderables()
@@ -97,38 +96,38 @@ class _Bar(Progress):
                 yield Padding(Text(task.fields["below"], style="dim"), (0, 0, 0, 2))
 
 
-def _so_far(event: dict[str, Any]) -> str:
+def _progress(event: dict[str, Any]) -> str:
     return f"{event['done']}/{event['total']} {event['note']}"
 
 
-def ending(event: dict[str, Any]) -> str:
-    """The line for a stage that has ended, or nothing."""
+def final_line(event: dict[str, Any]) -> str:
+    """Return the line for a stage that ended or warns, or "" for other events."""
     stage, kind = event["stage"], event["event"]
     if kind == "failed":
         return f"✗ {stage:9} failed: {event['why']}" + f"\n{event.get('trace', '')}".rstrip()
     if kind == "reused":
-        return f"= {stage:9} done before ({event['seconds']:.1f} s then){gist(event['values'])}{_unseen(event)}"
+        return f"= {stage:9} reused ({event['seconds']:.1f} s originally){gist(event['values'])}{_omitted(event)}"
     if kind == "interrupted":
         return f"! {stage:9} {event['why']}"
     if event.get("level") == "WARNING":
         return f"! {stage:9} {kind}: {event.get('why', '')}"
     if kind == "finished":
-        return f"✓ {stage:9} {event['seconds']:6.1f} s{gist(event['values'])}{_unseen(event)}"
+        return f"✓ {stage:9} {event['seconds']:6.1f} s{gist(event['values'])}{_omitted(event)}"
     return ""
 
 
-def _unseen(event: dict[str, Any]) -> str:
-    """The lines below that of a stage which set images aside or left some out: how many, by the reason."""
+def _omitted(event: dict[str, Any]) -> str:
+    """Return lines with the number of quarantined and left-out images by reason."""
     if event["stage"] != "merge":
         return ""
-    lines = [f"{number:,} set aside: {why}" for why, number in event["values"].get("set_aside", {}).items()]
-    if told := left_out(event["values"].get("left_out", {})):
-        lines.append(told)
+    lines = [f"{number:,} quarantined: {why}" for why, number in event["values"].get("set_aside", {}).items()]
+    if omitted := left_out(event["values"].get("left_out", {})):
+        lines.append(omitted)
     return "".join(f"\n! {event['stage']:9} {line}" for line in lines)
 
 
 def gist(values: dict[str, Any]) -> str:
-    """What a stage gave, in a few words; hashes and sentences are left to the summary."""
+    """Return the short values of a stage on one line, without hashes and sentences."""
     short = {
         name: f"{value:.3f}" if isinstance(value, float) else value
         for name, value in values.items()
@@ -138,5 +137,5 @@ def gist(values: dict[str, Any]) -> str:
 
 
 def watcher(console: Console) -> Lines | Bars:
-    """What suits the console."""
+    """Return the display for this console."""
     return Bars(console) if console.is_terminal else Lines(console)

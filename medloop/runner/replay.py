@@ -1,4 +1,4 @@
-"""Does a step of an earlier run again, here, on the very inputs it had; nothing of it reaches the store."""
+"""Repeat a step of an earlier run on the same inputs, without changing the store."""
 
 from __future__ import annotations
 
@@ -35,12 +35,12 @@ except Exception:
     status = 1
 sys.exit(status)
 """
-"""Does a stage, and stops in the debugger where it fails: `python -m pdb` would then start it anew, and end well."""
+"""Runs a stage and opens the debugger at a failure. `python -m pdb` would restart the stage and exit with 0."""
 
 
 @dataclass(frozen=True)
 class Replay:
-    """A step set up to be done again: what it was, and where the new try has its files."""
+    """A recorded step and the directories for its repetition."""
 
     step: dict[str, Any]
     folder: Path
@@ -50,49 +50,52 @@ class Replay:
 
     @property
     def inputs(self) -> dict[str, Path]:
-        """The manifest of each input."""
+        """The manifest file of each input."""
         return {name: self.folder / "inputs" / f"{name}.json" for name in self.step["inputs"]}
 
     @property
     def outputs(self) -> dict[str, Path]:
-        """Where the manifest of each output will be."""
+        """The manifest file of each output, written by the step."""
         return {name: self.folder / "outputs" / f"{name}.json" for name in read(self.step["stage"]).outputs}
 
 
 def choose(run: Run, stage: str, number: int) -> dict[str, Any]:
-    """The step of that stage in a run (the last one, or the one of that number), or a sentence why it cannot be."""
+    """Return a step of the stage in a run: the last for 0, otherwise the one with this number."""
     steps = [step for step in run.stages if step["stage"] == stage]
     if not steps:
-        had = sorted({step["stage"] for step in run.stages})
-        raise RefusedError(f"The run {run.id} came to no {stage!r}.{nearest(stage, had)} It did: {', '.join(had)}.")
+        available = sorted({step["stage"] for step in run.stages})
+        raise RefusedError(
+            f"The run {run.id} has no step {stage!r}.{nearest(stage, available)} Its steps: {', '.join(available)}."
+        )
     if not 0 <= number <= len(steps):
         raise RefusedError(
-            f"The run {run.id} did {stage} {len(steps)} times, so there is no number {number}. Leave it out."
+            f"--number is {number}, and the run {run.id} has {len(steps)} steps of {stage}. Leave --number out for the "
+            "last one."
         )
     step = steps[number - 1]
     if "inputs" not in step:
         raise RefusedError(
-            f"The step {stage} of {run.id} failed before it knew its inputs: {step.get('why', 'it does not say why.')}"
+            f"The step {stage} of {run.id} failed before its inputs were known: {step.get('why', 'no reason given.')}"
         )
     interface = read(stage)
     foreign = {*step["inputs"]} - {*interface.inputs} | {*step.get("parameters", {})} - {*interface.parameters}
     if foreign:
         raise RefusedError(
-            f"The step {stage} of {run.id} had {', '.join(sorted(foreign))}, which {stage} does not take in this "
+            f"The step {stage} of {run.id} has {', '.join(sorted(foreign))}, which {stage} does not accept in this "
             "version of medloop. Use the version that ran it."
         )
     return step
 
 
 def prepare(settings: Settings, store: Store, run: Run, step: dict[str, Any], scratch: Path | None = None) -> Replay:
-    """Fetch the step's inputs by their digests, into a directory of its own below the home.
+    """Fetch the step's inputs into a new directory below the home.
 
-    Whatever the step writes goes into `scratch`, by default into that directory.
+    The step writes to `scratch`, by default to the same directory.
     """
     folder = _new_folder(settings.home / "replays", f"{run.id}-{step['stage']}")
-    aside = scratch or folder
-    aside.mkdir(exist_ok=True)
-    replay = Replay(step, folder, _environment(settings, run, step["stage"], folder, aside), store.uri, aside)
+    scratch = scratch or folder
+    scratch.mkdir(exist_ok=True)
+    replay = Replay(step, folder, _environment(settings, run, step["stage"], folder, scratch), store.uri, scratch)
     for path in (folder / "inputs", folder / "outputs"):
         path.mkdir()
     for name, digest in step["inputs"].items():
@@ -100,82 +103,78 @@ def prepare(settings: Settings, store: Store, run: Run, step: dict[str, Any], sc
     return replay
 
 
-def _new_folder(place: Path, name: str) -> Path:
+def _new_folder(parent: Path, name: str) -> Path:
     number = 1
-    while (folder := place / f"{name}-{number}").exists():
+    while (folder := parent / f"{name}-{number}").exists():
         number += 1
     folder.mkdir(parents=True)
     return folder
 
 
-def _environment(settings: Settings, run: Run, stage: str, folder: Path, aside: Path) -> dict[str, str]:
+def _environment(settings: Settings, run: Run, stage: str, folder: Path, scratch: Path) -> dict[str, str]:
     source = str(run.record["arguments"].get("source", ""))
-    # Most stages need no key. One that was made here would fit no data of the store, and later be taken for the loop's.
+    # Most stages need no hash key. A new one would not match the store, and would later pass for the loop's own.
     environment = stage_environment(settings, source, make_key=False)
     environment.pop("MEDLOOP_LOG")
-    # Nothing that others see: no tracking, no message, and all that is written goes aside.
+    # No visible effects: no tracking, no notification, and all output goes to the scratch directory.
     environment.pop("MEDLOOP_NOTIFY_URL", None)
     if stage not in ("resolve", "deploy", "reject"):
         environment.pop(signing.VARIABLE, None)
-    return {**environment, "MLFLOW_TRACKING_URI": f"sqlite:///{folder}/tracking.db", VARIABLE: str(aside)}
+    return {**environment, "MLFLOW_TRACKING_URI": f"sqlite:///{folder}/tracking.db", VARIABLE: str(scratch)}
 
 
-def do(
+def run(
     replay: Replay,
     image: str,
     debug: bool,
-    told: IO[str],
-    heard: IO[str] | None = None,
+    stdout: IO[str],
+    stderr: IO[str] | None = None,
     options: Sequence[str] = (),
 ) -> int:
-    """Do the step, with this Python or in a container of that image, run with these options; gives its exit status.
-
-    `told` gets the values that the step gives, `heard` what it says besides.
-    """
+    """Run the step with this Python, or in a container of `image` with these Docker options; return the exit status."""
     stage = replay.step["stage"]
     arguments = ["--store", replay.store]
     for name, path in (*replay.inputs.items(), *replay.outputs.items()):
         arguments += [f"--{name}", str(path)]
-    # A replay signs nothing: its parameters come from a record that nobody signed.
+    # A replay must not sign: its parameters come from an unsigned record.
     for name, value in {**replay.step["parameters"], **({"signer": ""} if stage == "gate" else {})}.items():
         arguments.append(f"--{name.replace('_', '-')}={value if isinstance(value, str) else json.dumps(value)}")
     python = ["-c", DEBUGGED] if debug else ["-m", "components"]
     environment = {**replay.environment, **({"MEDLOOP_TRACEBACK": "1"} if debug else {})}
     command = [*python, stage, *arguments]
     if image:
-        command, environment = _in_a_container(replay, image, command, environment, debug, options)
+        command, environment = _docker_command(replay, image, command, environment, debug, options)
     else:
         command = [sys.executable, *command]
-    done = subprocess.run(command, env=environment, stdout=told, stderr=heard, check=False)
-    return done.returncode
+    return subprocess.run(command, env=environment, stdout=stdout, stderr=stderr, check=False).returncode
 
 
-def _in_a_container(
+def _docker_command(
     replay: Replay, image: str, command: list[str], variables: dict[str, str], debug: bool, more: Sequence[str]
 ) -> tuple[list[str], dict[str, str]]:
-    """The command that does it in a container, and the environment of that command."""
-    from medloop.runner.containers import check_images, handed_on, named_files, network
+    """Return the command that runs the step in a container, and the environment of that command."""
+    from medloop.runner.containers import check_images, named_files, network, passed_environment
 
     check_images([image])
     mounts = {str(replay.folder): "rw", str(replay.scratch): "rw"}
     source = replay.step["parameters"].get("source", "")
-    for place in (replay.store, source):
-        if place and "://" not in place and Path(place).exists():
-            mounts[place] = "ro"
+    for address in (replay.store, source):
+        if address and "://" not in address and Path(address).exists():
+            mounts[address] = "ro"
     mounts |= named_files(variables)
-    named = {**handed_on(variables), "HOME": str(replay.folder), "TMPDIR": "/tmp"}  # noqa: S108 - the container's
+    variables = {**passed_environment(variables), "HOME": str(replay.folder), "TMPDIR": "/tmp"}  # noqa: S108 - the container's
     options = ["--rm", "--user", f"{os.getuid()}:{os.getgid()}", "--shm-size", "1g", "--entrypoint", "python3"]
     options += ["--network", network(variables)] if "--network" not in more else []
     options += ["--interactive", "--tty"] if debug and sys.stdin.isatty() else ["--interactive"] if debug else []
     options += [part for path, mode in mounts.items() for part in ("--mount", _mount(path, mode))]
-    options += [part for name in named for part in ("--env", name)]  # by name alone: no secret on the command line
+    options += [part for name in variables for part in ("--env", name)]  # names only: no secret on the command line
     if replay.step["parameters"].get("device") == "cuda":
         options += ["--gpus", "all"]
-    return ["docker", "run", *options, *more, image, *command], {**environment.everything(), **named}
+    return ["docker", "run", *options, *more, image, *command], {**environment.everything(), **variables}
 
 
 def _mount(path: str, mode: str) -> str:
-    """A directory or file at the same path inside, in docker's words, which are a line of CSV."""
+    """Return the value of Docker's --mount option (a line of CSV) for the same path inside the container."""
     line = io.StringIO()
     parts = ("type=bind", f"source={path}", f"target={path}", *(("readonly",) if mode == "ro" else ()))
     csv.writer(line, lineterminator="").writerow(parts)
@@ -183,12 +182,12 @@ def _mount(path: str, mode: str) -> str:
 
 
 def compare(replay: Replay) -> dict[str, bool | None]:
-    """Lay out what the new try gave as files, and say of each output whether it equals the earlier one (None: none)."""
+    """Write the new outputs as files, and return for each whether it equals the recorded one (None: not recorded)."""
     store = open_scratch(replay.store, replay.scratch)
     equal: dict[str, bool | None] = {}
     for name, path in replay.outputs.items():
         manifest = Manifest.decode(path.read_bytes(), path.name)
         artifacts.lay_out(store, manifest, path.with_suffix(""), copy=True)
-        before = replay.step.get("outputs", {}).get(name)
-        equal[name] = None if before is None else before == manifest.digest
+        recorded = replay.step.get("outputs", {}).get(name)
+        equal[name] = None if recorded is None else recorded == manifest.digest
     return equal

@@ -1,4 +1,4 @@
-"""One run of the loop on this machine: started, watched, recorded, and ended cleanly whatever happens."""
+"""Runs of the loop: start one on this machine, record it, and find recorded ones."""
 
 from __future__ import annotations
 
@@ -36,48 +36,49 @@ from medloop.settings import Settings, prepare_home, stage_environment
 
 FOLDER = "runs"
 ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,99}")
-"""Ids of runs, which become names of files: medloop's own, and those that Kubeflow gives."""
+"""Run ids of medloop and Kubeflow. They become file names."""
 LAST_LINES = 15
 LOCK = "lock"
-TOLD = {
+NO_REASON = "It ended without a reason."
+EVENT_FIELDS = {
     "progress": ("done", "total", "note"),
     "finished": ("seconds", "values"),
     "reused": ("seconds", "values"),
     "failed": ("why",),
     "interrupted": ("why",),
 }
-"""What the events of a stage tell besides which stage it is."""
+"""Fields of each event besides the stage."""
 
-NOISE = "[KFP Executor "
-"""How lines begin that Kubeflow's executor writes for its own makers."""
+KFP_PREFIX = "[KFP Executor "
+"""Prefix of the debug lines of Kubeflow's executor."""
 DONE = ("finished", "reused")
 
 
 class Watcher(Protocol):
-    """One who is told what happens while a run goes on."""
+    """Receiver of a run's events."""
 
     def __call__(self, event: dict[str, Any]) -> None: ...
 
 
 @dataclass
 class Run:
-    """A run as it stands in the store."""
+    """A run as recorded in the store."""
 
     id: str
     record: dict[str, Any] = field(default_factory=dict)
 
     @property
     def stages(self) -> list[dict[str, Any]]:
-        """What each step did, in order: stage, key, seconds, reused, outputs, values."""
+        """The steps in order: stage, key, seconds, state, outputs, values."""
         return list(self.record.get("stages", ()))
 
     @property
-    def releases_what_waited(self) -> bool:
-        """Whether it is no run of the loop, but released what a person approved of an earlier one."""
+    def is_approved_release(self) -> bool:
+        """Whether this run only released the approved model of an earlier run."""
         return "decision" in self.record.get("arguments", {})
 
     def last(self, stage: str) -> dict[str, Any] | None:
-        """The last step of that stage, or None."""
+        """Return the last step of a stage, or None."""
         return next((step for step in reversed(self.stages) if step["stage"] == stage), None)
 
 
@@ -91,12 +92,12 @@ def start(
     pipeline: str = "retrain",
     by: str = "",
 ) -> Run:
-    """Do a run from beginning to end; gives its record. A broken stage is a record that says so, not an exception."""
+    """Execute a run and return it. A failed stage is recorded in the run and raises no exception."""
     prepare_home(settings)
-    read_price()  # a wrong one is told now, and not when it is asked for at the end
+    read_price()  # report an invalid price before the run, not after it
     store = open_store(settings.store)
     run = Run(datetime.now(UTC).strftime("%Y%m%d-%H%M%S-") + secrets.token_hex(2))
-    with lease(store, run.id, take_over) as held:
+    with lease(store, run.id, take_over) as lock:
         by = printable(by or getpass.getuser())
         run.record = {
             "run": run.id,
@@ -106,14 +107,19 @@ def start(
             "by": by,
             "started": datetime.now(UTC).isoformat(timespec="seconds"),
             "outcome": "running",
-            "order": held.number,
+            "order": lock.number,
         }
         if runner == "docker":
             run.record["images"] = dict(images)
-        _keep(store, run)
+        _save(store, run)
         begun = time.perf_counter()
         try:
-            _work(settings, store, held, run, runner, images, watcher)
+            folder = settings.runs / run.id
+            (folder / "tmp").mkdir(parents=True)
+            with _claimed(folder):
+                for left in settings.runs.glob("*/tmp"):
+                    _clear_unclaimed(left.parent)  # leftovers of killed runs
+                _run_engine(settings, store, lock, run, runner, images, watcher, folder)
         except KeyboardInterrupt:
             run.record["outcome"] = "interrupted"
             raise
@@ -125,31 +131,14 @@ def start(
             run.record["seconds"] = round(time.perf_counter() - begun, 2)
             if run.record["outcome"] == "running":
                 run.record["outcome"] = "failed"
-            _keep(store, run)
+            _save(store, run)
     return run
-
-
-def _work(
-    settings: Settings,
-    store: Store,
-    held: Lease,
-    run: Run,
-    runner: str,
-    images: Mapping[str, str],
-    watcher: Watcher,
-) -> None:
-    folder = settings.runs / run.id
-    (folder / "tmp").mkdir(parents=True)
-    with _claimed(folder):
-        for left in settings.runs.glob("*/tmp"):
-            _clear_unclaimed(left.parent)  # of runs that were killed
-        _run_engine(settings, store, held, run, runner, images, watcher, folder)
 
 
 def _run_engine(
     settings: Settings,
     store: Store,
-    held: Lease,
+    lock: Lease,
     run: Run,
     runner: str,
     images: Mapping[str, str],
@@ -157,13 +146,13 @@ def _run_engine(
     folder: Path,
 ) -> None:
     source, pipeline = run.record["arguments"].get("source", ""), run.record["pipeline"]
-    # Only what reads scans needs a key; one that was made here for anything else would later be taken for the loop's.
+    # Only pipelines that read scans need a hash key. One created for another would later pass for the loop's own.
     environment = {**stage_environment(settings, source, pipeline == "retrain"), "TMPDIR": str(folder / "tmp")}
     environment[step_log.VARIABLE] = run.id
     keys = stage_keys.for_stages(stages())
     for name in (signing.VARIABLE, stage_keys.VARIABLE):
-        environment.pop(name, None)  # each stage is given its own, and no other
-    asked: dict[str, Any] = {
+        environment.pop(name, None)  # each stage gets only its own key
+    request: dict[str, Any] = {
         "pipeline": pipeline,
         "arguments": {**run.record["arguments"], "store": store.uri, "by": run.record["by"]},
         "runner": runner,
@@ -173,25 +162,25 @@ def _run_engine(
         "keys": keys,
     }
     if runner == "docker":
-        from medloop.runner.containers import for_containers
+        from medloop.runner.containers import container_options
 
-        asked |= for_containers(settings, environment, asked["arguments"], images.values())
+        request |= container_options(settings, environment, request["arguments"], images.values())
     with (
         _no_containers_left(store, runner),
         _engine(environment, folder) as engine,
         (folder / "log.txt").open("w", encoding="utf-8") as log_file,
     ):
-        held.hand_to(engine.pid)
+        lock.hand_to(engine.pid)
         assert engine.stdin is not None
         assert engine.stdout is not None
-        engine.stdin.write(json.dumps(asked) + "\n")
+        engine.stdin.write(json.dumps(request) + "\n")
         engine.stdin.flush()
-        hide = Redactor(environment)
-        for line in engine.stdout:
-            shown = printable(hide(line.rstrip("\n"))) + "\n"
-            log_file.write(shown)
+        redact = Redactor(environment)
+        for raw in engine.stdout:
+            line = printable(redact(raw.rstrip("\n"))) + "\n"
+            log_file.write(line)
             log_file.flush()
-            if event := read_event(shown):
+            if event := read_event(line):
                 watcher(printable_all(event))
         status = engine.wait()
     run.record["stages"] = step_log.steps(store, run.id)
@@ -200,22 +189,22 @@ def _run_engine(
 
 @contextmanager
 def _no_containers_left(store: Store, runner: str) -> Iterator[None]:
-    """Before the block and after it, no container of this home works on: not even of a run that was killed."""
+    """Remove the store's containers before and after the block, including those of killed runs."""
     if runner != "docker":
         yield
         return
     from medloop.runner import containers
 
-    containers.end(store.uri)
+    containers.remove(store.uri)
     try:
         yield
     finally:
-        containers.end(store.uri)
+        containers.remove(store.uri)
 
 
 @contextmanager
 def _engine(environment: dict[str, str], folder: Path) -> Iterator[subprocess.Popen[str]]:
-    """The process that does the run, in a group of its own; the group is ended when the block is left early."""
+    """Start the process of the run in its own process group; terminate the group at the end of the block."""
     engine = subprocess.Popen(
         [sys.executable, "-m", "medloop.runner.engine"],
         stdin=subprocess.PIPE,
@@ -240,7 +229,7 @@ def _engine(environment: dict[str, str], folder: Path) -> Iterator[subprocess.Po
 
 @contextmanager
 def _signals_as_interrupts() -> Iterator[None]:
-    """Inside, SIGTERM ends the run as Ctrl-C does."""
+    """Treat SIGTERM like Ctrl-C during the block."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -255,15 +244,15 @@ def _signals_as_interrupts() -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
-def _end_group(engine: subprocess.Popen[str], patience: float = 5.0) -> None:
+def _end_group(engine: subprocess.Popen[str], grace: float = 5.0) -> None:
     for number in (signal.SIGTERM, signal.SIGKILL):
         try:
             os.killpg(engine.pid, number)
         except ProcessLookupError:
             break
-        deadline = time.monotonic() + patience
+        deadline = time.monotonic() + grace
         while time.monotonic() < deadline:
-            engine.poll()  # a child that ended stays in its group until it is asked for
+            engine.poll()  # an ended child stays in its group until it is reaped
             try:
                 os.killpg(engine.pid, 0)
             except ProcessLookupError:
@@ -274,14 +263,14 @@ def _end_group(engine: subprocess.Popen[str], patience: float = 5.0) -> None:
 
 @contextmanager
 def _claimed(folder: Path) -> Iterator[None]:
-    """Inside, the run's folder is known to be in use: a home may hold runs of several stores at a time."""
+    """Lock the run's folder during the block, since runs of several stores can use one home."""
     with (folder / LOCK).open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield
 
 
 def _clear_unclaimed(folder: Path) -> None:
-    """Remove what a run left on its way, if no one is at work there."""
+    """Remove the temporary files of a run that is not active."""
     with contextlib.suppress(OSError), (folder / LOCK).open("a") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         _clear(folder / "tmp")
@@ -294,7 +283,7 @@ def _clear(folder: Path) -> None:
 
 
 def read_event(line: str) -> dict[str, Any] | None:
-    """The event of a stage in a line of its log, or None where the line is something else."""
+    """Return the event in a line of a stage's log, or None if the line is not an event."""
     text = line.strip()
     if not text.startswith('{"event"'):
         return None
@@ -302,27 +291,27 @@ def read_event(line: str) -> dict[str, Any] | None:
         event = parse_json(text)
     except ValueError:
         return None
-    if not isinstance(event, dict) or not {"stage", *TOLD.get(event["event"], ())} <= set(event):
-        return None  # of an image that says other things, in the same form
+    if not isinstance(event, dict) or not {"stage", *EVENT_FIELDS.get(event["event"], ())} <= set(event):
+        return None  # written by a custom image
     return event
 
 
 def _conclude(run: Run, status: int, log_file: Path) -> None:
-    """Say how the run ended, by what its steps left, not by the engine's word alone."""
+    """Record the outcome, according to the recorded steps and the engine's exit status."""
     run.record |= ending(run.stages)
     if run.record["outcome"] == "failed" or status:
-        run.record = {"failed_stage": "", "why": _last_word(log_file)} | run.record
+        run.record = {"failed_stage": "", "why": _last_log_line(log_file)} | run.record
         run.record |= {"outcome": "failed", "last_lines": _last_lines(log_file)}
 
 
 def ending(steps: list[dict[str, Any]]) -> dict[str, Any]:
-    """How a run ended that has done these steps: its outcome, and the sentence or the failure that goes with it."""
+    """Return the outcome of a run with these steps, and the sentence or the failure that belongs to it."""
     last = next((step for step in reversed(steps) if step["stage"] in ("deploy", "reject")), None)
     done = [(step["stage"], step["key"]) for step in steps if step["state"] in DONE]
-    broken = [step for step in steps if step["state"] not in DONE and (step["stage"], step.get("key")) not in done]
-    if broken:  # the first one: what came after may have broken for its sake
-        why = broken[0].get("why", "It ended without saying why.")
-        return {"outcome": "failed", "failed_stage": broken[0]["stage"], "why": why}
+    failed = [step for step in steps if step["state"] not in DONE and (step["stage"], step.get("key")) not in done]
+    if failed:  # report the first failure: it may have caused the others
+        why = failed[0].get("why", NO_REASON)
+        return {"outcome": "failed", "failed_stage": failed[0]["stage"], "why": why}
     if not last:
         return {"outcome": "failed"}
     values = last["values"]
@@ -331,47 +320,47 @@ def ending(steps: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def _last_lines(log_file: Path) -> list[str]:
-    """What the stage that failed said last, without events and the runner's own talk."""
-    said: list[str] = []
+    """Return the last lines of the failed stage, without events and messages of the runner."""
+    lines: list[str] = []
     for line in log_file.read_text(encoding="utf-8").splitlines():
         event = read_event(line)
         if event and event["event"] == "started":
-            said = []
-        elif not event and line.startswith(" ") and line.strip() and NOISE not in line:  # the runner indents it
-            said.append(line.removeprefix("    ").rstrip())
-    return said[-LAST_LINES:]
+            lines = []
+        elif not event and line.startswith(" ") and line.strip() and KFP_PREFIX not in line:  # the runner indents it
+            lines.append(line.removeprefix("    ").rstrip())
+    return lines[-LAST_LINES:]
 
 
-def _last_word(log_file: Path) -> str:
-    """What was said last, where no stage said why it ended."""
+def _last_log_line(log_file: Path) -> str:
+    """Return the last line of the log, for failures without a reason."""
     lines = [line.strip() for line in log_file.read_text(encoding="utf-8").splitlines() if not read_event(line)]
-    return next((line for line in reversed(lines) if line), "It ended without saying why.")
+    return next((line for line in reversed(lines) if line), NO_REASON)
 
 
-def _keep(store: Store, run: Run) -> None:
-    record = {name: value for name, value in run.record.items() if name != "stages"}  # each step keeps its own
+def _save(store: Store, run: Run) -> None:
+    record = {name: value for name, value in run.record.items() if name != "stages"}  # steps have their own records
     store.write(f"{FOLDER}/{run.id}.json", encode("run", redact_all(record)))
 
 
 def find(store: Store, name: str = "") -> Run:
-    """The run of that id (its beginning is enough), or the latest; ValueError when there is none.
+    """Return the run whose id begins with `name`, or the latest run; raise RefusedError if there is none.
 
-    A run that released what a person approved stands for the one that left it waiting: that has the evidence.
+    For a run that only released an approved model, return the run that trained it, since it has the evidence.
     """
     ids = _ids(store)
     if not ids:
         raise RefusedError("There is no run yet. Start one with: medloop run --source DIR")
     matching = [run_id for run_id in ids if run_id.startswith(name)]
     if not matching:
-        raise RefusedError(f"There is no run {name!r}. The latest ones: {', '.join(ids[-5:])}.")
-    found = _open(store, matching[-1] if name else _latest(store, ids))
-    if found.releases_what_waited and found.record["outcome"] != "failed":  # a failure is its own
-        return _open(store, str(found.record["arguments"]["run"]))
-    return found
+        raise RefusedError(f"There is no run {name!r}. The latest runs: {', '.join(ids[-5:])}.")
+    run = _open(store, matching[-1] if name else _latest(store, ids))
+    if run.is_approved_release and run.record["outcome"] != "failed":
+        return _open(store, str(run.record["arguments"]["run"]))
+    return run
 
 
 def _latest(store: Store, ids: list[str]) -> str:
-    """The run that was started last, by the order in the store: ids are times of clocks, which may have been wrong."""
+    """Return the run that was started last, by its order in the store, since clocks may be wrong."""
     try:
         logged = [entry.record.get("run") for entry in read_chain(store)]
     except ValueError:
@@ -379,7 +368,7 @@ def _latest(store: Store, ids: list[str]) -> str:
     latest = next((run_id for run_id in reversed(logged) if run_id in ids), "")
     if not latest:
         return ids[-1]
-    for run_id in ids[ids.index(latest) + 1 :]:  # later by the clock
+    for run_id in ids[ids.index(latest) + 1 :]:  # later according to the clock
         if run_id in logged:
             continue
         mine, newest = _order(store, run_id), _order(store, latest)
@@ -389,7 +378,7 @@ def _latest(store: Store, ids: list[str]) -> str:
 
 
 def _order(store: Store, run_id: str) -> int:
-    """How many runs were started before, as the lease counted them; 0 where nobody counted."""
+    """Return the number of the run's lock, or 0 if it has none."""
     try:
         order = (try_decode("run", store.read(f"{FOLDER}/{run_id}.json")) or {}).get("order")
     except ValueError:
@@ -397,89 +386,81 @@ def _order(store: Store, run_id: str) -> int:
     return order if isinstance(order, int) else 0
 
 
-def only(store: Store, name: str) -> Run:
-    """The one run whose id begins so; ValueError where several do: what a person answers for must be named."""
+def find_unique(store: Store, name: str) -> Run:
+    """Return the only run whose id begins with `name`; raise RefusedError if there are several."""
     matching = [run_id for run_id in _ids(store) if run_id.startswith(name)]
     if len(matching) > 1 and name not in matching:
         raise RefusedError(
-            f"{len(matching)} runs begin with {name!r}: {', '.join(matching[-5:])}. Name one by more of its id."
+            f"{len(matching)} runs begin with {name!r}: {', '.join(matching[-5:])}. Give more characters of the id."
         )
     return find(store, name)
 
 
 def recent(store: Store, count: int = 5, releases: bool = False) -> list[Run]:
-    """The latest runs, the newest first; with `releases` also those that only released what a person approved."""
-    found: list[Run] = []
+    """Return the latest runs, newest first; `releases` includes those that only released an approved model."""
+    runs: list[Run] = []
     for run_id in reversed(_ids(store)):
-        if len(found) == count:
+        if len(runs) == count:
             break
-        with contextlib.suppress(ValueError, FileNotFoundError):  # a damaged record is no help to those who ask
+        with contextlib.suppress(ValueError, FileNotFoundError):  # skip damaged records
             run = _open(store, run_id)
-            if releases or not run.releases_what_waited:
-                found.append(run)
-    return found
+            if releases or not run.is_approved_release:
+                runs.append(run)
+    return runs
 
 
 def _ids(store: Store) -> list[str]:
-    """The runs of this machine and those of which steps on a cluster tell, the oldest first."""
-    here = {Path(name).stem: Path(name).stem for name in store.names(FOLDER) if name.endswith(".json")}
-    begun = {run_id: at for run_id, at in {**step_log.runs(store), **here}.items() if ID.fullmatch(run_id)}
+    """Return the ids of local runs and of runs with recorded cluster steps, oldest first."""
+    local = {Path(name).stem: Path(name).stem for name in store.names(FOLDER) if name.endswith(".json")}
+    begun = {run_id: at for run_id, at in {**step_log.runs(store), **local}.items() if ID.fullmatch(run_id)}
     return sorted(begun, key=lambda run_id: (begun[run_id], run_id))
 
 
 def _open(store: Store, run_id: str) -> Run:
     if not ID.fullmatch(run_id):
-        raise RefusedError(f"A record of the store names a run by {len(run_id)} characters that no run's id has.")
+        raise RefusedError(f"A record of the store contains an invalid run id of {len(run_id)} characters.")
     path = f"{FOLDER}/{run_id}.json"
     data = store.read(path)
     steps = step_log.steps(store, run_id)
     if data is None:
-        return Run(run_id, _on_a_cluster(run_id, steps, len(store.names(f"{step_log.FOLDER}/{run_id}"))))
+        return Run(run_id, _cluster_record(run_id, steps, len(store.names(f"{step_log.FOLDER}/{run_id}"))))
     record = decode("run", data, path)
     missing = {"run", "arguments", "by", "started", "outcome"} - set(record)
     if missing:
         raise RefusedError(
-            f"The record {path} lacks {', '.join(sorted(missing))}: it was changed. Restore it from a copy."
+            f"The record {path} lacks {', '.join(sorted(missing))}, so it was changed. Restore it from a copy."
         )
     if record["outcome"] == "running" and holder(store) != run_id:
-        record["outcome"] = "interrupted"  # it was killed before it could say so
+        record["outcome"] = "interrupted"  # it was killed
     if record["outcome"] == "failed":
-        record = {"failed_stage": "", "why": "It ended without saying why.", "last_lines": [], **record}
+        record = {"failed_stage": "", "why": NO_REASON, "last_lines": [], **record}
     return Run(run_id, {**record, "stages": steps})
 
 
-def _on_a_cluster(run_id: str, steps: list[dict[str, Any]], written: int) -> dict[str, Any]:
-    """The record of a run that no one started from here, as its steps tell it."""
+def _cluster_record(run_id: str, steps: list[dict[str, Any]], written: int) -> dict[str, Any]:
+    """Return the record of a cluster run, derived from its steps; `written` is the number of step records."""
     if not steps:
-        raise FileNotFoundError(f"The steps of {run_id} were listed and cannot be read. The store is not whole.")
-    asked: dict[str, Any] = next(
+        raise FileNotFoundError(f"The steps of {run_id} are listed but cannot be read. The store is incomplete.")
+    resolved: dict[str, Any] = next(
         (step["parameters"] for step in steps if step["stage"] == "resolve" and "parameters" in step), {}
     )
     by = next((step["parameters"]["by"] for step in steps if step.get("parameters", {}).get("by")), "")
-    ended = {"outcome": "running"} if _goes_on(steps) else ending(steps)
+    last = steps[-1]
+    unfinished = last["state"] != "failed" and last["stage"] not in ("deploy", "reject")
+    outcome = {"outcome": "running"} if last["state"] == "started" or unfinished else ending(steps)
     if missing := written - len(steps):
         damaged = "one record of its steps is" if missing == 1 else f"{missing} records of its steps are"
-        why = f"{damaged} damaged, so nobody knows. Restore the store from a copy."
-        ended = {"outcome": "unknown", "failed_stage": "", "why": why}
-    spent = _moment(steps[-1]) - _moment(steps[0])
+        why = f"{damaged} damaged, so the outcome is unknown. Restore the store from a copy."
+        outcome = {"outcome": "unknown", "failed_stage": "", "why": why}
+    elapsed = datetime.fromisoformat(last["at"]) - datetime.fromisoformat(steps[0]["at"])
     return {
         "run": run_id,
-        "arguments": {"source": asked.get("source", ""), **asked.get("asked", {})},
+        "arguments": {"source": resolved.get("source", ""), **resolved.get("asked", {})},
         "runner": "cluster",
         "by": by or "a schedule or another client",
         "started": steps[0]["at"],
-        "seconds": round(spent.total_seconds() + steps[-1].get("seconds", 0.0), 2),
+        "seconds": round(elapsed.total_seconds() + last.get("seconds", 0.0), 2),
         "last_lines": [],
         "stages": steps,
-        **ended,
+        **outcome,
     }
-
-
-def _goes_on(steps: list[dict[str, Any]]) -> bool:
-    """Whether a run on a cluster may still go on: its last step is no ending, and has not failed."""
-    last = steps[-1]
-    return last["state"] == "started" or (last["state"] != "failed" and last["stage"] not in ("deploy", "reject"))
-
-
-def _moment(step: dict[str, Any]) -> datetime:
-    return datetime.fromisoformat(step["at"])

@@ -1,7 +1,7 @@
-"""Synthetic chest-like scans: data with which the whole loop can be tried where no real scan may be used.
+"""Synthetic chest-like scans, for trying the loop without real data.
 
-Nothing here is a patient. Every value is drawn from the seed, so equal arguments give equal bytes, and a larger number
-of patients gives the same first patients and then new ones: that is how "new scans arrive" is tried out.
+Every value is drawn from the seed, so equal arguments give equal bytes. A larger number of patients adds new patients
+and keeps the existing ones, which simulates new scans.
 """
 
 from medloop.synth.people import CLASSES

@@ -1,4 +1,4 @@
-"""A healthy chest on film: lungs, ribs, vessels, spine and heart, and the soft shapes that all drawing uses."""
+"""Drawing of a healthy chest film: lungs, ribs, vessels, spine and heart, and basic soft shapes."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ if TYPE_CHECKING:
 
 
 class Frame(NamedTuple):
-    """Where each pixel lies in the chest: across (left to right) and along (top to bottom), the chest from -1 to 1."""
+    """Coordinates of each pixel: across (left to right) and along (top to bottom); the chest extends from -1 to 1."""
 
     across: Pixels
     along: Pixels
 
 
 def bump(frame: Frame, across: float, along: float, wide: float, tall: float) -> Pixels:
-    """Gives a soft spot: 1 in its middle, 0.37 at the given half-widths."""
+    """Return a soft spot: 1 at its centre, 0.37 at the given half-widths."""
     import numpy as np
 
     one = (frame.across - np.float32(across)) / np.float32(wide)
@@ -30,7 +30,7 @@ def bump(frame: Frame, across: float, along: float, wide: float, tall: float) ->
 
 
 def _edge(depth: Pixels, sharpness: float) -> Pixels:
-    """Gives 1 well inside (depth above 0), 0 well outside, and a soft edge between."""
+    """Return a soft edge: 1 well inside (depth above 0), 0 well outside."""
     import numpy as np
 
     inside: Pixels = 1 / (1 + np.exp(np.clip(-depth * np.float32(sharpness), -30, 30)))
@@ -38,7 +38,7 @@ def _edge(depth: Pixels, sharpness: float) -> Pixels:
 
 
 def field(shot: Generator, shape: tuple[int, ...], cells: int) -> Pixels:
-    """Gives a smooth random texture of mean 0 and deviation near 1, with so many grains across."""
+    """Return a smooth random texture of mean 0 and deviation near 1, with `cells` grains across."""
     import numpy as np
     from PIL import Image
 
@@ -47,7 +47,7 @@ def field(shot: Generator, shape: tuple[int, ...], cells: int) -> Pixels:
 
 
 def chest(frame: Frame, body: Generator, shot: Generator, view: str) -> tuple[Pixels, Pixels]:
-    """Gives the healthy film and how much each pixel belongs to a lung."""
+    """Return the healthy film and the lung mask (0 to 1)."""
     import numpy as np
 
     across, along = frame
@@ -91,7 +91,7 @@ def _ribs(frame: Frame, body: Generator) -> Pixels:
 
 
 def _vessels(frame: Frame, shot: Generator) -> Pixels:
-    """Gives branching bright lines that thin out away from the hila."""
+    """Return branching bright lines that become thinner away from the hila."""
     import numpy as np
     from PIL import Image, ImageDraw, ImageFilter
 

@@ -1,36 +1,36 @@
-"""What an image shows: a chest with what illness adds to it, as the hospital's machine takes and develops it."""
+"""Rendering of a scan: a chest with disease, artefacts, and the exposure of the hospital's machine."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
 from medloop.synth.anatomy import Frame, bump, chest, field
-from medloop.synth.people import Scan, World
+from medloop.synth.people import Cohort, Scan
 
 if TYPE_CHECKING:
     from medloop.synth.anatomy import Generator, Pixels
 
-# How much plainer illness shows when reports are written and some images mislead: where much misleads and the rest is
-# faint, a small network learns nothing.
-PLAINER = 1.5
+# Factor for the contrast of disease if reports are written and some images mislead. With fainter disease, a small
+# network would learn nothing.
+REPORT_CONTRAST = 1.5
 
 
-def render(scan: Scan, world: World) -> Pixels:
-    """Gives the film of a scan, values from 0 (black) to 1 (white), as the hospital's machine would show it."""
+def render(scan: Scan, cohort: Cohort) -> Pixels:
+    """Return the film of a scan, with values from 0 (black) to 1 (white)."""
     import numpy as np
 
-    seeds = [world.seed, world.hospital, world.classes, scan.patient.number]
+    seeds = [cohort.seed, cohort.hospital, cohort.classes, scan.patient.number]
     body = np.random.default_rng(seeds)
     shot = np.random.default_rng([*seeds, scan.image])
     frame = _frame(shot)
     film, lungs = chest(frame, body, shot, scan.view)
-    film += (PLAINER if world.reports else 1.0) * _opacity(frame, lungs, scan.finding, body, shot)
+    film += (REPORT_CONTRAST if cohort.reports else 1.0) * _opacity(frame, lungs, scan.finding, body, shot)
     film += _haze(frame, lungs, shot)
     film = _balance(film, lungs, shot)
     film = _objects(film, frame, shot)
     film = _expose(film, shot, scan.patient.site)
-    if world.shift > 0:
-        film = _second_hospital(film, world.shift, shot)
+    if cohort.shift > 0:
+        film = _second_hospital(film, cohort.shift, shot)
     elif shot.random() < 0.35:
         film = _framed(film, 0.04, bool(shot.random() < 0.5), shot)
     return np.clip(film, 0, 1)
@@ -49,7 +49,7 @@ def _frame(shot: Generator) -> Frame:
 
 
 def _opacity(frame: Frame, lungs: Pixels, finding: str, body: Generator, shot: Generator) -> Pixels:
-    """Gives what the illness adds to the film; the place is the patient's own, the strength changes between images."""
+    """Return the opacity of the disease; its position depends on the patient, its strength also on the image."""
     import numpy as np
 
     shape = frame.across.shape
@@ -81,7 +81,7 @@ def _interstitial(frame: Frame, lungs: Pixels, body: Generator, shot: Generator)
 
 
 def _haze(frame: Frame, lungs: Pixels, shot: Generator) -> Pixels:
-    """Gives smooth veils such as breast and muscle cast over the lungs in the healthy and the ill alike."""
+    """Return smooth shadows of soft tissue over the lungs, independent of disease."""
     import numpy as np
 
     veil = np.zeros(frame.across.shape, dtype=np.float32)
@@ -93,7 +93,7 @@ def _haze(frame: Frame, lungs: Pixels, shot: Generator) -> Pixels:
 
 
 def _balance(film: Pixels, lungs: Pixels, shot: Generator) -> Pixels:
-    # The lungs' mean is drawn anew, whatever lies in them: without this the mean alone would give the label away.
+    # The mean of the lungs is drawn at random: otherwise the mean alone would reveal the label.
     import numpy as np
 
     weight = lungs * lungs
@@ -102,7 +102,7 @@ def _balance(film: Pixels, lungs: Pixels, shot: Generator) -> Pixels:
 
 
 def _objects(film: Pixels, frame: Frame, shot: Generator) -> Pixels:
-    """Gives the film with what lies on or in a chest without being illness: nipples, leads, tubes, cloth, old scars."""
+    """Return the film with objects that are not disease: nipples, leads, tubes, folds of cloth, old scars."""
     import numpy as np
 
     if shot.random() < 0.4:
@@ -139,7 +139,7 @@ def _leads(shape: tuple[int, ...], shot: Generator) -> Pixels:
 
 
 def _expose(film: Pixels, shot: Generator, site: str) -> Pixels:
-    """Gives the film as developed: exposure, uneven beam, grain; each hospital's second site is a little darker."""
+    """Return the film with exposure, uneven beam and grain; the second site of each hospital is slightly darker."""
     import numpy as np
 
     gamma = shot.uniform(0.85, 1.2) + (0.08 if site in ("SOUTH", "HILL") else 0.0)
@@ -153,7 +153,7 @@ def _expose(film: Pixels, shot: Generator, site: str) -> Pixels:
 
 
 def _second_hospital(film: Pixels, shift: float, shot: Generator) -> Pixels:
-    """Gives the film as another hospital's machine shows it: softer, flatter, noisier, framed and with letters."""
+    """Return the film as from another hospital: softer, flatter, noisier, framed and with letters."""
     import numpy as np
 
     film = np.clip(_soften(film, 0.9 * shift * shot.uniform(0.7, 1.3)), 0, 1)
@@ -183,7 +183,7 @@ def _soften(film: Pixels, sigma: float) -> Pixels:
 
 
 def _framed(film: Pixels, widest: float, lettered: bool, shot: Generator) -> Pixels:
-    """Gives the film with dark edges where the beam was narrowed, and a side's letter where asked for."""
+    """Return the film with dark edges of the collimated beam and, if `lettered`, the letter of a side."""
     import numpy as np
     from PIL import Image, ImageDraw
 

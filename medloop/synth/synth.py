@@ -1,4 +1,4 @@
-"""The directory of synthetic scans: what may be asked for, what is already there, and what is written."""
+"""Write a directory of synthetic scans."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 from components.shared.errors import RefusedError, UsageError
 from components.shared.parsing.json_documents import parse_json
 from medloop.synth.files import content_of
-from medloop.synth.people import CLASSES, CORRUPT, Scan, World, plan
+from medloop.synth.people import CLASSES, CORRUPT, Cohort, Scan, plan
 
 MARKER = "synth.json"
 TABLE = "patients.csv"
@@ -20,85 +20,84 @@ TABLE = "patients.csv"
 def synth(
     directory: Path, *, patients: int = 240, classes: int = 2, seed: int = 7, shift: float = 0.0, reports: bool = False
 ) -> dict[str, int]:
-    """Gives a directory of synthetic scans and the number of what is in it.
+    """Write a directory of synthetic scans, and return the numbers of files, patients and defects.
 
-    Files that an earlier call with the same arguments left stay as they are, so more patients can be added later.
+    Files of an earlier call with the same arguments do not change, so patients can be added later.
     """
     directory = Path(directory)
-    world = World(classes, seed, shift, reports)
-    _check_arguments(patients, world)
-    _check_directory(directory, patients, world)
+    cohort = Cohort(classes, seed, shift, reports)
+    _check_arguments(patients, cohort)
+    _check_directory(directory, patients, cohort)
     directory.mkdir(parents=True, exist_ok=True)
-    _write(directory / MARKER, _marker(patients, world))
-    scans = [scan for number in range(1, patients + 1) for scan in plan(number, world)]
+    _write(directory / MARKER, _marker(patients, cohort))
+    scans = [scan for number in range(1, patients + 1) for scan in plan(number, cohort)]
     for label in CLASSES[classes]:
         (directory / label).mkdir(exist_ok=True)
     for scan in scans:
         target = directory / scan.path
         if not target.exists():
-            _write(target, content_of(scan, world))
+            _write(target, content_of(scan, cohort))
     _write(directory / TABLE, _table(scans, reports))
     return _counts(scans, patients, classes)
 
 
-def _check_arguments(patients: int, world: World) -> None:
+def _check_arguments(patients: int, cohort: Cohort) -> None:
     if patients < 1:
-        raise UsageError(f"patients is {patients}, but at least 1 is needed: ask for 1 or more (240 by default)")
-    if world.classes not in CLASSES:
+        raise UsageError(f"patients is {patients}; it must be 1 or more (240 by default)")
+    if cohort.classes not in CLASSES:
         raise UsageError(
-            f"classes is {world.classes}, but only 2 (normal, pneumonia) or 3 (normal, bacteria, virus) can be drawn: "
-            "choose 2 or 3"
+            f"classes is {cohort.classes}; it must be 2 (normal, pneumonia) or 3 (normal, bacteria, virus)"
         )
-    if not 0 <= world.shift <= 2:
-        raise UsageError(f"shift is {world.shift}, but must lie from 0 (the first hospital) to 2: choose a value there")
-    if world.seed < 0:
-        raise UsageError(f"seed is {world.seed}, but must be 0 or more: choose a whole number from 0")
+    if not 0 <= cohort.shift <= 2:
+        raise UsageError(f"shift is {cohort.shift}; it must be from 0 (the first hospital) to 2")
+    if cohort.seed < 0:
+        raise UsageError(f"seed is {cohort.seed}; it must be 0 or more")
 
 
-def _check_directory(directory: Path, patients: int, world: World) -> None:
+def _check_directory(directory: Path, patients: int, cohort: Cohort) -> None:
     if not directory.exists():
         return
     if not directory.is_dir():
-        raise RefusedError(f"{directory} is a file, but scans need a directory: name another path")
+        raise RefusedError(f"{directory} is a file; name a directory")
     marker = directory / MARKER
     if not marker.exists():
         if any(directory.iterdir()):
             raise RefusedError(
-                f"{directory} holds other files and no {MARKER}, and synthetic scans are never mixed with others: "
-                "name an empty or a new directory"
+                f"{directory} contains other files and no {MARKER}; synthetic and other scans must not be mixed. Name "
+                "an empty or new directory"
             )
         return
-    held = _read_marker(marker)
-    for name, asked in world._asdict().items():
-        if held.get(name) != asked:
+    existing = _read_marker(marker)
+    for name, value in cohort._asdict().items():
+        if existing.get(name) != value:
             raise RefusedError(
-                f"{directory} was made with {name} {held.get(name)}, but {name} {asked} was asked for: "
-                f"use {name} {held.get(name)} there, or name another directory"
+                f"{directory} was created with {name} {existing.get(name)}, but {name} is now {value}: use {name} "
+                f"{existing.get(name)}, or name another directory"
             )
-    if patients < held["patients"]:
+    if patients < existing["patients"]:
         raise RefusedError(
-            f"{directory} already holds {held['patients']} patients, but {patients} were asked for, and none is ever "
-            f"removed: ask for {held['patients']} or more, or name another directory"
+            f"patients is {patients}, but {directory} already contains {existing['patients']} patients, and none can "
+            f"be removed: use {existing['patients']} or more, or name another directory"
         )
 
 
 def _read_marker(marker: Path) -> dict[str, Any]:
     try:
-        held = parse_json(marker.read_text(encoding="utf-8"))
+        content = parse_json(marker.read_text(encoding="utf-8"))
     except ValueError as error:
-        raise RefusedError(f"{marker} is not readable as JSON: name another directory") from error
-    if not isinstance(held, dict) or held.get("schema") != 1 or not isinstance(held.get("patients"), int):
-        raise RefusedError(f"{marker} is not of schema 1, the only one known here: name another directory")
-    return held
+        raise RefusedError(f"{marker} is not valid JSON: name another directory") from error
+    if not isinstance(content, dict) or content.get("schema") != 1 or not isinstance(content.get("patients"), int):
+        raise RefusedError(f"{marker} does not have schema 1: name another directory")
+    return content
 
 
-def _marker(patients: int, world: World) -> bytes:
-    content = {"schema": 1, "seed": world.seed, "patients": patients, "classes": world.classes, "shift": world.shift}
-    return (json.dumps(content | {"reports": world.reports}, indent=2) + "\n").encode()
+def _marker(patients: int, cohort: Cohort) -> bytes:
+    content = {"schema": 1, "seed": cohort.seed, "patients": patients, "classes": cohort.classes, "shift": cohort.shift}
+    return (json.dumps(content | {"reports": cohort.reports}, indent=2) + "\n").encode()
 
 
 def _write(target: Path, content: bytes) -> None:
-    # A file is there whole or not at all, so that an interrupted call can be repeated; what is the same keeps its time.
+    # Files are replaced atomically, so that an interrupted call can be repeated. Unchanged files keep their times.
     if target.exists() and target.read_bytes() == content:
         return
     partial = target.with_name(f".{target.name}.partial")

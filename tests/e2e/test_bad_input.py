@@ -47,7 +47,7 @@ def a_file(place: Place) -> None:
     [
         (missing, "There is no source"),
         (a_file, "is a file. Set it to a directory"),
-        (empty, "holds no images"),
+        (empty, "has no images"),
         (one_class, "a classifier needs at least 2"),
         (few_patients, "the split needs at least 3"),
     ],
@@ -66,8 +66,8 @@ def test_a_bad_source_is_named(place: Place, harm: Callable[[Place], None], sent
         (("--set", "weight_decay=0"), "Did you mean 'train_options.weight_decay'?"),
         (("--set", "epochs=0"), "epochs is 0; it must be from 1 to 1000"),
         (("--set", "epochs=many"), "epochs is 'many'; it must be a whole number"),
-        (("--set", "epochs"), "--set takes name=value"),
-        (("--params", "nowhere.yaml"), "There is no parameter file nowhere.yaml"),
+        (("--set", "epochs"), "--set is 'epochs'; write name=value"),
+        (("--params", "nowhere.yaml"), "The parameter file nowhere.yaml does not exist"),
     ],
 )
 def test_a_bad_parameter_is_refused_before_anything_runs(
@@ -79,7 +79,7 @@ def test_a_bad_parameter_is_refused_before_anything_runs(
 
 
 def test_no_source_at_all_is_a_usage_error(place: Place) -> None:
-    assert "Name the directory of images with --source" in place.medloop("run", status=2).stderr
+    assert "Set it with --source" in place.medloop("run", status=2).stderr
 
 
 def on_a_disk(place: Place, mount: str) -> subprocess.CompletedProcess[str]:

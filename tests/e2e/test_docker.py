@@ -97,11 +97,11 @@ def test_a_training_whose_container_is_asked_to_end_keeps_what_it_learned(place:
     trainers(place)[0].stop(timeout=60)  # SIGTERM, as to a pod of a node that goes away, and time to end
     printed, _ = begun.communicate(timeout=60)
     assert begun.returncode == 1
-    assert "asked to end; what was learned by step" in printed
+    assert "SIGTERM received; the checkpoint of step" in printed
     assert "The stage train failed. It was stopped before it was done." in printed
     again = place.begin(*command)
     assert again.stdout is not None
-    assert any("epochs found in the checkpoint" in line for line in again.stdout)
+    assert any("epochs restored from the checkpoint" in line for line in again.stdout)
     end(again)
 
 
@@ -116,5 +116,5 @@ def test_without_an_engine_a_run_in_containers_says_so(place: Place) -> None:
     environment = {**place.environment(), "DOCKER_HOST": "unix:///nowhere/docker.sock"}
     done = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=ROOT, check=False)
     assert done.returncode == 1
-    assert "No Docker engine answers" in done.stderr
+    assert "Docker does not respond" in done.stderr
     assert "--runner subprocess" in done.stderr

@@ -27,14 +27,14 @@ def test_ctrl_c_ends_all_children_and_the_run_goes_on(place: Place) -> None:
     wait_for(lambda: bool(checkpoints(place)))
     printed = first = end(running, signal.SIGINT)
     assert running.returncode == 130
-    assert "the same command goes on from there" in printed
+    assert "the same command resumes the run" in printed
     assert place.processes() == []
     assert not list((place.home / "runs").glob("*/tmp"))
     assert release_log.read_log(open_store(str(place.home / "store"))) == []
     again = place.begin(*LONG)
     printed, _ = again.communicate(timeout=250)
     assert again.returncode == 0, printed
-    assert "epochs found in the checkpoint" in printed
+    assert "epochs restored from the checkpoint" in printed
     assert min(epochs_shown(printed)) > 0
     assert min(epochs_shown(printed)) >= int(max(epochs_shown(first), default=0)), "no finished epoch is done again"
 
@@ -63,7 +63,7 @@ def test_a_stage_that_is_killed_is_named_and_leaves_service_alone(place: Place) 
     again = place.begin(*LONG)
     printed, _ = again.communicate(timeout=250)
     assert again.returncode == 0, printed
-    assert "epochs found in the checkpoint" in printed
+    assert "epochs restored from the checkpoint" in printed
 
 
 def trains(pid: int) -> bool:
@@ -76,7 +76,7 @@ def test_a_second_run_is_refused_and_the_first_goes_on_unharmed(place: Place) ->
     running = place.begin("--set", "epochs=4")
     wait_for(lambda: bool(list((place.home / "store" / "lease").glob("*.json"))))
     second = place.medloop("run", "--source", str(place.scans), status=1)
-    assert re.search(r"The run \S+ holds the loop .* Wait for it to end", second.stderr)
+    assert re.search(r"The run \S+ holds the lock .* Wait for it to end", second.stderr)
     printed, _ = running.communicate(timeout=250)
     assert running.returncode == 0, printed
     assert place.models()["in_service"] == "v1"

@@ -181,7 +181,7 @@ def test_enough_was_done_to_leak(loop: Loop) -> None:
     assert {entry["kind"] for entry in log} >= {"release"}
     assert any("components" in line or "executor_main" in line for line in loop.commands)
     heard = "\n".join(loop.said)
-    assert "1 entry for sex in patients.csv (line 6) cannot be read as M or F" in heard
+    assert "1 entry for sex in patients.csv (line 6) is neither M nor F" in heard
     assert "notification not delivered" in "".join(p.read_text() for p in (loop.base / "home").rglob("log.txt"))
     assert "***@127.0.0.1:9" in heard  # the address is told, and the password is not
     assert (loop.base / "home" / "tracking.db").is_file()

@@ -244,12 +244,12 @@ def no_file(source: Path, rows: list[dict[str, str]]) -> str:
 
 def two_patients(source: Path, rows: list[dict[str, str]]) -> str:
     write_table(source, [*rows, {**rows[0], "patient_id": "MRN4711-other"}])
-    return "says something else of a file"
+    return "differs from an earlier line about the same file"
 
 
 def no_header(source: Path, rows: list[dict[str, str]]) -> str:
     write_table(source, rows, header=False)
-    return "begins with values"
+    return "contains values"
 
 
 def no_utf8(source: Path, _rows: list[dict[str, str]]) -> str:

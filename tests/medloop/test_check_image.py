@@ -80,7 +80,7 @@ def test_another_interface_is_told_before_anything_is_run(tmp_path: Path, build:
     own = build(changed("test_fraction: Annotated", "held_out: Annotated"), changed("previous: In", "earlier: In"))
     done = medloop(tmp_path, "check-image", own, "--stage", "split", "--json", status=1)
     found = checks(done.stdout)
-    assert found["inputs"] == ("problem", "has dataset, earlier, and the pipeline has dataset, previous")
+    assert found["inputs"] == ("problem", "the image has dataset, earlier, the pipeline has dataset, previous")
     assert found["parameters"] == ("problem", "test_fraction is missing, not float")
     assert "works" not in found
 

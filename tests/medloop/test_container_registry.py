@@ -95,7 +95,7 @@ def test_a_token_service_that_is_none_counts_as_no_login(registry: Registry) -> 
 
 
 def test_an_image_that_is_not_there_is_named(registry: Registry) -> None:
-    with pytest.raises(FileNotFoundError, match=r"There is no image .*/x:2 in its registry\. Push it first"):
+    with pytest.raises(FileNotFoundError, match=r"The image .*/x:2 is not in its registry\. Push it with"):
         digest(f"{registry.address}/x:2")
 
 
@@ -129,12 +129,12 @@ def test_where_the_images_are(where: str, train: str) -> None:
 @pytest.mark.parametrize(
     ("brought", "words"),
     [
-        ("train", "takes stage=image"),
-        ("train=", "takes stage=image"),
+        ("train", "write stage=image"),
+        ("train=", "write stage=image"),
         ("trian=x:1", "Did you mean 'train'?"),
-        ("train=UPPER/x", "small letters"),
-        ("train=x:1@sha256:abc", "no name of an image"),
-        ("train=x y", "no name of an image"),
+        ("train=UPPER/x", "lower-case letters"),
+        ("train=x:1@sha256:abc", "not a valid image name"),
+        ("train=x y", "not a valid image name"),
     ],
 )
 def test_names_that_are_none(brought: str, words: str) -> None:
@@ -163,7 +163,7 @@ def test_a_package_holds_each_image_by_its_digest_and_equals_itself(registry: Re
 
     registry.images.clear()
     done = medloop(tmp_path, "compile", "--output", str(one), *arguments, status=1)
-    assert "Push it first" in done.stderr
+    assert "Push it with" in done.stderr
     before = len(registry.requests)
     medloop(tmp_path, "compile", "--output", str(one), *arguments, "--no-pin")
     assert f"{registry.address}/m/medloop-gate:1.0" in one.read_text()
@@ -173,5 +173,5 @@ def test_a_package_holds_each_image_by_its_digest_and_equals_itself(registry: Re
 def test_images_of_this_machine_are_left_with_a_word(tmp_path: Path) -> None:
     output = tmp_path / "p.yaml"
     done = medloop(tmp_path, "compile", "--output", str(output), "--image", "train=mine:1")
-    assert "10 images (medloop-deploy:latest, …) have names of this machine and no digest to pin" in done.stderr
+    assert "10 images (medloop-deploy:latest, …) without a registry cannot be pinned by digest" in done.stderr
     assert "image: mine:1" in output.read_text()

@@ -184,7 +184,7 @@ def test_whatever_columns_a_split_comes_to_have_are_carried_on(loop: ByHand) -> 
 def test_a_key_from_the_environment_is_rotated_into_a_file(loop: ByHand, tmp_path: Path) -> None:
     (loop.home / "hash.key").unlink()
     refused = medloop(loop.home, "keys", "rotate", "--reason", "why", status=1, MEDLOOP_HASH_KEY=FIRST.text)
-    assert "Say with --to FILE" in refused.stderr
+    assert "with --to FILE" in refused.stderr
     place = tmp_path / "new.key"
 
     def turn(status: int) -> subprocess.CompletedProcess[str]:
@@ -209,7 +209,7 @@ def test_a_key_from_the_environment_is_rotated_into_a_file(loop: ByHand, tmp_pat
     refused = medloop(
         loop.home, "keys", "rotate", "--reason", "why", "--to", str(place), status=1, MEDLOOP_HASH_KEY=FIRST.text
     )
-    assert "holds another key" in refused.stderr
+    assert "contains another key" in refused.stderr
     assert hash_keys.parse(place.read_text()) == OTHER
 
 
@@ -295,7 +295,7 @@ def test_cut_short_after_the_entry_the_same_command_ends_it(loop: ByHand) -> Non
     (loop.home / "hash.key").write_text(FIRST.text)  # as a kill between the log and the file leaves it
     (loop.home / "hash.key.next").write_text(new)
     entries = len(release_log.read_log(loop.store))
-    assert "cut short is done" in rotate(settings, "first")
+    assert "interrupted rotation is complete" in rotate(settings, "first")
     assert len(release_log.read_log(loop.store)) == entries
     assert (loop.home / "hash.key").read_text() == new
 
@@ -305,7 +305,7 @@ def test_while_a_run_holds_the_loop_nothing_is_rotated(loop: ByHand) -> None:
 
     with lease(loop.store, "run-1"):
         refused = medloop(loop.home, "keys", "rotate", "--reason", "why", status=1)
-    assert "The run run-1 holds the loop" in refused.stderr
+    assert "The run run-1 holds the lock" in refused.stderr
     assert at_hand(loop.home) == FIRST
 
 
@@ -313,7 +313,7 @@ def test_a_rotation_that_makes_no_sense_is_refused(loop: ByHand, tmp_path: Path)
     assert "needs a reason" in medloop(
         loop.home, "keys", "rotate", "--reason", " ", status=1
     ).stderr  # fmt: skip
-    assert "no hash key here to rotate" in medloop(
+    assert "no hash key to rotate" in medloop(
         tmp_path / "empty", "keys", "rotate", "--reason", "why", status=1
     ).stderr  # fmt: skip
     (loop.home / "hash.key").write_text(OTHER.text)
@@ -348,19 +348,19 @@ def test_a_run_that_began_before_a_rotation_does_not_undo_it(loop: ByHand) -> No
 def test_show_tells_the_id_and_not_the_key(loop: ByHand) -> None:
     told = medloop(loop.home, "keys", "show")
     assert FIRST.id in told.stdout
-    assert "The store was made with it." in told.stdout
+    assert "The store uses this key." in told.stdout
     rotate(settings_of(loop.home), "why")
     again = json.loads(medloop(loop.home, "keys", "show", "--json").stdout)
     assert (again["id"], again["links"], again["store"]) == (at_hand(loop.home).id, 2, at_hand(loop.home).id)
     elsewhere = medloop(loop.home, "keys", "show", MEDLOOP_HASH_KEY=OTHER.text).stdout
-    assert f"{OTHER.id}, from MEDLOOP_HASH_KEY. The store was made with another: {again['id']}" in elsewhere
+    assert f"{OTHER.id}, from MEDLOOP_HASH_KEY. The store uses another key: {again['id']}" in elsewhere
     for link in (*at_hand(loop.home).links, *OTHER.links):
         assert link.hex() not in told.stdout + json.dumps(again) + elsewhere
 
 
 def test_without_a_key_show_says_what_that_means(tmp_path: Path, finished: ByHand) -> None:
     assert "no hash key yet" in medloop(tmp_path, "keys", "show").stdout
-    assert "they have a public key" in medloop(finished.home, "keys", "show").stdout
+    assert "use a public key" in medloop(finished.home, "keys", "show").stdout
 
 
 def test_a_copy_puts_a_lost_key_back(loop: ByHand, tmp_path: Path) -> None:
@@ -370,9 +370,9 @@ def test_a_copy_puts_a_lost_key_back(loop: ByHand, tmp_path: Path) -> None:
     assert kept.read_text() == f"{FIRST.text}\n"
     assert kept.stat().st_mode & 0o777 == 0o600
     assert "It is not encrypted" in told
-    assert "is there already" in medloop(loop.home, "keys", "backup", str(kept), status=1).stderr
+    assert "already exists" in medloop(loop.home, "keys", "backup", str(kept), status=1).stderr
     (loop.home / "hash.key").unlink()
-    assert f"The hash key {FIRST.id} of this store is not here" in medloop(
+    assert f"The hash key {FIRST.id} of this store is missing" in medloop(
         loop.home, "keys", "show"
     ).stdout  # fmt: skip
     medloop(loop.home, "keys", "restore", str(kept))
@@ -391,7 +391,7 @@ def test_no_copy_lies_among_the_scans_of_a_run(loop: ByHand) -> None:
 
 def test_where_there_is_no_directory_or_no_copy_the_sentence_says_what_to_do(loop: ByHand, tmp_path: Path) -> None:
     refused = medloop(loop.home, "keys", "backup", str(tmp_path / "none" / "my.key"), status=1).stderr
-    assert f"There is no directory {tmp_path / 'none'}" in refused
+    assert f"The directory {tmp_path / 'none'} does not exist" in refused
     assert "Make it" in refused
     refused = medloop(loop.home, "keys", "restore", str(tmp_path / "nix.key"), status=1).stderr
     assert f"There is no file {tmp_path / 'nix.key'}" in refused
@@ -403,15 +403,15 @@ def test_another_key_does_not_take_its_place(loop: ByHand, tmp_path: Path) -> No
     other.write_text(OTHER.text)
     none.write_text("Zebedee")
     refused = medloop(loop.home, "keys", "restore", str(other), status=1).stderr
-    assert f"holds the key {OTHER.id}, and here is the key {FIRST.id}" in refused
+    assert f"contains the key {OTHER.id}, but the current key is {FIRST.id}" in refused
     (loop.home / "hash.key").unlink()
     refused = medloop(loop.home, "keys", "restore", str(other), status=1).stderr
     assert f"the store was made with the key {FIRST.id}" in refused
     refused = medloop(loop.home, "keys", "restore", str(none), status=1).stderr
-    assert "holds no hash key" in refused
+    assert "contains no hash key" in refused
     assert "Zebedee" not in refused
     refused = medloop(loop.home, "keys", "restore", str(other), status=1, MEDLOOP_HASH_KEY=FIRST.text).stderr
-    assert "MEDLOOP_HASH_KEY is set, and counts before any file" in refused
+    assert "MEDLOOP_HASH_KEY is set and has priority over files" in refused
     assert not (loop.home / "hash.key").exists()
 
 
@@ -428,8 +428,8 @@ def test_a_rotated_key_takes_the_place_of_the_old_one_and_not_the_other_way_roun
     medloop(there.home, "keys", "restore", str(new))
     assert at_hand(there.home) == at_hand(here.home) != FIRST
     refused = medloop(there.home, "keys", "restore", str(old), status=1).stderr
-    assert "an earlier state of that key, from before a rotation" in refused
+    assert "from before a rotation of this key" in refused
     (there.home / "hash.key").unlink()
     refused = medloop(there.home, "keys", "restore", str(old), status=1).stderr
-    assert "put back a copy of that key" in refused
+    assert "Restore a copy of that key" in refused
     assert open_store(str(there.home / "store")).names("releases")

@@ -40,11 +40,11 @@ def test_foreign_files_do_not_count_and_something_else_than_a_file_is_told(store
         assert (newest_number(store), holder(store)) == (2, "run-2")
     os.mkfifo(folder / "00000003.json")
     assert holder(store) == ""
-    with pytest.raises(RuntimeError, match=r"The record lease/00000003.json is damaged"), lease(store, "run-3"):
+    with pytest.raises(RuntimeError, match=r"The lock record lease/00000003.json is damaged"), lease(store, "run-3"):
         pass
     (folder / "00000003.json").unlink()
     store.write("lease/00000003.json", encode("lease", {"run": "half a record"}))
-    with pytest.raises(RuntimeError, match=r"The record lease/00000003.json is damaged"), lease(store, "run-3"):
+    with pytest.raises(RuntimeError, match=r"The lock record lease/00000003.json is damaged"), lease(store, "run-3"):
         pass
     (folder / "00000003.json").unlink()
     (folder / "00000003.json").mkdir()
@@ -115,10 +115,10 @@ def test_a_second_run_is_refused_while_the_first_lives(store: Store) -> None:
     with Holder(store, "run-1") as first:
         assert first.reach() == "held"
         before = newest(store)
-        with pytest.raises(RuntimeError, match=r"The run run-1 holds the loop.*--take-over"), lease(store, "run-2"):
+        with pytest.raises(RuntimeError, match=r"The run run-1 holds the lock.*--take-over"), lease(store, "run-2"):
             pass
         with Holder(store, "run-3") as third:
-            assert third.reach().startswith(f"The run run-1 holds the loop (on {before['host']}, process")
+            assert third.reach().startswith(f"The run run-1 holds the lock of this store (on {before['host']}, process")
         assert newest(store) == before, "the first is unharmed"
         first.tell()
         assert first.process.wait() == 0
@@ -143,7 +143,7 @@ def test_the_hold_lasts_while_the_engine_lives_though_its_starter_died(store: St
             assert first.reach() == "held"
             first.process.kill()
             first.process.wait()
-            with pytest.raises(RuntimeError, match="run-1 holds the loop"), lease(store, "run-2"):
+            with pytest.raises(RuntimeError, match="run-1 holds the lock"), lease(store, "run-2"):
                 pass
             engine.kill()
             engine.communicate()
@@ -170,7 +170,7 @@ def test_a_person_may_take_over_from_one_that_lives(store: Store) -> None:
             first.tell()  # the first ends, and does not give back what is no longer its own
             assert first.process.wait() == 0
             assert newest(store)["run"] == "run-2"
-            with pytest.raises(RuntimeError, match="run-2 holds the loop"), lease(store, "run-3"):
+            with pytest.raises(RuntimeError, match="run-2 holds the lock"), lease(store, "run-3"):
                 pass
 
 
@@ -212,7 +212,7 @@ def test_of_two_that_reach_for_it_at_once_one_wins(store: Store) -> None:
             other.tell()
             heard = sorted([one.hear(), other.hear()], key=lambda said: said != "held")
             assert heard[0] == "held"
-            assert "Another run took hold" in heard[1] or "holds the loop" in heard[1]
+            assert "Another run acquired the lock" in heard[1] or "holds the lock" in heard[1]
 
 
 def test_one_that_comes_late_does_not_take_a_number_that_was_used_and_cleared(store: Store) -> None:
@@ -235,7 +235,7 @@ def test_one_that_comes_late_does_not_take_a_number_that_was_used_and_cleared(st
 
     holding = lease(store, "run-2")
     slow = Store(store.uri, Slow(Path(store.uri)), None)
-    with pytest.raises(RuntimeError, match="Another run took hold"), lease(slow, "run-3"):
+    with pytest.raises(RuntimeError, match="Another run acquired the lock"), lease(slow, "run-3"):
         pass
     assert newest(store)["run"] == "run-2"
     assert not newest(store)["released"]

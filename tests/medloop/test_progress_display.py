@@ -12,13 +12,13 @@ import pytest
 from rich.console import Console
 
 from medloop.runner import progress_display
-from medloop.runner.progress_display import Bars, Lines, ending
+from medloop.runner.progress_display import Bars, Lines, final_line
 
 MERGED: dict[str, Any] = {
     "images": 600,
     "quarantined": 3,
     "left_out": {"limit_per_class": 5240},
-    "set_aside": {"unreadable: the file is cut short": 2, "no class: it lies in no class folder": 1},
+    "set_aside": {"unreadable: the file is cut short": 2, "no class: it is not in a class folder": 1},
 }
 NOTE = "epochs, loss 0.310, val AUC 0.981, 412 images/s, 2 min 10 s left"
 
@@ -103,22 +103,22 @@ def test_a_short_stage_has_its_first_and_its_last_line() -> None:
 
 @pytest.mark.parametrize("event", ["finished", "reused"])
 def test_below_the_line_of_merge_stands_what_was_set_aside_and_left_out(event: str) -> None:
-    first, *further = ending({"event": event, "stage": "merge", "seconds": 1.0, "values": MERGED}).splitlines()
+    first, *further = final_line({"event": event, "stage": "merge", "seconds": 1.0, "values": MERGED}).splitlines()
     assert first.endswith("images 600  quarantined 3")
     assert further == [
-        "! merge     2 set aside: unreadable: the file is cut short",
-        "! merge     1 set aside: no class: it lies in no class folder",
-        "! merge     5,240 left out as asked (limit_per_class)",
+        "! merge     2 quarantined: unreadable: the file is cut short",
+        "! merge     1 quarantined: no class: it is not in a class folder",
+        "! merge     5,240 left out by request (limit_per_class)",
     ]
 
 
 def test_where_several_options_leave_images_out_each_has_its_count() -> None:
     values = {**MERGED, "set_aside": {}, "left_out": {"label_map": 1, "limit_per_class": 5239}}
-    told = ending({"event": "finished", "stage": "merge", "seconds": 1.0, "values": values})
-    assert told.endswith("\n! merge     5,240 left out as asked (1 label_map, 5,239 limit_per_class)")
+    told = final_line({"event": "finished", "stage": "merge", "seconds": 1.0, "values": values})
+    assert told.endswith("\n! merge     5,240 left out by request (1 label_map, 5,239 limit_per_class)")
 
 
 def test_nothing_is_said_where_all_images_take_part() -> None:
     values = {**MERGED, "set_aside": {}, "left_out": {}}
-    told = ending({"event": "finished", "stage": "merge", "seconds": 1.0, "values": values})
+    told = final_line({"event": "finished", "stage": "merge", "seconds": 1.0, "values": values})
     assert told == "✓ merge        1.0 s  images 600  quarantined 3"

@@ -51,8 +51,8 @@ def test_each_stage_gives_again_what_it_gave_and_changes_nothing(stage: str, fin
 def test_what_reads_the_outside_is_done_again_on_the_outside_of_now(finished: ByHand) -> None:
     before = listing(finished)
     done = medloop(finished.home, "replay", RUN, "resolve")
-    assert "previous   equal to what it gave then" in done.stdout  # the newest release answers the same request
-    assert "state      NOT equal to what it gave then" in done.stdout  # its head is another by now
+    assert "previous   equal to the recorded output" in done.stdout  # the newest release answers the same request
+    assert "state      NOT equal to the recorded output" in done.stdout  # its head is another by now
     assert "what can change from outside" in done.stdout
     assert listing(finished) == before
 
@@ -84,10 +84,10 @@ def test_a_deploy_that_came_to_nothing_can_be_studied_without_a_release(finished
 @pytest.mark.parametrize(
     ("arguments", "words", "status"),
     [
-        (("1999", "train"), "There is no run '1999'. The latest ones: " + RUN, 1),
+        (("1999", "train"), "There is no run '1999'. The latest runs: " + RUN, 1),
         ((RUN, "tran"), "Did you mean 'train'?", 2),
-        ((RUN, "reject"), "came to no 'reject'", 2),
-        ((RUN, "gate", "--number", "3"), "did gate 2 times, so there is no number 3", 2),
+        ((RUN, "reject"), "has no step 'reject'", 2),
+        ((RUN, "gate", "--number", "3"), "--number is 3, and the run", 2),
         ((RUN, "gate", "--runner", "podman"), "--runner is 'podman'", 2),
     ],
 )
@@ -118,9 +118,9 @@ def test_a_step_that_failed_fails_again_for_the_same_reason(failed: ByHand) -> N
     before = listing(failed)
     done = medloop(failed.home, "replay", RUN, "split", status=1)
     assert done.stderr.count("needs at least 3") == 1
-    assert "It failed then, too." in done.stderr
+    assert "It failed in the run, too." in done.stderr
     assert "not tried again" not in done.stderr
-    assert "Its inputs lie in" in done.stderr
+    assert "Inputs:" in done.stderr
     told = json.loads(medloop(failed.home, "replay", RUN, "split", "--json", status=1).stdout)
     assert (told["status"], told["equal"]) == (1, {})
     assert listing(failed) == before
@@ -147,7 +147,7 @@ def test_a_step_that_never_knew_its_inputs_cannot_be_done_again(finished: ByHand
     with pytest.raises(ValueError, match="dataset"):
         made.step("split", {"dataset": wrong, "previous": made.nothing()})
     done = medloop(tmp_path, "replay", "1111", "split", status=2)
-    assert "failed before it knew its inputs" in done.stderr
+    assert "failed before its inputs were known" in done.stderr
 
 
 def test_inputs_that_have_gone_are_named(failed: ByHand) -> None:
@@ -192,7 +192,7 @@ def test_a_machine_without_the_key_does_a_step_again_and_makes_no_key(finished: 
 def test_without_an_engine_a_container_is_refused(finished: ByHand) -> None:
     arguments = ("replay", RUN, "gate", "--runner", "docker")
     done = medloop(finished.home, *arguments, status=1, DOCKER_HOST="unix:///nowhere/docker.sock")
-    assert "No Docker engine answers" in done.stderr
+    assert "Docker does not respond" in done.stderr
 
 
 def test_a_home_without_the_hash_key_gets_none_made_up(finished: ByHand, tmp_path: Path) -> None:
@@ -206,6 +206,6 @@ def test_a_home_without_the_hash_key_gets_none_made_up(finished: ByHand, tmp_pat
         ).stderr
     finally:
         (tmp_path / "aside").rename(mark)
-    assert "equal to what it gave then" in told
+    assert "equal to the recorded output" in told
     assert "MEDLOOP_HASH_KEY is not set" in refused
     assert not (tmp_path / "empty" / "hash.key").exists()

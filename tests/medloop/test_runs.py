@@ -13,7 +13,7 @@ from components.shared.ledger import release_log
 from components.shared.runtime.step_log import StepRecord
 from components.shared.storage.store import Store, open_store
 from medloop.kubeflow.login import connect
-from medloop.runner.explain import spent
+from medloop.runner.explain import training_cost
 from medloop.runner.run import find, recent
 from medloop.settings import Kubeflow
 from tests.medloop.by_hand import RUN, ByHand
@@ -32,7 +32,7 @@ def test_a_finished_run_is_told_like_one_of_this_machine(finished: ByHand) -> No
         assert " released " in told
     explained = medloop(finished.home, "explain").stdout
     assert f"The run {RUN}" in explained
-    assert "started by a pod" in explained
+    assert "by a pod" in explained
     assert f"It learned from {finished.scans}" in explained
     assert "images of" in explained
     assert "✓" in explained
@@ -112,7 +112,7 @@ def test_a_step_that_was_killed_is_named_once_another_followed(pages: Pages) -> 
     pages.page("deploy", "failed")
     record = find(pages.store).record
     assert (record["outcome"], record["failed_stage"]) == ("failed", "resolve")
-    assert record["why"] == "It ended without saying why."
+    assert record["why"] == "It ended without a reason."
 
 
 def test_a_deploy_at_work_is_no_failure(pages: Pages) -> None:
@@ -222,26 +222,27 @@ def test_device_hours_are_told_and_cost_what_the_price_of_the_moment_says(
 ) -> None:
     monkeypatch.delenv("MEDLOOP_DEVICE_PRICE", raising=False)
     pages.page("resolve", "finished")
-    assert spent(find(pages.store, pages.run)) == ""
+    assert training_cost(find(pages.store, pages.run)) == ""
     pages.page("train", "finished", spent={"device_seconds": 5400.0})
-    assert spent(find(pages.store, pages.run)) == "The training took 1.5 device hours."
+    assert training_cost(find(pages.store, pages.run)) == "The training took 1.5 device hours."
     monkeypatch.setenv("MEDLOOP_DEVICE_PRICE", "2")
     monkeypatch.setenv("MEDLOOP_CURRENCY", "EUR")
-    assert spent(find(pages.store, pages.run)) == "The training took 1.5 device hours, at 2 EUR an hour 3.00 EUR."
+    cost = training_cost(find(pages.store, pages.run))
+    assert cost == "The training took 1.5 device hours, at 2 EUR an hour 3.00 EUR."
     monkeypatch.setenv("MEDLOOP_DEVICE_PRICE", "2 EUR")
     with pytest.raises(ValueError, match="MEDLOOP_DEVICE_PRICE is '2 EUR'"):
-        spent(find(pages.store, pages.run))
+        training_cost(find(pages.store, pages.run))
 
 
 def test_a_training_that_was_done_before_cost_this_run_nothing(pages: Pages) -> None:
     pages.page("train", "reused", spent={"device_seconds": 36.0})
-    told = spent(find(pages.store, pages.run))
-    assert told == "The training took 0.01 device hours. It was done before this run, which paid nothing for it."
+    told = training_cost(find(pages.store, pages.run))
+    assert told == "The training took 0.01 device hours. It was reused from an earlier run at no cost."
 
 
 def test_a_page_whose_spent_time_was_changed_is_not_told_of(pages: Pages) -> None:
     pages.page("train", "finished", spent={"device_seconds": "long"})
-    assert spent(find(pages.store, pages.run)) == ""
+    assert training_cost(find(pages.store, pages.run)) == ""
 
 
 @pytest.mark.parametrize("run", ["..", "../../x", "a b", "-x"])
@@ -251,7 +252,7 @@ def test_a_run_whose_id_would_lead_elsewhere_is_not_listed(run: str, tmp_path: P
     record = {"run": run, "arguments": {"decision": "", "run": run}, "by": "x", "started": "x", "outcome": "released"}
     (tmp_path / "store" / "runs" / f"{run.replace('/', '_')}.json").write_bytes(encode("run", record))
     store.write("runs/20260101-000000-aaaa.json", encode("run", record))
-    with pytest.raises(ValueError, match="that no run's id has"):
+    with pytest.raises(ValueError, match="an invalid run id"):
         find(store, "20260101")
 
 
@@ -260,14 +261,14 @@ def test_a_run_that_broke_off_outside_of_its_stages_can_be_explained(tmp_path: P
     (tmp_path / "scans").mkdir()
     done = medloop(tmp_path, "run", "--source", str(tmp_path / "scans"), status=1)
     assert "Traceback" not in done.stderr
-    assert "It failed in none of its stages: " in medloop(tmp_path, "explain").stdout
+    assert "It failed outside its stages: " in medloop(tmp_path, "explain").stdout
     store = open_store(str(tmp_path / "store"))
-    assert find(store).record["why"] not in ("", "It ended without saying why.")
+    assert find(store).record["why"] not in ("", "It ended without a reason.")
     # As versions before wrote it.
     about = {"run": "20990101-old", "arguments": {"source": "x"}, "by": "x", "started": "2099", "outcome": "failed"}
     store.write("runs/20990101-old.json", encode("run", about))
     told = medloop(tmp_path, "explain", "20990101-old").stdout
-    assert "It failed in none of its stages: It ended without saying why." in told
+    assert "It failed outside its stages: It ended without a reason." in told
     assert "20990101-old" in medloop(tmp_path, "runs").stdout
 
 

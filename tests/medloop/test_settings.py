@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from medloop.operations.doctor import examine
+from medloop.operations.doctor import run_checks
 from medloop.settings import Settings, hash_key, open_to_others, prepare_home
 
 
@@ -18,7 +18,7 @@ def settings(tmp_path: Path) -> Settings:
 
 def permissions(settings: Settings) -> tuple[str, str]:
     """What doctor finds of them: its state and its remedy."""
-    (found,) = [finding for finding in examine(settings) if finding.part == "permissions"]
+    (found,) = [check for check in run_checks(settings) if check.part == "permissions"]
     return found.state, found.remedy
 
 

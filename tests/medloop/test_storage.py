@@ -78,7 +78,7 @@ def test_a_bucket_is_made_and_set_up_once(server: S3Server) -> None:
     assert set(states(server, store, "--dry-run").values()) == {"is"}
     said = medloop(server, store, "storage", "init")
     assert "✓ is  versions" in said
-    assert "versions that are no longer current go after 90 days below loop/" in said
+    assert "noncurrent versions are deleted after 90 days below loop/" in said
 
 
 def test_rules_of_others_and_of_other_prefixes_stay(server: S3Server) -> None:
@@ -122,7 +122,9 @@ def test_a_server_that_cannot_is_told_item_by_item(tmp_path: Path) -> None:
         first = states(server, "s3://made-by-init/loop", status=1)
         assert first == {part: "done" if part == "bucket" else "cannot" for part in PARTS}
         assert states(server, "s3://made-by-init/loop", status=1)["bucket"] == "is"
-        assert "This server does not know it." in medloop(server, "s3://made-by-init", "storage", "init", status=1)
+        assert "The server does not support this setting." in medloop(
+            server, "s3://made-by-init", "storage", "init", status=1
+        )
 
 
 def test_keys_without_the_right_are_told_so(tmp_path: Path) -> None:
@@ -130,7 +132,7 @@ def test_keys_without_the_right_are_told_so(tmp_path: Path) -> None:
         faults.force("get", Answer(403, "AccessDenied"))
         said = medloop(proxied, f"s3://{BUCKET}", "storage", "init", status=1)
         assert "✗ cannot  versions" in said
-        assert "The keys may not do it: docs/storage.md lists the rights" in said
+        assert "The access key lacks the permission; docs/storage.md lists" in said
         assert "✓ done    encryption" in said
         faults.force("list", Answer(403, "AccessDenied"))
         said = medloop(proxied, f"s3://{BUCKET}", "storage", "init", status=1)
@@ -140,7 +142,7 @@ def test_keys_without_the_right_are_told_so(tmp_path: Path) -> None:
 def test_a_directory_needs_nothing(tmp_path: Path) -> None:
     server = S3Server("", tmp_path)
     said = medloop(server, str(tmp_path / "store"), "storage", "init")
-    assert said == f"The store {tmp_path / 'store'} is a directory: it needs no setting up, the first run makes it.\n"
+    assert said == f"The store {tmp_path / 'store'} is a directory and needs no setup; the first run creates it.\n"
     assert json.loads(medloop(server, str(tmp_path / "store"), "storage", "init", "--json"))["items"] == []
 
 

@@ -179,11 +179,11 @@ def test_reports_do_not_name_the_label(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"patients": 0}, "patients is 0, but at least 1"),
-        ({"classes": 4}, "classes is 4, but only 2"),
-        ({"shift": 2.5}, "shift is 2.5, but must lie from 0"),
-        ({"shift": float("nan")}, "shift is nan, but must lie from 0"),
-        ({"seed": -1}, "seed is -1, but must be 0 or more"),
+        ({"patients": 0}, "patients is 0; it must be 1 or more"),
+        ({"classes": 4}, "classes is 4; it must be 2"),
+        ({"shift": 2.5}, "shift is 2.5; it must be from 0"),
+        ({"shift": float("nan")}, "shift is nan; it must be from 0"),
+        ({"seed": -1}, "seed is -1; it must be 0 or more"),
     ],
 )
 def test_bad_arguments_are_refused(tmp_path: Path, arguments: dict[str, Any], message: str) -> None:
@@ -204,13 +204,13 @@ def test_a_directory_keeps_what_it_was_made_with(tmp_path: Path, changed: dict[s
 
 def test_fewer_patients_than_there_are_is_refused(tmp_path: Path) -> None:
     synth(tmp_path / "scans", patients=2)
-    with pytest.raises(ValueError, match="already holds 2 patients, but 1 were asked for"):
+    with pytest.raises(ValueError, match="already contains 2 patients"):
         synth(tmp_path / "scans", patients=1)
 
 
 def test_other_files_are_never_mixed_in(tmp_path: Path) -> None:
     (tmp_path / "mine.txt").write_text("mine")
-    with pytest.raises(ValueError, match=r"holds other files and no synth\.json"):
+    with pytest.raises(ValueError, match=r"contains other files and no synth\.json"):
         synth(tmp_path, patients=1)
     with pytest.raises(ValueError, match="is a file"):
         synth(tmp_path / "mine.txt", patients=1)

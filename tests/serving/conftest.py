@@ -17,7 +17,7 @@ from PIL import Image
 from pydicom.dataset import FileDataset, FileMetaDataset
 from pydicom.uid import ExplicitVRLittleEndian
 
-from components.shared.imaging.pixels import Pixels
+from components.shared.imaging.views import Pixels
 from components.shared.storage.store import Store, open_store
 from serving.app import Limits
 from serving.deployment import Deployment

@@ -16,8 +16,8 @@ import onnx
 import pytest
 from onnx import helper, numpy_helper
 
-from components.shared.imaging.pixels import Decoding, decode_image, view
-from components.shared.imaging.views import view_parameters
+from components.shared.imaging.pixels import Decoding, decode_image
+from components.shared.imaging.views import view, view_parameters
 from components.shared.inference import Model
 from components.shared.storage.store import Store
 from serving.app import Limits
@@ -95,7 +95,7 @@ def test_an_image_is_decoded_as_the_model_was_trained(store: Store, tmp_path: Pa
     assert list(reply["probabilities"].values()) == model.probabilities(model(found[None]).logits)[0].tolist()
     assert frames.status_code == 400
     assert frames.json() == {
-        "detail": "The DICOM file has 3 frames, and one image is asked for: send each frame as a file of its own."
+        "detail": "The DICOM file has 3 frames; only files with 1 are accepted: send each frame as a file of its own."
     }
 
 

@@ -72,7 +72,7 @@ def test_an_assignment_is_read_in_its_parameters_type(assignment: str, name: str
         ("store=/x", "There is no parameter 'store'"),
         ("run=/x", "There is no parameter 'run'"),
         ("ingest_options.source=/x", "There is no parameter 'ingest_options.source'"),
-        ("epochs", "--set takes name=value, and got 'epochs'"),
+        ("epochs", "--set is 'epochs'; write name=value"),
         ("=3", "There is no parameter ''"),
         ("epochs=0", "epochs is 0; it must be from 1 to 1000"),
         ("epochs=many", "epochs is 'many'; it must be a whole number"),
@@ -85,8 +85,11 @@ def test_an_assignment_is_read_in_its_parameters_type(assignment: str, name: str
         ("policy.floors.accuracy=1.01", "The policy's floors.accuracy is 1.01; it must be from -1 to 1"),
         ("policy.floors.acuracy=0.9", "The policy's floors has no figure 'acuracy'. Did you mean 'accuracy'?"),
         ("policy.flors.accuracy=0.9", "The policy has no section 'flors'. Did you mean 'floors'?"),
-        ("policy.floors.accuracy=", "--set policy.floors.accuracy= gives no value"),
-        ("policy=screning", "There is no policy 'screning'. Did you mean 'screening'? Name a YAML file, or one of"),
+        ("policy.floors.accuracy=", "--set policy.floors.accuracy= has no value"),
+        (
+            "policy=screning",
+            "There is no policy 'screning'. Did you mean 'screening'? Name a YAML file or a built-in policy",
+        ),
         ("policy=[1]", "There is no policy '[1]'"),
         ("policy={floors: 3}", "The policy's floors is 3; it must be a mapping"),
         ("policy.budget.looks=501", "Set budget.looks to at most 500"),
@@ -105,16 +108,16 @@ def test_a_wrong_assignment_is_refused_with_the_remedy(assignment: str, sentence
 @pytest.mark.parametrize(
     ("text", "sentence"),
     [
-        ("epochs: [1, 2", "is not readable as YAML: while parsing a flow sequence"),
-        ("epochs: 1\n  seed: 2", "is not readable as YAML"),
-        ("- epochs", "holds a list; write one `name: value` a line"),
-        ("epochs", "holds a str; write one `name: value` a line"),
+        ("epochs: [1, 2", "is not valid YAML: while parsing a flow sequence"),
+        ("epochs: 1\n  seed: 2", "is not valid YAML"),
+        ("- epochs", "contains a list; write one `name: value` per line"),
+        ("epochs", "contains a str; write one `name: value` per line"),
         ("epcohs: 3", "Did you mean 'epochs'?"),
         ("epochs: '3'", "epochs is '3'; it must be a whole number"),
         ("train_options:\n  agument: 3", "Did you mean 'train_options.augment'?"),
         ("train_options:", "train_options is None; it must be a mapping"),
         ("1: 2", "There is no parameter '1'"),
-        ("epochs: 3\nepochs: 5", "'epochs' stands there twice"),
+        ("epochs: 3\nepochs: 5", "'epochs' occurs more than once"),
         ("epochs: 1:30", "epochs is '1:30'; it must be a whole number"),
     ],
 )
@@ -127,12 +130,12 @@ def test_a_wrong_file_is_refused_with_the_remedy(text: str, sentence: str, file:
 
 def test_a_file_that_is_no_text_is_refused_by_name(file: Path) -> None:
     file.write_bytes(b"\x89PNG\r\n\xff\xfe")
-    with pytest.raises(ValueError, match=r"params\.yaml is not readable as YAML"):
+    with pytest.raises(ValueError, match=r"params\.yaml is not valid YAML"):
         settled(file=file)
 
 
 def test_a_missing_file_names_those_that_are_shipped(file: Path) -> None:
-    with pytest.raises(ValueError, match=r"There is no parameter file .*params\.yaml\. Shipped ones: .*smoke"):
+    with pytest.raises(ValueError, match=r"The parameter file .*params\.yaml does not exist\. Built-in ones: .*smoke"):
         settled(file=file)
 
 
@@ -148,7 +151,7 @@ def test_a_source_that_is_set_to_nothing_is_not_this_directory() -> None:
 
 @pytest.mark.parametrize("source", [None, ""])
 def test_no_source_is_refused(source: str | None) -> None:
-    with pytest.raises(ValueError, match=r"No source was given\. Name the directory of images with --source DIR"):
+    with pytest.raises(ValueError, match=r"No source was given\. Set it with --source DIR"):
         settled(source=source)
 
 
@@ -180,9 +183,9 @@ def test_words_narrow_the_list() -> None:
     assert {line.split(".")[0] for line in describe(["quantize"]).splitlines() if line[2] != " "} == {
         "  quantize_options"
     }
-    with pytest.raises(ValueError, match=r"No parameter's name holds 'epohcs'\. Did you mean 'epochs'\?"):
+    with pytest.raises(ValueError, match=r"No parameter name contains 'epohcs'\. Did you mean 'epochs'\?"):
         describe(["epohcs"])
-    with pytest.raises(ValueError, match=r"holds 'quantize' and 'epochs'\. Did you mean 'epochs'\?"):
+    with pytest.raises(ValueError, match=r"contains 'quantize' and 'epochs'\. Did you mean 'epochs'\?"):
         describe(["quantize", "epochs"])
 
 
@@ -214,13 +217,13 @@ def test_a_policys_classes_are_held_against_those_asked_for() -> None:
 
 def test_a_policy_that_is_no_mapping_is_refused(file: Path) -> None:
     file.write_text("- accuracy > 0.9\n")
-    with pytest.raises(ValueError, match="holds a list; write the sections of a policy"):
+    with pytest.raises(ValueError, match="contains a list; write the sections of a policy"):
         settle("/scans", None, [], {}, str(file))
     file.write_text("floors: {auc: 0.9}\nfloors: {auc: 0.8}\n")
-    with pytest.raises(ValueError, match="'floors' stands there twice"):
+    with pytest.raises(ValueError, match="'floors' occurs more than once"):
         settle("/scans", None, [], {}, str(file))
     file.write_text("floors: " + "[" * 5000 + "]" * 5000)
     with pytest.raises(ValueError, match="has more than 32 levels of nesting"):
         settle("/scans", None, [], {}, str(file))
-    with pytest.raises(ValueError, match=r"--set policy=.* is not readable: 'auc' stands there twice"):
+    with pytest.raises(ValueError, match=r"--set policy=.* is not readable: the key 'auc' occurs more than once"):
         settled("policy={floors: {auc: 0.9, auc: 0.1}}")

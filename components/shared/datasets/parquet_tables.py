@@ -1,4 +1,4 @@
-"""The tables that pass between the stages: the index of a dataset, and the sides of a split. They need no pixels."""
+"""Schemas of the tables that stages exchange, and functions to read and write them."""
 
 from __future__ import annotations
 
@@ -36,18 +36,18 @@ INDEX = pa.schema(
         ("text", pa.string()),
     ]
 )
-"""One row an image. Unknown texts are "", an unknown age is -1; ids are keyed hashes.
+"""One row per image. Unknown texts are "", an unknown age is -1; ids are keyed hashes.
 
-`labels` holds one class where the task is classification, and any number of findings where it is multilabel. `look` is
-the perceptual hash; `near` names the group of images that look the same, by the least image id in it. `frame` counts
-within a file of several images, and is -1 where the file is one.
+`labels` has one class if the task is classification, and any number of findings if it is multilabel. `look` is the
+perceptual hash; `near` names the group of near duplicates by its smallest image id. `frame` counts within a file of
+several images, and is -1 if the file has one.
 """
 
 QUARANTINE = ("image_id", "source_digest", "reason", "detail")
-"""The columns of quarantine.csv: what was set aside, and why."""
+"""Columns of quarantine.csv, which lists unusable files with the reason."""
 
 WARNINGS = ("image_id", "patient_id", "reason", "detail")
-"""The columns of warnings.csv: what to look at; both ids may be empty."""
+"""Columns of warnings.csv; both ids may be empty."""
 
 SPLIT = pa.schema(
     [
@@ -59,11 +59,11 @@ SPLIT = pa.schema(
         ("fold", pa.int32()),
     ]
 )
-"""One row an image of the dataset: its side (train, val, test, or "" for left out), the split version in which it
-came to that side, what decided it, and the fold of its patient (-1 for test, and where nothing is folded)."""
+"""One row per image of the data set. `side` is its split (train, val, test, or "" if excluded), `since` the version in
+which it was assigned to it, `why` the reason, and `fold` the fold of its patient (-1 for test, and without folds)."""
 
 AGES = {"<18": (0, 17), "18–39": (18, 39), "40–64": (40, 64), "65+": (65, 200)}
-"""The age bands by which patients are divided and results are told, in whole years."""
+"""Age bands in whole years, used to balance splits and to report results."""
 
 
 def write_csv(rows: Iterable[Mapping[str, Any]], columns: Sequence[str], path: Path) -> None:
@@ -75,7 +75,7 @@ def write_csv(rows: Iterable[Mapping[str, Any]], columns: Sequence[str], path: P
 
 
 def read_csv(path: Path) -> list[dict[str, str]]:
-    """The rows of such a file."""
+    """Return the rows of a CSV file."""
     with path.open(encoding="utf-8", newline="") as file:
         return list(csv.DictReader(file))
 
@@ -85,9 +85,9 @@ def write_table(table: pa.Table, path: Path) -> None:
     pq.write_table(table, path, compression="zstd", store_schema=False)
 
 
-def read_table(source: Any, **asked: Any) -> pa.Table:
-    """Read a table, or those `columns` of it, or all as this `schema` says.
+def read_table(source: Any, **options: Any) -> pa.Table:
+    """Read a table; options are `columns`, or the `schema` it must have.
 
-    Without pyarrow's threads: a process that ends just after they began, because what it read is refused, is aborted.
+    pyarrow's threads are not used: a process that exits just after they started, after an error, would abort.
     """
-    return pq.read_table(source, use_threads=False, **asked)
+    return pq.read_table(source, use_threads=False, **options)

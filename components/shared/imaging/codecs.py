@@ -7,21 +7,8 @@ import threading
 from typing import TYPE_CHECKING, Any
 
 from PIL import Image
+from pydicom import uid
 from pydicom.pixels import get_decoder
-from pydicom.uid import (
-    HTJ2K,
-    JPEG2000,
-    UID,
-    HTJ2KLossless,
-    HTJ2KLosslessRPCL,
-    JPEG2000Lossless,
-    JPEGBaseline8Bit,
-    JPEGExtended12Bit,
-    JPEGLossless,
-    JPEGLosslessSV1,
-    JPEGLSLossless,
-    JPEGLSNearLossless,
-)
 
 from components.shared.errors import RefusedError
 from components.shared.imaging.pictures import refuse_too_many_parts
@@ -30,9 +17,10 @@ if TYPE_CHECKING:
     from pydicom.pixels.decoders.base import DecodeRunner
 
 NAME = "medloop"
-_JPEG_2000 = (JPEG2000Lossless, JPEG2000, HTJ2KLossless, HTJ2KLosslessRPCL, HTJ2K)
-_JPEG = (JPEGBaseline8Bit, JPEGExtended12Bit, JPEGLossless, JPEGLosslessSV1, JPEGLSLossless, JPEGLSNearLossless)
-DECODER_DEPENDENCIES = dict.fromkeys((*_JPEG_2000, *_JPEG), ("python-gdcm", "pylibjpeg-openjpeg"))
+_JPEG_2000 = (uid.JPEG2000Lossless, uid.JPEG2000, uid.HTJ2KLossless, uid.HTJ2KLosslessRPCL, uid.HTJ2K)
+_JPEG = (uid.JPEGBaseline8Bit, uid.JPEGExtended12Bit, uid.JPEGLossless, uid.JPEGLosslessSV1)
+_JPEG_LS = (uid.JPEGLSLossless, uid.JPEGLSNearLossless)
+DECODER_DEPENDENCIES = dict.fromkeys((*_JPEG_2000, *_JPEG, *_JPEG_LS), ("python-gdcm", "pylibjpeg-openjpeg"))
 """Read by pydicom: the supported transfer syntaxes, and the packages they need."""
 
 _lock = threading.Lock()
@@ -50,23 +38,23 @@ def plugin_for(syntax: str) -> str:
         return ""
     with _lock:
         if syntax not in _registered:
-            get_decoder(UID(syntax)).add_plugin(NAME, (__name__, "decode_frame"))
+            get_decoder(uid.UID(syntax)).add_plugin(NAME, (__name__, "decode_frame"))
             _registered.add(syntax)
     return NAME
 
 
 def decode_frame(source: bytes, runner: DecodeRunner) -> bytes | bytearray:
-    """Return the pixels of one frame; raise a ValueError if its size differs from the header's."""
+    """Return the pixels of one frame; raise a ValueError for a wrong size."""
     size = read_size(source)
     if size is None or size[:2] != (runner.columns, runner.rows):
         raise RefusedError("the size of the compressed frame differs from the header's")
     refuse_too_many_parts(source)
     if runner.transfer_syntax in _JPEG_2000:
         return _decode_jpeg_2000(source, runner)
-    if runner.transfer_syntax in (JPEGBaseline8Bit, JPEGExtended12Bit):
+    if runner.transfer_syntax in (uid.JPEGBaseline8Bit, uid.JPEGExtended12Bit):
         return _decode_lossy_jpeg(source, size[2], runner)
     bits = runner.bits_stored
-    if runner.transfer_syntax in (JPEGLSLossless, JPEGLSNearLossless):
+    if runner.transfer_syntax in _JPEG_LS:
         bits = size[2]
         if bits in (6, 7):
             raise RefusedError("JPEG-LS of 6 and 7 bits is not supported: GDCM decodes it wrongly")
@@ -76,7 +64,7 @@ def decode_frame(source: bytes, runner: DecodeRunner) -> bytes | bytearray:
 
 
 def _decode_with_gdcm(stream: bytes, runner: DecodeRunner, bits: int) -> bytes:
-    """Return the pixels of a compressed frame; a damaged one can crash the process, so decoders have their own."""
+    """Decode a frame with GDCM, which damaged frames can crash."""
     import gdcm
 
     gdcm.Trace.WarningOff()  # messages may quote the frame
@@ -129,7 +117,7 @@ def _decode_jpeg_2000(source: bytes, runner: DecodeRunner) -> bytearray:
 
 
 def read_size(stream: bytes) -> tuple[int, int, int] | None:
-    """Return (width, height, bits) from the header of a JPEG, JPEG-LS or JPEG 2000 stream, None if there is none."""
+    """Return (width, height, bits) of a JPEG, JPEG-LS or JPEG 2000 stream."""
     start = stream.find(b"\xff\x4f\xff\x51")
     if not stream.startswith(b"\xff\xd8") and start >= 0:
         right, bottom, left, top = (_number(stream, start + at, 4) for at in (8, 12, 16, 20))

@@ -63,7 +63,7 @@ def limits(data: bytes) -> Limits:
 
 
 class EndedError(Exception):
-    """The process ended during a job. `why` is time, memory, crash or killed; `note` names the file, or is empty."""
+    """The process ended by time, memory, crash or kill; `note` names the file."""
 
     def __init__(self, cause: str, note: str, allowed: Limits) -> None:
         super().__init__(cause)
@@ -85,7 +85,7 @@ class EndedError(Exception):
 
 
 class Template:
-    """A process with all libraries imported, from which decoders are forked within milliseconds.
+    """A process with all libraries imported, from which decoders are forked fast.
 
     Each decoder calls `function` ("module:name") for each job; `function` takes the job's arguments and returns bytes.
     Create the template in a thread that lives as long as the template is needed: it is killed when that thread ends.
@@ -104,7 +104,7 @@ class Template:
             )
 
     def fork(self, descriptors: tuple[int, int]) -> int:
-        """Fork a decoder that has these descriptors; return its process id. It is a child of this process."""
+        """Fork a decoder with these descriptors as a child; return its process id."""
         with self._lock, suppress(OSError):
             _LIBC.prctl(_PR_SET_CHILD_SUBREAPER, 1)  # makes the orphaned decoder a child of this process
             try:
@@ -183,7 +183,7 @@ class Decoder:
             os.kill(self._pid, number)
 
     def _wait(self) -> int:
-        """Wait for the end of the process; return its status, or the negative number of the signal that ended it."""
+        """Wait for the end; return the status, or the negative number of the signal."""
         if self._status is None:
             self._status = os.waitstatus_to_exitcode(os.waitpid(self._pid, 0)[1])
         return self._status
@@ -204,7 +204,7 @@ _shared_note: mmap.mmap | None = None
 
 @contextmanager
 def limit_resources(allowed: Limits, note: str = "", read_ahead: int = 0) -> Iterator[None]:
-    """Limit the decoding of one file: the process ends when it exceeds a limit, and the parent receives `note`.
+    """End the process if decoding a file exceeds a limit; the parent gets `note`.
 
     `read_ahead` is the number of bytes that other threads may read meanwhile; it raises the limits. Outside
     a decoder's process nothing is limited.
@@ -236,7 +236,6 @@ def limit_resources(allowed: Limits, note: str = "", read_ahead: int = 0) -> Ite
 
 
 def _private_memory() -> int:
-    """Return the size of this process's private memory in bytes."""
     with Path("/proc/self/statm").open("rb") as file:
         return int(file.read().split()[5]) * _PAGE
 
@@ -269,7 +268,7 @@ def main() -> None:
 def _become_decoder(
     control: socket.socket, parent: int, work: Callable[..., bytes], descriptor: int, shared: int
 ) -> NoReturn:
-    """Become a decoder: fork twice, so that the parent adopts this process when the intermediate one ends."""
+    """Become a decoder by forking twice, so that the parent adopts this process."""
     global _shared_note  # noqa: PLW0603 - set once per process
     status = 1
     try:

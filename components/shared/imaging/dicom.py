@@ -56,7 +56,7 @@ Window = tuple[float, float]
 
 
 def is_dicom(data: bytes) -> bool:
-    """Whether a file's content starts like DICOM's, with a preamble or, in older files, without."""
+    """Whether a file starts like DICOM, with or without a preamble."""
     has_element = data[:2] in (b"\x02\0", b"\x08\0") and data[3:4] == b"\0"
     return data[128:132] == b"DICM" or (has_element and len(data) > 132)
 
@@ -81,7 +81,7 @@ def wrap_errors(what: str) -> Iterator[None]:
 
 @dataclass(frozen=True)
 class Scan:
-    """A DICOM file with its header's fields and the attributes needed to decode its frames."""
+    """A DICOM file with the attributes needed to decode its frames."""
 
     header: dict[str, str]
     dataset: Dataset
@@ -90,7 +90,7 @@ class Scan:
     frames: int
 
     def decode_frames(self, numbers: list[int], window: Window) -> Iterator[tuple[int, Pixels | None]]:
-        """Yield frames as gray pixels of 8 or 16 bits or three channels of 8 bits; None if one cannot be decoded.
+        """Yield frames with their pixels; None for a frame that cannot be decoded.
 
         `window` is a center and a width of rescaled values; with width 0 the file's own window is used.
         """
@@ -157,7 +157,7 @@ class Scan:
         return _look_up(tables[key], values.view(np.dtype(f"u{values.dtype.itemsize}")))
 
     def _table(self, transform: Dataset, dtype: np.dtype[Any], window: Window) -> Any:
-        """Return the lookup table from stored to displayed values, with at most 65,536 entries."""
+        """Return the lookup table, of at most 65,536 entries, for stored values."""
         stored = np.arange(2 ** (8 * dtype.itemsize), dtype=f"u{dtype.itemsize}").view(dtype)
         if self.dataset.PhotometricInterpretation == "PALETTE COLOR":
             from pydicom.pixels import apply_color_lut
@@ -219,7 +219,7 @@ def _first(value: Any) -> float:
 
 
 def _transform(dataset: Dataset, frame: int) -> Dataset:
-    """Return the transform of a frame: attributes of the frame override those of all frames, these the header's."""
+    """Return a frame's transform; its attributes override shared ones and the header."""
     from pydicom import Dataset
 
     merged = Dataset()
@@ -292,7 +292,7 @@ def _kept_tags(with_header: bool) -> frozenset[int]:
 
 
 def _keep_needed(dataset: Dataset) -> None:
-    """Remove all attributes except those in NEEDED, also from items of sequences, which pydicom reads completely."""
+    """Remove all attributes except those in NEEDED, also from sequences."""
     for tag in list(dataset.keys()):
         if tag not in _kept_tags(False):
             del dataset[tag]
@@ -307,7 +307,7 @@ def _keep_needed(dataset: Dataset) -> None:
 
 
 def _counting(last: Callable[[int], bool]) -> Callable[[int, str | None, int], bool]:
-    """Return pydicom's callback that stops reading at the element `last`; it raises after too many elements."""
+    """Return pydicom's callback that stops reading at `last`."""
     elements = 0
 
     def stop(tag: int, _vr: str | None, _length: int) -> bool:
@@ -337,7 +337,6 @@ def _set_defaults(dataset: Dataset) -> None:
 def _refuse_unsupported(
     rows: int, columns: int, frames: int, samples: int, bits: int, photometric: str, pixel_tag: bytes
 ) -> None:
-    """Raise a ValueError if the pixels have an unsupported format."""
     if pixel_tag not in (b"\xe0\x7f\x10\x00", b"\x7f\xe0\x00\x10"):
         raise UnusableFileError("the DICOM file has no image with integer pixels; other types are not supported")
     if rows * columns > MAX_PIXELS:
@@ -356,7 +355,7 @@ def _refuse_unsupported(
 
 
 def _unpacked(data: bytes) -> tuple[bytes, str]:
-    """Return the file, inflated if necessary, and its transfer syntax, "" if it has none."""
+    """Return the inflated file and its transfer syntax, "" if it has none."""
     from pydicom.filereader import read_dataset
     from pydicom.uid import DeflatedExplicitVRLittleEndian, ExplicitVRLittleEndian
 

@@ -16,7 +16,7 @@ OLDEST = 90
 
 
 class Field(NamedTuple):
-    """A field: the DICOM attribute, the form in which it is stored, and the option of Annex E that covers it."""
+    """A DICOM attribute, the form in which it is stored, and its option of Annex E."""
 
     attribute: str
     stored_as: str
@@ -54,20 +54,20 @@ _UNITS = {"": 1.0, "Y": 1.0, "M": 12.0, "W": 52.0, "D": 365.0}
 
 
 def read_fields(dataset: Dataset) -> dict[str, str]:
-    """Return the fields read from a DICOM header, unchanged: pseudonymise them before storing them."""
+    """Return the fields read from a DICOM header, not yet pseudonymised."""
     return {name: _text(dataset.get(field.attribute)) for name, field in FIELDS.items()}
 
 
 def pseudonymise(
     values: Mapping[str, str], key: HashKey, *, keep_sites: Collection[str] = (), keep_text: bool = False
 ) -> dict[str, str]:
-    """Return the fields of a header or a table's row in the form in which they may be stored; "" if unknown.
+    """Return the fields in the form in which they may be stored; "" if unknown.
 
     The patient's id becomes `patient_hash`. A site's name is kept only if it is in `keep_sites`, and free text only
     with `keep_text`.
     """
     patient, text = values.get("patient_id", ""), values.get("text", "")
-    age = whole_years(values.get("age", ""))
+    age = min(parse_age(values.get("age", "")), OLDEST)
     return {
         "patient_hash": key.hash("patient", patient) if patient else "",
         "sex": _term("sex", values.get("sex", "")[:1]),
@@ -81,10 +81,10 @@ def pseudonymise(
     }
 
 
-def whole_years(text: str) -> int:
-    """Return an age (`45`, `045Y`, `18M`) in whole years, at most OLDEST; -1 if it is unknown."""
+def parse_age(text: str) -> int:
+    """Return an age (`45`, `045Y`, `18M`) in whole years; -1 if it is invalid."""
     match = re.fullmatch(r"(\d{1,3})(?:\.\d+)?\s*([YMWD]?)", text.strip().upper(), re.ASCII)
-    return min(int(int(match[1]) / _UNITS[match[2]]), OLDEST) if match else -1
+    return int(int(match[1]) / _UNITS[match[2]]) if match else -1
 
 
 def site_code(name: str, key: HashKey, keep: Collection[str] = ()) -> str:
@@ -96,7 +96,7 @@ def site_code(name: str, key: HashKey, keep: Collection[str] = ()) -> str:
 
 
 def labeller_code(name: str, key: HashKey) -> str:
-    """Return the source of a label if it is in LABELLERS, else a short keyed hash of it."""
+    """Return the source of a label if it is in LABELLERS, else a short hash."""
     plain = " ".join(name.split()).casefold()
     return plain if not plain or plain in LABELLERS else f"labeller-{key.hash('labeller', plain)[:8]}"
 

@@ -14,7 +14,7 @@ _EXIF_WITHIN = 2**17
 
 
 def read_size(data: bytes) -> tuple[int, int] | None:
-    """Return (width, height) of a JPEG in gray or YCbCr without EXIF data; None for other files, left to Pillow."""
+    """Return (width, height) of a plain gray or YCbCr JPEG; None for other files."""
     if not data.startswith(_START) or data.find(b"Exif\0\0", 0, _EXIF_WITHIN) >= 0:
         return None
     try:
@@ -25,7 +25,7 @@ def read_size(data: bytes) -> tuple[int, int] | None:
 
 
 def decode_jpeg(data: bytes, factor: int) -> NDArray[np.uint8] | None:
-    """Return the pixels at 1/`factor` of the size, (H, W) or (H, W, 4) of RGBX; None if the file is damaged."""
+    """Return the pixels at 1/`factor` of the size; None if the file is damaged."""
     try:
         height, width, colours, _ = simplejpeg.decode_jpeg_header(data)
         pixels: NDArray[np.uint8] = simplejpeg.decode_jpeg(

@@ -96,7 +96,7 @@ def decode(data: bytes, max_side: int, rgb: bool) -> tuple[Pixels, tuple[int, in
 
 
 def refuse_too_many_parts(data: bytes) -> None:
-    """Raise a ValueError if a PNG or JPEG file has too many chunks or scans, each of which costs time."""
+    """Raise a ValueError if a file has too many chunks or scans."""
     if data.startswith(b"\xff\xd8"):
         scans = data.count(b"\xff\xda")
         if scans > MAX_SCANS:
@@ -126,7 +126,7 @@ def _reason(error: Exception) -> str:
 
 
 def _decode_fast(data: bytes, max_side: int, rgb: bool) -> tuple[Pixels, tuple[int, int], Notes] | None:
-    """Decode an ordinary JPEG without Pillow but to the same pixels; return None if it needs more processing."""
+    """Decode an ordinary JPEG without Pillow; return None for other files."""
     size = jpeg.read_size(data)
     if size is None or size[0] * size[1] > MAX_PIXELS:
         return None
@@ -140,7 +140,7 @@ def _decode_fast(data: bytes, max_side: int, rgb: bool) -> tuple[Pixels, tuple[i
 
 
 def _reduction(size: tuple[int, int], max_side: int) -> int:
-    """Return by which factor (1, 2, 4, 8) to reduce a JPEG so that about `max_side` or more remains."""
+    """Return the factor by which to reduce a JPEG to about `max_side` or more."""
     scale = MIN_REDUCED_SHARE * max_side / max(size)
     return next((factor for factor in (8, 4, 2) if scale <= 1 / factor), 1)
 
@@ -176,7 +176,7 @@ def colour_note(pixels: Pixels) -> Notes:
 
 
 def coloured_share(pixels: Pixels) -> float:
-    """Return the share of coloured pixels in an array (H, W, 3 or more) of 8 bits; 0 for gray stored as colour."""
+    """Return the share of coloured pixels; 0 for gray stored as colour."""
     step = max(1, max(pixels.shape[:2]) // COLOUR_SAMPLES)
     red, green, blue = np.moveaxis(pixels[step // 2 :: step, step // 2 :: step, :3].astype(np.int16), 2, 0)
     spread = np.maximum(np.maximum(red, green), blue) - np.minimum(np.minimum(red, green), blue)
@@ -194,7 +194,7 @@ def _rotation(image: Image.Image) -> Image.Transpose | None:
 
 
 def _full_range(values: np.ndarray[Any, Any]) -> Pixels:
-    """Stretch the values of a 16-bit image to all 16 bits: many use 10, 12 or 14 bits without declaring it."""
+    """Stretch 10, 12 or 14 bits to 16: files do not declare how many they use."""
     bits = next((bits for bits in (10, 12, 14) if values.max() < 2**bits), 16)
     full = np.empty(values.shape, np.uint16)
     for top in range(0, len(values), ROWS_AT_ONCE):

@@ -12,10 +12,8 @@ from PIL import Image
 from components.shared.contracts import Between, OneOf
 from components.shared.errors import RefusedError
 from components.shared.imaging import dicom, pictures
-from components.shared.imaging.pictures import MAX_PIXELS, colour_note, coloured_share
-from components.shared.imaging.views import Pixels, resize, to_bytes, view
-
-__all__ = ["MAX_PIXELS", "Decoding", "Master", "Pixels", "decode_image", "decode_images", "masters", "view"]
+from components.shared.imaging.pictures import colour_note, coloured_share
+from components.shared.imaging.views import Pixels, resize, to_bytes
 
 SMALL_SIDE = 64
 """An image with a shorter side gets a warning."""
@@ -26,7 +24,7 @@ BLANK = "the image is blank: every pixel has the same value"
 
 @dataclass(frozen=True)
 class Decoding:
-    """How files are decoded into masters; recorded in the data set and in every model trained on it."""
+    """How files are decoded; recorded in the data set and in every model."""
 
     max_side: Annotated[int, Between(64, 8192)] = 1024
     """maximum side of a master in pixels; larger images are reduced"""
@@ -111,7 +109,7 @@ def masters(
     header: dict[str, str] | None = None,
     notes: Iterable[tuple[str, str]] = (),
 ) -> Iterator[Master]:
-    """Yield the masters of a file's images, given with their frame numbers; None is a frame that cannot be decoded.
+    """Yield the masters of a file's frames; None is one that cannot be decoded.
 
     Blank and unreadable frames are left out, with a note, unless no other is left. Notes about the whole file go to
     its first image.
@@ -155,7 +153,7 @@ def _make_master(
     notes: Iterable[tuple[str, str]],
     size: tuple[int, int] = (0, 0),
 ) -> Master | None:
-    """Return the master of these pixels, reduced and converted as configured, or None if they are blank.
+    """Return the master of these pixels as configured, None if they are blank.
 
     `size` is the image's original (width, height) if it was already reduced.
     """

@@ -23,12 +23,12 @@ VIEW_ALGORITHM = 1
 
 
 def view_parameters(preprocess: dict[str, Any]) -> tuple[int, str, float, str]:
-    """Return size, fit, crop and shades for `view`; older models lack the last two and use the defaults."""
+    """Return size, fit, crop and shades for `view`; older models use defaults."""
     return preprocess["size"], preprocess["fit"], preprocess.get("crop", 0.0), preprocess.get("shades", "given")
 
 
 def view(pixels: Pixels, size: int, fit: str, crop: float = 0.0, shades: str = "given") -> NDArray[np.uint8]:
-    """Return a model's input: `size`×`size` bytes, gray or of three channels, padded or stretched.
+    """Return a model's input of `size`×`size` bytes, padded or stretched.
 
     First, `crop` is the share of height and width that is cut off at each edge; last, with `shades` "local" gray values
     are equalised locally.
@@ -49,7 +49,7 @@ def view(pixels: Pixels, size: int, fit: str, crop: float = 0.0, shades: str = "
 
 
 def equalise_locally(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """Scale each pixel by mean and spread of its neighbourhood, which removes differences in exposure."""
+    """Scale pixels by mean and spread of their neighbourhood."""
     values = pixels.reshape(*pixels.shape[:2], -1).astype(np.int64)
     gray = values.sum(2)  # integer sums give the same bytes on all machines
     reach = max(1, max(gray.shape) // NEIGHBOURHOOD_DIVISOR)
@@ -64,20 +64,20 @@ def equalise_locally(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
 
 
 def _sums_around(values: NDArray[np.int64], reach: int) -> NDArray[np.int64]:
-    """Return for each pixel the sum of the square around it; edge pixels are repeated outwards."""
+    """Return the sum of the square around each pixel; edges are repeated."""
     width = 2 * reach + 1
     sums = np.pad(np.pad(values, reach, mode="edge").cumsum(0).cumsum(1), (1, 0))
     return np.asarray(sums[width:, width:] - sums[:-width, width:] - sums[width:, :-width] + sums[:-width, :-width])
 
 
 def blank_views(count: int, preprocess: dict[str, Any]) -> NDArray[np.uint8]:
-    """Return `count` black views in the shape that a model with this preprocessing takes."""
+    """Return `count` black views in the shape for this preprocessing."""
     size, colours = preprocess["size"], (3,) if preprocess["decoding"]["colour"] == "rgb" else ()
     return np.zeros((count, size, size, *colours), np.uint8)
 
 
 def resize(pixels: Pixels, size: tuple[int, int]) -> Pixels:
-    """Resize an image, gray or with three channels, to (width, height), with antialiasing."""
+    """Resize an image to (width, height), with antialiasing."""
     if pixels.dtype == np.uint8:
         return np.asarray(Image.fromarray(pixels).resize(size, Image.Resampling.BILINEAR))
     # Pillow resizes 16-bit integers without antialiasing, but not floats.
@@ -91,7 +91,7 @@ def to_bytes(pixels: Pixels) -> NDArray[np.uint8]:
 
 
 def normalise(views: NDArray[np.uint8], preprocess: dict[str, Any]) -> NDArray[np.float32]:
-    """Return the float batch [N, channels, H, W] that a model takes, from views [N, H, W] or [N, H, W, 3]."""
+    """Return the model's float batch [N, channels, H, W] of these views."""
     channels = preprocess["channels"]
     if views.ndim == 4 and channels != 3:
         raise RefusedError(f"The views have 3 channels, but the model takes {channels}. Use gray images.")

@@ -1,4 +1,4 @@
-"""Reads YAML that came from outside within limits, and without YAML's surprises."""
+"""Read untrusted YAML within limits and without implicit conversions."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from yaml.constructor import ConstructorError
 
 from components.shared.errors import RefusedError
 
-BYTES, DEPTH, NODES, ALIASES = 128 * 2**10, 32, 20_000, 100
-"""Maximum size of a YAML document, its nesting, its values with all aliases written out, and its aliases.
+MAX_BYTES, MAX_DEPTH, MAX_NODES, MAX_ALIASES = 128 * 2**10, 32, 20_000, 100
+"""Maximum size in characters, levels of nesting, values with all aliases expanded, and aliases of a YAML document.
 
 Parameters, policies and cluster files have a few kilobytes.
 """
 
 
-class _Strict(yaml.SafeLoader):
-    """YAML less its surprises: a name that stands twice is refused, and 1:30 is a text, not ninety.
+class _StrictLoader(yaml.SafeLoader):
+    """A safe loader that refuses duplicate keys and reads 1:30 as text.
 
-    Limits are kept while nodes are composed, before any alias is written out.
+    Limits are checked while nodes are composed, before any alias is expanded.
     """
 
     def __init__(self, text: str) -> None:
@@ -32,12 +32,14 @@ class _Strict(yaml.SafeLoader):
         event = self.peek_event()  # type: ignore[no-untyped-call]
         if isinstance(event, yaml.AliasEvent):
             self._aliases += 1
-            self._check(self._aliases, ALIASES, "aliases")
+            self._check(self._aliases, MAX_ALIASES, "aliases")
             if event.anchor in self.anchors:
-                self._count(self._sizes.get(id(self.anchors[event.anchor]), NODES))  # one that holds itself has no end
+                self._count(
+                    self._sizes.get(id(self.anchors[event.anchor]), MAX_NODES)
+                )  # recursive aliases are infinite
             return super().compose_node(parent, index)
         self._depth += 1
-        self._check(self._depth, DEPTH, "levels of nesting")
+        self._check(self._depth, MAX_DEPTH, "levels of nesting")
         before = self._nodes
         self._count(1)
         node = super().compose_node(parent, index)
@@ -47,12 +49,12 @@ class _Strict(yaml.SafeLoader):
 
     def _count(self, nodes: int) -> None:
         self._nodes += nodes
-        self._check(self._nodes, NODES, "values, with its aliases written out")
+        self._check(self._nodes, MAX_NODES, "values with its aliases expanded")
 
-    def _check(self, count: int, most: int, what: str) -> None:
-        if count > most:
+    def _check(self, count: int, maximum: int, unit: str) -> None:
+        if count > maximum:
             mark = self.peek_event().start_mark  # type: ignore[no-untyped-call]
-            raise ConstructorError(None, None, f"it has more than {most:,} {what}", mark)
+            raise ConstructorError(None, None, f"it has more than {maximum:,} {unit}", mark)
 
     def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
         names: set[str] = set()
@@ -60,7 +62,7 @@ class _Strict(yaml.SafeLoader):
             if not isinstance(key, yaml.ScalarNode) or key.tag == "tag:yaml.org,2002:merge":
                 continue
             if key.value in names:
-                raise ConstructorError(None, None, f"{key.value!r} stands there twice", node.start_mark)
+                raise ConstructorError(None, None, f"the key {key.value!r} occurs more than once", node.start_mark)
             names.add(key.value)
         return super().construct_mapping(node, deep)
 
@@ -68,31 +70,29 @@ class _Strict(yaml.SafeLoader):
         return node.value if ":" in node.value else super().construct_yaml_int(node)
 
 
-_Strict.add_constructor("tag:yaml.org,2002:int", _Strict.construct_yaml_int)
+_StrictLoader.add_constructor("tag:yaml.org,2002:int", _StrictLoader.construct_yaml_int)
 
 
 def parse_yaml(text: str) -> Any:
-    """The value in a YAML text; a yaml.YAMLError says what is wrong with it."""
-    if len(text) > BYTES:
-        raise ConstructorError(None, None, f"it has more than {BYTES:,} characters", None)
+    """Return the value of a YAML text; raise a yaml.YAMLError if it is invalid."""
+    if len(text) > MAX_BYTES:
+        raise ConstructorError(None, None, f"it has more than {MAX_BYTES:,} characters", None)
     try:
-        return yaml.load(text, _Strict)  # noqa: S506 - a SafeLoader
+        return yaml.load(text, _StrictLoader)  # noqa: S506 - a SafeLoader
     except yaml.YAMLError:
         raise
     except (ValueError, ArithmeticError, LookupError, TypeError, AttributeError, RecursionError) as error:
-        # PyYAML's constructors fail so on values that do not fit their tag, such as !!bool x.
-        raise ConstructorError(None, None, f"a value does not fit its type ({type(error).__name__})", None) from None
+        # PyYAML raises these for values that do not match their tag, such as !!bool x.
+        raise ConstructorError(None, None, f"a value does not match its type ({type(error).__name__})", None) from None
 
 
 def read_yaml(path: Path) -> Any:
-    """What a YAML file holds; FileNotFoundError where there is none, ValueError where it cannot be read."""
+    """Return the value of a YAML file; raise a ValueError if it is invalid."""
     with path.open("rb") as file:
-        data = file.read(BYTES + 1)  # a device has no end
-    if len(data) > BYTES:
-        raise RefusedError(
-            f"{path} is larger than the {BYTES // 2**10} KiB that a YAML file may have here. Shorten it."
-        )
+        data = file.read(MAX_BYTES + 1)  # devices are endless
+    if len(data) > MAX_BYTES:
+        raise RefusedError(f"{path} is larger than {MAX_BYTES // 2**10} KiB, the maximum for a YAML file. Shorten it.")
     try:
         return parse_yaml(data.decode("utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise RefusedError(f"{path} is not readable as YAML: {' '.join(str(error).split())}. Mend that line.") from None
+        raise RefusedError(f"{path} is not valid YAML: {' '.join(str(error).split())}. Correct that line.") from None

@@ -1,6 +1,6 @@
-"""What a process may show and leave readable: secrets are replaced, control characters escaped, new files private.
+"""Redact secrets and escape control characters in output, and make new files private.
 
-This module alone knows what is secret. Standard library only.
+Only this module defines what is secret. It uses only the standard library.
 """
 
 from __future__ import annotations
@@ -21,16 +21,16 @@ from components.shared.errors import UsageError
 HIDDEN = "***"
 
 NAMES = re.compile(r"(?:KEY|TOKEN|PASSWORD|PASSWD|SECRET|COOKIES?|CREDENTIALS?)$")
-"""Environment variables whose value is a secret: MEDLOOP_SIGNING_KEY, AWS_SECRET_ACCESS_KEY, MLFLOW_TRACKING_TOKEN and
-whatever else is named like them."""
+"""Names of environment variables with secret values: MEDLOOP_SIGNING_KEY, AWS_SECRET_ACCESS_KEY,
+MLFLOW_TRACKING_TOKEN and others with such endings."""
 
 WHOLE_ADDRESSES = ("MEDLOOP_NOTIFY_URL",)
-"""Addresses of which the path is a secret too: webhooks carry their token there."""
+"""Environment variables with addresses whose path is secret too: webhooks have their token there."""
 
-SHORTEST, SHORTEST_OF_OTHERS = 4, 8
-"""Shorter values are not searched for, since they would match everywhere: of the variables that medloop and its
-libraries read, and of others."""
-_READ_HERE = ("MEDLOOP_", "AWS_", "MLFLOW_", "KF_")
+MIN_LENGTH, MIN_LENGTH_OF_OTHERS = 4, 8
+"""Minimum length of secrets to redact, in variables that medloop and its libraries read and in others. Shorter values
+would match everywhere."""
+_KNOWN_PREFIXES = ("MEDLOOP_", "AWS_", "MLFLOW_", "KF_")
 
 _HEXADECIMAL = re.compile(r"[0-9a-f:]+")
 _PEM_LINE = re.compile(r"^[A-Za-z0-9+/=]{16,}$", re.MULTILINE)
@@ -61,18 +61,17 @@ _PATTERNS: tuple[tuple[tuple[str, ...], re.Pattern[str], str], ...] = (
     ),
     (("bearer", "basic"), re.compile(r"\b(Bearer|Basic)\s+[A-Za-z0-9._~+/=-]{8,}"), rf"\1 {HIDDEN}"),
 )
-"""Forms of secrets, each with words of which one stands in every text that has the form: most texts have none."""
+"""Patterns of secrets, each with words of which every match contains one, so that most texts are skipped quickly."""
 _COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 
 
 class Redactor:
-    """Replaces by *** every secret of an environment, and all that has a secret's form."""
+    """Replaces secrets of an environment, and texts like secrets, by ***."""
 
     def __init__(self, environment: Mapping[str, str]) -> None:
-        self._values = _alternatives(tuple(_secrets(environment)))
+        self._values = _compile_alternatives(tuple(_secrets(environment)))
 
     def __call__(self, text: str) -> str:
-        """Return the text without secrets."""
         text = self._values.sub(HIDDEN, text)
         lowered = text.lower()
         for words, pattern, replacement in _PATTERNS:
@@ -82,28 +81,27 @@ class Redactor:
 
 
 def redact(text: str, variables: Mapping[str, str] | None = None) -> str:
-    """Return the text without the secrets of the environment; for many texts make a `Redactor`."""
+    """Return the text without secrets; use a `Redactor` for many texts."""
     return Redactor(environment.everything() if variables is None else variables)(text)
 
 
 def redact_all(value: Any, variables: Mapping[str, str] | None = None) -> Any:
     """Return a JSON value with `redact` applied to each text in it."""
-    return _each_text(value, Redactor(environment.everything() if variables is None else variables))
+    return _change_texts(value, Redactor(environment.everything() if variables is None else variables))
 
 
-def _each_text(value: Any, change: Callable[[str], str]) -> Any:
-    """Return a JSON value with each text in it changed."""
+def _change_texts(value: Any, change: Callable[[str], str]) -> Any:
     if isinstance(value, str):
         return change(value)
     if isinstance(value, dict):
-        return {change(name): _each_text(each, change) for name, each in value.items()}
-    return [_each_text(each, change) for each in value] if isinstance(value, list | tuple) else value
+        return {change(name): _change_texts(item, change) for name, item in value.items()}
+    return [_change_texts(item, change) for item in value] if isinstance(value, list | tuple) else value
 
 
 def printable(text: str) -> str:
-    """Return the text as one line, with line breaks, control and direction characters as JSON escapes.
+    """Return the text as one line, with control characters as JSON escapes.
 
-    Text from outside can then neither begin a line of its own nor move the cursor of a terminal.
+    Untrusted text then cannot start a new line or move a terminal's cursor.
     """
     if text.isprintable():
         return text
@@ -113,11 +111,11 @@ def printable(text: str) -> str:
 
 def printable_all(value: Any) -> Any:
     """Return a JSON value with `printable` applied to each text in it."""
-    return _each_text(value, printable)
+    return _change_texts(value, printable)
 
 
 def one_line(text: str, what: str) -> str:
-    """Return the text, or raise a ValueError where it could not be written on one line of a log as it is."""
+    """Return the text, or raise a ValueError if it is not printable on one line."""
     if printable(text) != text:
         raise UsageError(
             f"{what} contains a line break or a control character: {printable(text)!r}. Write it as plain text on one "
@@ -127,7 +125,7 @@ def one_line(text: str, what: str) -> str:
 
 
 def protect_process() -> None:
-    """Make new files private to their owner, and hide secrets in all that this process prints. Call it at start."""
+    """Make new files private, and redact this process's output."""
     os.umask(0o077)
     for name in ("stdout", "stderr"):
         stream = getattr(sys, name)
@@ -136,7 +134,7 @@ def protect_process() -> None:
 
 
 class _Redacted:
-    """A text stream that replaces secrets in what is written to it: events, tracebacks, what libraries print."""
+    """A text stream that redacts secrets in everything written to it."""
 
     def __init__(self, stream: TextIO) -> None:
         self._stream, self._redact = stream, Redactor(environment.everything())
@@ -158,39 +156,38 @@ def _escape(char: str) -> str:
 
 
 def _secrets(environment: Mapping[str, str]) -> Iterator[str]:
-    """The values of an environment that are not to be shown."""
     for name, value in environment.items():
         if NAMES.search(name):
-            found = [value, *_PEM_LINE.findall(value), *(value.split(":") if _HEXADECIMAL.fullmatch(value) else ())]
+            values = [value, *_PEM_LINE.findall(value), *(value.split(":") if _HEXADECIMAL.fullmatch(value) else ())]
         elif "://" in value or name in WHOLE_ADDRESSES:
-            found = [*_of_address(value, name in WHOLE_ADDRESSES)]
+            values = [*_secrets_in_address(value, name in WHOLE_ADDRESSES)]
         else:
             continue
-        shortest = SHORTEST if name.startswith(_READ_HERE) else SHORTEST_OF_OTHERS
-        yield from (each for each in found if len(each) >= shortest)
+        minimum = MIN_LENGTH if name.startswith(_KNOWN_PREFIXES) else MIN_LENGTH_OF_OTHERS
+        yield from (item for item in values if len(item) >= minimum)
 
 
-def _of_address(address: str, whole: bool) -> Iterator[str]:
-    """The secrets in an address: user and password, also as a header carries them; all of it where that is secret."""
+def _secrets_in_address(address: str, is_secret: bool) -> Iterator[str]:
+    """Yield the password and login in an address, or all of it if it is secret."""
     rest = address.rpartition("://")[2]
-    if whole:
+    if is_secret:
         yield address
         yield rest.partition("/")[2]
     authority = rest.partition("/")[0] if "@" in rest.partition("/")[0] else rest
-    login, found, _ = authority.rpartition("@")
-    if found:
+    login, values, _ = authority.rpartition("@")
+    if values:
         user, _, password = login.partition(":")
         yield password or user
         yield base64.b64encode(unquote(login).encode()).decode()
 
 
 @lru_cache(8)
-def _alternatives(values: tuple[str, ...]) -> re.Pattern[str]:
-    """A pattern of these values in each form in which they may be written down."""
-    written = {
+def _compile_alternatives(values: tuple[str, ...]) -> re.Pattern[str]:
+    """Return a pattern that matches these values in every encoding."""
+    forms = {
         form
         for value in values
         for form in (value, value.strip(), unquote(value), quote(value, safe=""), json.dumps(value)[1:-1])
-        if len(form) >= SHORTEST
+        if len(form) >= MIN_LENGTH
     }
-    return re.compile("|".join(re.escape(form) for form in sorted(written, key=len, reverse=True)) or r"(?!)")
+    return re.compile("|".join(re.escape(form) for form in sorted(forms, key=len, reverse=True)) or r"(?!)")

@@ -1,18 +1,18 @@
-"""Images that do not take part without being set aside: in words that tell those left out as asked from the rest."""
+"""The sentence about images that were left out on request, which is not the same as being quarantined."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 
 UNUSED = "unused"
-"""What the split does not use, for the sake of a copy on another side or of a patient who withdrew."""
+"""Images that the split does not use: a copy is in another split, or the patient withdrew consent."""
 
 
 def left_out(counts: Mapping[str, int]) -> str:
-    """How many images the options of ingest leave out, with which one how many; "" where there are none."""
+    """Return how many images the options of ingest leave out, by option; "" if there are none."""
     total = sum(counts.values())
     if not total:
         return ""
     if len(counts) == 1:
-        return f"{total:,} left out as asked ({next(iter(counts))})"
-    return f"{total:,} left out as asked ({', '.join(f'{number:,} {why}' for why, number in counts.items())})"
+        return f"{total:,} left out by request ({next(iter(counts))})"
+    return f"{total:,} left out by request ({', '.join(f'{number:,} {why}' for why, number in counts.items())})"

@@ -8,39 +8,38 @@ import numpy as np
 from numpy.typing import NDArray
 
 from components.shared.statistics.intervals import Floats, wilson
-from components.shared.statistics.metrics import Ints, Scored, calibration_bins
+from components.shared.statistics.metrics import Ints, Predictions, calibration_bins
 
 POINTS = 200
-"""A curve has at most this many points; longer ones are thinned."""
+"""Maximum number of points of a curve; longer ones are thinned."""
 
 
-def curves(scored: Scored, k: int, confidence: float) -> dict[str, Any]:
-    """All curves of class k: `roc` and `pr` are null where one side is missing."""
-    truth, probability = scored.truth[:, k], scored.probabilities[:, k]
+def curves(predictions: Predictions, k: int, confidence: float) -> dict[str, Any]:
+    """Return all curves of class k; `roc` and `pr` are None unless there are images with and without the class."""
+    truth, probability = predictions.truth[:, k], predictions.probabilities[:, k]
     both = bool(truth.any() and not truth.all())
     return {
         "roc": _roc(truth, probability) if both else None,
         "pr": _precision_recall(truth, probability) if both else None,
-        "calibration": _calibration(truth, probability, scored.patients, confidence),
+        "calibration": _calibration(truth, probability, predictions.patients, confidence),
     }
 
 
 def steps(truth: NDArray[np.bool_], probability: Floats) -> tuple[Floats, Ints, Ints]:
-    """From the highest threshold down: how many images with and without the class reach it."""
+    """Return all thresholds from the highest down, and the true and false positives at each."""
     order = np.argsort(-probability, kind="stable")
-    ranked, found = probability[order], np.cumsum(truth[order], dtype=np.int64)
+    ranked, tp = probability[order], np.cumsum(truth[order], dtype=np.int64)
     ends = np.flatnonzero(np.append(ranked[1:] != ranked[:-1], True)).astype(np.int64)
-    return ranked[ends], found[ends], ends + 1 - found[ends]
+    return ranked[ends], tp[ends], ends + 1 - tp[ends]
 
 
 def _roc(truth: NDArray[np.bool_], probability: Floats) -> dict[str, list[float]]:
-    threshold, found, wrong = steps(truth, probability)
-    # The first point calls nothing positive. Its threshold would be infinite; 1 is the nearest number with a meaning.
-    tpr = np.append(0.0, found / found[-1])
-    fpr = np.append(0.0, wrong / wrong[-1])
-    bends = (np.diff(found, 2, prepend=0) != 0) | (
-        np.diff(wrong, 2, prepend=0) != 0
-    )  # of every point but first and last
+    threshold, tp, fp = steps(truth, probability)
+    # At the first point nothing is predicted positive. Its threshold would be infinite; 1 is used instead.
+    tpr = np.append(0.0, tp / tp[-1])
+    fpr = np.append(0.0, fp / fp[-1])
+    # Points on a straight line between their neighbours are left out.
+    bends = (np.diff(tp, 2, prepend=0) != 0) | (np.diff(fp, 2, prepend=0) != 0)
     kept = _thinned(np.flatnonzero(np.concatenate([[True], bends, [True]])))
     return {
         "fpr": fpr[kept].tolist(),
@@ -50,27 +49,27 @@ def _roc(truth: NDArray[np.bool_], probability: Floats) -> dict[str, list[float]
 
 
 def _precision_recall(truth: NDArray[np.bool_], probability: Floats) -> dict[str, list[float]]:
-    threshold, found, wrong = steps(truth, probability)
-    last = int(np.argmax(found == found[-1]))  # lower thresholds find nothing more
+    threshold, tp, fp = steps(truth, probability)
+    last = int(np.argmax(tp == tp[-1]))  # the recall is 1 at all lower thresholds
     kept = _thinned(np.arange(last + 1))
-    precision = found / (found + wrong)
+    precision = tp / (tp + fp)
     return {
-        "recall": (found / found[-1])[kept].tolist(),
+        "recall": (tp / tp[-1])[kept].tolist(),
         "precision": precision[kept].tolist(),
         "threshold": threshold[kept].tolist(),
     }
 
 
-def _thinned(places: Ints) -> Ints:
-    if len(places) <= POINTS:
-        return places
-    return places[np.linspace(0, len(places) - 1, POINTS).round().astype(np.int64)]
+def _thinned(points: Ints) -> Ints:
+    if len(points) <= POINTS:
+        return points
+    return points[np.linspace(0, len(points) - 1, POINTS).round().astype(np.int64)]
 
 
 def _calibration(
     truth: NDArray[np.bool_], probability: Floats, patients: Ints, confidence: float
 ) -> list[dict[str, float]]:
-    """What was said and what came true, by bin; the interval is Wilson's on the bin's patients."""
+    """Return predicted probability and observed frequency by bin, with Wilson's interval on the bin's patients."""
     bins = calibration_bins(probability)
     points = []
     for number in np.unique(bins):

@@ -1,26 +1,29 @@
-"""How sure a figure is: intervals from what each patient adds to it, and from a bootstrap over patients.
+"""Confidence intervals, from the contributions of patients to a figure, and from a bootstrap of patients.
 
-Images of one patient resemble each other, so the patient counts, with all its images. Three kinds of figures:
+Images of one patient resemble each other, so the unit of analysis is the patient with all their images. There are three
+kinds of figures:
 
-A *share* (accuracy, sensitivity, precision, F1, …) lies between 0 and 1. What each patient adds to its deviation gives
-its variance v, without any draw. The interval is symmetric on the scale of log odds, which holds near 1 where a plain
-one collapses, with a quantile between the normal one (one image a patient: v follows from the share itself) and
-Student's (several: v is estimated from so many patients). Where v is 0, Wilson's interval on the patients is taken.
+A *share* (accuracy, sensitivity, precision, F1, …) is a proportion between 0 and 1. Its variance v is computed from the
+contributions of the patients, without resampling. The interval is symmetric on the log-odds scale, which stays valid
+near 1, where a plain one collapses. Its quantile is between the normal one (one image per patient: v follows from the
+proportion) and Student's (several: v is estimated from the patients). If v is 0, Wilson's interval on the patients is
+used.
 
-An *area* (AUC) has DeLong's variance by patients, as Obuchowski gave it. It rests on the few patients whom the model
-misplaces: with e of them the variance is a mean of what was seen (e parts) and of what two normal distributions with
-that area would give, if images of one patient had a correlation of 0.3 (1 part; only where that is larger).
+An *area* (AUC) has DeLong's variance, clustered by patient (Obuchowski). It rests on the few patients whom the model
+misranks. With e of them, the variance is the weighted mean of the observed one (weight e) and of the one that two
+normal distributions with this area would give if images of a patient had a correlation of 0.3 (weight 1; used only if
+it is larger).
 
-Where few patients have most of the images, those who were judged wrongly may all have one, and show nothing of the
-others. Then a share's variance is a mean of what was seen and of what images that always go together would give, and
-fewer patients count (see `uneven`).
+If few patients have most of the images, all wrong answers may be on patients with a single image, which does not show
+how the images of the others correlate. The variance of a share is then a weighted mean of the observed one and the one
+of perfectly correlated images, and the number of patients is reduced (see `uneven_variance`).
 
-Of both, no lower bound is higher than what a flawless result on the same patients would show.
+For both kinds, no lower bound is higher than a flawless result on the same patients would give.
 
-Other figures (kappa, Brier score, calibration error) get the middle part of the bootstrap's distribution, moved by its
-bias: few images in a bin make any model look less calibrated, and each draw makes it look so once more.
+Other figures (kappa, Brier score, calibration error) get the middle part of the bootstrap distribution, corrected for
+bias: few images per bin make any model look less calibrated, and each draw adds to that.
 
-`docs/benchmarks.md` says how often these intervals hold the truth, and where they cannot.
+`docs/benchmarks.md` lists how often these intervals contain the true value, and where they do not.
 """
 
 from __future__ import annotations
@@ -35,20 +38,20 @@ Floats = NDArray[np.float64]
 Figure = dict[str, float | None]
 
 UNKNOWN: Figure = {"value": None, "low": None, "high": None}
-"""A figure that these images cannot give."""
-ALIKE = 0.3
-"""The correlation of a patient's images that is assumed where too few errors were seen to tell."""
-EVEN = 1.25
-"""Up to so many times as many images beside an image as on average, patients count as having equally many."""
-LOST = 0.5
-"""What of a figure a patient costs of whom the model knows nothing, so that its answer is chance."""
+"""A figure that cannot be computed from these images."""
+ASSUMED_CORRELATION = 0.3
+"""Assumed correlation of a patient's images, if there are too few errors to estimate it."""
+EVEN_RATIO = 1.25
+"""Ratio of the mean cluster size to the images per patient, up to which all patients count as having equally many."""
+CHANCE_LOSS = 0.5
+"""Loss of a figure on a patient for whom the model only guesses."""
 
 
 class Share(NamedTuple):
-    """A share as seen: its variance by patients, how many patients it rests on, and the images beside an image.
+    """A proportion: its variance by patients, the number of patients, and the mean cluster size.
 
-    `images` is the mean number of images of an image's own patient, 1 where each patient has one. Each field may be an
-    array, with an entry for each of many shares. So many patients count as one in an interval as `uneven` says.
+    `images` is the mean over the images of the number of images of the same patient. `uneven` is the number of patients
+    that count as one in an interval. Each field can be an array, with an entry for each of many proportions.
     """
 
     value: Any
@@ -59,10 +62,10 @@ class Share(NamedTuple):
 
 
 class Area(NamedTuple):
-    """An AUC as seen: its variance in three parts (images with, without, both of one patient), and what it rests on.
+    """An AUC: its variance in three parts (images with and without the class, and covariance), and the patients.
 
-    Each field may be an array, with an entry for each of many areas. `assumed` is the variance that two normal
-    distributions with this area would give.
+    `assumed` is the variance that two normal distributions with this area would give. Each field can be an array, with
+    an entry for each of many areas.
     """
 
     value: Any
@@ -75,7 +78,7 @@ class Area(NamedTuple):
 
 
 def draw(patients: int, resamples: int, seed: int) -> NDArray[np.uint16]:
-    """How often each patient is drawn in each resample: [resamples, patients]."""
+    """Return how often each patient is drawn in each resample: [resamples, patients]."""
     rng = np.random.default_rng(seed)
     counts = np.empty((resamples, patients), np.uint16)
     for row in counts:
@@ -84,16 +87,16 @@ def draw(patients: int, resamples: int, seed: int) -> NDArray[np.uint16]:
 
 
 def quantile(error: Any, patients: Any, images: Any) -> Floats:
-    """How many standard errors a bound lies away that may be wrong with this chance.
+    """Return the distance of a bound with this error rate, in standard errors.
 
-    The normal quantile where every patient has one image, nearer to Student's the more images share a patient.
+    It is the normal quantile if every patient has one image, and approaches Student's with more images per patient.
     """
     normal, exact = -ndtri(error), -stdtrit(np.asarray(patients) - 1, error)
     return np.asarray(normal + (exact - normal) * (1 - 1 / np.maximum(images, 1)))
 
 
 def wilson(share: Any, number: Any, confidence: float, z: Any = None) -> tuple[Any, Any]:
-    """Wilson's interval for a share seen in so many independent cases."""
+    """Return Wilson's interval of a proportion of `number` independent cases."""
     z = ndtri((1 + confidence) / 2) if z is None else z
     weight = z * z / number
     centre = (share + weight / 2) / (1 + weight)
@@ -102,7 +105,7 @@ def wilson(share: Any, number: Any, confidence: float, z: Any = None) -> tuple[A
 
 
 def share_interval(share: Share, confidence: float) -> tuple[Floats, Floats]:
-    """The interval of a share, or of many; NaN where no patient or only one is behind it."""
+    """Return the interval of a share, or of many; NaN if it rests on fewer than two patients."""
     p, v, patients, images, as_one = (np.asarray(field, float) for field in share)
     enough = (patients >= 2) & ~np.isnan(p)
     patients = np.where(enough, np.maximum(patients / as_one, 2), 2)
@@ -117,24 +120,27 @@ def share_interval(share: Share, confidence: float) -> tuple[Floats, Floats]:
     return np.asarray(np.minimum(low, best) + unknown), np.asarray(np.maximum(high, worst) + unknown)
 
 
-def uneven(value: Any, variance: Any, patients: Any, images: Any, total: Any) -> tuple[Floats, Floats]:
-    """The variance that a share of so many images in all counts with, and how many patients count as one.
+def uneven_variance(value: Any, variance: Any, patients: Any, images: Any, total: Any) -> tuple[Floats, Floats]:
+    """Return the variance to use for a share of `total` images, and how many patients count as one.
 
-    As seen, and 1, where all have about as many images. Else `weight` images more are taken to have been seen, each of
-    which goes together with all beside it: they outweigh few errors, and many errors tell by themselves.
+    If all patients have about equally many images, these are the observed variance and 1. Otherwise `weight` additional
+    images are assumed that correlate perfectly with the others of their patient: they outweigh the observed variance if
+    there are few errors, not if there are many.
     """
-    p, v, n, crowd, total = (np.asarray(field, float) for field in (value, variance, patients, images, total))
-    beyond_even = np.maximum(crowd * n / np.maximum(total, 1) / EVEN, 1)
+    p, v, n, cluster_size, total = (np.asarray(field, float) for field in (value, variance, patients, images, total))
+    beyond_even = np.maximum(cluster_size * n / np.maximum(total, 1) / EVEN_RATIO, 1)
     alone = p * (1 - p) / np.maximum(total, 1)
     known = alone > 0
-    effect = np.where(known, v / np.where(known, alone, 1), crowd)
-    errors, weight = total * np.minimum(p, 1 - p), (beyond_even - 1) * crowd
-    met = (errors * effect + weight * np.maximum(effect, crowd)) / np.where(errors + weight > 0, errors + weight, 1)
+    effect = np.where(known, v / np.where(known, alone, 1), cluster_size)
+    errors, weight = total * np.minimum(p, 1 - p), (beyond_even - 1) * cluster_size
+    met = (errors * effect + weight * np.maximum(effect, cluster_size)) / np.where(
+        errors + weight > 0, errors + weight, 1
+    )
     return np.where(known, alone * met, v), beyond_even
 
 
 def area_interval(area: Area, confidence: float) -> tuple[Floats, Floats]:
-    """The interval of an area, or of many; NaN where only one patient has, or lacks, what is sought."""
+    """Return the interval of an area, or of many; NaN if fewer than two patients are with or without the class."""
     value, few = np.asarray(area.value, float), np.minimum(area.patients_with, area.patients_without)
     enough = (few >= 2) & ~np.isnan(value)
     few, value = np.where(enough, few, 2), np.where(enough, value, 0.5)
@@ -147,20 +153,20 @@ def area_interval(area: Area, confidence: float) -> tuple[Floats, Floats]:
     z = normal + weight * (-stdtrit(area_freedom(area), error) - normal)
     flat = (value <= 0) | (value >= 1)
     low, high = _log_odds(np.where(flat, 0.5, value), np.where(flat, 0.0, np.where(enough, variance, 0.0)), z)
-    missed = unseen(error, few)
+    missed = unseen_loss(error, few)
     low, high = np.where(flat, value, low), np.where(flat, value, high)
     unknown = np.where(enough, 0.0, np.nan)
     return np.clip(np.minimum(low, 1 - missed), 0, 1) + unknown, np.clip(np.maximum(high, missed), 0, 1) + unknown
 
 
 def area_variance(area: Area) -> Floats:
-    """DeLong's variance by patients."""
+    """Return DeLong's variance by patients."""
     total = np.asarray(area.variance_with + area.variance_without + area.covariance, np.float64)
     return np.asarray(np.maximum(total, 0))
 
 
 def area_freedom(area: Area) -> Floats:
-    """The degrees of freedom of a variance in two parts (Satterthwaite)."""
+    """Return the degrees of freedom of a variance in two parts (Satterthwaite)."""
     parts = [np.asarray(part, float) for part in (area.variance_with, area.variance_without)]
     free = [np.maximum(np.asarray(n, float) - 1, 1) for n in (area.patients_with, area.patients_without)]
     below = parts[0] ** 2 / free[0] + parts[1] ** 2 / free[1]
@@ -169,7 +175,7 @@ def area_freedom(area: Area) -> Floats:
 
 
 def binormal_variance(value: Any, positives: Any, negatives: Any) -> Floats:
-    """The variance of an AUC of independent images whose scores are normal, with one spread, in both groups."""
+    """Return the variance of an AUC of independent images with normal scores of equal variance in both groups."""
     value = np.clip(np.maximum(value, 1 - np.asarray(value, float)), 0.5, 1 - 1e-9)
     x = ndtri(value)
     both = ndtr(x) - 2 * owens_t(x, 3**-0.5)  # of two pairs that share an image
@@ -177,30 +183,41 @@ def binormal_variance(value: Any, positives: Any, negatives: Any) -> Floats:
     return np.asarray(np.maximum(alone, 0) / (positives * negatives))
 
 
-def unseen(error: Any, patients: Any) -> Floats:
-    """What a figure may lose by patients of a kind that none of so many was, but with this chance.
+def unseen_loss(error: Any, patients: Any) -> Floats:
+    """Return how much patients of a kind that is absent among those tested can lower a figure, at this error rate.
 
-    If a share s of all patients is of that kind, none of n is with the chance (1-s)^n.
+    If a share s of all patients is of that kind, none of n tested patients is with the probability (1-s)^n.
     """
-    return np.asarray(LOST * (1 - np.asarray(error, float) ** (1 / np.maximum(patients, 1))))
+    return np.asarray(CHANCE_LOSS * (1 - np.asarray(error, float) ** (1 / np.maximum(patients, 1))))
 
 
-def of_share(share: Share, confidence: float) -> Figure:
-    """A share with its interval, as it is written down."""
+def correlation(one: Floats, other: Floats) -> float:
+    """Return the correlation of two figures from the contributions of the same patients."""
+    scale = float(np.sqrt((one**2).sum() * (other**2).sum()))
+    return float((one * other).sum()) / scale if scale > 0 else 0.0
+
+
+def combined_distance(one: Any, other: Any, correlation: Any) -> Floats:
+    """Return the distance of a difference's bound, from those of both values (variance estimates recovery)."""
+    return np.asarray(np.sqrt(np.maximum(one**2 + other**2 - 2 * np.asarray(correlation) * one * other, 0)))
+
+
+def share_figure(share: Share, confidence: float) -> Figure:
+    """Return a share with its interval."""
     return _figure(float(share.value), *share_interval(share, confidence))
 
 
-def of_area(area: Area, confidence: float) -> Figure:
-    """An area with its interval, as it is written down."""
+def area_figure(area: Area, confidence: float) -> Figure:
+    """Return an area with its interval."""
     return _figure(float(area.value), *area_interval(area, confidence))
 
 
-def of_figure(value: float, draws: Floats, confidence: float, lowest: float, highest: float) -> Figure:
-    """Any other figure with its interval, within the range that such a figure can have."""
+def bootstrap_figure(value: float, draws: Floats, confidence: float, lowest: float, highest: float) -> Figure:
+    """Return a figure with its bootstrap interval, limited to the figure's range."""
     sample = draws[~np.isnan(draws)]
     if np.isnan(value):
         return UNKNOWN
-    if 2 * len(sample) < len(draws) or not len(sample):  # what hardly any draw can give has no interval
+    if 2 * len(sample) < len(draws) or not len(sample):  # most draws cannot give the figure: no interval
         return {"value": value, "low": None, "high": None}
     tail = (1 - confidence) / 2
     low, high = np.quantile(sample, [tail, 1 - tail])
@@ -217,7 +234,7 @@ def _figure(value: float, low: Any, high: Any) -> Figure:
 
 
 def _log_odds(p: Any, variance: Any, z: Any) -> tuple[Floats, Floats]:
-    """The interval of so many standard errors to each side on the scale of log odds."""
+    """Return the interval of z standard errors in each direction on the log-odds scale."""
     centre, half = np.log(p / (1 - p)), z * np.sqrt(variance) / (p * (1 - p))
     with np.errstate(over="ignore"):
         return 1 / (1 + np.exp(half - centre)), 1 / (1 + np.exp(-half - centre))

@@ -1,8 +1,8 @@
-"""What was scored, and those figures whose intervals are drawn: for many weightings of the patients at once.
+"""Predictions, and the figures whose intervals are bootstrapped, for many weightings of the patients at once.
 
-A weighting says how often each patient counts: once each for the figure itself, and as drawn for the bootstrap, so one
-piece of code gives both. What a class has no image for is NaN, and averages over classes leave such a class out.
-Figures that are shares or areas stand in estimates.py.
+A weighting is the number of times that each patient counts: once for the figure itself, and as drawn for the bootstrap.
+A figure that a class has no images for is NaN, and averages over classes ignore such a class. Proportions and areas are
+in evaluate/estimates.py.
 """
 
 from __future__ import annotations
@@ -21,15 +21,15 @@ from components.shared.statistics.intervals import Floats
 Ints = NDArray[np.int64]
 Bools = NDArray[np.bool_]
 
-CELLS = 4_000_000
-"""How many numbers a piece of the bootstrap holds at once."""
+MAX_CELLS = 4_000_000
+"""Maximum size of the arrays of the bootstrap."""
 
 
 @dataclass(frozen=True)
-class Scored:
-    """Images with what is true of them, what a model says, its probabilities, and their patients as 0, 1, 2, …
+class Predictions:
+    """Labels of images, the classes and probabilities that a model predicts, and the patients as 0, 1, 2, …
 
-    Of one class an image `labels` and `predicted` are [images]. Of findings they are [images, findings] of 0 and 1.
+    `labels` and `predicted` are [images] for classes, and [images, findings] of 0 and 1 for findings.
     """
 
     labels: Ints
@@ -39,41 +39,41 @@ class Scored:
 
     @property
     def classes(self) -> int:
-        """How many classes or findings there are."""
+        """Number of classes or findings."""
         return int(self.probabilities.shape[1])
 
     @property
-    def several(self) -> bool:
+    def multilabel(self) -> bool:
         """Whether an image has any number of findings, rather than one class."""
         return self.labels.ndim == 2
 
     @property
-    def ranked(self) -> list[int]:
-        """The classes whose figures are averaged: all, or the positive one of two."""
-        return [1] if self.classes == 2 and not self.several else list(range(self.classes))
+    def reported_classes(self) -> list[int]:
+        """The classes whose figures are averaged: all, or the positive one of two classes."""
+        return [1] if self.classes == 2 and not self.multilabel else list(range(self.classes))
 
     @cached_property
     def truth(self) -> Bools:
         """Whether each image is of each class, or shows each finding: [images, classes]."""
-        return self.labels.astype(bool) if self.several else self.labels[:, None] == np.arange(self.classes)
+        return self.labels.astype(bool) if self.multilabel else self.labels[:, None] == np.arange(self.classes)
 
     @cached_property
-    def called(self) -> Bools:
-        """Whether the model says so: [images, classes]."""
-        return self.predicted.astype(bool) if self.several else self.predicted[:, None] == np.arange(self.classes)
+    def decisions(self) -> Bools:
+        """Whether the model predicts each class or finding: [images, classes]."""
+        return self.predicted.astype(bool) if self.multilabel else self.predicted[:, None] == np.arange(self.classes)
 
     @cached_property
     def number_of_patients(self) -> int:
-        """How many patients the images are of."""
+        """Number of patients of all images."""
         return int(self.patients.max()) + 1 if len(self.patients) else 0
 
-    def only(self, chosen: Bools) -> Scored:
-        """The chosen images alone, their patients numbered anew."""
+    def subset(self, chosen: Bools) -> Predictions:
+        """Return the chosen images, with their patients renumbered."""
         patients = np.unique(self.patients[chosen], return_inverse=True)[1]
-        return Scored(self.labels[chosen], self.predicted[chosen], self.probabilities[chosen], patients)
+        return Predictions(self.labels[chosen], self.predicted[chosen], self.probabilities[chosen], patients)
 
     def patients_of(self, images: Bools) -> int:
-        """How many patients these images are of."""
+        """Return the number of patients of these images."""
         return int(np.count_nonzero(np.bincount(self.patients[images])))
 
     @cached_property
@@ -82,58 +82,62 @@ class Scored:
         return order, np.searchsorted(self.patients[order], np.arange(self.number_of_patients))
 
     def by_patient(self, values: NDArray[Any]) -> Floats:
-        """The sum over each patient's images, of each column: [patients, …]."""
+        """Return the sum of each column over the images of each patient: [patients, …]."""
         order, starts = self._sorted
         return np.asarray(np.add.reduceat(values[order].astype(np.float64), starts, axis=0))
 
 
 def calibration_bins(probabilities: Floats) -> Ints:
-    """The bin of each probability: ten bins, fewer where there are few images, each with about equally many."""
+    """Return the bin of each probability: up to ten bins with about equally many images."""
     number = min(10, max(2, len(probabilities) // 20))
     edges = np.quantile(probabilities, np.linspace(0, 1, number + 1))
     return np.searchsorted(edges[1:-1], probabilities)
 
 
 class Measure:
-    """The figures that are drawn, for any weighting of the patients: `weights` is [weightings, patients].
+    """The bootstrapped figures for any weighting of the patients: `weights` is [weightings, patients].
 
-    With `ordered` classes the quadratic-weighted kappa is one of them.
+    With `ordered` classes they include the quadratic-weighted kappa.
     """
 
-    def __init__(self, scored: Scored, ordered: bool = False) -> None:
-        self.scored, self.ordered = scored, ordered
-        self.classes = range(scored.classes)
-        truth, called = scored.truth, scored.called
-        errors = (scored.probabilities - truth) ** 2
-        parts = {"both": truth & called, "truth": truth, "called": called, "brier": errors}
-        if not scored.several:
-            parts["pairs"] = np.eye(scored.classes**2, dtype=bool)[scored.labels * scored.classes + scored.predicted]
+    def __init__(self, predictions: Predictions, ordered: bool = False) -> None:
+        self.predictions, self.ordered = predictions, ordered
+        self.classes = range(predictions.classes)
+        truth, decisions = predictions.truth, predictions.decisions
+        errors = (predictions.probabilities - truth) ** 2
+        parts = {"both": truth & decisions, "truth": truth, "predicted": decisions, "brier": errors}
+        if not predictions.multilabel:
+            parts["pairs"] = np.eye(predictions.classes**2, dtype=bool)[
+                predictions.labels * predictions.classes + predictions.predicted
+            ]
         for k in self.classes:
-            bins = calibration_bins(scored.probabilities[:, k])
-            parts[f"bins/{k}"] = np.eye(int(bins.max()) + 1)[bins] * (truth[:, k] - scored.probabilities[:, k])[:, None]
+            bins = calibration_bins(predictions.probabilities[:, k])
+            parts[f"bins/{k}"] = (
+                np.eye(int(bins.max()) + 1)[bins] * (truth[:, k] - predictions.probabilities[:, k])[:, None]
+            )
         parts["images"] = np.ones((len(truth), 1), bool)
-        self._sums = np.concatenate([scored.by_patient(part) for part in parts.values()], axis=1)
+        self._sums = np.concatenate([predictions.by_patient(part) for part in parts.values()], axis=1)
         ends = np.cumsum([part.shape[1] for part in parts.values()])
-        self._places = dict(zip(parts, map(slice, [0, *ends[:-1]], ends), strict=True))
+        self._columns = dict(zip(parts, map(slice, [0, *ends[:-1]], ends), strict=True))
 
     def __call__(self, weights: Floats) -> dict[str, Floats]:
-        """The figures over all classes by name, and those of class k as name/k."""
+        """Return the figures over all classes by name, and those of class k as name/k."""
         sums = weights @ self._sums
-        part = {name: sums[:, place] for name, place in self._places.items()}
+        part = {name: sums[:, columns] for name, columns in self._columns.items()}
         total = part["images"]
-        actual, called = part["truth"], part["called"]
-        right = total - actual - called + 2 * part["both"]
-        chance = (actual * called + (total - actual) * (total - called)) / total**2
+        actual, predicted = part["truth"], part["predicted"]
+        right = total - actual - predicted + 2 * part["both"]
+        chance = (actual * predicted + (total - actual) * (total - predicted)) / total**2
         present = np.where(actual > 0, 1.0, np.nan)
         gaps = [np.abs(part[f"bins/{k}"]).sum(axis=1) for k in self.classes]
         by_class = {
-            "kappa": ratio(right / total - chance, 1 - chance) * present,
+            "kappa": divide(right / total - chance, 1 - chance) * present,
             "brier": part["brier"] / total,
             "calibration_error": np.stack(gaps, axis=1) / total * present,
         }
-        ranked = self.scored.ranked
-        figures = {name: mean(values[:, ranked]) for name, values in by_class.items()}
-        if not self.scored.several:
+        reported_classes = self.predictions.reported_classes
+        figures = {name: class_mean(values[:, reported_classes]) for name, values in by_class.items()}
+        if not self.predictions.multilabel:
             pairs = part["pairs"].reshape(-1, len(self.classes), len(self.classes))
             figures["kappa"] = weighted_kappa(pairs, 0)
             if len(self.classes) > 2:
@@ -143,50 +147,51 @@ class Measure:
         return figures | {f"{name}/{k}": values[:, k] for name, values in by_class.items() for k in self.classes}
 
 
-def confusion(scored: Scored) -> Ints:
-    """How often class i (row) is taken for class j (column); of each finding, whether it is there and called."""
-    if not scored.several:
-        pairs = np.bincount(scored.labels * scored.classes + scored.predicted, minlength=scored.classes**2)
-        return pairs.reshape(scored.classes, scored.classes)
-    cells = (2 * scored.labels + scored.predicted).T
-    return np.stack([np.bincount(each, minlength=4).reshape(2, 2) for each in cells])
+def confusion(predictions: Predictions) -> Ints:
+    """Return the confusion matrix, rows are labels; for findings, a matrix of 2×2 for each."""
+    if not predictions.multilabel:
+        pairs = np.bincount(
+            predictions.labels * predictions.classes + predictions.predicted, minlength=predictions.classes**2
+        )
+        return pairs.reshape(predictions.classes, predictions.classes)
+    cells = (2 * predictions.labels + predictions.predicted).T
+    return np.stack([np.bincount(finding, minlength=4).reshape(2, 2) for finding in cells])
 
 
 def weighted_kappa(confusion: Floats, power: int) -> Floats:
-    """Agreement beyond chance, for many tables; an error weighs as the distance of the classes to this power."""
-    places = np.arange(confusion.shape[1])
-    weight = np.abs(places[:, None] - places) ** power if power else (places[:, None] != places).astype(np.int64)
+    """Return Cohen's kappa of many confusion matrices; errors weigh as the distance of the classes to this power."""
+    classes = np.arange(confusion.shape[1])
+    weight = np.abs(classes[:, None] - classes) ** power if power else (classes[:, None] != classes).astype(np.int64)
     total = confusion.sum(axis=(1, 2))
     expected = confusion.sum(axis=2)[:, :, None] * confusion.sum(axis=1)[:, None, :]
     by_chance = (expected * weight).sum(axis=(1, 2)) / total
-    return np.where(by_chance > 0, 1 - ratio((confusion * weight).sum(axis=(1, 2)), by_chance), np.nan)
+    return np.where(by_chance > 0, 1 - divide((confusion * weight).sum(axis=(1, 2)), by_chance), np.nan)
 
 
-def once(scored: Scored) -> Floats:
-    """The weighting in which every patient counts once."""
-    return np.ones((1, scored.number_of_patients))
+def equal_weights(predictions: Predictions) -> Floats:
+    """Return the weighting in which every patient counts once."""
+    return np.ones((1, predictions.number_of_patients))
 
 
-def pieces(weights: NDArray[np.uint16]) -> Iterator[Floats]:
-    """The weightings in pieces that fit into memory."""
-    step = max(1, CELLS // weights.shape[1])
+def _chunks(weights: NDArray[np.uint16]) -> Iterator[Floats]:
+    step = max(1, MAX_CELLS // weights.shape[1])
     for start in range(0, len(weights), step):
         yield weights[start : start + step].astype(np.float64)
 
 
 def resample(figures: Callable[[Floats], dict[str, Floats]], weights: NDArray[np.uint16]) -> dict[str, Floats]:
-    """The figures for each of many weightings."""
-    parts = [figures(piece) for piece in pieces(weights)]
+    """Return the figures for each of many weightings."""
+    parts = [figures(chunk) for chunk in _chunks(weights)]
     return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
 
-def ratio(above: Floats, below: Floats) -> Floats:
-    """One by the other, NaN where there is nothing to divide by."""
+def divide(above: Floats, below: Floats) -> Floats:
+    """Return the quotient; NaN unless the divisor is positive."""
     return np.asarray(np.divide(above, below, out=np.full(np.shape(above), np.nan), where=below > 0))
 
 
-def mean(by_class: Floats) -> Floats:
-    """The mean over the classes that have a value."""
+def class_mean(by_class: Floats) -> Floats:
+    """Return the mean over the classes, ignoring NaN."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)  # no class has a value: NaN is the answer
         return np.asarray(np.nanmean(by_class, axis=1))

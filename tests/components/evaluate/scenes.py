@@ -16,7 +16,7 @@ from onnx import numpy_helper
 
 from components.evaluate.evaluate import evaluate
 from components.shared import contracts
-from components.shared.datasets import dataset
+from components.shared.datasets import parquet_tables
 from components.shared.runtime.interface import read
 from components.shared.runtime.work import Work
 from components.shared.storage.store import Store, open_store
@@ -81,7 +81,7 @@ def change(folder: Path, column: str, new: Any) -> None:
     rows = pq.read_table(folder / "index.parquet").to_pylist()
     for place, row in enumerate(rows):
         row[column] = new(place, row[column])
-    dataset.write_table(pa.Table.from_pylist(rows, schema=dataset.INDEX), folder / "index.parquet")
+    parquet_tables.write_table(pa.Table.from_pylist(rows, schema=parquet_tables.INDEX), folder / "index.parquet")
 
 
 def change_metadata(bundle: Path, **fields: Any) -> None:

@@ -8,16 +8,16 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from components.evaluate.mistakes import LISTED, mistakes
-from components.shared.statistics.metrics import Scored
+from components.evaluate.mistakes import MAX_LISTED, mistakes
+from components.shared.statistics.metrics import Predictions
 from tests.components.evaluate import scenes
 
 
-def scored(labels: list[int], positive: list[float]) -> Scored:
+def scored(labels: list[int], positive: list[float]) -> Predictions:
     """Two classes, a patient an image, called from 0.5 on."""
     p = np.array(positive)
     truth = np.array(labels)
-    return Scored(truth, (p >= 0.5).astype(np.int64), np.stack([1 - p, p], axis=1), np.arange(len(truth)))
+    return Predictions(truth, (p >= 0.5).astype(np.int64), np.stack([1 - p, p], axis=1), np.arange(len(truth)))
 
 
 def test_they_are_counted_and_the_surest_comes_first() -> None:
@@ -38,7 +38,7 @@ def test_they_are_counted_and_the_surest_comes_first() -> None:
 def test_of_findings_each_answer_counts() -> None:
     truth = np.array([[1, 0], [0, 0], [1, 1]])
     p = np.array([[0.1, 0.9], [0.2, 0.3], [0.8, 0.7]])
-    ours = Scored(truth, (p >= 0.5).astype(np.int64), p, np.arange(3))
+    ours = Predictions(truth, (p >= 0.5).astype(np.int64), p, np.arange(3))
     found = mistakes(ours, None, ["mass", "edema"], ["a", "b", "c"], [0.5, 0.5])
     assert (found["answers"], found["images"]) == (2, 1)
     assert {(row["label"], row["called"]) for row in found["rows"]} == {("mass", "no mass"), ("no edema", "edema")}
@@ -48,7 +48,7 @@ def test_no_more_are_listed_than_fit() -> None:
     ours = scored([0] * 50 + [1], [0.5 + k / 200 for k in range(50)] + [0.9])
     found = mistakes(ours, None, ["well", "ill"], [f"{k:02}" for k in range(51)], 0.5)
     assert found["answers"] == 50
-    assert [row["image_id"] for row in found["rows"]] == [f"{k:02}" for k in range(49, 49 - LISTED, -1)]
+    assert [row["image_id"] for row in found["rows"]] == [f"{k:02}" for k in range(49, 49 - MAX_LISTED, -1)]
 
 
 @pytest.mark.slow
@@ -57,14 +57,14 @@ def test_the_page_lists_what_the_predictions_hold(tmp_path_factory: pytest.TempP
     scene.run()
     rows = pq.read_table(scene.report / "predictions.parquet").to_pylist()
     wrong = [row for row in rows if row["label"] != row["predicted"]]
-    assert len(wrong) > LISTED
-    assert f"{len(wrong)} of {len(rows)} images are called wrong" in scene.page
+    assert len(wrong) > MAX_LISTED
+    assert f"{len(wrong)} of {len(rows)} images are misclassified" in scene.page
     helped = sum(row["champion_predicted"] == row["label"] for row in wrong)
-    assert f"The model in service has {helped} of these {len(wrong)} right" in scene.page
+    assert f"The model in service is right on {helped} of these {len(wrong)}" in scene.page
     table = scene.page.partition('<table class="stack missed">')[2].partition("</table>")[0]
     listed = [row["image_id"] for row in wrong if row["image_id"][:12] in table]
-    assert len(listed) == table.count('<th class="mono">') == LISTED
-    assert f"The {LISTED} surest stand here" in scene.page
+    assert len(listed) == table.count('<th class="mono">') == MAX_LISTED
+    assert f"The {MAX_LISTED} most confident errors are listed here" in scene.page
     assert scene.metrics["explanations"][3]["kind"] == "confident wrong"
     assert table.count(">above<") == 3
 
@@ -74,22 +74,22 @@ def test_a_threshold_that_is_not_one_half_is_explained(tmp_path: Path, threshold
     scene = scenes.make(tmp_path)
     scenes.change_metadata(tmp_path / "model", threshold=threshold)
     scene.run()
-    assert scene.page.count("PNEUMONIA is called from a probability of 80.0 % on") == told
-    assert scene.page.count("is called from a probability of") == told
+    assert scene.page.count("PNEUMONIA is predicted if its probability is at least 80.0 %") == told
+    assert scene.page.count("is predicted if its probability is at least") == told
 
 
 def test_without_pictures_the_list_stands_open(tmp_path_factory: pytest.TempPathFactory) -> None:
     scene = scenes.make(tmp_path_factory.mktemp("bare"))
     scene.run(explained=0)
-    section = scene.page.partition("What it got wrong")[2].partition("</section>")[0]
+    section = scene.page.partition("<h2>Errors</h2>")[2].partition("</section>")[0]
     assert "<details open>" in section
-    assert "All of them stand here" in section
+    assert "All errors are listed here" in section
     assert "<img" not in section
 
 
 def test_where_all_is_right_it_says_so(tmp_path_factory: pytest.TempPathFactory) -> None:
     scene = scenes.make(tmp_path_factory.mktemp("flawless"), wrong=0)
     scene.run()
-    assert "None: it is right on all 48 images of the test." in scene.page
-    assert "Wrong, and surest" not in scene.page
+    assert "The model is right on all 48 test images." in scene.page
+    assert "Wrong with the highest confidence" not in scene.page
     assert '<table class="stack missed">' not in scene.page

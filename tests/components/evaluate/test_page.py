@@ -19,7 +19,7 @@ from PIL import Image
 from components.evaluate.page import page as draw
 from components.shared import contracts, inference
 from components.shared.figures import FIGURES, KEY
-from components.shared.reporting import plots, wording
+from components.shared.reporting import formatting, plots
 from tests.components.evaluate import scenes
 from tests.components.evaluate.scenes import Scene
 
@@ -119,7 +119,7 @@ def test_it_is_whole_and_fetches_nothing(page: str) -> None:
 
 def test_it_has_a_place_for_the_decision_near_the_top(page: str) -> None:
     assert page.count("<!-- decision -->") == 1
-    assert page.index("</h1>") < page.index("<!-- decision -->") < page.index("In short")
+    assert page.index("</h1>") < page.index("<!-- decision -->") < page.index("Summary</h2>")
 
 
 def test_it_says_what_a_clinician_asks(page: str) -> None:
@@ -127,23 +127,23 @@ def test_it_says_what_a_clinician_asks(page: str) -> None:
         "tested on 96 images of 48 patients",
         "Compared with the model in service",
         "Locked core: 48 images of 24 patients",
-        "Who was tested",
+        "Test patients",
         "ROC curve",
-        "Precision and recall",
+        "Precision-recall curve",
         "Calibration",
         "By class",
-        "By group of patients",
-        "What it looked at",
-        "Does it read what is no anatomy?",
+        "Subgroups",
+        "Explanations",
+        "Does the model rely on non-anatomical cues?",
         "By acquisition site",
         "too small",
         "As shipped and as trained",
-        "At which threshold",
-        "How far the best and the worst group lie apart",
-        "What it got wrong",
-        "Are the data sound?",
+        "Thresholds",
+        "Difference between the best and the worst group",
+        "Errors",
+        "Data quality",
         "Speed and size",
-        "patients were drawn, not images",
+        "patients were resampled (bootstrap)",
         "Of 100 images with PNEUMONIA",
         "model in service",
         scenes.DIGESTS["model"],
@@ -158,11 +158,11 @@ def test_it_says_what_a_clinician_asks(page: str) -> None:
     ("fields", "said"),
     [
         (
-            {"augmentation": ["turned by up to 15°", "noise <of> up to 3 %"]},
-            "which of these changes it got, and how much of each: turned by up to 15°; noise &lt;of&gt; up to 3 %.",
+            {"augmentation": ["rotated by up to 15°", "noise <of> up to 3 %"]},
+            "its amount was random: rotated by up to 15°; noise &lt;of&gt; up to 3 %.",
         ),
-        ({"augmentation": []}, "Each time a training image was shown, it was shown as it is."),
-        ({}, "Each time a training image was shown, chance decided anew how it was changed."),
+        ({"augmentation": []}, "Training images were used unchanged."),
+        ({}, "Each time a training image was used, it was changed at random."),
     ],
 )
 def test_it_shows_what_the_network_saw(tmp_path: Path, fields: dict[str, list[str]], said: str) -> None:
@@ -183,7 +183,7 @@ def test_it_shows_what_the_network_saw(tmp_path: Path, fields: dict[str, list[st
 
 
 def test_without_a_sheet_it_says_nothing_of_it(page: str) -> None:
-    assert "What the network saw" not in page
+    assert "<summary>Training images" not in page
 
 
 def test_names_from_the_data_are_only_text(tmp_path: Path) -> None:
@@ -195,19 +195,25 @@ def test_names_from_the_data_are_only_text(tmp_path: Path) -> None:
 
 
 def test_numbers_as_they_are_written() -> None:
-    assert wording.number("accuracy", 0.9312) == "93.1 %"
-    assert wording.number("auc", 0.9686) == "0.969"
-    assert wording.number("kappa", -0.2) == "−0.200"
-    assert wording.number("kappa", -0.00001) == "0.000"
-    assert wording.number("auc", None) == "–"
-    assert wording.interval("accuracy", {"low": 0.9, "high": 0.95}) == "90.0 to 95.0 %"
-    assert wording.interval("auc", {"low": None, "high": None}) == "no interval"
-    assert [wording.chance(p) for p in (None, 0.0004, 0.0321, 0.456, 1.0)] == ["–", "< 0.001", "0.032", "0.46", "1.00"]
+    assert formatting.number("accuracy", 0.9312) == "93.1 %"
+    assert formatting.number("auc", 0.9686) == "0.969"
+    assert formatting.number("kappa", -0.2) == "−0.200"
+    assert formatting.number("kappa", -0.00001) == "0.000"
+    assert formatting.number("auc", None) == "–"
+    assert formatting.interval("accuracy", {"low": 0.9, "high": 0.95}) == "90.0 to 95.0 %"
+    assert formatting.interval("auc", {"low": None, "high": None}) == "no interval"
+    assert [formatting.chance(p) for p in (None, 0.0004, 0.0321, 0.456, 1.0)] == [
+        "–",
+        "< 0.001",
+        "0.032",
+        "0.46",
+        "1.00",
+    ]
     gap = {"gap": 0.05, "low": 0.0, "high": 0.125}
-    assert wording.apart("accuracy", gap) == {"value": "5.0 points", "interval": "0.0 to 12.5"}
-    assert wording.apart("auc", gap) == {"value": "0.050", "interval": "0.000 to 0.125"}
-    assert wording.size(4_512_000) == "4.5 MB"
-    assert wording.count(1, "patient") == "1 patient"
+    assert formatting.gap("accuracy", gap) == {"value": "5.0 points", "interval": "0.0 to 12.5"}
+    assert formatting.gap("auc", gap) == {"value": "0.050", "interval": "0.000 to 0.125"}
+    assert formatting.size(4_512_000) == "4.5 MB"
+    assert formatting.count(1, "patient") == "1 patient"
 
 
 @pytest.mark.parametrize(
@@ -219,12 +225,12 @@ def test_numbers_as_they_are_written() -> None:
         ("brier", -0.03, -0.01, "better"),
         ("brier", 0.01, 0.03, "worse"),
         ("calibration_error", -0.03, -0.01, "better"),
-        ("auc", None, None, "cannot be told"),
+        ("auc", None, None, "cannot be computed"),
     ],
 )
 def test_what_a_difference_shows(name: str, low: float | None, high: float | None, verdict: str) -> None:
     pair = {"ours": 0.9, "theirs": 0.88, "difference": 0.02, "low": low, "high": high}
-    said = wording.difference(name, pair)
+    said = formatting.difference(name, pair)
     assert said["verdict"] == verdict
     assert said["difference"] == ("+2.0 points" if name == "accuracy" else "+0.020")
 
@@ -249,14 +255,14 @@ def test_each_figure_stands_beside_that_of_the_model_in_service(scene: Scene, pa
             for name in several:
                 pair, ours = pairs[name], figures[name]
                 service = {"low": pair["theirs_low"], "high": pair["theirs_high"]}
-                told = wording.difference(name, pair)
+                told = formatting.difference(name, pair)
                 expected.append(
                     [
                         FIGURES[name].title,
-                        f"{wording.number(name, ours['value'])} {wording.interval(name, ours)}",
-                        f"{wording.number(name, pair['theirs'])} {wording.interval(name, service)}",
+                        f"{formatting.number(name, ours['value'])} {formatting.interval(name, ours)}",
+                        f"{formatting.number(name, pair['theirs'])} {formatting.interval(name, service)}",
                         f"{told['difference']} {told['interval']}",
-                        f"{wording.chance(pair['p'])} {wording.TESTS[pair['test']]}",
+                        f"{formatting.chance(pair['p'])} {formatting.TESTS[pair['test']]}",
                         told["verdict"],
                     ]
                 )
@@ -267,11 +273,11 @@ def test_each_figure_stands_beside_that_of_the_model_in_service(scene: Scene, pa
 def test_the_first_model_has_nothing_beside_it(tmp_path: Path) -> None:
     scene = scenes.make(tmp_path)
     scene.run()
-    assert "There is no model in service to compare with" in scene.page
+    assert "No model is in service yet" in scene.page
     assert "In service" not in scene.page
     shown = {line[0]: line[1:3] for line in rows(scene.page, "stack plain")[1:]}
     brier = scene.metrics["all"]["figures"]["brier"]
-    assert shown["Brier score"] == [wording.number("brier", brier["value"]), wording.interval("brier", brier)]
+    assert shown["Brier score"] == [formatting.number("brier", brier["value"]), formatting.interval("brier", brier)]
     assert len(shown) == 7
 
 
@@ -280,22 +286,22 @@ def test_a_model_in_service_that_could_not_be_loaded_is_told_of(scene: Scene) ->
     metrics = {**scene.metrics, "comparison": None}
     shown = again(scene, {**metrics, "service_error": why})
     brier = {line[0]: line[1] for line in rows(shown, "stack plain")}["Brier score"]
-    assert brier == wording.number("brier", metrics["all"]["figures"]["brier"]["value"])
+    assert brier == formatting.number("brier", metrics["all"]["figures"]["brier"]["value"])
     assert metrics["core"]["figures"]["brier"] != metrics["all"]["figures"]["brier"]
     assert html.escape(why) in shown
     assert "Not compared with the model in service." in shown
-    assert "There is no model in service" not in shown
+    assert "No model is in service yet" not in shown
     assert "Not compared" not in again(scene, metrics)
 
 
 def test_where_it_may_be_operated(scene: Scene, page: str) -> None:
     points = scene.metrics["operating_points"]
     shown = rows(page, "stack points")[1:]
-    assert [line[0] for line in shown] == ["In use, from validation", "At 90 % specificity", "At 95 % specificity"]
+    assert [line[0] for line in shown] == ["In use (from validation)", "At 90 % specificity", "At 95 % specificity"]
     for line, point in zip(shown, points, strict=True):
         assert line[1] == f"{point['threshold']:.3f}"
         for cell, name in zip(line[2:], ("sensitivity", "specificity"), strict=True):
-            assert cell == f"{wording.number(name, point[name]['value'])} {wording.interval(name, point[name])}"
+            assert cell == f"{formatting.number(name, point[name]['value'])} {formatting.interval(name, point[name])}"
 
 
 def test_subgroups_have_all_figures_and_small_ones_their_reason(scene: Scene, page: str) -> None:
@@ -308,7 +314,7 @@ def test_subgroups_have_all_figures_and_small_ones_their_reason(scene: Scene, pa
         assert group["why"] in line[1]
         for cell, name in zip(line[4:], KEY, strict=True):
             figure = group["figures"][name]
-            assert cell.startswith(wording.NONE if figure is None else wording.number(name, figure["value"]))
+            assert cell.startswith(formatting.NONE if figure is None else formatting.number(name, figure["value"]))
 
 
 def test_gaps_say_who_is_ahead_and_frame_what_is_more_than_chance(scene: Scene) -> None:
@@ -331,10 +337,10 @@ def test_the_data_and_the_speed_are_told_of(scene: Scene) -> None:
     metrics["data"] = {"images": 90, "quarantined": 10, "warnings": {"no age": 4}, "leakage": 0}
     metrics["latency"] = {"milliseconds": 12.34, "p95": 120.6, "threads": 2, "images": 40}
     facts = dict(rows(again(scene, metrics), "facts"))
-    assert facts["Set aside, with the reason, in quarantine.csv"] == "10 (10.0 % of all files)"
-    assert facts["Warned of: no age"] == "4"
-    assert facts["Patients or pictures of the test that are in training too"] == "none"
-    assert facts["One image takes"] == "12 ms (median), 95 of 100 at most 121 ms"
+    assert facts["Quarantined files (reasons in quarantine.csv)"] == "10 (10.0 % of all files)"
+    assert facts["Warning: no age"] == "4"
+    assert facts["Test patients or images that are also in training"] == "none"
+    assert facts["Time per image"] == "12 ms (median), 121 ms (95th percentile)"
     assert facts["train_options.ema"] == "0.99"
     assert facts["Model in service"] == scenes.DIGESTS["champion"]
 
@@ -349,7 +355,7 @@ def test_findings_have_their_own_words(several: Scene) -> None:
     points, micro = (rows(each, "stack points")[1:] for each in shown.split("Over all decisions</h3>"))
     assert [line[0] for line in points] == metrics["classes"]
     auc = metrics["all"]["micro"]["auc"]
-    assert micro[3][::2] == ["AUC", f"{wording.number('auc', auc['value'])} {wording.interval('auc', auc)}"]
+    assert micro[3][::2] == ["AUC", f"{formatting.number('auc', auc['value'])} {formatting.interval('auc', auc)}"]
     assert any(line[0] == "All findings right" for line in rows(shown, "stack figures"))
     assert "right class" not in shown
     assert shown.count('<figure role="img"') == 18
@@ -364,7 +370,7 @@ def test_lines_can_be_told_apart_without_colour() -> None:
     dashes = [len(re.findall("stroke-dasharray", each)) for each in (both, alone)]
     assert dashes == [1, 0]
     squares = both.count("<use") - alone.count("<use")
-    assert squares == plots.MARKED
+    assert squares == plots.MARKERS
     assert ">in service<" not in plots.roc(ours, theirs, None, "roc", small=True)
 
 

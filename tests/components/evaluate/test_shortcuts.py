@@ -11,10 +11,10 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from components.evaluate.population import Settings
-from components.evaluate.shortcuts import LIMIT, copied, figures, placed, sample, sentence, shortcuts
+from components.evaluate.shortcuts import LIMIT, figures, image_boxes, make_copies, sample, shortcuts, summarise
 from components.shared.imaging.views import view
 from components.shared.inference import Model
-from components.shared.statistics.metrics import Scored
+from components.shared.statistics.metrics import Predictions
 from tests import made
 from tests.components.evaluate import scenes
 
@@ -27,7 +27,7 @@ SETTINGS = Settings(300, 0.95, 7)
 def test_where_an_image_lies_in_its_view(shape: tuple[int, int], crop: float, fit: str) -> None:
     """A white image leaves nothing but the padding black."""
     seen = view(np.full(shape, 255, np.uint8), 48, fit, crop)
-    (top, left, height, width), *_ = placed(np.array([shape]), 48, fit, crop).tolist()
+    (top, left, height, width), *_ = image_boxes(np.array([shape]), 48, fit, crop).tolist()
     expected = np.zeros_like(seen)
     expected[top : top + height, left : left + width] = 255
     np.testing.assert_array_equal(seen, expected)
@@ -37,11 +37,11 @@ def test_copies_lack_their_inside_their_borders_or_what_is_fine() -> None:
     rng = np.random.default_rng(0)
     views = np.zeros((1, 50, 50), np.uint8)
     views[0, 5:45] = rng.integers(60, 200, (40, 50))
-    boxes = placed(np.array([[80, 100]]), 50, "pad", 0.0)
+    boxes = image_boxes(np.array([[80, 100]]), 50, "pad", 0.0)
     assert boxes.tolist() == [[5, 0, 40, 50]]
     gray = np.uint8(99)
     borders, inside, blurred = (
-        copied(views, boxes, name, np.asarray(gray))[0] for name in ("borders", "inside", "blurred")
+        make_copies(views, boxes, name, np.asarray(gray))[0] for name in ("borders", "inside", "blurred")
     )
     core = np.zeros((50, 50), bool)
     core[5 + 6 : 45 - 6, 8:42] = True
@@ -60,10 +60,10 @@ def test_copies_lack_their_inside_their_borders_or_what_is_fine() -> None:
 def test_colours_stay_colours() -> None:
     views = np.zeros((2, 20, 20, 3), np.uint8)
     views[..., 0] = np.arange(20, dtype=np.uint8)[:, None] * 10
-    boxes = placed(np.full((2, 2), 20), 20, "stretch", 0.0)
+    boxes = image_boxes(np.full((2, 2), 20), 20, "stretch", 0.0)
     gray = np.array([95, 1, 2], np.uint8)
-    assert copied(views, boxes, "borders", gray)[0, 10, 10].tolist() == [95, 1, 2]
-    assert copied(views, boxes, "blurred", gray).shape == views.shape
+    assert make_copies(views, boxes, "borders", gray)[0, 10, 10].tolist() == [95, 1, 2]
+    assert make_copies(views, boxes, "blurred", gray).shape == views.shape
 
 
 def test_a_large_test_is_sampled_by_whole_patients_and_a_small_one_is_not() -> None:
@@ -115,7 +115,7 @@ def judged(folder: Path, part: Part, images: int = 240) -> dict[str, Any]:
     model = reader(folder, part)
     rows = np.arange(images)
     probabilities = model.probabilities(model(views).logits)
-    scored = Scored(labels, model.decide(probabilities), probabilities, rows // 2)
+    scored = Predictions(labels, model.decide(probabilities), probabilities, rows // 2)
     sizes = np.full((images, 2), SIDE)
     return shortcuts(model, views, rows, scored, sizes, ["unknown"] * images, [], SETTINGS)
 
@@ -124,15 +124,15 @@ def test_a_model_that_reads_a_mark_is_found_out(tmp_path: Path) -> None:
     found = judged(tmp_path, MARK)
     assert found["whole"]["auc"]["value"] == found["borders"]["auc"]["value"] == 1
     assert found["inside"]["auc"]["value"] == 0.5, "nothing of the mark is left, not even in the gray"
-    assert "From the borders alone the model tells the classes well" in found["sentence"]
-    assert "no anatomy" in found["sentence"]
+    assert "separates the classes well from the borders alone" in found["sentence"]
+    assert "non-anatomical cues" in found["sentence"]
 
 
 def test_a_model_that_reads_the_middle_is_left_in_peace(tmp_path: Path) -> None:
     found = judged(tmp_path, MIDDLE)
     assert found["whole"]["auc"]["value"] == found["inside"]["auc"]["value"] == 1
     assert found["borders"]["auc"]["value"] == 0.5, "nothing of the middle is left, not even in the gray"
-    assert "borders alone tell it the classes is not shown" in found["sentence"]
+    assert "no evidence that the model uses the borders alone" in found["sentence"]
     assert (found["images"], found["of_images"], found["patients"]) == (240, 240, 120)
 
 
@@ -154,37 +154,40 @@ def told(borders: float, blurred: float, sites: list[dict[str, Any]]) -> str:
     def figure(value: float) -> dict[str, float]:
         return {"value": value, "low": value - 0.1, "high": value + 0.05}
 
-    return sentence(
+    return summarise(
         {"borders": {"auc": figure(borders)}, "blurred": {"auc": figure(blurred)}, "whole": {"auc": figure(0.9)},
          "sites": sites}, 0.91,
     )  # fmt: skip
 
 
 def test_the_sentence_grows_with_what_the_borders_tell() -> None:
-    assert "tells the classes well (AUC 0.85, at least 0.75)" in told(0.85, 0.7, [])
-    assert "better than chance (AUC 0.70, at least 0.60)" in told(0.7, 0.7, [])
-    assert "is not shown (AUC 0.55; a coin has 0.50)" in told(0.55, 0.7, [])
+    assert "well from the borders alone (AUC 0.85, lower limit 0.75)" in told(0.85, 0.7, [])
+    assert "better than chance from the borders alone (AUC 0.70, lower limit 0.60)" in told(0.7, 0.7, [])
+    assert "no evidence that the model uses the borders alone (AUC 0.55; chance gives 0.50)" in told(0.55, 0.7, [])
     unknown = {"value": None, "low": None, "high": None}
     nothing = {"borders": {"auc": unknown}, "blurred": {"auc": unknown}, "whole": {"auc": unknown}, "sites": []}
-    assert sentence(nothing, float("nan")) == "What the borders tell cannot be said of these images."
+    assert summarise(nothing, float("nan")) == "The AUC on the borders alone cannot be computed from these images."
 
 
 def test_the_sentence_says_what_blur_and_sites_show() -> None:
-    assert "On blurred copies it does as well (AUC 0.89, as they are 0.90)" in told(0.5, 0.89, [])
-    assert "On blurred copies its AUC is 0.70, on the same images as they are 0.90." in told(0.5, 0.7, [])
+    assert "On blurred copies the model performs equally well (AUC 0.89, unblurred 0.90)" in told(0.5, 0.89, [])
+    assert "On blurred copies the AUC is 0.70, on the same images unblurred 0.90." in told(0.5, 0.7, [])
     even = told(0.5, 0.7, [site("north", 50, 50, 0.9), site("south", 45, 55, 0.8)])
     assert even.endswith(
-        "differs by at most 5 points between sites. Within a site the AUC is 0.80 to 0.90, over all 0.91."
+        "differs by up to 5 percentage points between sites. "
+        "Within a site the AUC is 0.80 to 0.90, over all sites 0.91."
     )
     uneven = told(0.5, 0.7, [site("north", 90, 10, 0.52), site("south", 10, 90, None)])
-    assert "Sites give the class away: a class’s share differs by 80 points between them." in uneven
-    assert "Within a site the AUC is 0.52, over all 0.91." in uneven
-    assert told(0.5, 0.7, [site("a", 5, 0, None), site("b", 0, 5, None)]).endswith("too small to judge each by itself.")
+    assert "differs by up to 80 percentage points between sites, so the site is a cue for the class." in uneven
+    assert "Within a site the AUC is 0.52, over all sites 0.91." in uneven
+    assert told(0.5, 0.7, [site("a", 5, 0, None), site("b", 0, 5, None)]).endswith(
+        "too small to evaluate each on its own."
+    )
 
 
 def test_figures_of_one_class_alone_are_unknown_not_wrong() -> None:
     p = np.array([[0.2, 0.8], [0.4, 0.6], [0.9, 0.1]])
-    found = figures(Scored(np.ones(3, np.int64), p.argmax(1), p, np.arange(3)), 0.95)
+    found = figures(Predictions(np.ones(3, np.int64), p.argmax(1), p, np.arange(3)), 0.95)
     assert found["accuracy"]["value"] == pytest.approx(2 / 3)
     assert found["auc"] == {"value": None, "low": None, "high": None}
 

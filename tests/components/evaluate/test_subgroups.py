@@ -5,11 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from components.evaluate.subgroups import divided, gaps
-from components.shared.statistics.metrics import Scored
+from components.evaluate.subgroups import gaps, make_subgroups
+from components.shared.statistics.metrics import Predictions
 
 
-def scored(right: list[float], patients: int, seed: int = 1) -> tuple[Scored, list[str]]:
+def scored(right: list[float], patients: int, seed: int = 1) -> tuple[Predictions, list[str]]:
     """A group of so many patients with two images each for every share of right answers; and the groups' names."""
     rng = np.random.default_rng(seed)
     group = np.repeat(np.arange(len(right)), 2 * patients)
@@ -17,18 +17,18 @@ def scored(right: list[float], patients: int, seed: int = 1) -> tuple[Scored, li
     hit = rng.random(len(group)) < np.array(right)[group]
     predicted = np.where(hit, labels, 1 - labels)
     positive = np.where(predicted == 1, 0.6, 0.4) + rng.uniform(-0.3, 0.3, len(group))
-    return Scored(labels, predicted, np.stack([1 - positive, positive], 1), np.arange(len(group)) // 2), [
+    return Predictions(labels, predicted, np.stack([1 - positive, positive], 1), np.arange(len(group)) // 2), [
         f"group{number}" for number in group
     ]
 
 
 def test_gaps_lie_between_the_best_and_the_worst() -> None:
     whole, names = scored([0.95, 0.9, 0.6], 80)
-    groups = divided(whole, {"site": names})
+    groups = make_subgroups(whole, {"site": names})
     found = {gap["figure"]: gap for gap in gaps(groups, 0.95, whole.number_of_patients)}
     assert set(found) == {"accuracy", "auc", "sensitivity", "specificity"}
     gap = found["accuracy"]
-    values = {group.value: group.found["accuracy"].value for group in groups}
+    values = {group.value: group.estimates["accuracy"].value for group in groups}
     assert (gap["field"], gap["best"], gap["worst"]) == ("site", "group0", "group2")
     assert gap["gap"] == pytest.approx(values["group0"] - values["group2"])
     assert 0.1 < gap["low"] < gap["gap"] < gap["high"] < 0.6
@@ -41,10 +41,10 @@ def test_small_and_unknown_groups_are_left_out_of_gaps() -> None:
         keep = np.ones(len(named), bool)
         if worst == "few":
             keep[np.flatnonzero(np.array(named) == "few")[38:]] = False  # 19 patients
-        some = whole.only(keep)
-        groups = divided(some, {"site": [name for name, kept in zip(named, keep, strict=True) if kept]})
+        some = whole.subset(keep)
+        groups = make_subgroups(some, {"site": [name for name, kept in zip(named, keep, strict=True) if kept]})
         assert next(group for group in groups if group.value == worst).why == (
-            "It has 19 patients, and 20 are needed." if worst == "few" else ""
+            "19 patients; at least 20 are needed." if worst == "few" else ""
         )
         found = gaps(groups, 0.95, some.number_of_patients)
         assert found
@@ -60,11 +60,11 @@ def test_the_same_patients_in_both_groups_narrow_the_gap() -> None:
     predicted = np.where(hit, labels, 1 - labels)
     positive = np.where(predicted == 1, 0.9, 0.1)
     probabilities = np.stack([1 - positive, positive], 1)
-    together = Scored(labels, predicted, probabilities, patients)
+    together = Predictions(labels, predicted, probabilities, patients)
     views = ["PA", "AP"] * 200
-    mixed = Scored(labels, predicted, probabilities, np.arange(400))
+    mixed = Predictions(labels, predicted, probabilities, np.arange(400))
     narrow, wide = (
-        next(gap for gap in gaps(divided(each, {"view": views}), 0.95, each.number_of_patients))
+        next(gap for gap in gaps(make_subgroups(each, {"view": views}), 0.95, each.number_of_patients))
         for each in (together, mixed)
     )
     assert narrow["figure"] == wide["figure"] == "accuracy"
@@ -77,7 +77,7 @@ def test_gaps_hold_where_there_is_none() -> None:
     excluded = 0
     for seed in range(50):
         whole, names = scored([0.85] * 5, 50, seed)
-        found = gaps(divided(whole, {"site": names}), 0.95, whole.number_of_patients)
+        found = gaps(make_subgroups(whole, {"site": names}), 0.95, whole.number_of_patients)
         excluded += next(gap for gap in found if gap["figure"] == "accuracy")["low"] > 0
     assert excluded <= 6  # 5 % of 50, and what chance allows
 
@@ -86,7 +86,7 @@ def test_a_finding_tells_no_images_apart() -> None:
     rng = np.random.default_rng(1)
     labels = (rng.random((120, 2)) < 0.4).astype(np.int64)
     labels[60:] = 0
-    whole = Scored(labels, labels, labels.astype(float), np.arange(120))
-    groups = divided(whole, {"sex": ["F"] * 60 + ["M"] * 60})
-    assert [group.why for group in groups] == ["", "No finding tells its images apart."]
+    whole = Predictions(labels, labels, labels.astype(float), np.arange(120))
+    groups = make_subgroups(whole, {"sex": ["F"] * 60 + ["M"] * 60})
+    assert [group.why for group in groups] == ["", "Each finding is on all or none of the images."]
     assert groups[1].record(0.95)["figures"]["auc"] is None

@@ -560,7 +560,7 @@ def test_the_page_shows_the_decision_first(judge: Callable[..., Metrics], tmp_pa
     decision = judge(floors={"accuracy": 0.999})
     page = (tmp_path / "decision" / "page.html").read_text(encoding="utf-8")
     assert MARKER not in page
-    assert page.index("</h1>") < page.index("Refused") < page.index("In short")
+    assert page.index("</h1>") < page.index("Refused") < page.index("Summary</h2>")
     assert decision["sentence"] in page
     assert all(check["sentence"] in page for check in decision["checks"])
     assert page.count("✓ passed") == 11

@@ -189,7 +189,7 @@ def test_a_source_that_changes_meanwhile_is_refused_and_the_same_work_may_be_tri
     with pytest.raises(RuntimeError) as caught:
         ingest(store, copy, revision=revision)
     assert str(caught.value) == source.CHANGED
-    with pytest.raises(RuntimeError, match="changed since this run first looked at it"):
+    with pytest.raises(RuntimeError, match="changed after this run listed it"):
         ingest(store, copy, revision=revision)
     copy.put(name, content)
     assert ingest(store, copy, revision=revision).values["images"] == 8
@@ -205,7 +205,7 @@ def test_objects_that_arrive_cut_short_are_fetched_on(store: Store, copy: Copy) 
 def test_an_object_that_may_not_be_read_is_told_by_its_hash(store: Store, copy: Copy) -> None:
     refused = Answer(403, "InvalidObjectState", "arn:aws:s3:::bucket/NORMAL/normal0_0.png lies in the archive")
     copy.faults.force("get", *[refused] * 8)
-    with pytest.raises(OSError, match=r"InvalidObjectState.*It was about the file [0-9a-f]{12}\.$") as refusal:
+    with pytest.raises(OSError, match=r"InvalidObjectState.*It concerned the file [0-9a-f]{12}\.$") as refusal:
         ingest(store, copy)
     assert "normal0" not in str(refusal.value)
 

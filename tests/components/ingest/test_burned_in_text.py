@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
 from components.ingest.burned_in_text import find_text
-from medloop.synth.people import World, plan
+from medloop.synth.people import Cohort, plan
 from medloop.synth.phantom import render
 
 Picture = NDArray[np.uint8]
@@ -18,7 +18,7 @@ LINES = ("MUSTER, Erika", "12.08.1964", "ID 0049317")
 @pytest.fixture(scope="module")
 def scans() -> list[Picture]:
     """Scans of invented patients of the second hospital: with dark edges, noise, and an R or an L."""
-    world = World(2, 3, 1.0, False)
+    world = Cohort(2, 3, 1.0, False)
     films = [np.rint(render(plan(number, world)[0], world) * 255).astype(np.uint8) for number in range(20, 50)]
     return [np.asarray(Image.fromarray(film).resize((800, 800), Image.Resampling.BICUBIC)) for film in films]
 
@@ -45,7 +45,7 @@ def test_the_sentence_says_where_and_not_what() -> None:
     dark = np.full((600, 600), 12, np.uint8)
     assert (
         find_text(written(dark, "MUSTER 4711", 20, (1, 0)))
-        == "10 signs in a row look like writing at the top right of the image"
+        == "10 characters in a row look like text at the top right of the image"
     )
 
 

@@ -51,7 +51,7 @@ def test_parts_share_the_groups_and_each_has_its_own(count: int) -> None:
 
 @pytest.mark.parametrize("part", ["", "1", "0/3", "4/3", "a/b", "1/0", "-1/2", "1/2/3", "1.0/2"])
 def test_a_part_that_is_none_is_refused(part: str) -> None:
-    with pytest.raises(ValueError, match="must be one such as 2/8"):
+    with pytest.raises(ValueError, match="must have the form 2/8"):
         partition([], part)
 
 

@@ -18,7 +18,7 @@ from tests.components.shared.images import dicom, encoded, gray
 
 BAD = {
     "crash": ("lossless JPEG that brings its decoder down", "its decoder crashed"),
-    "scans": ("progressive JPEG, 90,000 empty scans", "has 90,006 scans; at most 64 are read"),
+    "scans": ("progressive JPEG, 90,000 empty scans", "has 90,006 scans; the maximum is 64"),
     "memory": ("gzip, 1 GB of voxels in 1 MB", "more than 352 MiB of memory"),
 }
 

@@ -20,7 +20,7 @@ from components.ingest import decode_groups
 from components.ingest.file_names import patient_of
 from components.shared.contracts import digest
 from components.shared.datasets.dataset import Data, read_shard
-from components.shared.imaging.pixels import Pixels
+from components.shared.imaging.views import Pixels
 from components.shared.privacy import hash_keys
 from components.shared.runtime.work import Result
 from components.shared.storage import source
@@ -228,9 +228,9 @@ def test_a_table_that_names_patients_goes_before_all_else_and_must_name_them_all
     [
         ("file,PatientID\nNORMAL/normal1_1.png,7\n", "column 'PatientID'.*patient_id"),
         ("file,patient_id\nNORMAL/normal1_9.png,7\n", "line 2 names a file that is not in the source"),
-        ("file,sex\nNORMAL/normal1_1.png,F\nNORMAL/normal1_1.png,M\n", "line 3 says something else"),
+        ("file,sex\nNORMAL/normal1_1.png,F\nNORMAL/normal1_1.png,M\n", "line 3 differs from an earlier line"),
         ("file,sex\nNORMAL/normal1_1.png,F,9\n", "line 2 has more or fewer fields"),
-        ('file,sex\n"NORMAL/normal1_1.png,F\n', "not readable as CSV"),
+        ('file,sex\n"NORMAL/normal1_1.png,F\n', "not valid CSV"),
         ("file;sex\nNORMAL/normal1_1.png;F\n", "no column 'file'; it has file;sex"),
     ],
 )
@@ -440,7 +440,7 @@ def test_no_name_of_a_patient_or_a_file_reaches_the_store(store: Store, scans: S
 
 def test_another_key_than_the_runs_is_refused(store: Store, scans: Scans, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(hash_keys.VARIABLE, "ab" * 32)
-    with pytest.raises(RuntimeError, match=f"the run began with {KEY.id}. Set the same key"):
+    with pytest.raises(RuntimeError, match=f"this run started with {KEY.id}. Set the same key"):
         ingest(store, scans)
 
 
@@ -460,7 +460,7 @@ def test_another_key_gives_other_ids_and_the_same_fingerprint(
 def test_a_source_that_changed_is_refused_and_the_same_work_may_be_tried_again(store: Store, scans: Scans) -> None:
     revision = scans.revision
     scans.add("NORMAL/late_1.png")
-    with pytest.raises(RuntimeError, match="changed since this run first looked at it"):
+    with pytest.raises(RuntimeError, match="changed after this run listed it"):
         ingest(store, scans, revision=revision)
     (scans.root / "NORMAL" / "late_1.png").unlink()
     assert ingest(store, scans, revision=revision).values["images"] == 8
@@ -483,7 +483,7 @@ def test_images_outside_of_class_folders_are_no_class(store: Store, tmp_path: Pa
 def test_a_class_of_which_nothing_is_usable_is_named(store: Store, scans: Scans) -> None:
     for path in (scans.root / "PNEUMONIA").iterdir():
         path.write_bytes(b"no image")
-    with pytest.raises(ValueError, match="of class 'PNEUMONIA' is left; 4 files were set aside: unreadable"):
+    with pytest.raises(ValueError, match="of class 'PNEUMONIA' is left; 4 files were quarantined: unreadable"):
         ingest(store, scans)
 
 

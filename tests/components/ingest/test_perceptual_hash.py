@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
 from components.ingest.perceptual_hash import perceptual_hash
-from components.merge.near import groups
-from medloop.synth.people import World, plan
+from components.merge.near_duplicates import group_near_duplicates
+from medloop.synth.people import Cohort, plan
 from medloop.synth.phantom import render
 
 Picture = NDArray[np.uint8]
@@ -23,7 +23,7 @@ WITHIN = 23
 @pytest.fixture(scope="module")
 def scans() -> list[Picture]:
     """A scan of each of 40 invented patients."""
-    world = World(2, 11, 0.0, False)
+    world = Cohort(2, 11, 0.0, False)
     return [np.rint(render(plan(number, world)[0], world) * 255).astype(np.uint8) for number in range(20, 60)]
 
 
@@ -77,7 +77,7 @@ def test_the_same_picture_looks_the_same(name: str, scans: list[Picture]) -> Non
 
 
 def test_other_patients_look_otherwise(scans: list[Picture]) -> None:
-    assert groups([perceptual_hash(pixels) for pixels in scans], WITHIN).tolist() == [-1] * len(scans)
+    assert group_near_duplicates([perceptual_hash(pixels) for pixels in scans], WITHIN).tolist() == [-1] * len(scans)
 
 
 def test_equal_pixels_have_equal_looks_in_8_and_16_bits(scans: list[Picture]) -> None:

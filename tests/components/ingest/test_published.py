@@ -127,8 +127,8 @@ def test_chestxray14_with_all_its_findings(chestxray14: Path) -> None:
     first = by_name(found)["images_001/images/00000001_000.png"]
     assert first[2:5] == ("train", "1", {"sex": "M", "age": "058Y", "view": "PA"})
     assert Counter(item.official for item in found.files) == {"train": 36, "test": 12}
-    told = "16 ages in Data_Entry_2017.csv (the first in line 3) cannot be read or are above 120 years"
-    assert found.warnings == [("no age", f"{told}, and count as unknown")]
+    told = "16 ages in Data_Entry_2017.csv (the first in line 3) are invalid or above 120 years"
+    assert found.warnings == [("no age", f"{told} and count as unknown")]
 
 
 def test_chestxray14_with_one_finding_against_none(chestxray14: Path) -> None:

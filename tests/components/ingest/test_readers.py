@@ -126,20 +126,20 @@ def header(**fields: Any) -> bytes:
 @pytest.mark.parametrize(
     ("data", "sentence"),
     [
-        (nifti(head())[:-9], "the NIfTI file is cut short: its first volume needs 56,000 bytes"),
+        (nifti(head())[:-9], "the NIfTI file is truncated: its first volume needs 56,000 bytes"),
         (
             header(dim=[3, 32767, 32767, 32767, 1, 1, 1, 1]),
-            "32767×32767×32767 voxels of 4 bytes; at most",
+            "32767×32767×32767 voxels of 4 bytes; the maximum is",
         ),
-        (header(dim=[3, -5, 8, 8, 1, 1, 1, 1]), "holds no volume of real numbers"),
+        (header(dim=[3, -5, 8, 8, 1, 1, 1, 1]), "has no volume of real numbers"),
         (header(dim=[99, 8, 8, 8, 1, 1, 1, 1]), "NIfTI"),
-        (header(dim=[4, 8, 8, 8, 0, 1, 1, 1]), "holds no volume"),
-        (header(datatype=32), "holds no volume of real numbers"),
+        (header(dim=[4, 8, 8, 8, 0, 1, 1, 1]), "has no volume"),
+        (header(datatype=32), "has no volume of real numbers"),
         (header(datatype=77), "the NIfTI header cannot be read"),
         (header(vox_offset=np.float32(-1e30)), "NIfTI"),
-        (header(magic=b"ni1"), "header stands apart from its voxels: join them in one .nii file"),
-        (nifti(np.full((70, 80, 2), np.nan, np.float32)), "holds no finite number"),
-        (nifti(head()[:5]), "the image is 5×80 pixels, and must be at least 8×8"),
+        (header(magic=b"ni1"), "header is in a separate file: save header and voxels as one .nii"),
+        (nifti(np.full((70, 80, 2), np.nan, np.float32)), "has no finite values"),
+        (nifti(head()[:5]), "the image has 5×80 pixels; it must have at least 8×8"),
     ],
 )
 def test_bad_volumes_are_refused_with_the_reason(data: bytes, sentence: str, pack: Any) -> None:

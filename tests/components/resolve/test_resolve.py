@@ -172,7 +172,7 @@ def test_another_key_than_the_stores_is_refused(
 ) -> None:
     release(store, resolve(store, scans), "refusal", tmp_path)
     monkeypatch.setenv(hash_keys.VARIABLE, "ab" * 32)
-    with pytest.raises(ValueError, match=f"this store was made with key {KEY.id}.*every patient would look new"):
+    with pytest.raises(ValueError, match=f"this store was made with key {KEY.id}.*every patient would seem new"):
         resolve(store, scans)
 
 
@@ -190,7 +190,7 @@ def test_no_such_source_is_refused(store: Store, tmp_path: Path) -> None:
 def test_a_source_without_images_is_refused(store: Store, tmp_path: Path) -> None:
     (tmp_path / "empty" / "A").mkdir(parents=True)
     (tmp_path / "empty" / "patients.csv").write_text("file\n")
-    with pytest.raises(ValueError, match=r"holds no images: no file ends in \.dcm"):
+    with pytest.raises(ValueError, match=r"has no images: no file name ends in \.dcm"):
         resolve(store, tmp_path / "empty")
 
 

@@ -11,11 +11,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from components.shared.datasets.dataset import Data, read_shard, write_shard
+from components.shared.datasets.dataset import Data, read_shard
 from components.shared.imaging.views import Pixels, view
 from components.shared.storage.store import Store, open_store
 from tests import made
 from tests.components.shared.steps import remove
+from tests.made import write_shard
 
 
 @pytest.fixture

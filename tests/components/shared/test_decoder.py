@@ -190,14 +190,14 @@ def test_limits_grow_with_what_may_hold_many_images() -> None:
 @pytest.mark.parametrize(
     ("name", "words"),
     [
-        ("progressive JPEG, 90,000 empty scans", "the JPEG has 90,006 scans; at most 64 are read: save it again"),
+        ("progressive JPEG, 90,000 empty scans", "the JPEG has 90,006 scans; the maximum is 64: save it again"),
         ("deflated DICOM, 3 million elements", "the DICOM header has more than 20,000 elements"),
         ("DICOM, one million meta elements", "the DICOM header has more than 20,000 elements"),
         ("deflated DICOM, a sequence of 5 million items", "more than 4 seconds of CPU time"),
         ("deflated DICOM, sequences nested a million deep", "the DICOM header cannot be read"),
         ("PNG of 16 bits, 100 million pixels", "more than 352 MiB of memory"),
-        ("PNG, five million chunks", "the PNG has more than 100,000 chunks"),
-        ("PNG with a text that unpacks to 1 GB", "unpacks to too much"),
+        ("PNG, five million chunks", "the PNG has more than the maximum of 100,000 chunks"),
+        ("PNG with a text that unpacks to 1 GB", "too large when decompressed"),
         ("DICOM, 2 billion frames claimed", "2,147,483,647 frames of 64×64 pixels need at least"),
         ("RLE, 20,000 frames of 10,000² in 2 MB", "no frame can be used: of 20,000"),
         ("JPEG 2000, 100 million tiles claimed", "cannot be decoded"),

@@ -14,14 +14,16 @@ import pytest
 from components.evaluate.estimates import estimates
 from components.gate.policy import FALLING, OF_A_CLASS, RISING
 from components.shared.figures import FIGURES, HEADLINE, KEY, MICRO
-from components.shared.statistics.metrics import Measure, Scored, once
+from components.shared.statistics.metrics import Measure, Predictions, equal_weights
 
 ROOT = Path(__file__).resolve().parents[3]
 RECORD = """    Definition(
         "npv", "Of 100 images that it clears of {what}, about {n} are free of it.{mean}", spelling="NPV", percent=True,
         per_class=True),
 """
-FUNCTION = """            "npv": share(self.images - self.actual - self.called + self.both, self.images - self.called),
+FUNCTION = """            "npv": share(
+                self.images - self.actual - self.predicted + self.both, self.images - self.predicted
+            ),
 """
 ADDED = {
     "components/shared/figures.py": ('    Definition(\n        "f1"', RECORD),
@@ -73,8 +75,8 @@ def test_every_computed_figure_has_a_record(several: bool) -> None:
     labels = rng.integers(0, 2, (60, 3)) if several else rng.integers(0, 3, 60)
     probabilities = rng.dirichlet(np.ones(3), 60)
     predicted = (probabilities > 0.4).astype(np.int64) if several else probabilities.argmax(axis=1)
-    scored = Scored(labels, predicted, probabilities, np.arange(60) // 2)
-    computed = [*estimates(scored), *Measure(scored, ordered=not several)(once(scored))]
+    scored = Predictions(labels, predicted, probabilities, np.arange(60) // 2)
+    computed = [*estimates(scored), *Measure(scored, ordered=not several)(equal_weights(scored))]
     assert {name.removeprefix("micro/").partition("/")[0] for name in computed} == set(FIGURES) - (
         {"weighted_kappa"} if several else {"exact_match"}
     )

@@ -64,14 +64,14 @@ def test_a_chain_carries_old_ids_on_without_the_names() -> None:
         assert third.rehash(kind, old, first) == third.hash(kind, "p1")
         assert third.rehash(kind, second.hash(kind, "p1"), second) == third.hash(kind, "p1")
     assert hash_keys.parse(third.text) == third
-    assert third.earlier() == [first, second, third]
+    assert third.earlier_states() == [first, second, third]
     assert len({first.id, second.id, third.id}) == 3
     assert first.rotated() != second
 
 
 def test_only_a_key_that_came_of_the_other_carries_its_ids_on() -> None:
     key, other = hash_keys.parse("ab" * 32), hash_keys.parse("cd" * 32).rotated()
-    with pytest.raises(ValueError, match=f"{other.id} did not come of the key {key.id}"):
+    with pytest.raises(ValueError, match=f"{other.id} is not a rotation of the key {key.id}"):
         other.rehash("patient", key.hash("patient", "p1"), key)
 
 

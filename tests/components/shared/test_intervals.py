@@ -11,24 +11,24 @@ from scipy.stats import binomtest, multivariate_normal, norm, t
 from sklearn.metrics import average_precision_score, f1_score
 
 from bench.intervals import clustered
-from components.evaluate.estimates import area, counted, crowding, estimates
+from components.evaluate.estimates import area, estimates, mean_cluster_size, variance_inflation
 from components.evaluate.population import Settings, population
 from components.shared.statistics.intervals import (
     Area,
     Share,
+    area_figure,
     area_interval,
     binormal_variance,
+    bootstrap_figure,
     draw,
-    of_area,
-    of_figure,
-    of_share,
     quantile,
+    share_figure,
     share_interval,
-    uneven,
-    unseen,
+    uneven_variance,
+    unseen_loss,
     wilson,
 )
-from components.shared.statistics.metrics import Measure, Scored, once, resample
+from components.shared.statistics.metrics import Measure, Predictions, equal_weights, resample
 
 SETTINGS = Settings(300, 0.95, 7)
 
@@ -103,11 +103,11 @@ def test_patients_with_about_as_many_images_count_as_they_are() -> None:
     """Up to five images each, by chance: nothing is added to what was seen, nor taken from the patients."""
     images = np.random.default_rng(3).integers(1, 6, 300).astype(np.float64)
     crowd = (images**2).sum() / images.sum()
-    variance, as_one = uneven(0.9, 0.0004, 300, crowd, images.sum())
+    variance, as_one = uneven_variance(0.9, 0.0004, 300, crowd, images.sum())
     assert float(variance) == pytest.approx(0.0004)
     assert as_one == 1
     heavy = np.where(np.arange(300) < 30, 20.0, 1.0)
-    variance, as_one = uneven(0.9, 0.0004, 300, (heavy**2).sum() / heavy.sum(), heavy.sum())
+    variance, as_one = uneven_variance(0.9, 0.0004, 300, (heavy**2).sum() / heavy.sum(), heavy.sum())
     assert variance > 1.5 * 0.0004
     assert 3 < as_one < 5
 
@@ -119,9 +119,9 @@ def test_the_mean_over_classes_counts_with_what_its_classes_count_with() -> None
     patients = np.repeat(np.arange(120), images)
     called = np.where(right, labels, 1 - labels)[patients]
     p = np.where(called == 1, 0.8, 0.2)
-    found = estimates(Scored(labels[patients], called, np.stack([1 - p, p], axis=1), patients))
+    found = estimates(Predictions(labels[patients], called, np.stack([1 - p, p], axis=1), patients))
     for name in ("sensitivity/1", "specificity/1", "balanced_accuracy"):
-        assert counted(found[name]) > 2
+        assert variance_inflation(found[name]) > 2
 
 
 @pytest.mark.parametrize(("auc", "patients"), [(0.8, 90), (0.95, 180)])
@@ -129,7 +129,7 @@ def test_areas_hold_the_truth(auc: float, patients: int) -> None:
     found = []
     for seed in range(600):
         truth, score, of = binormal(seed, patients, auc)
-        found.append(area(truth, score, of, patients, crowding(np.bincount(of).astype(float))).spread)
+        found.append(area(truth, score, of, patients, mean_cluster_size(np.bincount(of).astype(float))).spread)
     low, high = area_interval(Area(*(np.array(field) for field in zip(*found, strict=True))), 0.95)
     assert 0.93 <= ((low <= auc) & (auc <= high)).mean() <= 0.985
     assert (low > auc).mean() <= 0.04
@@ -138,7 +138,7 @@ def test_areas_hold_the_truth(auc: float, patients: int) -> None:
 def test_variances_agree_with_the_bootstrap() -> None:
     truth, score, of = binormal(2, 240, 0.9)
     positive = 1 / (1 + np.exp(-score))
-    scored = Scored(
+    scored = Predictions(
         truth.astype(np.int64), (positive > 0.7).astype(np.int64), np.stack([1 - positive, positive], 1), of
     )
     found = estimates(scored)
@@ -155,14 +155,14 @@ def test_variances_agree_with_the_bootstrap() -> None:
 def test_a_flawless_result_on_few_patients_is_not_certain() -> None:
     labels = np.repeat([0, 1], 10)
     probabilities = np.stack([1 - labels, labels], axis=1).astype(np.float64)
-    scored = Scored(labels, labels, probabilities, np.arange(20) // 2)  # ten patients, two images each
+    scored = Predictions(labels, labels, probabilities, np.arange(20) // 2)  # ten patients, two images each
     figures = population(scored, ["no", "yes"], SETTINGS)["figures"]
     one_each = binomtest(10, 10).proportion_ci(0.95, "wilson").low
     assert figures["accuracy"]["value"] == figures["accuracy"]["high"] == 1
     assert 0.65 < figures["accuracy"]["low"] < one_each  # Student's t besides, as images of a patient are estimated
     assert figures["sensitivity"]["low"] < 0.55
     assert figures["auc"]["value"] == 1
-    assert figures["auc"]["low"] == pytest.approx(1 - float(unseen(0.025, 5)))
+    assert figures["auc"]["low"] == pytest.approx(1 - float(unseen_loss(0.025, 5)))
     assert figures["kappa"]["low"] < 0.5
     assert figures["brier"]["high"] > 0.05
 
@@ -174,7 +174,7 @@ def test_one_error_never_raises_the_lower_bound() -> None:
     for errors in range(5):  # the fifth falls on another patient, which loosens what four on one suggest
         wrong = positive.copy()
         wrong[:errors] = 0.95
-        scored = Scored(
+        scored = Predictions(
             labels, (wrong > 0.5).astype(np.int64), np.stack([1 - wrong, wrong], axis=1), np.arange(200) // 4
         )
         figures = population(scored, ["no", "yes"], SETTINGS)["figures"]
@@ -184,11 +184,11 @@ def test_one_error_never_raises_the_lower_bound() -> None:
 
 
 def test_fewer_patients_than_make_an_interval() -> None:
-    assert of_share(Share(0.5, 0.0, 1, 4.0), 0.95) == {"value": 0.5, "low": None, "high": None}
-    assert of_area(Area(0.9, 0.01, 0.01, 0.0, 1, 30, 0.01), 0.95) == {"value": 0.9, "low": None, "high": None}
-    assert of_share(Share(np.nan, np.nan, 0, 1.0), 0.95) == {"value": None, "low": None, "high": None}
+    assert share_figure(Share(0.5, 0.0, 1, 4.0), 0.95) == {"value": 0.5, "low": None, "high": None}
+    assert area_figure(Area(0.9, 0.01, 0.01, 0.0, 1, 30, 0.01), 0.95) == {"value": 0.9, "low": None, "high": None}
+    assert share_figure(Share(np.nan, np.nan, 0, 1.0), 0.95) == {"value": None, "low": None, "high": None}
     labels = np.array([0, 1, 0, 1])
-    scored = Scored(labels, labels, np.stack([1 - labels, labels], 1).astype(float), np.zeros(4, np.int64))
+    scored = Predictions(labels, labels, np.stack([1 - labels, labels], 1).astype(float), np.zeros(4, np.int64))
     figures = population(scored, ["no", "yes"], SETTINGS)["figures"]
     for name in ("accuracy", "auc", "sensitivity", "f1"):
         assert figures[name] == {"value": 1.0, "low": None, "high": None}, name
@@ -197,18 +197,18 @@ def test_fewer_patients_than_make_an_interval() -> None:
 def test_what_hardly_any_draw_can_give_has_no_interval() -> None:
     draws = np.full(100, np.nan)
     draws[:40] = 0.5
-    assert of_figure(0.5, draws, 0.95, 0, 1) == {"value": 0.5, "low": None, "high": None}
-    assert of_figure(float("nan"), draws, 0.95, 0, 1)["value"] is None
+    assert bootstrap_figure(0.5, draws, 0.95, 0, 1) == {"value": 0.5, "low": None, "high": None}
+    assert bootstrap_figure(float("nan"), draws, 0.95, 0, 1)["value"] is None
 
 
 def test_pieces_do_not_change_the_result(monkeypatch: pytest.MonkeyPatch) -> None:
     truth, score, of = binormal(1, 40, 0.9)
     positive = 1 / (1 + np.exp(-score))
     labels = truth.astype(np.int64)
-    scored = Scored(labels, (positive > 0.7).astype(np.int64), np.stack([1 - positive, positive], axis=1), of)
+    scored = Predictions(labels, (positive > 0.7).astype(np.int64), np.stack([1 - positive, positive], axis=1), of)
     measure, weights = Measure(scored), draw(40, 100, 3)
     whole = resample(measure, weights)
-    monkeypatch.setattr("components.shared.statistics.metrics.CELLS", 130)
+    monkeypatch.setattr("components.shared.statistics.metrics.MAX_CELLS", 130)
     parts = resample(measure, weights)
     assert all(np.allclose(whole[name], parts[name], rtol=0, atol=1e-12, equal_nan=True) for name in whole)
-    assert np.allclose(measure(once(scored))["kappa"], whole["kappa"].mean(), atol=0.2)
+    assert np.allclose(measure(equal_weights(scored))["kappa"], whole["kappa"].mean(), atol=0.2)

@@ -13,10 +13,10 @@ from sklearn.preprocessing import label_binarize
 
 from components.evaluate.estimates import average_precision, estimates
 from components.shared.statistics.curves import curves
-from components.shared.statistics.metrics import Measure, Scored, confusion, once
+from components.shared.statistics.metrics import Measure, Predictions, confusion, equal_weights
 
 
-def scored(seed: int, images: int, classes: int, ties: int) -> Scored:
+def scored(seed: int, images: int, classes: int, ties: int) -> Predictions:
     """Random images of which every class has at least two; with few distinct probabilities where `ties` is low."""
     rng = np.random.default_rng(seed)
     labels = np.concatenate([np.arange(classes), np.arange(classes), rng.integers(classes, size=images)])
@@ -24,26 +24,26 @@ def scored(seed: int, images: int, classes: int, ties: int) -> Scored:
     logits = np.round(logits * ties) / ties
     probabilities = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
     patients = np.unique(rng.integers(len(labels) // 2, size=len(labels)), return_inverse=True)[1]
-    return Scored(labels, probabilities.argmax(axis=1), probabilities, patients)
+    return Predictions(labels, probabilities.argmax(axis=1), probabilities, patients)
 
 
-def findings(seed: int, images: int, number: int, ties: int) -> Scored:
+def findings(seed: int, images: int, number: int, ties: int) -> Predictions:
     """Random images with any number of findings, each of them on at least two images and absent from two."""
     rng = np.random.default_rng(seed)
     labels = np.concatenate([np.eye(number), 1 - np.eye(number), rng.random((images, number)) < 0.3]).astype(np.int64)
     logits = np.round((rng.normal(size=labels.shape) + 1.5 * labels - 1) * ties) / ties
     probabilities = 1 / (1 + np.exp(-logits))
     patients = np.unique(rng.integers(len(labels) // 2, size=len(labels)), return_inverse=True)[1]
-    return Scored(labels, (probabilities >= 0.4).astype(np.int64), probabilities, patients)
+    return Predictions(labels, (probabilities >= 0.4).astype(np.int64), probabilities, patients)
 
 
-def ours(s: Scored) -> dict[str, float]:
+def ours(s: Predictions) -> dict[str, float]:
     """All figures as they are computed here."""
-    drawn = {name: float(value[0]) for name, value in Measure(s, ordered=not s.several)(once(s)).items()}
+    drawn = {name: float(value[0]) for name, value in Measure(s, ordered=not s.multilabel)(equal_weights(s)).items()}
     return drawn | {name: estimate.value for name, estimate in estimates(s).items()}
 
 
-def theirs(s: Scored) -> dict[str, float]:
+def theirs(s: Predictions) -> dict[str, float]:
     """The same figures by scikit-learn."""
     y, called, p = s.labels, s.predicted, s.probabilities
     binary = s.classes == 2
@@ -177,7 +177,7 @@ def test_what_patients_add_is_how_figures_change(seed: int, images: int, classes
             widths = np.array([np.sqrt(n / (n - 1)) for n in spread[4:6]])  # of the patients with, and without
             part = float((estimate.parts[patient] / widths).sum())
         else:
-            part = float(estimate.by_patient[patient] / np.sqrt(estimate.fewest / (estimate.fewest - 1)))
+            part = float(estimate.by_patient[patient] / np.sqrt(estimate.patients / (estimate.patients - 1)))
         assert estimate.value - value == pytest.approx(step * part, abs=3e-6), name
         assert estimate.by_patient.sum() == pytest.approx(0, abs=1e-9)
 
@@ -229,12 +229,12 @@ def test_curves_lie_on_scikit_learns(seed: int, images: int, ties: int) -> None:
 
 def test_a_class_without_images_has_no_figures_and_is_left_out_of_means() -> None:
     s = scored(1, 60, 3, 1000)
-    two = s.only(s.labels != 2)
+    two = s.subset(s.labels != 2)
     figures = ours(two)
     missing = ("sensitivity", "precision", "f1", "auc", "pr_auc", "balanced_accuracy", "kappa", "calibration_error")
     assert all(np.isnan(figures[f"{name}/2"]) for name in missing)
     assert figures["auc"] == pytest.approx((figures["auc/0"] + figures["auc/1"]) / 2)
-    one = s.only(s.labels == 0)
+    one = s.subset(s.labels == 0)
     assert np.isnan(ours(one)["auc"])
     assert curves(one, 0, 0.95)["roc"] is None
 
@@ -243,7 +243,7 @@ def test_a_finding_without_images_has_no_figures_and_is_left_out_of_means() -> N
     s = findings(1, 80, 3, 1000)
     labels = s.labels.copy()
     labels[:, 2] = 0
-    figures = ours(Scored(labels, s.predicted, s.probabilities, s.patients))
+    figures = ours(Predictions(labels, s.predicted, s.probabilities, s.patients))
     assert all(np.isnan(figures[f"{name}/2"]) for name in ("sensitivity", "precision", "f1", "auc", "pr_auc", "kappa"))
     for name in ("sensitivity", "auc", "kappa"):
         assert figures[name] == pytest.approx((figures[f"{name}/0"] + figures[f"{name}/1"]) / 2)

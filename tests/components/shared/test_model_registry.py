@@ -11,7 +11,7 @@ import pytest
 from components.shared.ledger import release_log
 from components.shared.ledger.model_registry import project, remembered_head
 from components.shared.storage.store import Store, open_store
-from medloop.releases.versions import draw_what_waits
+from medloop.releases.versions import sync_awaiting
 from medloop.settings import Settings
 from tests.components.deploy.test_deploy import Candidate
 from tests.components.shared.decisions import decision, state
@@ -114,10 +114,10 @@ def test_a_run_that_leaves_a_model_waiting_draws_it(store: Store, tmp_path: Path
     champion = release_log.read_log(store)[0].record["model"]
     seen = {"seen": {"champion": champion}}
     release_log.append(store, release_log.read_log(store), "awaiting", model="e" * 64, **seen)
-    draw_what_waits(settings, store)
+    sync_awaiting(settings, store)
     assert aliases() == {"champion": "v1", "challenger": "awaiting 2"}
     release_log.append(store, release_log.read_log(store), "awaiting", model="f" * 64, seen={"champion": "0" * 64})
-    draw_what_waits(settings, store)
+    sync_awaiting(settings, store)
     assert aliases() == {"champion": "v1"}, "compared with another model than is in service now: it cannot be approved"
     release_log.append(store, release_log.read_log(store), "awaiting", model="e" * 64, **seen)
     release_log.append(store, release_log.read_log(store), "rotation", key_id="another")

@@ -99,7 +99,7 @@ def test_what_is_transparent_is_put_on_black_and_noted() -> None:
     alpha[:48] = 0
     picture.putalpha(Image.fromarray(alpha))
     found = master(saved(picture))
-    assert found.notes == (("transparent", "50% of its pixels are transparent; they are put on black"),)
+    assert found.notes == (("transparent", "50% of its pixels are transparent and shown on black"),)
     assert (found.pixels[:48] == 0).all()
     np.testing.assert_array_equal(found.pixels[48:], smooth()[48:])
 
@@ -166,8 +166,8 @@ WHOLE = zlib.compress(b"".join(b"\0" + bytes(row) for row in smooth()))
 @pytest.mark.parametrize(
     ("data", "said"),
     [
-        (png(50_000, 40_000, squeezed(1900)), "the image claims more pixels than the 100,000,000 allowed"),
-        (png(10_001, 10_000, squeezed(96)), "the image has 100,010,000 pixels; at most 100,000,000"),
+        (png(50_000, 40_000, squeezed(1900)), "the image has more than the maximum of 100,000,000 pixels"),
+        (png(10_001, 10_000, squeezed(96)), "the image has 100,010,000 pixels; the maximum is 100,000,000"),
         (png(128, 96, squeezed(2000)), "the image is blank: every pixel has the same value"),
         (png(128, 96, WHOLE, chunk(b"zTXt", b"Comment\0\0" + squeezed(1000))), "cannot be decoded"),
         (png(128, 96, WHOLE, chunk(b"iTXt", b"Comment\0\1\0\0\0" + squeezed(1000))), "cannot be decoded"),
@@ -219,7 +219,7 @@ def test_views_of_colour_images_have_three_channels() -> None:
     assert batch.shape == (1, 3, 48, 48)
     assert batch.flags.c_contiguous
     np.testing.assert_allclose(batch[0, 1], (seen[..., 1] / 255 - 0.5) / 0.25, atol=1e-5)
-    with pytest.raises(ValueError, match="three colours, and the model takes 1 channels"):
+    with pytest.raises(ValueError, match="3 channels, but the model takes 1"):
         normalise(seen[None], {**preprocess, "channels": 1})
 
 

@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 
 from components.shared import contracts
 from components.shared.contracts import digest
-from components.shared.datasets import dataset
+from components.shared.datasets import parquet_tables
 from components.split.split import split
 
 CLASSES = ["NORMAL", "PNEUMONIA"]
@@ -82,7 +82,7 @@ def dataset_of(
          "pixel_digest": i.picture, "near": i.near, "sex": i.sex, "age": i.age, "site": i.site}
         for i in images
     ]  # fmt: skip
-    table = pa.Table.from_pylist(rows, schema=dataset.INDEX)
+    table = pa.Table.from_pylist(rows, schema=parquet_tables.INDEX)
     pq.write_table(table, folder / "index.parquet", row_group_size=max(1, len(rows) // parts))
     about = {
         "task": task,

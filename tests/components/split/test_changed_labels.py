@@ -30,7 +30,7 @@ def test_a_changed_label_is_told_once(moved: bool, tmp_path: Path, caplog: pytes
     changed = [*first[:-1], replace(first[-1], label=0, name="zebra" if moved else first[-1].name)]
     more = [*changed, Image("new", "new", 1)]
     (words,) = told(loop, more, caplog)
-    assert words.startswith("1 image that was known has another label than in the data set of the split before, of 40 ")
+    assert words.startswith("1 image has another label than in the data set of the previous split, of 40 images")
     assert told(loop, more, caplog) == []
 
 
@@ -42,7 +42,7 @@ def test_findings_that_come_in_any_order_are_the_same_and_others_are_not(
     told(loop, first, caplog)
     assert told(loop, list(reversed(first)), caplog) == []
     changed = [replace(first[0], label=(1,)), replace(first[1], label=(0,)), *first[2:]]
-    assert told(loop, changed, caplog)[0].startswith("2 images that were known have another label")
+    assert told(loop, changed, caplog)[0].startswith("2 images have another label")
 
 
 def test_a_split_from_before_labels_were_kept_is_gone_on_from(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

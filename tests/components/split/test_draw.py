@@ -10,7 +10,7 @@ import pyarrow as pa
 import pytest
 
 from components.split.columns import TEST, TRAIN, VAL
-from components.split.draw import draw, lots, room_in_folds, room_on_sides
+from components.split.draw import draw, draw_ranks, places_per_fold, places_per_split
 from components.split.strata import Features, majority
 from tests.components.split.loop import FINDINGS, Image, Loop, base, found, shares
 
@@ -138,7 +138,7 @@ def test_two_patients_are_refused(loop: Loop) -> None:
 
 def test_a_side_without_any_finding_is_refused(loop: Loop) -> None:
     images = [Image(f"{n}", f"{n}", (0,) if n < 2 else ()) for n in range(20)]
-    with pytest.raises(ValueError, match=r"The (test|val|train) side has no image with a finding"):
+    with pytest.raises(ValueError, match=r"The (test|val|train) split has no image with a finding"):
         loop.split(images)
 
 
@@ -153,20 +153,20 @@ def test_those_without_a_finding_are_counted_by_that_name(loop: Loop) -> None:
 
 
 def test_room_is_what_is_missing_to_the_shares() -> None:
-    assert room_on_sides(100, (0, 0, 0), (0.25, 0.15), False) == [25, 15, 60]
-    assert room_on_sides(20, (10, 30, 40), (0.25, 0.15), False) == [15, 0, 5]
-    assert room_on_sides(20, (10, 0, 0), (0.25, 0.15), True) == [0, 4, 16]
-    assert room_on_sides(3, (0, 0, 0), (0.05, 0.05), False) == [1, 1, 1]
-    assert room_on_sides(1, (0, 0, 5), (0.5, 0.5), False) == [1, 0, 0]
-    assert room_in_folds(7, (3, 0, 1)) == [1, 4, 2]
-    assert room_in_folds(0, (3, 0)) == [0, 0]
+    assert places_per_split(100, (0, 0, 0), (0.25, 0.15), False) == [25, 15, 60]
+    assert places_per_split(20, (10, 30, 40), (0.25, 0.15), False) == [15, 0, 5]
+    assert places_per_split(20, (10, 0, 0), (0.25, 0.15), True) == [0, 4, 16]
+    assert places_per_split(3, (0, 0, 0), (0.05, 0.05), False) == [1, 1, 1]
+    assert places_per_split(1, (0, 0, 5), (0.5, 0.5), False) == [1, 0, 0]
+    assert places_per_fold(7, (3, 0, 1)) == [1, 4, 2]
+    assert places_per_fold(0, (3, 0)) == [0, 0]
 
 
 def test_a_patient_who_has_a_place_keeps_it_and_the_room_is_filled() -> None:
     place = np.array([TEST, -1, TRAIN, -1, -1, VAL])
     features = Features(np.array([1, 2, 3]), np.array([0, 1, 0]), np.array([1.0, 1.0]))
     members = np.array([True] * 5 + [False])
-    drawn = draw(features, members, place, [0, 1, 2], lots(pa.array("abcdef"), 0))
+    drawn = draw(features, members, place, [0, 1, 2], draw_ranks(pa.array("abcdef"), 0))
     assert (drawn[[0, 2, 5]] == [TEST, TRAIN, VAL]).all()
     assert sorted(drawn[[1, 3, 4]]) == [VAL, TRAIN, TRAIN]
     assert place[1] == -1

@@ -99,18 +99,18 @@ def test_a_patient_who_is_taken_to_be_another_shares_their_fold(folds: tuple[int
 
 
 def test_one_fold_is_refused(loop: Loop) -> None:
-    with pytest.raises(ValueError, match="folds is 1, and must be 0 for none, or from 2 to 20"):
+    with pytest.raises(ValueError, match="folds is 1; it must be 0 for none, or from 2 to 20"):
         loop.split(base(), folds=1)
 
 
 @pytest.mark.parametrize(("folds", "fold"), [(0, 1), (3, 3)])
 def test_a_fold_that_is_not_there_is_refused(folds: int, fold: int, loop: Loop) -> None:
-    with pytest.raises(ValueError, match=f"fold is {fold}, and must be below folds, which is {folds}"):
+    with pytest.raises(ValueError, match=f"fold is {fold}; it must be below folds, which is {folds}"):
         loop.split(base(), folds=folds, fold=fold)
 
 
 def test_fewer_patients_of_a_class_than_folds_are_refused(loop: Loop) -> None:
-    with pytest.raises(ValueError, match="Class 'NORMAL' has 6 patients outside the test, and 7 folds need one each"):
+    with pytest.raises(ValueError, match="Class 'NORMAL' has 6 patients outside the test split, but 7 folds need"):
         loop.split(base(), folds=7)
 
 

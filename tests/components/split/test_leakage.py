@@ -57,8 +57,8 @@ def test_a_patient_on_two_sides(loop: Loop) -> None:
         patients.append(row["patient_id"][:12])
 
     (leak,) = planted(loop, change)
-    assert (leak.kind, leak.count, list(leak.ids)) == ("patients on two sides", 1, patients)
-    assert leak.sentence.startswith(f"The split has patients on two sides: 1, namely {patients[0]}. Do not train on it")
+    assert (leak.kind, leak.count, list(leak.ids)) == ("patients in two splits", 1, patients)
+    assert leak.sentence.startswith(f"The split has patients in two splits: 1, namely {patients[0]}. Do not")
 
 
 def test_a_patient_is_the_one_that_the_data_set_names(loop: Loop) -> None:
@@ -67,7 +67,7 @@ def test_a_patient_is_the_one_that_the_data_set_names(loop: Loop) -> None:
         row.update(side="val", patient_id="other")
 
     assert {leak.kind for leak in planted(loop, change)} == {
-        "patients on two sides",
+        "patients in two splits",
         "images with another patient than in the data set",
     }
 
@@ -75,14 +75,14 @@ def test_a_patient_is_the_one_that_the_data_set_names(loop: Loop) -> None:
 def test_an_exact_duplicate_on_two_sides(loop: Loop) -> None:
     found = planted(loop, lambda rows: rows[hashed("copy")].update(side="train"))
     assert {leak.kind: leak.count for leak in found} == {
-        "exact duplicates on two sides": 1,
-        "images of the test on another side": 1,
+        "exact duplicates in two splits": 1,
+        "test images in another split": 1,
     }
 
 
 def test_a_near_duplicate_on_two_sides(loop: Loop) -> None:
     (leak,) = planted(loop, lambda rows: rows[hashed("near")].update(side="train"))
-    assert (leak.kind, leak.count) == ("near duplicates on two sides", 1)
+    assert (leak.kind, leak.count) == ("near duplicates in two splits", 1)
 
 
 def test_a_test_patient_who_came_to_train_altogether(loop: Loop) -> None:
@@ -94,7 +94,7 @@ def test_a_test_patient_who_came_to_train_altogether(loop: Loop) -> None:
         rows[hashed("near")]["side"] = rows[hashed("copy")]["side"] = ""
 
     found = {leak.kind: leak.count for leak in planted(loop, change)}
-    assert found == {"images of the test on another side": 2}
+    assert found == {"test images in another split": 2}
 
 
 def test_images_without_a_side_and_sides_without_an_image(loop: Loop) -> None:
@@ -103,14 +103,14 @@ def test_images_without_a_side_and_sides_without_an_image(loop: Loop) -> None:
         row["image_id"] = "nobody"
 
     assert {leak.kind: leak.count for leak in planted(loop, change)} == {
-        "images without a side": 1,
+        "images without a split": 1,
         "images that are not in the data set": 1,
     }
 
 
 def test_an_image_twice(loop: Loop) -> None:
     (leak,) = planted(loop, lambda rows: rows.update(again=dict(one(rows, "test"))))
-    assert (leak.kind, leak.count) == ("images that stand there twice", 1)
+    assert (leak.kind, leak.count) == ("images with several rows", 1)
 
 
 def test_a_side_that_is_none(loop: Loop) -> None:
@@ -120,7 +120,7 @@ def test_a_side_that_is_none(loop: Loop) -> None:
             row["side"] = "holdout" if row["side"] and row["patient_id"] == patient else row["side"]
 
     (leak,) = planted(loop, change)
-    assert (leak.kind, leak.count) == ("images on a side that is none of train, val and test", 2)
+    assert (leak.kind, leak.count) == ("images in a split other than train, val and test", 2)
 
 
 def test_many_are_counted_and_a_few_named(loop: Loop) -> None:
@@ -128,11 +128,11 @@ def test_many_are_counted_and_a_few_named(loop: Loop) -> None:
         for row in rows.values():
             row["side"] = "other" if row["side"] else ""
 
-    (leak,) = [leak for leak in planted(loop, change) if leak.kind.startswith("images on a side")]
+    (leak,) = [leak for leak in planted(loop, change) if leak.kind.startswith("images in a split other")]
     assert leak.count == 32
     assert len(leak.ids) == 3
     assert all(len(name) == 12 for name in leak.ids)
-    assert f"32, among them {', '.join(leak.ids)}." in leak.sentence
+    assert f"32, including {', '.join(leak.ids)}." in leak.sentence
 
 
 def test_a_split_without_a_memory_can_be_checked(loop: Loop) -> None:
@@ -148,5 +148,5 @@ def test_a_previous_split_that_contradicts_itself_blocks_the_run(tmp_path: Path)
     twice = [{**row, "side": "train"} for row in patients if row["side"] == "test"]
     schema = pq.read_schema(loop.folder / "patients.parquet")
     pq.write_table(pa.Table.from_pylist([*twice, *patients], schema=schema), loop.folder / "patients.parquet")
-    with pytest.raises(ValueError, match=r"(has no image of class|images of the test on another side)"):
+    with pytest.raises(ValueError, match=r"(has no image of class|test images in another split)"):
         loop.split(base())

@@ -130,7 +130,7 @@ def test_three_patients_of_a_class_are_enough(loop: Loop) -> None:
 
 
 def test_fractions_that_leave_a_side_empty_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="The train side has no image of class 'NORMAL'"):
+    with pytest.raises(ValueError, match="The train split has no image of class 'NORMAL'"):
         Loop(tmp_path, test_fraction=0.5, val_fraction=0.5).split(base(3))
 
 
@@ -138,7 +138,7 @@ def test_a_side_that_lost_a_class_is_named(loop: Loop) -> None:
     rows = loop.split(base())
     held = {row["patient_id"] for row in rows.values() if row["side"] == "test"}
     left = [image for image in base() if image.label == 0 or image.patient not in held]
-    with pytest.raises(ValueError, match="The test side has no image of class 'PNEUMONIA'"):
+    with pytest.raises(ValueError, match="The test split has no image of class 'PNEUMONIA'"):
         loop.split(left)
 
 
@@ -213,7 +213,7 @@ def test_the_pixels_of_a_test_image_that_was_replaced_are_never_trained_on(loop:
 
 def test_another_hash_key_is_refused(loop: Loop) -> None:
     loop.split(base())
-    with pytest.raises(ValueError, match="The previous split was made with the hash key made, and this data set with "):
+    with pytest.raises(ValueError, match="The previous split was made with the hash key made, but this data set with "):
         loop.split(base(), key_id="another")
 
 

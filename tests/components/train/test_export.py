@@ -16,10 +16,10 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from components.evaluate.explain import gradcam, read_head
+from components.evaluate.explanations import gradcam, read_head
 from components.shared.imaging.views import normalise
 from components.shared.inference import OUTPUTS, Model, read_bundle
-from components.train.export import OPSET, _rounded_up, check_parity, export_graph, write_bundle, write_head
+from components.train.export import OPSET, _round_up, check_parity, export_graph, write_bundle, write_head
 from components.train.models import NETWORKS, build
 from tests.components.train.networks import by_autograd, warmed
 
@@ -190,8 +190,8 @@ def test_the_largest_difference_is_stated_and_not_below_the_true_one(bundle: Pat
     [(0.0, 0.0), (1e-6, 1e-6), (1.0000001e-6, 2e-6), (9.2e-7, 1e-6), (3e-7, 3e-7), (8.9e-5, 9e-5), (0.00061, 0.0007)],
 )
 def test_a_difference_is_rounded_up_to_one_digit(value: float, stated: float) -> None:
-    assert _rounded_up(value) == pytest.approx(stated, rel=1e-9, abs=0)
-    assert _rounded_up(value) >= value
+    assert _round_up(value) == pytest.approx(stated, rel=1e-9, abs=0)
+    assert _round_up(value) >= value
 
 
 def test_a_graph_that_says_something_else_is_refused(tmp_path: Path) -> None:

@@ -7,8 +7,8 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from components.train.losses import MOST, Loss, mixed
-from components.train.order import batches, order, weights_of
+from components.train.losses import MAX_CLASS_WEIGHT, Loss, mix_up
+from components.train.sampling import draw_order, make_batches, sampling_weights
 
 CHANCE = torch.Generator().manual_seed(0)
 LOGITS = torch.randn(12, 3, generator=CHANCE)
@@ -54,8 +54,10 @@ def test_no_class_weighs_without_limit() -> None:
     rare = torch.zeros(10_000, 2)
     rare[:, 0] = 1
     rare[0] = torch.tensor([0.0, 1.0])
-    assert loss("classification", rare, "balanced").weights.tolist() == pytest.approx([0.5, MOST], abs=1e-3)
-    assert loss("multilabel", rare, "balanced").weights.tolist() == pytest.approx([1 / MOST, MOST])
+    assert loss("classification", rare, "balanced").weights.tolist() == pytest.approx([0.5, MAX_CLASS_WEIGHT], abs=1e-3)
+    assert loss("multilabel", rare, "balanced").weights.tolist() == pytest.approx(
+        [1 / MAX_CLASS_WEIGHT, MAX_CLASS_WEIGHT]
+    )
 
 
 def test_focal_loss_is_its_formula() -> None:
@@ -85,7 +87,7 @@ def test_focal_loss_of_findings_is_its_formula() -> None:
 
 def test_mixing_mixes_images_and_targets_alike() -> None:
     images = torch.arange(4.0)[:, None, None, None].expand(4, 1, 2, 2)
-    laid, targets = mixed(images, torch.eye(4), 0.75)
+    laid, targets = mix_up(images, torch.eye(4), 0.75)
     assert laid[:, 0, 0, 0].tolist() == [0.75, 0.75, 1.75, 2.75]
     assert targets[1].tolist() == [0.25, 0.75, 0, 0]
 
@@ -94,17 +96,17 @@ def test_drawing_by_weights_gives_each_class_as_often() -> None:
     targets = np.zeros((10_000, 2), np.float32)
     targets[:, 0] = 1
     targets[:500] = [0, 1]
-    places = order(10_000, 1, 1, weights_of(targets))
+    places = draw_order(10_000, 1, 1, sampling_weights(targets))
     assert targets[places].mean(axis=0)[1] == pytest.approx(0.5, abs=0.02)
-    assert sorted(order(50, 1, 1)) == list(range(50))
-    assert list(order(50, 1, 1)) != list(order(50, 1, 2))
+    assert sorted(draw_order(50, 1, 1)) == list(range(50))
+    assert list(draw_order(50, 1, 1)) != list(draw_order(50, 1, 2))
 
 
 @pytest.mark.parametrize(("count", "sizes"), [(8, [4, 4]), (9, [3, 3, 3]), (10, [4, 3, 3]), (1, [1]), (3, [3])])
 def test_batches_are_alike_in_size(count: int, sizes: list[int]) -> None:
-    assert [len(batch) for batch in batches(np.arange(count), 4)] == sizes
+    assert [len(batch) for batch in make_batches(np.arange(count), 4)] == sizes
 
 
 def test_no_batch_but_the_only_one_is_a_single_image() -> None:
-    assert [len(batch) for batch in batches(np.arange(5), 2)] == [3, 2]
-    assert [len(batch) for batch in batches(np.arange(1), 2)] == [1]
+    assert [len(batch) for batch in make_batches(np.arange(5), 2)] == [3, 2]
+    assert [len(batch) for batch in make_batches(np.arange(1), 2)] == [1]

@@ -147,7 +147,7 @@ def test_same_seed_same_weights(name: str) -> None:
     ("asked", "near"), [("smal", "small"), ("resnet-18", "resnet18"), ("EfficientNet-B0", "efficientnet_b0")]
 )
 def test_unknown_name_names_the_nearest(asked: str, near: str) -> None:
-    with pytest.raises(ValueError, match=f"unknown network '{asked}': did you mean '{near}'"):
+    with pytest.raises(ValueError, match=f"Unknown network '{asked}'; did you mean '{near}'"):
         build(asked, 1, 2, 64)
 
 
@@ -159,11 +159,13 @@ def test_impossible_sizes_are_refused(channels: int, classes: int) -> None:
 
 @pytest.mark.parametrize(("size", "near"), [(100, 96), (121, 128), (16, 32), (15, 32)])
 def test_the_transformer_says_which_sizes_it_takes(size: int, near: int) -> None:
-    with pytest.raises(ValueError, match=rf"{size} is not a multiple .* Set image_size to {near}, or choose another"):
+    with pytest.raises(
+        ValueError, match=rf"image_size is {size}; for vit it must be a multiple .* Set it to {near}, or choose another"
+    ):
         build("vit", 1, 2, size)
 
 
 @pytest.mark.parametrize("name", ["densenet121", "convnext_tiny"])
 def test_too_small_an_image_is_refused(name: str) -> None:
-    with pytest.raises(ValueError, match=f"{name} cannot take images of 48 pixels.*Set image_size to 64 or more"):
+    with pytest.raises(ValueError, match=f"{name} does not support images of 48 pixels.*Set image_size to 64 or more"):
         build(name, 1, 2, 48)

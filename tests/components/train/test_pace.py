@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from components.shared.runtime.price import Price, read_price
-from components.train.pace import Pace, spell
+from components.train.pace import Pace, format_duration
 
 
 class Clock:
@@ -37,11 +37,11 @@ def told(caplog: pytest.LogCaptureFixture) -> list[dict[str, Any]]:
 def test_the_rate_is_that_of_the_training_part_and_the_time_left_counts_all() -> None:
     clock = Clock()
     pace = Pace(epochs=10, steps=50, clock=clock)
-    assert pace.left is None
+    assert pace.seconds_left is None
     train(pace, clock, epochs=4, steps=50, each=0.1, validation=2.5)
     assert pace.rate == pytest.approx(160)
     assert pace.seconds == pytest.approx(4 * 7.5)
-    assert pace.left == pytest.approx(6 * 7.5, rel=0.02)
+    assert pace.seconds_left == pytest.approx(6 * 7.5, rel=0.02)
 
 
 def test_time_left_follows_a_change_of_pace_within_an_epoch() -> None:
@@ -50,7 +50,7 @@ def test_time_left_follows_a_change_of_pace_within_an_epoch() -> None:
     train(pace, clock, epochs=5, steps=50, each=0.1, validation=0)
     train(pace, clock, epochs=1, steps=50, each=0.4, validation=0)  # the backbone has thawed
     assert pace.rate == pytest.approx(40)
-    assert pace.left == pytest.approx(4 * 50 * 0.4, rel=0.02)
+    assert pace.seconds_left == pytest.approx(4 * 50 * 0.4, rel=0.02)
 
 
 def test_a_training_that_goes_on_counts_what_was_spent_before_and_not_its_steps_as_its_own_speed() -> None:
@@ -59,9 +59,9 @@ def test_a_training_that_goes_on_counts_what_was_spent_before_and_not_its_steps_
     assert pace.seconds == 3600
     train(pace, clock, epochs=1, steps=50, each=1.0, validation=0)
     assert pace.seconds == pytest.approx(3650)
-    assert pace.left == pytest.approx(200)
+    assert pace.seconds_left == pytest.approx(200)
     train(pace, clock, epochs=4, steps=50, each=1.0, validation=0)
-    assert pace.left == 0
+    assert pace.seconds_left == 0
 
 
 def test_it_speaks_about_once_a_second_and_says_where_it_is(caplog: pytest.LogCaptureFixture) -> None:
@@ -73,8 +73,8 @@ def test_it_speaks_about_once_a_second_and_says_where_it_is(caplog: pytest.LogCa
             for step in range(100):
                 clock.now += 0.1
                 if pace.step(41):
-                    pace.tell(loss=0.5 - (epoch * 100 + step) / 1000)
-            pace.tell(loss=0.123, val_AUC=0.981)
+                    pace.report(loss=0.5 - (epoch * 100 + step) / 1000)
+            pace.report(loss=0.123, val_AUC=0.981)
     lines = told(caplog)
     assert 27 <= len(lines) <= 33, "30 seconds have passed"
     assert all(line["total"] == 3 for line in lines)
@@ -88,10 +88,10 @@ def test_it_speaks_about_once_a_second_and_says_where_it_is(caplog: pytest.LogCa
 
 def test_before_its_first_step_a_training_tells_what_it_found(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.INFO, "medloop"):
-        Pace(epochs=20, steps=10, done=30, seconds=5.0).tell()
-        Pace(epochs=20, steps=10).tell()
+        Pace(epochs=20, steps=10, done=30, seconds=5.0).report()
+        Pace(epochs=20, steps=10).report()
     found, fresh = told(caplog)
-    assert (found["done"], found["total"], found["note"]) == (3, 20, "epochs found in the checkpoint")
+    assert (found["done"], found["total"], found["note"]) == (3, 20, "epochs restored from the checkpoint")
     assert (fresh["done"], fresh["total"], fresh["note"]) == (0, 20, "epochs")
 
 
@@ -103,7 +103,7 @@ def test_before_its_first_step_a_training_tells_what_it_found(caplog: pytest.Log
     ],
 )  # fmt: skip
 def test_durations_are_spelled_for_people(seconds: float, words: str) -> None:
-    assert spell(seconds) == words
+    assert format_duration(seconds) == words
 
 
 def test_a_price_makes_hours_a_cost(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -234,7 +234,7 @@ def test_a_server_that_does_not_answer_is_asked_a_few_times_at_most(
             track.artifacts({"sheet.png": b"a picture"})
         assert asked(silent) <= 4  # once and once again, a second each; by itself MLflow would ask on for minutes
     (warning,) = (record for record in caplog.records if record.name == "medloop")
-    assert "The training goes on" in warning.__dict__["fields"]["why"]
+    assert "The training continues" in warning.__dict__["fields"]["why"]
 
 
 def asked(server: socket.socket) -> int:

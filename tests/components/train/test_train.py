@@ -25,7 +25,7 @@ from components.shared.privacy import hash_keys
 from components.shared.runtime.work import Result
 from components.shared.storage.store import Store, open_store
 from components.train.calibrate import best_threshold, fit_temperature
-from components.train.memory import careful
+from components.train.memory import explain_out_of_memory
 from components.train.models import build
 from tests import made
 from tests.components.shared.servers import free_port
@@ -240,7 +240,7 @@ def test_a_training_that_is_ended_at_random_moments_gives_the_same_bytes(
         out, err = last.communicate()
     assert last.returncode == 0, err
     events = [json.loads(line) for line in err.splitlines()]
-    assert any("found in the checkpoint" in event.get("note", "") for event in events)
+    assert any("restored from the checkpoint" in event.get("note", "") for event in events)
     assert json.loads(out) == undisturbed.values
     assert (tmp_path / "out").read_bytes() == undisturbed.outputs["model"].encode()
     assert room.store.names(f"work/{undisturbed.key}") == [f"work/{undisturbed.key}/result.json"]
@@ -258,7 +258,7 @@ def test_three_classes_have_no_threshold(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_colour_images_are_learned_from_in_three_channels(tmp_path: Path) -> None:
     room = Room.make(tmp_path, colour="rgb")
-    with pytest.raises(ValueError, match=r"images have colours, and channels is 1\. Set channels to 3"):
+    with pytest.raises(ValueError, match=r"channels is 1, but the data set has colour images\. Set channels to 3"):
         room.train()
     done = room.train(channels=3)
     bundle = laid_out(room.store, done, "model", tmp_path / "bundle")
@@ -321,15 +321,15 @@ def test_a_shard_that_is_gone_is_told(tmp_path: Path) -> None:
 
 
 def test_too_little_memory_is_told_with_what_to_change() -> None:
-    sentence = r"64 images of 96 pixels a side at once are too much for this machine's memory with small. Set batch_size to 32 and train_options.accumulate to 2"  # noqa: E501
-    with pytest.raises(RuntimeError, match=sentence), careful(torch.device("cpu"), "small", 96, 64, 1):
+    sentence = r"A batch of 64 images of 96×96 pixels does not fit into this machine's memory with small. Set batch_size to 32 and train_options.accumulate to 2"  # noqa: E501
+    with pytest.raises(RuntimeError, match=sentence), explain_out_of_memory(torch.device("cpu"), "small", 96, 64, 1):
         torch.empty(2**55)
-    with pytest.raises(RuntimeError, match="shapes"), careful(torch.device("cpu"), "small", 96, 64, 1):
+    with pytest.raises(RuntimeError, match="shapes"), explain_out_of_memory(torch.device("cpu"), "small", 96, 64, 1):
         raise RuntimeError("shapes do not fit")
 
 
 def test_an_unknown_network_names_the_nearest(room: Room) -> None:
-    with pytest.raises(ValueError, match="unknown network 'smal': did you mean 'small'"):
+    with pytest.raises(ValueError, match="Unknown network 'smal'; did you mean 'small'"):
         room.train(architecture="smal")
 
 

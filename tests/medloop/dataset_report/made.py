@@ -10,21 +10,22 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from components.shared.datasets import dataset
+from components.shared.datasets import dataset, parquet_tables
 from components.shared.datasets.dataset import Data
 from components.shared.storage.store import Store
-from medloop.dataset_report.choose import Chosen
+from medloop.dataset_report.figures import Figures, figures
 from medloop.dataset_report.groups import Rows
-from medloop.dataset_report.show import Figures, figures
+from medloop.dataset_report.report_input import ReportInput
+from tests.made import write_shard
 
 Row = dict[str, Any]
 
 
 def change(folder: Path, edit: Callable[[list[Row]], object]) -> None:
     """Let `edit` change the rows of a data set's index."""
-    rows = pq.read_table(folder / "index.parquet", schema=dataset.INDEX).to_pylist()
+    rows = pq.read_table(folder / "index.parquet", schema=parquet_tables.INDEX).to_pylist()
     edit(rows)
-    dataset.write_table(pa.Table.from_pylist(rows, schema=dataset.INDEX), folder / "index.parquet")
+    parquet_tables.write_table(pa.Table.from_pylist(rows, schema=parquet_tables.INDEX), folder / "index.parquet")
 
 
 def tell(folder: Path, **fields: Any) -> None:
@@ -38,7 +39,7 @@ def place(splits: Path, sides: dict[str, tuple[str, str]]) -> None:
     rows = pq.read_table(splits / "splits.parquet").to_pylist()
     for row in rows:
         row["side"], row["why"] = sides.get(row["image_id"], (row["side"], row["why"]))
-    dataset.write_table(pa.Table.from_pylist(rows, schema=dataset.SPLIT), splits / "splits.parquet")
+    parquet_tables.write_table(pa.Table.from_pylist(rows, schema=parquet_tables.SPLIT), splits / "splits.parquet")
 
 
 def one_shard_for_each_patient(folder: Path, store: Store) -> None:
@@ -48,7 +49,7 @@ def one_shard_for_each_patient(folder: Path, store: Store) -> None:
     shards = []
     for first in range(0, len(masters), 2):
         path = folder / "shard"
-        dataset.write_shard(masters[first : first + 2], path)
+        write_shard(masters[first : first + 2], path)
         blob = store.put_file(path)
         path.unlink()
         shards.append({"digest": blob.digest, "rows": 2, "bytes": blob.size})
@@ -58,7 +59,7 @@ def one_shard_for_each_patient(folder: Path, store: Store) -> None:
 
 def look(folder: Path, splits: Path | None, store: Store) -> tuple[Figures, Rows]:
     """A data set's figures, and its rows."""
-    chosen = Chosen("the test", folder, splits, {}, folder / "data.html")
+    chosen = ReportInput("the test", folder, splits, {}, folder / "data.html")
     data = Data.open(folder, store)
     rows = Rows(data, splits)
     return figures(chosen, data, rows), rows

@@ -40,7 +40,7 @@ def test_the_latest_run_with_a_data_set_is_shown(divided: ByHand) -> None:
 def test_the_terminal_gets_a_table_and_the_page(divided: ByHand, tmp_path: Path) -> None:
     output = tmp_path / "new" / "page.html"
     told = medloop(divided.home, "data", "show", RUN[:6], "--output", str(output), COLUMNS="120").stdout
-    for words in ("images (patients)", "NORMAL", "female", "set aside", "unreadable", "0 patients stand on more than"):
+    for words in ("images (patients)", "NORMAL", "female", "quarantined", "unreadable", "0 patients are in more than"):
         assert words in told
     assert told.endswith(f"\n{output}\n")
     assert output.is_file()
@@ -51,7 +51,7 @@ def test_images_left_out_as_asked_are_told_wherever_a_person_looks(tmp_path: Pat
     made.data(limit_per_class=10)
     omitted = made.done[2].values["left_out"]["limit_per_class"]
     assert omitted > 0
-    words = f"{omitted} left out as asked (limit_per_class)"
+    words = f"{omitted} left out by request (limit_per_class)"
     assert words in medloop(tmp_path, "data", "show", COLUMNS="200").stdout
     told = json.loads(medloop(tmp_path, "data", "show", "--json").stdout)
     assert told["left_out_as_asked"] == {"limit_per_class": omitted}
@@ -68,7 +68,7 @@ def test_all_that_was_set_aside_or_warned_of_can_be_had_as_files(divided: ByHand
     assert aside.read_bytes() == divided.store.get(files["quarantine.csv"].digest)
     assert warned.read_bytes() == divided.store.get(files["warnings.csv"].digest)
     assert len(aside.read_text().splitlines()) == 1 + divided.done[2].values["quarantined"]
-    assert "which is there already" in refused("data", "show", "--quarantine", str(aside))
+    assert "which already exists" in refused("data", "show", "--quarantine", str(aside))
 
 
 def test_each_detail_has_a_line_of_its_own(divided: ByHand, tmp_path: Path) -> None:

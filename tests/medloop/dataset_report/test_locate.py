@@ -55,7 +55,7 @@ def test_an_image_is_found_by_the_beginning_of_its_hash(home: Path) -> None:
     assert found == {"kind": "image", "hash": image, "key_id": KEY.id, "name": name, "files": [name]}
     done = medloop(home, "data", "locate", image[:8].upper(), "--source", str(home.parent / "scans"))
     assert done.stdout == f"{name}\n"
-    assert "This tells who is meant" in done.stderr
+    assert "This output identifies a patient" in done.stderr
     assert "zebedee" not in done.stderr
 
 
@@ -88,7 +88,7 @@ def test_what_is_not_there_is_said_without_any_name(home: Path) -> None:
     source = ("--source", str(home.parent / "scans"))
     done = medloop(home, "data", "locate", "0123456789ab", *source, status=1)
     assert done.stdout == ""
-    assert "Nothing at the source has a hash that begins with 0123456789ab" in done.stderr
+    assert "No image or patient at the source has a hash that begins with 0123456789ab" in done.stderr
     assert "zebedee" not in done.stderr
     assert "must be 8 to 32 hexadecimal digits" in medloop(home, "data", "locate", "zebedee", *source, status=2).stderr
     assert "8 to 32" in medloop(home, "data", "locate", KEY.image("x")[:7], *source, status=2).stderr

@@ -16,7 +16,7 @@ from PIL import Image
 from components.shared.storage.store import Store, open_store
 from medloop.dataset_report import sample
 from medloop.dataset_report.page import write
-from medloop.dataset_report.pictures import as_address, brightness
+from medloop.dataset_report.pictures import as_data_url, brightness
 from medloop.dataset_report.verdicts import verdicts
 from tests.components.evaluate.test_page import VOID, Balance
 from tests.made import make_dataset, make_split
@@ -71,7 +71,7 @@ def test_it_shows_a_sheet_of_every_class_and_its_figures(data: Path, splits: Pat
         with Image.open(io.BytesIO(base64.b64decode(text))) as image:
             assert (image.size, image.mode) == ((128, 128), "L")
     assert page.count("<svg") == 3 * (1 + 2 + 2)  # all, two classes, two sites
-    for words in ("80 images of 40 patients", "0 patients stand on more than one side.", "Longest side", "1024"):
+    for words in ("80 images of 40 patients", "0 patients are in more than one split.", "Longest side", "1024"):
         assert words in page
 
 
@@ -110,7 +110,7 @@ def test_a_data_set_without_a_split_or_anything_known(data: Path, store: Store) 
     (data / "warnings.csv").unlink()
     page = written(data, None, store)
     assert "There is no split" in page
-    assert "Not known of any image: sex, age, site, view, modality." in page
+    assert "Unknown for all images: sex, age, site, view, modality." in page
     assert page.count("<svg") == 3 * 3
 
 
@@ -118,9 +118,9 @@ def test_findings_overlap_and_no_finding_has_a_sheet(data: Path, splits: Path, s
     change(data, lambda rows: [row.update(labels=([], [0], [0, 1])[place % 3]) for place, row in enumerate(rows)])
     tell(data, task="multilabel", classes=["Mass", "Edema", "Hernia"])
     page = written(data, splits, store)
-    assert "Which findings come together" in page
+    assert "Co-occurrence of findings" in page
     assert "<h3>no finding" in page
-    assert "None of them lies in the shards" in page  # of Hernia there is none
+    assert "None of these images is in the shards" in page  # of Hernia there is none
 
 
 def test_look_alikes_stand_side_by_side(data: Path, splits: Path, store: Store) -> None:
@@ -170,7 +170,7 @@ def test_brightness_of_any_depth_and_of_colours() -> None:
     colours = np.zeros((8, 8, 3), np.uint8)
     colours[:4] = (0, 255, 0)
     assert (brightness(colours)[0], brightness(colours)[150]) == (0.5, 0.5)
-    with Image.open(io.BytesIO(base64.b64decode(as_address(colours).partition(",")[2]))) as image:
+    with Image.open(io.BytesIO(base64.b64decode(as_data_url(colours).partition(",")[2]))) as image:
         assert image.mode == "RGB"
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from components.shared.storage.store import Store, open_store
-from medloop.dataset_report.show import Figures
+from medloop.dataset_report.figures import Figures
 from medloop.dataset_report.verdicts import verdicts
 from tests.made import make_dataset, make_split
 from tests.medloop.dataset_report.made import change, look, place, tell
@@ -56,7 +56,7 @@ def test_counts_by_class_side_and_what_is_known(data: Path, splits: Path, store:
     assert shown["leakage"] == {"patients": 0, "identical_images": 0, "near_duplicates": 0}
     assert shown["pixels"]["bits"] == {"8": 80}
     assert shown["pixels"]["longest_side"] == {"least": 36, "median": 36.0, "most": 36}
-    assert "0 patients stand on more than one side." in said(shown, "ok")
+    assert "0 patients are in more than one split." in said(shown, "ok")
     assert said(shown, "problem") == ""
 
 
@@ -71,11 +71,11 @@ def test_without_a_split_there_are_no_sides(data: Path, store: Store) -> None:
 
 def test_a_patient_on_two_sides_is_a_problem(data: Path, splits: Path, store: Store) -> None:
     _, rows = look(data, splits, store)
-    train = next(row for row in range(80) if rows.side[row] == 0)
+    train = next(row for row in range(80) if rows.split[row] == 0)
     place(splits, {rows.ids[train]: ("test", "draw")})
     shown, _ = look(data, splits, store)
     assert shown["leakage"]["patients"] == 1
-    assert "1 patient stands on more than one side" in said(shown, "problem")
+    assert "1 patient is in more than one split" in said(shown, "problem")
 
 
 def test_duplicates_and_look_alikes_are_counted_and_told_apart(data: Path, splits: Path, store: Store) -> None:
@@ -92,13 +92,13 @@ def test_duplicates_and_look_alikes_are_counted_and_told_apart(data: Path, split
     _, rows = look(data, splits, store)
     place(splits, {rows.ids[1]: ("", "duplicate"), rows.ids[2]: ("", "duplicate")})
     shown, rows = look(data, splits, store)
-    assert (rows.sides[rows.side[4]], rows.sides[rows.side[16]]) == ("train", "test")
+    assert (rows.split_names[rows.split[4]], rows.split_names[rows.split[16]]) == ("train", "test")
     assert shown["duplicates"] == {"images": 2, "groups": 1, "groups_of_several_patients": 1}
     assert shown["near_duplicates"] == {"images": 2, "groups": 1, "groups_of_several_patients": 1}
     assert shown["leakage"] == {"patients": 0, "identical_images": 0, "near_duplicates": 1}
     assert shown["split"]["left_out"] == {"duplicate": 2}
     assert shown["all"]["sides"]["unused"]["images"] == 2
-    assert "1 group of images that look the same stands on more than one side" in said(shown, "problem")
+    assert "1 group of near duplicates is in more than one split" in said(shown, "problem")
 
 
 def test_images_with_any_number_of_findings(data: Path, splits: Path, store: Store) -> None:
@@ -117,7 +117,7 @@ def test_images_with_any_number_of_findings(data: Path, splits: Path, store: Sto
     }
     assert shown["findings"]["per_image"] == {"0": 20, "1": 40, "2": 20}
     assert shown["findings"]["together"] == [[40, 20, 0], [20, 40, 0], [0, 0, 0]]
-    assert said(shown, "problem") == "No image is of class Hernia."
+    assert said(shown, "problem") == "There is no image of class Hernia."
 
 
 def test_what_was_set_aside_is_told_by_reason_and_keyed_ids_are_cut(data: Path, splits: Path, store: Store) -> None:
@@ -141,7 +141,7 @@ def test_a_site_that_gives_the_class_away_is_told(data: Path, splits: Path, stor
     shown, _ = look(data, splits, store)
     assert "100 % show" in said(shown, "note")
     assert "may learn the site in place of the disease" in said(shown, "note")
-    assert "Not known of any image: sex, age." in said(shown, "note")
+    assert "Unknown for all images: sex, age." in said(shown, "note")
     assert counts(shown, "by_sex") == {"unknown": (80, 40)}
 
 
@@ -158,7 +158,7 @@ def test_many_sites_are_told_as_the_largest_and_the_others(data: Path, store: St
 
 def test_a_class_that_a_side_lacks_is_a_problem(data: Path, splits: Path, store: Store) -> None:
     _, rows = look(data, splits, store)
-    normal = rows.classes[0].mask & (rows.side == 1)
+    normal = rows.classes[0].mask & (rows.split == 1)
     place(splits, {rows.ids[row]: ("", "withdrawn") for row in range(80) if normal[row]})
     shown, _ = look(data, splits, store)
     assert said(shown, "problem") == "No image of NORMAL stands in val."

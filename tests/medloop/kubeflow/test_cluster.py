@@ -63,14 +63,14 @@ BAD: dict[str, list[tuple[Any, str]]] = {
         ({"key": "a"}, "list"),
         (["a"], "mapping"),
         ([{}], "mapping"),
-        ([{"kay": "a"}], "no 'kay'"),
+        ([{"kay": "a"}], "no key 'kay'"),
         ([{"key": "a", "operator": "Is"}], "Equal, Exists"),
         ([{"key": "a", "effect": "NoWay"}], "NoExecute"),
-        ([{"key": "a", "operator": "Exists", "value": "b"}], "takes no value"),
+        ([{"key": "a", "operator": "Exists", "value": "b"}], "must have no value"),
         ([{"operator": "Equal", "value": "b"}], "must be Exists"),
         ([{"key": "a", "value": 1}], "quotes"),
         ([{"key": "a", "effect": "NoExecute", "seconds": True}], "true or false"),
-        ([{"key": "a", "effect": "NoSchedule", "seconds": 3}], "NoExecute alone"),
+        ([{"key": "a", "effect": "NoSchedule", "seconds": 3}], "only with the effect NoExecute"),
     ],
     "spot": [("yes", "true or false"), (1, "true or false")],
     "retries": [(-1, "from 0 to 100"), (1.5, "whole number"), ("2", "whole number")],
@@ -81,9 +81,9 @@ BAD: dict[str, list[tuple[Any, str]]] = {
     "group": [(2.0, "whole number")],
     "non_root": [("true", "true or false")],
     "image_pull_policy": [("always", "IfNotPresent"), ("Sometimes", "IfNotPresent")],
-    "image_pull_secrets": [("login", "list"), (["My Login"], "small letters"), ([True], "small letters")],
+    "image_pull_secrets": [("login", "list"), (["My Login"], "lower-case letters"), ([True], "lower-case letters")],
     "labels": [
-        ({"pipeline/runid": "x"}, "Kubeflow's own"),
+        ({"pipeline/runid": "x"}, "reserved by Kubeflow"),
         ({"team": "a b"}, "63"),
         ({"team": "x" * 64}, "63"),
         ({"team": True}, "quotes"),
@@ -91,19 +91,23 @@ BAD: dict[str, list[tuple[Any, str]]] = {
     ],
     "annotations": [({"a": 1}, "quotes"), ({"a/b/c": "x"}, "slash")],
     "environment": [
-        ({"AWS_SECRET_ACCESS_KEY": "x"}, "see `secrets`"),
-        ({"MEDLOOP_RUN": "x"}, "set by medloop itself"),
+        ({"AWS_SECRET_ACCESS_KEY": "x"}, "use `secrets`"),
+        ({"MEDLOOP_RUN": "x"}, "medloop sets MEDLOOP_RUN itself"),
         ({"1X": "a"}, "names of environment variables"),
         ({"X": 1}, "quotes"),
         ({"A-B": "c"}, "names"),
     ],
-    "secrets": [({"X": "only"}, "secret/key"), ({"X": "Big/key"}, "small letters"), ({"X": "a/b/c"}, "secret/key")],
-    "secret_files": [
-        ({"relative": "x"}, "from / on"),
-        ({"/x": "Under_score"}, "small letters"),
-        ({"/": "x"}, "from /"),
+    "secrets": [
+        ({"X": "only"}, "secret/key"),
+        ({"X": "Big/key"}, "lower-case letters"),
+        ({"X": "a/b/c"}, "secret/key"),
     ],
-    "volumes": [({"/a:b": "claim"}, "from / on"), ({"/a": "Claim"}, "small letters")],
+    "secret_files": [
+        ({"relative": "x"}, "absolute paths"),
+        ({"/x": "Under_score"}, "lower-case letters"),
+        ({"/": "x"}, "absolute paths"),
+    ],
+    "volumes": [({"/a:b": "claim"}, "absolute paths"), ({"/a": "Claim"}, "lower-case letters")],
 }
 
 
@@ -160,15 +164,18 @@ def test_a_bad_value_is_named_with_its_place_its_limit_and_what_to_write(
         ({"train": {"memmory": "1Gi"}}, "Did you mean 'memory'?"),
         ({"train": {5: 1}}, "there is no such key"),
         ({5: {"cpu": 1}}, "there is no stage 5"),
-        ({"train": ["cpu"]}, "must hold a mapping"),
-        (["train"], "must hold a mapping"),
-        ("train", "must hold a mapping"),
-        ("train: {cpu: 1", "not readable as YAML"),
-        ("train:\n\tcpu: 1\n", "not readable as YAML"),
-        ("\x00", "not readable as YAML"),
-        ("train: {cpu: 1}\ntrain: {accelerators: 1}\n", "'train' stands there twice"),
+        ({"train": ["cpu"]}, "must contain mappings"),
+        (["train"], "must contain mappings"),
+        ("train", "must contain mappings"),
+        ("train: {cpu: 1", "not valid YAML"),
+        ("train:\n\tcpu: 1\n", "not valid YAML"),
+        ("\x00", "not valid YAML"),
+        ("train: {cpu: 1}\ntrain: {accelerators: 1}\n", "'train' occurs more than once"),
         ("all: {timeout: 1:30}", "all.timeout is '1:30'"),
-        ({"train": {"volumes": {"/dev/shm": "claim"}}}, "train mounts /dev/shm, where its shared_memory lies"),
+        (
+            {"train": {"volumes": {"/dev/shm": "claim"}}},
+            "train mounts /dev/shm, which is the path of its shared_memory",
+        ),
     ],
 )
 def test_a_file_that_is_none_is_told(content: Any, words: str, tmp_path: Path) -> None:
@@ -178,10 +185,10 @@ def test_a_file_that_is_none_is_told(content: Any, words: str, tmp_path: Path) -
 
 
 def test_a_file_that_is_not_there_or_in_another_encoding(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="There is no cluster file"):
+    with pytest.raises(ValueError, match=r"The cluster file .* does not exist"):
         read_cluster(tmp_path / "none.yaml")
     (tmp_path / "latin.yaml").write_bytes(b"all: {labels: {team: caf\xe9}}")
-    with pytest.raises(ValueError, match="not readable as YAML"):
+    with pytest.raises(ValueError, match="not valid YAML"):
         read_cluster(tmp_path / "latin.yaml")
 
 
@@ -284,7 +291,7 @@ def test_names_that_kubernetes_allows(name: str) -> None:
 
 @pytest.mark.parametrize("name", ["", "A", "a_b", "-a", "a-", "a..b", "a.-b", ".a", "a b", "ä", "a/b", "x" * 254])
 def test_names_that_kubernetes_does_not_allow(name: str) -> None:
-    with pytest.raises(ValueError, match="a name that Kubernetes allows"):
+    with pytest.raises(ValueError, match="a valid Kubernetes name"):
         kubernetes_name(name)
 
 
@@ -298,18 +305,18 @@ def test_the_command_line_says_what_is_wrong_with_the_file(tmp_path: Path) -> No
     done = medloop(tmp_path, *arguments, "--cluster", str(tmp_path / "mine.yaml"), status=2)
     assert "mine.yaml: train.memory is 'lots'" in done.stderr
     done = medloop(tmp_path, *arguments, status=2, MEDLOOP_CLUSTER=str(tmp_path / "none.yaml"))
-    assert "There is no cluster file" in done.stderr
+    assert "The cluster file" in done.stderr
     assert "Did you mean 'retrain'?" in medloop(tmp_path, "compile", "retain", status=2).stderr
 
 
 @pytest.mark.parametrize(
     ("place", "words"),
     [
-        ({"cpu": 8, "cpu_limit": 2}, "cpu_limit is 2, below the 8 of cpu"),
-        ({"cpu": "500m", "cpu_limit": "250m"}, "cpu_limit is 250m, below the 500m of cpu"),
-        ({"user": 0}, "user is 0, which is root, and non_root is true"),
-        ({"volumes": {"/tmp": "scans"}}, "/tmp is taken by the image itself"),
-        ({"secret_files": {"/medloop": "authority"}}, "/medloop is taken by the image itself"),
+        ({"cpu": 8, "cpu_limit": 2}, "cpu_limit is 2, which is less than cpu"),
+        ({"cpu": "500m", "cpu_limit": "250m"}, "cpu_limit is 250m, which is less than cpu"),
+        ({"user": 0}, r"user is 0 \(root\), but non_root is true"),
+        ({"volumes": {"/tmp": "scans"}}, "/tmp is used by the image"),
+        ({"secret_files": {"/medloop": "authority"}}, "/medloop is used by the image"),
     ],
 )
 def test_what_no_cluster_takes_together_is_refused(place: dict[str, Any], words: str, tmp_path: Path) -> None:

@@ -88,7 +88,7 @@ def kubeconfig(folder: Path, address: str) -> str:
 def test_a_server_that_lets_us_in_is_named_with_its_version(tmp_path: Path) -> None:
     with kfp_server(login="token") as server:
         found = look(tmp_path, KF_PIPELINES_ENDPOINT=server.host, MEDLOOP_KFP_TOKEN=TOKEN)
-    assert (found["Kubeflow"]["state"], found["Kubeflow"]["means"]) == ("ok", f"2.17.0 at {server.host}, one user")
+    assert (found["Kubeflow"]["state"], found["Kubeflow"]["means"]) == ("ok", f"2.17.0 at {server.host}, single-user")
 
 
 def test_a_server_with_many_users_wants_a_namespace(tmp_path: Path) -> None:
@@ -100,7 +100,7 @@ def test_a_server_with_many_users_wants_a_namespace(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("settings", "words"),
-    [({"login": "token"}, "wants a log-in"), ({"tag": "2.5.0"}, "2.5.0"), ({"version_1_only": True}, "version 2")],
+    [({"login": "token"}, "requires a login"), ({"tag": "2.5.0"}, "2.5.0"), ({"version_1_only": True}, "version 2")],
 )
 def test_a_server_that_will_not_do_is_a_problem(settings: dict[str, Any], words: str, tmp_path: Path) -> None:
     with kfp_server(**settings) as server:
@@ -112,12 +112,13 @@ def test_a_server_that_will_not_do_is_a_problem(settings: dict[str, Any], words:
 def test_rights_in_the_cluster(tmp_path: Path) -> None:
     with kubernetes(tmp_path, secrets=("medloop",)) as file:
         found = look(tmp_path, KUBECONFIG=file, MEDLOOP_KFP_NAMESPACE="team")
-        assert "you may all that helps, in team" in found["Kubernetes"]["means"]
+        assert "all useful permissions in team" in found["Kubernetes"]["means"]
         assert found["secret"]["means"] == "medloop is there in team"
     with kubernetes(tmp_path, denied=("get pods/log",)) as file:
         found = look(tmp_path, KUBECONFIG=file)
         assert (
-            "you may not get pods/log in kubeflow, so you cannot read what a step says" in found["Kubernetes"]["means"]
+            "no permission to get pods/log in kubeflow, needed to read the logs of a step"
+            in found["Kubernetes"]["means"]
         )
         assert (found["secret"]["state"], "docs/cluster.md" in found["secret"]["remedy"]) == ("note", True)
 

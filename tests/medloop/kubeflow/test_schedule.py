@@ -14,7 +14,7 @@ import pytest
 from medloop.kubeflow import cron
 from medloop.kubeflow.cluster import read_cluster
 from medloop.kubeflow.login import connect
-from medloop.kubeflow.submit import Order, schedule, unschedule
+from medloop.kubeflow.submit import RunRequest, schedule, unschedule
 from medloop.settings import Kubeflow
 from tests.medloop.kubeflow import kfp_server as served
 from tests.medloop.kubeflow.kfp_checks import INTERNAL, Refusal
@@ -78,7 +78,7 @@ def test_a_schedule_is_pinned_and_never_overlaps_nor_catches_up(kfp: KfpServer, 
     assert json.loads(told) == {"removed": "medloop-retrain", "parts": 11}
     assert kfp.recurringruns == {}
     _, complaint = ask(tmp_path, kfp, "--remove", status=1)
-    assert "There is no schedule 'medloop-retrain' here. There are: none." in complaint
+    assert "There is no schedule 'medloop-retrain'. Existing schedules: none." in complaint
 
 
 def test_a_server_that_keeps_the_same_clock_needs_one_part(kfp: KfpServer, tmp_path: Path) -> None:
@@ -94,8 +94,8 @@ def test_a_server_that_keeps_the_same_clock_needs_one_part(kfp: KfpServer, tmp_p
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (LOOP, "Say when with --cron"),
-        (("--cron", "0 0 30 2 *", *LOOP), "no such day ever comes"),
+        (LOOP, "Set it with --cron"),
+        (("--cron", "0 0 30 2 *", *LOOP), "which never matches"),
         (("--cron", "0 0 3 * * MON", *LOOP), "6 fields"),
         (("--cron", "0 25 * * *", *LOOP), "hour '25'"),
         (("--cron", "0 3 * * *", "--timezone", "Europe/Berln", *LOOP), "Did you mean 'Europe/Berlin'?"),
@@ -123,9 +123,9 @@ def test_a_server_zone_that_is_none_is_told(kfp: KfpServer, tmp_path: Path) -> N
 
 
 @pytest.fixture(scope="module")
-def order() -> Order:
+def order() -> RunRequest:
     arguments = {"source": "/scans", "store": "s3://loop/chest"}
-    return Order("retrain", choose("r.example/m:1", []), read_cluster(None), arguments, "medloop", "nightly")
+    return RunRequest("retrain", choose("r.example/m:1", []), read_cluster(None), arguments, "medloop", "nightly")
 
 
 def parts(zone: str) -> list[cron.Span]:
@@ -134,7 +134,7 @@ def parts(zone: str) -> list[cron.Span]:
 
 @pytest.mark.parametrize("mishap", ["refused", "lost"])
 def test_what_goes_wrong_half_way_leaves_the_schedule_before_alone(
-    mishap: str, kfp: KfpServer, order: Order, monkeypatch: pytest.MonkeyPatch
+    mishap: str, kfp: KfpServer, order: RunRequest, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     server = connect(Kubeflow(endpoint=kfp.host))
     (before,) = schedule(server, order, parts("UTC"))
@@ -150,12 +150,12 @@ def test_what_goes_wrong_half_way_leaves_the_schedule_before_alone(
 
     routes = tuple((verb, path, third_goes_wrong if work is plain else work) for verb, path, work in served.ROUTES)
     monkeypatch.setattr(served, "ROUTES", routes)
-    with pytest.raises(ConnectionError, match="in trouble" if mishap == "refused" else "may be done all the same"):
+    with pytest.raises(ConnectionError, match="internal error" if mishap == "refused" else "may have succeeded"):
         schedule(server, order, parts("Europe/Berlin"))
     assert [*kfp.recurringruns] == [before["id"]]
 
 
-def test_schedules_of_other_names_and_of_others_are_left_alone(kfp: KfpServer, order: Order) -> None:
+def test_schedules_of_other_names_and_of_others_are_left_alone(kfp: KfpServer, order: RunRequest) -> None:
     from dataclasses import replace
 
     server = connect(Kubeflow(endpoint=kfp.host))
@@ -168,5 +168,5 @@ def test_schedules_of_other_names_and_of_others_are_left_alone(kfp: KfpServer, o
     assert unschedule(server, "nightly-knee") == 11
     assert unschedule(server, "nightly") == 1
     assert [*kfp.recurringruns] == ["foreign"]
-    with pytest.raises(ValueError, match=r"There is no schedule 'nightl' here\. There are: nightly"):
+    with pytest.raises(ValueError, match=r"There is no schedule 'nightl'\. Existing schedules: nightly"):
         unschedule(server, "nightl")

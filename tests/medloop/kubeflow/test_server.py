@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 from medloop.kubeflow.login import connect
-from medloop.kubeflow.server import About, Server
+from medloop.kubeflow.server import Server, ServerInfo
 from medloop.settings import Kubeflow
 from tests.components.shared.servers import free_port
 from tests.medloop.kubeflow.kfp_server import COOKIE, TOKEN, KfpServer, kfp_server, own_certificate
@@ -45,29 +45,32 @@ def at_once(server: Server) -> Server:
 def test_a_server_says_what_it_is(prefix: str, multi_user: bool) -> None:
     with kfp_server(prefix=prefix, multi_user=multi_user, tag="2.15.0") as kfp:
         mine = {"namespace": "team"} if multi_user else {}
-        assert at(kfp, **mine).about((2, 15)) == About("2.15.0", multi_user)
-        assert connect(Kubeflow(endpoint=kfp.host + "/", **mine)).about().version == "2.15.0"
-        with pytest.raises(RuntimeError, match=r"is Kubeflow Pipelines 2\.15\.0, and what is asked for needs 2\.16"):
-            at(kfp, **mine).about((2, 16))
+        assert at(kfp, **mine).check((2, 15)) == ServerInfo("2.15.0", multi_user)
+        assert connect(Kubeflow(endpoint=kfp.host + "/", **mine)).check().version == "2.15.0"
+        with pytest.raises(RuntimeError, match=r"is Kubeflow Pipelines 2\.15\.0, but the cluster file requires 2\.16"):
+            at(kfp, **mine).check((2, 16))
         kfp.tag = "unknown"  # a build of one's own is believed
-        assert at(kfp, **mine).about((2, 16)).version == "unknown"
+        assert at(kfp, **mine).check((2, 16)).version == "unknown"
 
 
 def test_a_server_of_many_users_wants_to_know_whose_namespace_it_is() -> None:
-    with kfp_server(multi_user=True) as kfp, pytest.raises(RuntimeError, match="Set MEDLOOP_KFP_NAMESPACE to yours"):
-        at(kfp).about()
+    with (
+        kfp_server(multi_user=True) as kfp,
+        pytest.raises(RuntimeError, match="Set MEDLOOP_KFP_NAMESPACE to your namespace"),
+    ):
+        at(kfp).check()
 
 
 def test_version_1_is_refused_by_name() -> None:
     with kfp_server(version_1_only=True) as kfp, pytest.raises(RuntimeError, match="no Kubeflow Pipelines API of vers"):
-        at(kfp).about()
+        at(kfp).check()
 
 
 def test_what_is_no_kubeflow_at_all() -> None:
     with kfp_server(prefix="/pipeline") as kfp:
         root = kfp.host.removesuffix("/pipeline")
         with pytest.raises(RuntimeError, match="some have a path, such as /pipeline") as refused:
-            connect(Kubeflow(endpoint=root)).about()
+            connect(Kubeflow(endpoint=root)).check()
         assert root in str(refused.value)
 
 
@@ -88,32 +91,34 @@ def test_what_is_not_there_is_a_sentence_on_the_command_line(tmp_path: Path) -> 
     with kfp_server(prefix="/pipeline") as kfp:
         elsewhere = kfp.host.removesuffix("/pipeline") + "/elsewhere"
         done = medloop(tmp_path, "runs", "--json", status=1, KF_PIPELINES_ENDPOINT=elsewhere)
-    assert "knows no such thing (GET /apis/v2beta1/runs: 404" in json.loads(done.stdout)["error"]
+    assert "does not have this object (GET /apis/v2beta1/runs: 404" in json.loads(done.stdout)["error"]
     assert "Traceback" not in done.stderr
 
 
 def test_nobody_answers(tmp_path: Path) -> None:
     host = f"http://127.0.0.1:{free_port()}"
     done = medloop(tmp_path, "runs", "--json", status=1, KF_PIPELINES_ENDPOINT=host)
-    assert f"No Kubeflow Pipelines server answers at {host}" in done.stderr
+    assert f"No Kubeflow Pipelines server responds at {host}" in done.stderr
     assert "Connection refused" in done.stderr
     assert "port-forward" in done.stderr
     assert len(done.stderr.splitlines()) == 1  # no warnings of a library's before it
     assert json.loads(done.stdout)["error"] in done.stderr
     with pytest.raises(ConnectionError, match=r"no-such-host\.invalid"):
-        connect(Kubeflow(endpoint="http://no-such-host.invalid")).about()
+        connect(Kubeflow(endpoint="http://no-such-host.invalid")).check()
 
 
 def test_a_while_of_503_and_resets_passes_unnoticed(kfp: KfpServer) -> None:
     server = at(kfp)
     kfp.unavailable = 2
-    assert server.about().version == kfp.tag
+    assert server.check().version == kfp.tag
     kfp.resets = 2
     assert list(server.runs()) == []
     kfp.unavailable = 10**6
     at_once(server)
-    with pytest.raises(ConnectionError, match=r"is in trouble \(GET /apis/v2beta1/healthz: 503, no healthy upstream\)"):
-        server.about()
+    with pytest.raises(
+        ConnectionError, match=r"reports an internal error \(GET /apis/v2beta1/healthz: 503, no healthy upstream\)"
+    ):
+        server.check()
 
 
 def test_a_post_is_not_sent_twice_and_its_loss_is_told(kfp: KfpServer) -> None:
@@ -121,28 +126,28 @@ def test_a_post_is_not_sent_twice_and_its_loss_is_told(kfp: KfpServer) -> None:
     for mishap in ("losses", "resets"):
         setattr(kfp, mishap, 1)
         before = len(kfp.requests)
-        with pytest.raises(ConnectionError, match="may be done all the same") as lost:
-            server._ask("POST", "experiments", body={"display_name": mishap})
+        with pytest.raises(ConnectionError, match="may have succeeded") as lost:
+            server._request("POST", "experiments", body={"display_name": mishap})
         assert "Connection reset by peer" in str(lost.value)
         assert len(kfp.requests) == before + 1
     assert [each["display_name"] for each in kfp.experiments.values()] == ["Default", "losses"]
-    with pytest.raises(ConnectionError, match="No Kubeflow Pipelines server answers"):  # nothing was sent
-        connect(Kubeflow(endpoint=f"http://127.0.0.1:{free_port()}"))._ask("POST", "experiments", body={})
+    with pytest.raises(ConnectionError, match="No Kubeflow Pipelines server responds"):  # nothing was sent
+        connect(Kubeflow(endpoint=f"http://127.0.0.1:{free_port()}"))._request("POST", "experiments", body={})
 
 
 def test_tls(tmp_path: Path) -> None:
     with kfp_server(certificate=own_certificate(tmp_path)) as kfp:
-        assert at(kfp, ca=str(tmp_path / "server.pem")).about().version == kfp.tag
+        assert at(kfp, ca=str(tmp_path / "server.pem")).check().version == kfp.tag
         with pytest.raises(ConnectionError, match="MEDLOOP_KFP_CA"):
-            at(kfp).about()
+            at(kfp).check()
         other = kfp.host.replace("127.0.0.1", "localhost")
         with pytest.raises(ConnectionError, match="is for another name"):
-            connect(Kubeflow(endpoint=other, ca=str(tmp_path / "server.pem"))).about()
+            connect(Kubeflow(endpoint=other, ca=str(tmp_path / "server.pem"))).check()
         with pytest.raises(ValueError, match=r"MEDLOOP_KFP_CA is .*none\.pem"):
             at(kfp, ca=str(tmp_path / "none.pem"))
         plain = at_once(connect(Kubeflow(endpoint=kfp.host.replace("https", "http"))))
         with pytest.raises(ConnectionError, match="answers"):
-            plain.about()
+            plain.check()
 
 
 @pytest.mark.parametrize("login", ["token", "mesh"])
@@ -158,12 +163,12 @@ def test_a_token(login: str) -> None:
 
 def test_a_cookie_and_a_login_page() -> None:
     with kfp_server(login="cookie", prefix="/pipeline") as kfp:
-        assert at(kfp, cookies=COOKIE).about().version == kfp.tag
+        assert at(kfp, cookies=COOKIE).check().version == kfp.tag
         for cookies in ("", "authservice_session=old"):
-            with pytest.raises(PermissionError, match="most likely a log-in page") as refused:
-                at(kfp, cookies=cookies).about()
+            with pytest.raises(PermissionError, match="probably a login page") as refused:
+                at(kfp, cookies=cookies).check()
             assert "=old" not in str(refused.value)
-        with pytest.raises(PermissionError, match="log-in page"):
+        with pytest.raises(PermissionError, match="login page"):
             at(kfp).start({})
 
 
@@ -246,21 +251,21 @@ def test_a_kubeconfig_leads_through_the_cluster_to_the_server(tmp_path: Path, mo
         kubeconfig(tmp_path / "kubeconfig", kfp, token=TOKEN)
         server = connect(Kubeflow())
         assert server.host == kfp.host
-        assert server.about().version == kfp.tag
+        assert server.check().version == kfp.tag
         assert list(server.runs()) == []
         with pytest.raises(PermissionError, match="401"):
-            connect(Kubeflow(token="another")).about()
-        with pytest.raises(ConnectionError, match="No Kubeflow Pipelines server answers"):
-            connect(Kubeflow(context="there")).about()
+            connect(Kubeflow(token="another")).check()
+        with pytest.raises(ConnectionError, match="No Kubeflow Pipelines server responds"):
+            connect(Kubeflow(context="there")).check()
         with pytest.raises(ValueError, match="nowhere"):
             connect(Kubeflow(context="nowhere"))
     with kfp_server(prefix=PROXY) as kfp:  # a cluster that wants no token
         kubeconfig(tmp_path / "kubeconfig", kfp)
-        assert connect(Kubeflow()).about().version == kfp.tag
+        assert connect(Kubeflow()).check().version == kfp.tag
 
 
 def test_no_way_to_any_server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(ValueError, match=r"No Kubeflow Pipelines server is named\. Set KF_PIPELINES_ENDPOINT"):
+    with pytest.raises(ValueError, match=r"No Kubeflow Pipelines server is configured\. Set KF_PIPELINES_ENDPOINT"):
         connect(Kubeflow())
     (tmp_path / "broken").write_text("clusters: [")
     monkeypatch.setenv("KUBECONFIG", str(tmp_path / "broken"))
@@ -270,7 +275,7 @@ def test_no_way_to_any_server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
 
 def test_logs_that_cannot_be_had_are_none(kfp: KfpServer) -> None:
     server = at(kfp)
-    assert (server.log("no-run", "no-pod"), server.held_up("no-run", "no-pod")) == ("", "")
+    assert (server.log("no-run", "no-pod"), server.waiting_reason("no-run", "no-pod")) == ("", "")
     kfp.unavailable = 10**6
     at_once(server)
     assert server.log("no-run", "no-pod") == ""

@@ -20,7 +20,7 @@ import yaml
 from medloop.kubeflow.cluster import SHIPPED, read_cluster
 from medloop.kubeflow.follow import Outcome, follow
 from medloop.kubeflow.login import connect
-from medloop.kubeflow.submit import Order
+from medloop.kubeflow.submit import RunRequest
 from medloop.kubeflow.submit import submit as begin
 from medloop.settings import Kubeflow
 from tests.e2e.loop import ROOT, wait_for
@@ -77,18 +77,18 @@ def test_a_run_is_started_with_its_package_its_parameters_and_who_asked(kfp: Kfp
 
 
 @pytest.fixture(scope="module")
-def order() -> Order:
+def order() -> RunRequest:
     """What is to be run, for those who ask the server in this process."""
     arguments = {"source": "/scans", "store": "s3://loop/chest"}
-    return Order("retrain", choose("r.example/m:1", []), read_cluster(None), arguments, "medloop", "a run")
+    return RunRequest("retrain", choose("r.example/m:1", []), read_cluster(None), arguments, "medloop", "a run")
 
 
-def test_one_run_at_a_time_holds_a_store(kfp: KfpServer, order: Order) -> None:
+def test_one_run_at_a_time_holds_a_store(kfp: KfpServer, order: RunRequest) -> None:
     server = connect(Kubeflow(endpoint=kfp.host))
     kfp.script = [Step("resolve", "RUNNING", 600)]
     run_id = begin(server, order)
     for same in ("s3://loop/chest", "s3://loop/chest/"):
-        with pytest.raises(RuntimeError, match="One run at a time holds a loop") as refused:
+        with pytest.raises(RuntimeError, match="Only one run at a time can use a store") as refused:
             begin(server, replace(order, arguments={**order.arguments, "store": same}))
         assert run_id in str(refused.value)
     assert len(kfp.runs) == 1
@@ -155,7 +155,7 @@ def test_ctrl_c_leaves_the_run_alone(kfp: KfpServer, tmp_path: Path) -> None:
         printed, complaint = watching.communicate(timeout=30)
     (run_id,) = kfp.runs
     assert watching.returncode == 130, printed + complaint
-    assert "the run goes on" in complaint
+    assert "the run continues" in complaint
     assert f"/#/runs/details/{run_id}" in complaint
     assert "Traceback" not in complaint
     assert not any(request.path.endswith(":terminate") for request in kfp.requests)
@@ -165,19 +165,19 @@ def test_watching_has_an_end_of_its_own(kfp: KfpServer, tmp_path: Path) -> None:
     kfp.script = [Step("resolve", "RUNNING", 600)]
     done = submit(tmp_path, kfp, *WATCHED, "--timeout", "0s", status=1)
     (run_id,) = kfp.runs
-    assert f"The run {run_id} is running after 0 s. The run goes on without being watched" in done.stderr
+    assert f"The run {run_id} is running after 0 s. The run continues unwatched" in done.stderr
 
 
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (("--source", "/scans", "--no-pin"), "a directory of this machine, which a cluster does not see"),
+        (("--source", "/scans", "--no-pin"), "a directory of this machine, which a cluster cannot access"),
         (("--store", "s3://b/p", "--no-pin"), "No source was given"),
         ((*ORDER, "--set", "epoch=3"), "Did you mean 'epochs'?"),
         ((*ORDER, "--service-account", "My Account"), "--service-account is 'My Account'"),
         ((*ORDER, "--image", "trian=x/y:1"), "Did you mean 'train'?"),
-        ((*ORDER, "--images", "registry.example/Team:1"), "small letters"),
-        ((*WATCHED, "--timeout", "90 minutes"), "--timeout: '90 minutes' is no duration"),
+        ((*ORDER, "--images", "registry.example/Team:1"), "lower-case letters"),
+        ((*WATCHED, "--timeout", "90 minutes"), "--timeout: '90 minutes' is not a duration"),
         ((*ORDER, "--timeout", "5m"), "Add --wait"),
     ],
 )
@@ -199,7 +199,7 @@ def test_no_server_is_named(tmp_path: Path) -> None:
 def test_a_server_too_old_for_what_is_asked_gets_nothing(tmp_path: Path) -> None:
     with kfp_server(tag="2.14.0") as kfp:
         done = submit(tmp_path, kfp, *ORDER, status=1)
-        assert "is Kubeflow Pipelines 2.14.0, and what is asked for needs 2.16 or newer" in done.stderr
+        assert "is Kubeflow Pipelines 2.14.0, but the cluster file requires 2.16 or newer" in done.stderr
         assert not kfp.pipelines
         plain = tmp_path / "plain.yaml"
         gone: dict[str, Any] = {stage: {"secrets": dict.fromkeys(names)} for stage, names in placed_secrets().items()}
@@ -216,7 +216,7 @@ def placed_secrets() -> dict[str, dict[str, Any]]:
 
 
 def test_a_lost_answer_says_that_the_run_may_exist(
-    kfp: KfpServer, order: Order, monkeypatch: pytest.MonkeyPatch
+    kfp: KfpServer, order: RunRequest, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     plain = KfpServer.create_run
 
@@ -228,7 +228,7 @@ def test_a_lost_answer_says_that_the_run_may_exist(
     monkeypatch.setattr(served, "ROUTES", routes)
     kfp.script = []
     server = connect(Kubeflow(endpoint=kfp.host))
-    with pytest.raises(ConnectionError, match="may be done all the same: look with `medloop runs`"):
+    with pytest.raises(ConnectionError, match="may have succeeded: check with `medloop runs`"):
         begin(server, order)
     (run_id,) = kfp.runs
     with pytest.raises(RuntimeError, match=run_id):  # the run that was begun holds the store
@@ -318,12 +318,12 @@ def test_a_try_that_failed_before_one_that_did_not_is_no_failure(kfp: KfpServer,
 def test_an_image_that_cannot_be_pulled_is_told_while_it_waits(kfp: KfpServer, package: Path, archive: bool) -> None:
     kfp.archive = archive
     with pytest.raises(TimeoutError) as tired:
-        watch(kfp, package, [*upto("train"), Step("train", "PENDING")], patience=0.5, long=0.1)
+        watch(kfp, package, [*upto("train"), Step("train", "PENDING")], timeout=0.5, pending_seconds=0.1)
     assert "running after" in str(tired.value)
     told = watch_said(kfp, package, [*upto("train"), Step("train", "PENDING")])
     (word,) = [line for line in told if "has been pending" in line]
     assert word.startswith("train has been pending")
-    assert ("no node has room" if archive else "trying and failing to pull image") in word
+    assert ("no node has enough resources" if archive else "trying and failing to pull image") in word
     assert next(reversed(kfp.runs)) in word
 
 
@@ -337,7 +337,7 @@ def watch_said(kfp: KfpServer, package: Path, script: list[Step]) -> list[str]:
 
 def test_a_run_that_nobody_takes_up_is_told_once(kfp: KfpServer, package: Path) -> None:
     told = watch_said(kfp, package, [])
-    assert [line for line in told if "No step has begun" in line] == told[-1:]
+    assert [line for line in told if "No step has started" in line] == told[-1:]
     assert "The workflow controller may be down" in told[-1]
 
 
@@ -363,7 +363,7 @@ def test_a_run_that_was_ended_from_outside_is_not_blamed_on_a_stage(kfp: KfpServ
 
     def stop(event: dict[str, Any]) -> None:
         if event["stage"] == "train":
-            server._ask("POST", f"runs/{run_id}:terminate")
+            server._request("POST", f"runs/{run_id}:terminate")
 
     done = follow(server, run_id, stop, said.append, 0.02, 20)
     assert (done.state, done.stopped) == (ending, True)
@@ -376,8 +376,8 @@ def test_a_server_that_is_away_for_a_while_is_asked_again(kfp: KfpServer, packag
     kfp.unavailable, kfp.resets = 2, 1
     assert follow(server, run_id, lambda _: None, said.append, 0.02, 20).state == "SUCCEEDED"
     kfp.unavailable = 10**6
-    with pytest.raises(ConnectionError, match="is in trouble"):
-        follow(server, run_id, lambda _: None, said.append, 0.02, 20, blind=0.1)
+    with pytest.raises(ConnectionError, match="reports an internal error"):
+        follow(server, run_id, lambda _: None, said.append, 0.02, 20, unreachable_seconds=0.1)
 
 
 def test_of_two_submits_at_the_same_moment_one_goes_on(kfp: KfpServer, tmp_path: Path) -> None:
@@ -390,7 +390,7 @@ def test_of_two_submits_at_the_same_moment_one_goes_on(kfp: KfpServer, tmp_path:
     ]
     told = [process.communicate(timeout=120)[1] for process in both]
     assert sorted(process.returncode for process in both) == [0, 1]
-    assert "One run at a time holds a loop" in "".join(told)
+    assert "Only one run at a time can use a store" in "".join(told)
     going_on = [run for run in kfp.runs.values() if run.state(time.time()) in ("PENDING", "RUNNING")]
     assert len(going_on) == 1
 

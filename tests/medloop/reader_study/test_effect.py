@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from scipy import stats
 from sklearn.metrics import roc_auc_score
 
-from medloop.reader_study.effect import Parts, concluded, effect, of_one, parts
+from medloop.reader_study.effect import Parts, conclude, effect, of_one, parts
 from medloop.reader_study.sums import Area, Share, Sums, covariances, jackknife, value, with_interval
 
 VAN_DYKE = np.array(
@@ -31,7 +31,7 @@ def test_the_published_example_comes_out() -> None:
     made_of = parts(VAN_DYKE, covariance.reshape(10, 10))
     assert made_of.between == pytest.approx(0.000551031, rel=1e-5)
     assert made_of.spread == pytest.approx(0.00107626, rel=1e-5)
-    found = concluded(VAN_DYKE, made_of, 0.95)
+    found = conclude(VAN_DYKE, made_of, 0.95)
     assert found["difference"] == pytest.approx(0.0438003, abs=1e-7)
     assert (found["difference"] / made_of.error) ** 2 == pytest.approx(4.45632, rel=1e-5)
     assert found["freedom"] == pytest.approx(15.2597, rel=1e-5)

@@ -17,8 +17,8 @@ import pytest
 from components.shared.contracts import Manifest
 from components.shared.privacy import hash_keys
 from components.shared.storage.store import open_store
-from medloop.reader_study.readers import readers as hold
-from medloop.reader_study.study import Locked, Readings, study
+from medloop.reader_study.readers import compare_readers
+from medloop.reader_study.study import LockedTest, Readings, study
 from medloop.reader_study.table import Reading, read_table
 from medloop.runner import explain
 from medloop.runner.run import find
@@ -116,7 +116,7 @@ def test_in_the_terminal_it_says_the_effect_and_where_the_page_is(
 ) -> None:
     file = written(tmp_path / "readings.csv", table(images, {"Ada": 0.3, "Bo": 0.4}))
     told = medloop(finished.home, "readers", "--csv", str(file)).stdout
-    assert told.startswith("With the model's help the 2 readers were right ")
+    assert told.startswith("With the model's help, the accuracy of the 2 readers was ")
     assert told.endswith(f"{finished.home / 'runs' / RUN / 'readers.html'}\n")
 
 
@@ -146,19 +146,19 @@ def changed(rows: list[Row], line: int, **cells: str) -> list[Row]:
 WRONG: dict[str, tuple[Callable[[list[Row]], list[Row]], list[str]]] = {
     "unknown image": (
         lambda rows: changed(rows, 4, image="NORMAL/none.png"),
-        ["Line 4", "not among the", "test images", "Give its name relative to the source"],
+        ["Line 4", "not among the", "test images", "Use its name relative to the source"],
     ),
     "unknown label": (
         lambda rows: changed(rows, 3, label="Pneumona"),
-        ["Line 3", "a label that is no class", "did you mean 'PNEUMONIA'", "NORMAL, PNEUMONIA"],
+        ["Line 3", "a label that is not a class", "did you mean 'PNEUMONIA'", "NORMAL, PNEUMONIA"],
     ),
-    "too few": (lambda rows: rows[:4], ["'Ada' has 4 images without help", "at least 10", "leave these lines out"]),
+    "too few": (lambda rows: rows[:4], ["'Ada' has 4 images without help", "at least 10", "remove these lines"]),
     "duplicate": (
         lambda rows: [*rows, rows[2]],
         ["Lines 4 and ", "the same image, read by 'Ada' without help", "Keep one"],
     ),
-    "aided": (lambda rows: changed(rows, 2, aided="perhaps"), ["Line 2", "under aided", "yes", "no."]),
-    "no reader": (lambda rows: changed(rows, 2, reader=" "), ["Line 2", "names no reader"]),
+    "aided": (lambda rows: changed(rows, 2, aided="perhaps"), ["Line 2", "column aided", "yes", "no."]),
+    "no reader": (lambda rows: changed(rows, 2, reader=" "), ["Line 2", "has no reader"]),
     "no label": (lambda rows: changed(rows, 5, label=""), ["Line 5", "has no label", "leave it out"]),
     "column": (lambda rows: [{**row, "lable": "x"} for row in rows], ["a column 'lable'", "did you mean 'label'"]),
     "missing column": (
@@ -167,11 +167,11 @@ WRONG: dict[str, tuple[Callable[[list[Row]], list[Row]], list[str]]] = {
     ),
     "scores without a cut": (
         lambda rows: [{"reader": row["reader"], "image": row["image"], "score": "1"} for row in rows],
-        ["scores and no labels", "--cut"],
+        ["scores but no labels", "--cut"],
     ),
     "a frame": (
         lambda rows: changed([{**row, "frame": ""} for row in rows], 2, frame="x"),
-        ["Line 2", "a frame that is no number"],
+        ["Line 2", "an invalid frame"],
     ),
     "a score": (
         lambda rows: changed([{**row, "score": "1"} for row in rows], 3, score="nan"),
@@ -203,11 +203,11 @@ def read(rows: list[Row], ids: dict[str, int]) -> list[Reading]:
 
 
 def test_an_empty_file_and_another_encoding_are_refused() -> None:
-    with pytest.raises(ValueError, match="has the columns of an empty file"):
+    with pytest.raises(ValueError, match="has the columns \\(none\\)"):
         read_table(b"", CLASSES, {}, KEY.image, 1, None)
-    with pytest.raises(ValueError, match="holds 0 readings"):
+    with pytest.raises(ValueError, match="contains 0 readings"):
         read_table(b"reader,image,label\n,,\n", CLASSES, {}, KEY.image, 1, None)
-    with pytest.raises(ValueError, match="no UTF-8 at byte 21"):
+    with pytest.raises(ValueError, match="not valid UTF-8 at byte 21"):
         read_table("reader,image,label\nB,ä".encode("latin-1"), CLASSES, {}, KEY.image, 1, None)
     with pytest.raises(RuntimeError, match="no hash key here"):
         read_table(b"reader,image,label\n", CLASSES, {}, None, 1, None)
@@ -218,14 +218,14 @@ def test_an_empty_file_and_another_encoding_are_refused() -> None:
     [
         (
             "reader,image,label,score\nA,1.png,NORMAL,0,5",
-            "Line 2 .* has 5 cells, and there are 4 columns.* with a point",
+            "Line 2 .* has 5 cells, but the table has 4 columns.* with a point",
         ),
         (
             'reader,image,label\nA,"' + "x" * 200_000 + '",NORMAL',
-            r"Line \d of the readers' table cannot be read as CSV",
+            r"Line \d of the readers' table is not valid CSV",
         ),
-        ("reader,image,label\nA,1.png,\0", "The readers' table, line 2 holds a NUL character"),
-        ("reader,image," + "label," * 2000, "The readers' table has 2,003 columns, and 1,000 are allowed"),
+        ("reader,image,label\nA,1.png,\0", "The readers' table, line 2 contains a NUL character"),
+        ("reader,image," + "label," * 2000, "The readers' table has 2,003 columns; the maximum is 1,000"),
         ("reader,image,label,Label\nA,1.png,NORMAL,PNEUMONIA", "has the column 'label' twice. Keep one"),
     ],
 )
@@ -243,8 +243,8 @@ def test_findings_have_no_readers_and_a_cut_is_a_number(
     store = open_store(str(finished.home / "store"))
     several = {**(explain.metrics(store, find(store)) or {}), "task": "multilabel"}
     monkeypatch.setattr(explain, "metrics", lambda *_: several)
-    with pytest.raises(ValueError, match="learned to tell 2 findings, of which an image may have several"):
-        hold(Settings.__new__(Settings), store, find(store), file, "", None)
+    with pytest.raises(ValueError, match="predicts 2 findings, several per image"):
+        compare_readers(Settings.__new__(Settings), store, find(store), file, "", None)
 
 
 def test_a_frame_of_a_file_is_an_image_of_its_own() -> None:
@@ -265,22 +265,22 @@ def test_what_cannot_be_asked_is_refused(
     nothing = medloop(finished.home, "readers", "--csv", str(tmp_path / "none.csv"), status=2)
     assert "which is no file" in nothing.stderr
     other = medloop(finished.home, "readers", "--csv", file, "--positive", "VIRUS", status=2)
-    assert "--positive is 'VIRUS', which is no class" in other.stderr
+    assert "--positive is 'VIRUS', which is not a class" in other.stderr
     foreign = hash_keys.parse("a7" * 32)
     wrong = medloop(finished.home, "readers", "--csv", file, status=1, MEDLOOP_HASH_KEY=foreign.text)
-    assert f"has the id {foreign.id}, and the run's data set was made with key {KEY.id}" in wrong.stderr
+    assert f"has the id {foreign.id}, but the run's data set uses the key {KEY.id}" in wrong.stderr
     early = ByHand(tmp_path / "early")
     early.data()
     said = medloop(tmp_path / "early", "readers", "--csv", file, status=1)
-    assert "before its model was evaluated" in said.stderr
+    assert "its model was not evaluated" in said.stderr
 
 
 # Studies that are not whole.
 
 
-def locked(images: int = 60, classes: int = 2) -> Locked:
+def locked(images: int = 60, classes: int = 2) -> LockedTest:
     labels = np.arange(images) % classes
-    return Locked(
+    return LockedTest(
         classes=["NORMAL", "BACTERIA", "VIRUS"][:classes],
         image_ids=[f"{number}" for number in range(images)],
         labels=labels,
@@ -291,7 +291,7 @@ def locked(images: int = 60, classes: int = 2) -> Locked:
     )
 
 
-def readings(which: Locked, ways: dict[tuple[str, bool], range]) -> Readings:
+def readings(which: LockedTest, ways: dict[tuple[str, bool], range]) -> Readings:
     """What each reader said of these images in each way: each fifth is wrong, each seventh with help."""
     rows = []
     for (reader, aided), images in ways.items():
@@ -311,7 +311,7 @@ def test_the_effect_is_of_images_that_all_read_in_both_ways() -> None:
     assert told["readers"][2]["difference"] is None
     assert told["agreement"]["unaided"]["readers"] == 3
     assert told["agreement"]["unaided"]["images"] == 40
-    assert told["effect"]["sentence"].endswith("Two readers say little of others.")
+    assert told["effect"]["sentence"].endswith("Two readers are too few to represent others.")
 
 
 def test_too_little_in_common_is_said() -> None:
@@ -322,7 +322,7 @@ def test_too_little_in_common_is_said() -> None:
     assert "All 2 readers read 5 images with and without help" in told["effect"]["sentence"]
     assert told["agreement"] == {"unaided": None, "aided": None}
     alone = study(readings(test, {("A", False): range(30), ("A", True): range(30)}), test, 1)
-    assert alone["effect"]["sentence"].startswith("One reader alone read in both ways")
+    assert alone["effect"]["sentence"].startswith("Only one reader read in both ways")
 
 
 def test_of_three_classes_one_can_be_asked_for() -> None:

@@ -12,7 +12,7 @@ from components.gate.policy import merge_changes
 from components.shared.ledger import release_log
 from components.shared.ledger.approvals import FOLDER, approve
 from medloop.releases.approve import write
-from medloop.runner.explain import decided, decision
+from medloop.runner.explain import decision, decision_digest
 from medloop.runner.run import find, recent
 from tests.medloop.by_hand import LENIENT, QUICK, ByHand
 from tests.medloop.test_cli import medloop
@@ -55,8 +55,8 @@ def test_a_run_that_waits_is_a_result_that_says_how_to_approve_it(loop: ByHand) 
     [
         ((WAITING, "--by", " ", "--reason", "x"), "needs a name and a reason"),
         ((WAITING, "--by", "Dr. B", "--reason", ""), "needs a name and a reason"),
-        ((WAITING, "--by", "Dr. B", "--reason", "x", "--days", "15"), "--days is 15, and must be from 1 to 14"),
-        ((REFUSED, "--by", "Dr. B", "--reason", "x"), "What was refused cannot be approved"),
+        ((WAITING, "--by", "Dr. B", "--reason", "x", "--days", "15"), "--days is 15; the policy allows 1 to 14"),
+        ((REFUSED, "--by", "Dr. B", "--reason", "x"), "A refused model cannot be approved"),
         (("1111", "--by", "Dr. B", "--reason", "x"), "2 runs begin with '1111'"),
         (("9", "--by", "Dr. B", "--reason", "x"), "There is no run '9'"),
     ],
@@ -75,7 +75,7 @@ def test_a_policy_is_applied_to_past_runs_without_training(loop: ByHand, tmp_pat
     assert (lenient[WAITING]["then"], lenient[WAITING]["now"]) == ("awaiting approval", "approved")
     assert lenient[REFUSED]["then"] == "refused"
     assert lenient[REFUSED]["now"] == "unknown"
-    assert "what would have been shipped was never made" in lenient[REFUSED]["why"]
+    assert "it was never quantized" in lenient[REFUSED]["why"]
     strict = tmp_path / "strict.yaml"
     strict.write_text("counts: {patients: 1000}\n")
     assert {verdict["now"] for verdict in replayed(loop, str(strict)).values()} == {"refused"}
@@ -84,7 +84,7 @@ def test_a_policy_is_applied_to_past_runs_without_training(loop: ByHand, tmp_pat
     assert "Did you mean 'PNEUMONIA'" in replayed(loop, str(strict))[WAITING]["why"]
     told = medloop(loop.home, "gate", "--replay", "lenient").stdout
     assert f"≠ {WAITING}" in told
-    assert "would be decided now" in told
+    assert "decision under the policy" in told
     assert (loop.store.names("steps"), loop.store.names("work"), loop.store.names("releases")) == before
 
 
@@ -93,7 +93,7 @@ def test_a_wrong_policy_is_applied_to_nothing(loop: ByHand, tmp_path: Path) -> N
     wrong.write_text("flors: {auc: 0.5}\n")
     assert "Did you mean 'floors'" in medloop(loop.home, "gate", "--replay", str(wrong), status=2).stderr
     assert "Did you mean 'lenient'" in medloop(loop.home, "gate", "--replay", "lenent", status=2).stderr
-    assert medloop(tmp_path, "gate", "--replay", "lenient").stdout == "No run has come to a decision yet.\n"
+    assert medloop(tmp_path, "gate", "--replay", "lenient").stdout == "No run has reached a decision yet.\n"
 
 
 def test_an_approval_that_still_holds_is_taken_up_again(loop: ByHand) -> None:
@@ -101,7 +101,7 @@ def test_an_approval_that_still_holds_is_taken_up_again(loop: ByHand) -> None:
     run = find(loop.store, WAITING)
     verdict = decision(loop.store, run)
     assert verdict
-    first = approve(loop.store, decided(run), verdict, "Dr. B", "Read them.", 3)
+    first = approve(loop.store, decision_digest(run), verdict, "Dr. B", "Read them.", 3)
     assert write(loop.store, run, "Dr. C", "Another.", 0) == first
     assert len(loop.store.names(FOLDER)) == 1
     assert "Approved by Dr. B at" in medloop(loop.home, "explain", WAITING).stdout
@@ -144,7 +144,7 @@ def test_a_person_approves_and_deploy_alone_releases(loop: ByHand) -> None:
     assert told["run"] not in [run.id for run in recent(loop.store, 9)]
     assert told["run"] in [run.id for run in recent(loop.store, 9, releases=True)]
     medloop(loop.home, "keys", "pair", str(loop.home / "signing.key"))
-    assert "No run has come" not in medloop(loop.home, "gate", "--replay", "lenient", "--limit", "1").stdout
+    assert "No run has reached" not in medloop(loop.home, "gate", "--replay", "lenient", "--limit", "1").stdout
     again = medloop(loop.home, "approve", WAITING, "--by", "Dr. C", "--reason", "Again.", status=2)
     assert "in service already, as v1. Nothing was changed." in again.stderr
     assert len(loop.store.names(FOLDER)) == 1

@@ -22,7 +22,7 @@ from components.shared.ledger import release_log, signing
 from components.shared.storage.store import open_store
 from medloop.cli.main import main as run_command
 from medloop.operations import doctor
-from medloop.releases.examination import examine
+from medloop.releases.verification import verify_log
 from medloop.settings import read_settings
 from tests.components.deploy.test_deploy import Candidate
 from tests.components.shared.decisions import decision, state
@@ -76,7 +76,7 @@ class Loop:
         return path
 
     def problems(self) -> list[str]:
-        return examine(open_store(self.store.uri), signing.verifier())[0].problems
+        return verify_log(open_store(self.store.uri), signing.verifier())[0].problems
 
 
 def medloop(*arguments: str, status: int = 0) -> str:
@@ -199,9 +199,9 @@ def a_large_one(loop: Loop) -> None:
 TAMPERED: list[tuple[Callable[[Loop], None], list[str]]] = [
     (removed, ["Entry 2 is missing: it was removed."]),
     (beginning_removed, ["Entry 1 is missing: it was removed."]),
-    (renumbered, ["In the place of entry 2 stands one that says it is entry 3", "In the place of entry 3 stands one"]),
-    (swapped, ["In the place of entry 2 stands one that says it is entry 3", "In the place of entry 3 stands one"]),
-    (doubled, ["In the place of entry 5 stands one that says it is entry 4"]),
+    (renumbered, ["The file of entry 2 contains entry 3", "The file of entry 3 contains"]),
+    (swapped, ["The file of entry 2 contains entry 3", "The file of entry 3 contains"]),
+    (doubled, ["The file of entry 5 contains entry 4"]),
     (cut, ["Entry 2 was changed or cut: entry 2 is not a JSON release"]),
     (emptied, ["Entry 3 was changed or cut: entry 3 is not a JSON release"]),
     (far_ahead, ["Entries 5 to 99999998 are missing", "Entry 99999999 was changed or cut"]),
@@ -215,7 +215,7 @@ TAMPERED: list[tuple[Callable[[Loop], None], list[str]]] = [
 def test_a_log_as_it_was_written_is_whole(loop: Loop, ours: Pair) -> None:
     said = medloop("audit", "verify")
     assert "✓ The release log of" in said
-    assert "4 entries, 4 of them under signatures" in said
+    assert "4 entries (4 with trusted signatures)" in said
     found = json.loads(medloop("audit", "verify", "--json"))
     assert (found["entries"], found["signed"], found["problems"]) == (4, 4, [])
     assert found["objects"] >= 3 + 3 + 3 + 1
@@ -254,7 +254,7 @@ def test_a_changed_entry_is_found_by_the_chain_and_named_by_its_signature(loop: 
         )
     ]
     use(loop.patch, None)
-    assert loop.problems() == ["Entry 3 does not follow entry 2 as that is now: one of the two was changed."]
+    assert loop.problems() == ["Entry 3 does not contain the hash of entry 2: one of them was changed."]
 
 
 def test_a_log_written_anew_from_an_entry_on_is_found_by_signatures_alone(loop: Loop, ours: Pair) -> None:
@@ -274,7 +274,7 @@ def test_the_newest_entry_changed_is_found_by_its_signature_or_by_a_head(loop: L
     use(loop.patch, None)
     assert loop.problems() == []
     said = medloop("audit", "verify", "--head", kept, status=1)
-    assert f"The log does not hold the head {kept[:16]}… that you name" in said
+    assert f"The log does not contain the head {kept[:16]}… (recorded in --head)" in said
 
 
 def test_a_cut_off_end_is_found_by_each_head_that_was_written_down(loop: Loop, ours: Pair) -> None:
@@ -286,12 +286,12 @@ def test_a_cut_off_end_is_found_by_each_head_that_was_written_down(loop: Loop, o
     loop.entry(4).unlink()
     assert loop.problems() == []
     said = medloop("audit", "verify", "--head", kept, status=1)
-    assert said.count("The log now ends with entry 3: entries at its end were cut off") == 2
+    assert said.count("The log ends with entry 3: it was truncated") == 2
     assert "heads.json remembers as entry 4" in said
-    assert "that you name" in said
+    assert "(recorded in --head)" in said
     again = medloop("audit", "verify", status=1)  # it is not forgotten by having been told
     assert "heads.json remembers as entry 4" in again
-    assert "no longer holds entry 4 as this home remembers it" in medloop("audit", "head", status=1)
+    assert "lacks entry 4 as recorded in" in medloop("audit", "head", status=1)
     medloop("audit", "head", "--accept")
     assert "✓" in medloop("audit", "verify")
 
@@ -300,7 +300,7 @@ def test_an_earlier_head_still_holds_when_the_log_has_grown(loop: Loop, ours: Pa
     earlier = release_log.read_log(loop.store)[1].hash
     assert "✓" in medloop("audit", "verify", "--head", earlier[:16].upper())
     for slip in ("abc", "3f9a1c2b7d40e5f6…x", "not a hash at all"):
-        assert "must be 16 to 64 digits" in medloop("audit", "verify", "--head", slip, status=1)
+        assert "must be 16 to 64 hexadecimal digits" in medloop("audit", "verify", "--head", slip, status=1)
     assert "✓" in medloop("audit", "verify", "--head", f"{earlier[:20]}…")
 
 
@@ -308,7 +308,7 @@ def test_a_whole_log_that_is_gone_is_found_by_its_head(loop: Loop, ours: Pair) -
     medloop("audit", "verify")
     for number in range(1, 5):
         loop.entry(number).unlink()
-    assert "The log is empty now" in medloop("audit", "verify", status=1)
+    assert "The log is empty" in medloop("audit", "verify", status=1)
 
 
 def test_the_tracking_server_remembers_a_head(loop: Loop, ours: Pair, tmp_path: Path) -> None:
@@ -317,7 +317,7 @@ def test_the_tracking_server_remembers_a_head(loop: Loop, ours: Pair, tmp_path: 
     loop.entry(4).unlink()
     medloop("models", "--rebuild")  # drawn anew from the shorter log, it still knows the longer one
     said = medloop("audit", "verify", status=1)
-    assert "the tracking server remembers as entry 4" in said
+    assert "recorded in the tracking server, entry 4" in said
 
 
 @pytest.mark.parametrize(
@@ -336,26 +336,26 @@ def test_what_an_entry_names_must_be_there_unchanged(loop: Loop, ours: Pair, ent
     path = loop.object(entry, name, file)
     sound = path.read_bytes()
     path.write_bytes(sound[:-1] + bytes([sound[-1] ^ 1]))
-    assert any(f"The {name} that entry {entry} names is missing or was changed" in said for said in loop.problems())
+    assert any(f"The {name} of entry {entry} is missing or was changed" in said for said in loop.problems())
     path.unlink()
     (problem, *_) = loop.problems()
-    assert f"The {name} that entry" in problem
+    assert f"The {name} of entry" in problem
     assert "is not in" in problem
 
 
 def test_an_entry_that_names_the_decision_about_another_model_is_told(plain: Loop) -> None:
     log = release_log.read_chain(plain.store)
     rewrite(plain, 3, decision=log[0].record["decision"])
-    assert "The decision that entry 3 names is about another model or report." in plain.problems()
+    assert "The decision of entry 3 belongs to another model or report." in plain.problems()
     rewrite(plain, 3, decision=log[1].record["decision"])
-    assert any("is 'refused', and the entry releases the model all the same" in said for said in plain.problems())
+    assert any("is 'refused', but the entry releases the model" in said for said in plain.problems())
 
 
 def test_without_public_keys_it_says_what_it_could_not_see(plain: Loop) -> None:
     said = medloop("audit", "verify")
-    assert "Signatures were not checked" in said
-    assert "No head was written down elsewhere" in said
-    assert "No head was written down elsewhere" not in medloop("audit", "verify")
+    assert "Signatures were not verified" in said
+    assert "No head was recorded outside the log" in said
+    assert "No head was recorded outside the log" not in medloop("audit", "verify")
 
 
 def test_a_log_that_began_unsigned_is_sealed_up_to_the_head_that_was_looked_at(plain: Loop) -> None:
@@ -370,11 +370,11 @@ def test_a_log_that_began_unsigned_is_sealed_up_to_the_head_that_was_looked_at(p
     wrong = medloop("audit", "seal", "--head", log[2].hash, "--reason", "x", status=1)
     assert f"The head of the release log is {log[3].hash}, entry 4" in wrong
     said = medloop("audit", "seal", "--head", log[3].hash, "--reason", "Dr. B read all four")
-    assert said == f"Entries 1 to 4 are sealed with the key {ours.id}, by entry 5.\n"
+    assert said == f"Entries 1 to 4 were sealed with the key {ours.id}, by entry 5.\n"
     assert plain.problems() == []
     assert "Dr. B read all four" in medloop("models")
     changed(plain)
-    assert plain.problems() == ["Entry 3 does not follow entry 2 as that is now: one of the two was changed."]
+    assert plain.problems() == ["Entry 3 does not contain the hash of entry 2: one of them was changed."]
 
 
 def test_a_seal_does_not_cover_an_entry_that_was_changed_after_it_was_signed(loop: Loop, ours: Pair) -> None:
@@ -401,11 +401,11 @@ def test_a_pair_of_keys_is_made_and_only_the_public_one_is_told(
     assert ours
     assert ours.public in said
     assert ours.id in said
-    assert "is there already" in medloop("keys", "pair", status=1)
+    assert "already exists" in medloop("keys", "pair", status=1)
     made = json.loads(medloop("keys", "pair", str(tmp_path / "other.key"), "--json"))
     assert set(made) == {"id", "public", "file"}
     assert made["id"] != ours.id
-    assert "There is no directory" in medloop("keys", "pair", str(tmp_path / "none" / "key"), status=1)
+    assert "does not exist" in medloop("keys", "pair", str(tmp_path / "none" / "key"), status=1)
     assert {file.name for file in (tmp_path / "home").iterdir()} == {"signing.key", ".gitignore"}
 
 
@@ -447,7 +447,7 @@ def test_foreign_files_in_the_folder_of_the_log_are_told_and_stop_nothing(loop: 
         path = loop.entry(1).parent / name
         path.parent.mkdir(exist_ok=True)
         path.write_text("not an entry")
-    found, log = examine(loop.store, signing.verifier())
+    found, log = verify_log(loop.store, signing.verifier())
     assert (found.entries, len(log), found.problems) == (4, 4, [])
     said = medloop("audit", "verify")
     assert said.count("holds 6 files that are not entries") == 1
@@ -455,7 +455,7 @@ def test_foreign_files_in_the_folder_of_the_log_are_told_and_stop_nothing(loop: 
     assert len(json.loads(medloop("models", "--json"))["log"]) == 4
     medloop("promote", "v2", "--reason", "a test")
     assert len(release_log.read_log(loop.store)) == 5
-    told = {finding.part: finding for finding in doctor.examine(read_settings())}
+    told = {finding.part: finding for finding in doctor.run_checks(read_settings())}
     assert told["release log"].state == "ok"
     assert "holds 6 files that are not entries" in told["release log, folder"].means
 
@@ -486,5 +486,5 @@ def test_an_audit_works_on_a_home_and_a_store_that_may_not_be_written(loop: Loop
             path.chmod(0o755)
     assert done.stdout.startswith("0 "), done.stdout + done.stderr
     assert "is whole: 4 entries" in done.stdout
-    assert "The head was not written down in" in done.stdout
+    assert "The head could not be written to" in done.stdout
     assert "Permission denied" in done.stdout
