@@ -250,7 +250,7 @@ def test_a_changed_entry_is_found_by_the_chain_and_named_by_its_signature(loop: 
     assert loop.problems() == [
         (
             "Entry 2 of the release log does not match its signature: one of them was changed. "
-            "Restore it from a copy, or make it again."
+            "Restore it from a copy, or create it again."
         )
     ]
     use(loop.patch, None)
@@ -419,7 +419,7 @@ def test_models_refuses_a_log_whose_signatures_do_not_hold(loop: Loop, ours: Pai
     removed(loop)
     loop.entry(3).unlink()
     loop.entry(4).unlink()
-    assert f"is signed with the key {ours.id}, and MEDLOOP_VERIFY_KEYS trusts" in medloop("models", status=1)
+    assert f"is signed with the key {ours.id}, but MEDLOOP_VERIFY_KEYS trusts" in medloop("models", status=1)
 
 
 def test_the_command_line_ends_with_a_sentence_and_no_traceback(
