@@ -131,8 +131,8 @@ def test_look_alikes_stand_side_by_side(data: Path, splits: Path, store: Store) 
     change(data, plant)
     page = written(data, splits, store)
     assert "Identical pixels" in page
-    assert "two patients, contrary labels" in page
-    assert "two patients, two sides" in page
+    assert "two patients, conflicting labels" in page
+    assert "two patients, two splits" in page
     assert page.count('<div class="pair">') == 2
 
 

@@ -140,7 +140,7 @@ def test_a_site_that_gives_the_class_away_is_told(data: Path, splits: Path, stor
     change(data, lambda rows: [row.update(site=("A", "B")[row["labels"][0]], sex="", age=-1) for row in rows])
     shown, _ = look(data, splits, store)
     assert "100 % of the images with site B show" in said(shown, "note")
-    assert "may learn the site in place of the disease" in said(shown, "note")
+    assert "may learn the site instead of the disease" in said(shown, "note")
     assert "Unknown for all images: sex, age." in said(shown, "note")
     assert counts(shown, "by_sex") == {"unknown": (80, 40)}
 

@@ -202,9 +202,9 @@ TAMPERED: list[tuple[Callable[[Loop], None], list[str]]] = [
     (renumbered, ["The file of entry 2 contains entry 3", "The file of entry 3 contains"]),
     (swapped, ["The file of entry 2 contains entry 3", "The file of entry 3 contains"]),
     (doubled, ["The file of entry 5 contains entry 4"]),
-    (cut, ["Entry 2 was changed or cut: entry 2 is not a JSON release"]),
-    (emptied, ["Entry 3 was changed or cut: entry 3 is not a JSON release"]),
-    (far_ahead, ["Entries 5 to 99999998 are missing", "Entry 99999999 was changed or cut"]),
+    (cut, ["Entry 2 was changed or truncated: entry 2 is not a JSON release"]),
+    (emptied, ["Entry 3 was changed or truncated: entry 3 is not a JSON release"]),
+    (far_ahead, ["Entries 5 to 99999998 are missing", "Entry 99999999 was changed or truncated"]),
     (a_fifo, ["Entry 5 cannot be read. The release log is broken at releases/00000005.json", "is a FIFO"]),
     (a_directory, ["Entry 2 cannot be read. The release log is broken at releases/00000002.json", "is a directory"]),
     (a_device, ["Entry 5 cannot be read. The release log is broken at releases/00000005.json", "is a device"]),
@@ -485,6 +485,6 @@ def test_an_audit_works_on_a_home_and_a_store_that_may_not_be_written(loop: Loop
         for path in everything:
             path.chmod(0o755)
     assert done.stdout.startswith("0 "), done.stdout + done.stderr
-    assert "is whole: 4 entries" in done.stdout
+    assert "is intact: 4 entries" in done.stdout
     assert "The head could not be written to" in done.stdout
     assert "Permission denied" in done.stdout
