@@ -122,7 +122,9 @@ def test_a_server_that_cannot_is_told_item_by_item(tmp_path: Path) -> None:
         first = states(server, "s3://made-by-init/loop", status=1)
         assert first == {part: "done" if part == "bucket" else "cannot" for part in PARTS}
         assert states(server, "s3://made-by-init/loop", status=1)["bucket"] == "is"
-        assert "The server does not support this setting." in medloop(server, "s3://made-by-init", "storage", "init", status=1)
+        assert "The server does not support this setting." in medloop(
+            server, "s3://made-by-init", "storage", "init", status=1
+        )
 
 
 def test_keys_without_the_right_are_told_so(tmp_path: Path) -> None:

@@ -86,7 +86,10 @@ def test_an_assignment_is_read_in_its_parameters_type(assignment: str, name: str
         ("policy.floors.acuracy=0.9", "The policy's floors knows no figure 'acuracy'. Did you mean 'accuracy'?"),
         ("policy.flors.accuracy=0.9", "The policy has no section 'flors'. Did you mean 'floors'?"),
         ("policy.floors.accuracy=", "--set policy.floors.accuracy= has no value"),
-        ("policy=screning", "There is no policy 'screning'. Did you mean 'screening'? Name a YAML file or a built-in policy"),
+        (
+            "policy=screning",
+            "There is no policy 'screning'. Did you mean 'screening'? Name a YAML file or a built-in policy",
+        ),
         ("policy=[1]", "There is no policy '[1]'"),
         ("policy={floors: 3}", "The policy's floors is 3, and must be a mapping"),
         ("policy.budget.looks=501", "Plan at most 500 looks"),

@@ -97,7 +97,11 @@ BAD: dict[str, list[tuple[Any, str]]] = {
         ({"X": 1}, "quotes"),
         ({"A-B": "c"}, "names"),
     ],
-    "secrets": [({"X": "only"}, "secret/key"), ({"X": "Big/key"}, "lower-case letters"), ({"X": "a/b/c"}, "secret/key")],
+    "secrets": [
+        ({"X": "only"}, "secret/key"),
+        ({"X": "Big/key"}, "lower-case letters"),
+        ({"X": "a/b/c"}, "secret/key"),
+    ],
     "secret_files": [
         ({"relative": "x"}, "absolute paths"),
         ({"/x": "Under_score"}, "lower-case letters"),
@@ -168,7 +172,10 @@ def test_a_bad_value_is_named_with_its_place_its_limit_and_what_to_write(
         ("\x00", "not readable as YAML"),
         ("train: {cpu: 1}\ntrain: {accelerators: 1}\n", "'train' stands there twice"),
         ("all: {timeout: 1:30}", "all.timeout is '1:30'"),
-        ({"train": {"volumes": {"/dev/shm": "claim"}}}, "train mounts /dev/shm, which is the path of its shared_memory"),
+        (
+            {"train": {"volumes": {"/dev/shm": "claim"}}},
+            "train mounts /dev/shm, which is the path of its shared_memory",
+        ),
     ],
 )
 def test_a_file_that_is_none_is_told(content: Any, words: str, tmp_path: Path) -> None:

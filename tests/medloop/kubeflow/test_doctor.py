@@ -117,7 +117,8 @@ def test_rights_in_the_cluster(tmp_path: Path) -> None:
     with kubernetes(tmp_path, denied=("get pods/log",)) as file:
         found = look(tmp_path, KUBECONFIG=file)
         assert (
-            "no permission to get pods/log in kubeflow, needed to read the logs of a step" in found["Kubernetes"]["means"]
+            "no permission to get pods/log in kubeflow, needed to read the logs of a step"
+            in found["Kubernetes"]["means"]
         )
         assert (found["secret"]["state"], "docs/cluster.md" in found["secret"]["remedy"]) == ("note", True)
 

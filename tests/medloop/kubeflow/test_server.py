@@ -54,7 +54,10 @@ def test_a_server_says_what_it_is(prefix: str, multi_user: bool) -> None:
 
 
 def test_a_server_of_many_users_wants_to_know_whose_namespace_it_is() -> None:
-    with kfp_server(multi_user=True) as kfp, pytest.raises(RuntimeError, match="Set MEDLOOP_KFP_NAMESPACE to your namespace"):
+    with (
+        kfp_server(multi_user=True) as kfp,
+        pytest.raises(RuntimeError, match="Set MEDLOOP_KFP_NAMESPACE to your namespace"),
+    ):
         at(kfp).check()
 
 
@@ -112,7 +115,9 @@ def test_a_while_of_503_and_resets_passes_unnoticed(kfp: KfpServer) -> None:
     assert list(server.runs()) == []
     kfp.unavailable = 10**6
     at_once(server)
-    with pytest.raises(ConnectionError, match=r"reports an internal error \(GET /apis/v2beta1/healthz: 503, no healthy upstream\)"):
+    with pytest.raises(
+        ConnectionError, match=r"reports an internal error \(GET /apis/v2beta1/healthz: 503, no healthy upstream\)"
+    ):
         server.check()
 
 

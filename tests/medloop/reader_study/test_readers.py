@@ -159,11 +159,14 @@ WRONG: dict[str, tuple[Callable[[list[Row]], list[Row]], list[str]]] = {
     ),
     "aided": (lambda rows: changed(rows, 2, aided="perhaps"), ["Line 2", "column aided", "yes", "no."]),
     "no reader": (lambda rows: changed(rows, 2, reader=" "), ["Line 2", "has no reader"]),
-    "no label": (lambda rows: changed(rows, 5, label=""), ["Line 5", "has no label", "leave it out"]),
-    "column": (lambda rows: [{**row, "lable": "x"} for row in rows], ["a column 'lable'", "did you mean 'label'"]),
+    "no label": (lambda rows: changed(rows, 5, label=""), ["Line 5", "has no label", "remove the line"]),
+    "column": (
+        lambda rows: [{**row, "lable": "x"} for row in rows],
+        ["an unknown column 'lable'", "did you mean 'label'"],
+    ),
     "missing column": (
         lambda rows: [{"reader": row["reader"], "image": row["image"]} for row in rows],
-        ["has the columns reader, image, and needs", "label (or score)"],
+        ["has the columns reader, image; it must have", "label (or score)"],
     ),
     "scores without a cut": (
         lambda rows: [{"reader": row["reader"], "image": row["image"], "score": "1"} for row in rows],

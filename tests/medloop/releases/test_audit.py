@@ -287,10 +287,10 @@ def test_a_cut_off_end_is_found_by_each_head_that_was_written_down(loop: Loop, o
     assert loop.problems() == []
     said = medloop("audit", "verify", "--head", kept, status=1)
     assert said.count("The log ends with entry 3: it was truncated") == 2
-    assert "heads.json remembers as entry 4" in said
+    assert "heads.json, entry 4" in said
     assert "(recorded in --head)" in said
     again = medloop("audit", "verify", status=1)  # it is not forgotten by having been told
-    assert "heads.json remembers as entry 4" in again
+    assert "heads.json, entry 4" in again
     assert "lacks entry 4 as recorded in" in medloop("audit", "head", status=1)
     medloop("audit", "head", "--accept")
     assert "✓" in medloop("audit", "verify")
@@ -450,14 +450,14 @@ def test_foreign_files_in_the_folder_of_the_log_are_told_and_stop_nothing(loop: 
     found, log = verify_log(loop.store, signing.verifier())
     assert (found.entries, len(log), found.problems) == (4, 4, [])
     said = medloop("audit", "verify")
-    assert said.count("holds 6 files that are not entries") == 1
+    assert said.count("contains 6 files that are not entries") == 1
     assert "'releases/.DS_Store'" in said
     assert len(json.loads(medloop("models", "--json"))["log"]) == 4
     medloop("promote", "v2", "--reason", "a test")
     assert len(release_log.read_log(loop.store)) == 5
     told = {finding.part: finding for finding in doctor.run_checks(read_settings())}
     assert told["release log"].state == "ok"
-    assert "holds 6 files that are not entries" in told["release log, folder"].means
+    assert "contains 6 files that are not entries" in told["release log, folder"].means
 
 
 VERIFY = """
