@@ -183,7 +183,7 @@ def test_whatever_columns_a_split_comes_to_have_are_carried_on(loop: ByHand) -> 
 
 def test_a_key_from_the_environment_is_rotated_into_a_file(loop: ByHand, tmp_path: Path) -> None:
     (loop.home / "hash.key").unlink()
-    refused = medloop(loop.home, "keys", "rotate", "--reason", "why", status=1, MEDLOOP_HASH_KEY=FIRST.text)
+    refused = medloop(loop.home, "keys", "rotate", "--reason", "why", status=2, MEDLOOP_HASH_KEY=FIRST.text)
     assert "with --to FILE" in refused.stderr
     place = tmp_path / "new.key"
 

@@ -185,7 +185,7 @@ def test_a_file_that_is_none_is_told(content: Any, words: str, tmp_path: Path) -
 
 
 def test_a_file_that_is_not_there_or_in_another_encoding(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="The cluster file .* does not exist"):
+    with pytest.raises(ValueError, match=r"The cluster file .* does not exist"):
         read_cluster(tmp_path / "none.yaml")
     (tmp_path / "latin.yaml").write_bytes(b"all: {labels: {team: caf\xe9}}")
     with pytest.raises(ValueError, match="not readable as YAML"):
