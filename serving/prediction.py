@@ -24,7 +24,7 @@ def predict(model: Model, views: NDArray[np.uint8], with_features: bool = False)
     predictions = []
     for row, decision in enumerate(model.decide(probabilities)):
         prediction: dict[str, Any] = {
-            **_summarize(model, decision, probabilities[row]),
+            **_summarise(model, decision, probabilities[row]),
             "probabilities": dict(zip(model.classes, probabilities[row].tolist(), strict=True)),
         }
         if with_features:
@@ -33,7 +33,7 @@ def predict(model: Model, views: NDArray[np.uint8], with_features: bool = False)
     return predictions
 
 
-def _summarize(model: Model, decision: Any, probabilities: NDArray[np.float64]) -> dict[str, Any]:
+def _summarise(model: Model, decision: Any, probabilities: NDArray[np.float64]) -> dict[str, Any]:
     """Return the prediction for one view and its confidence."""
     if model.about["task"] != "multilabel":
         return {"prediction": model.classes[decision], "confidence": float(probabilities[decision])}

@@ -15,7 +15,7 @@ app = typer.Typer(
     name="data",
     no_args_is_help=True,
     rich_markup_mode=None,
-    help="Report on a data set, and resolve a hash to a file or patient.",
+    help="Report on data sets; find hashed files.",
 )
 
 

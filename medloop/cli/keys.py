@@ -24,7 +24,7 @@ app = typer.Typer(
     name="keys",
     no_args_is_help=True,
     rich_markup_mode=None,
-    help="Back up, restore and rotate the hash key; create signing keys.",
+    help="Manage the hash key and signing keys.",
 )
 
 Copy = Annotated[Path, typer.Argument(metavar="FILE", help="Copy of the key.")]

@@ -22,7 +22,7 @@ from medloop.releases.audit import record_head
 app = typer.Typer()
 
 
-@app.command(short_help="Approve the model of a run that awaits approval, and release it.")
+@app.command(short_help="Approve and release the model of a run.")
 def approve(
     name: Annotated[str, typer.Argument(metavar="RUN", help="Run id or its first characters.")],
     by: By,

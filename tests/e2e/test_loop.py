@@ -158,7 +158,7 @@ def test_new_scans_retrain_and_no_known_patient_changes_side(
     assert second["outcome"] == "released"
     assert place.models()["in_service"] == "v2"
     back = place.medloop("rollback", "--reason", "a test").stdout
-    assert "v1 is in service again, in place of v2." in back
+    assert "v1 is in service again, instead of v2." in back
     assert place.models()["in_service"] == "v1"
     again = place.run()  # what a person took back, a run does not bring back
     assert (again["outcome"], again["in_service"]) == ("withheld", "v1")

@@ -286,7 +286,7 @@ def test_an_image_without_a_patient_is_set_aside_without_a_word(broken: Said) ->
     rows[5]["patient_id"] = ""
     write_table(broken.source, rows)
     said = " ".join(broken.ask("run", "--source", str(broken.source), *QUICK).split())
-    assert "1 set aside: no patient: patients.csv names no patient for it" in said
+    assert "1 quarantined: no patient: patients.csv names no patient for it" in said
     broken.ask("explain")
     assert broken.leaks(list(PLANTED)) == []
 

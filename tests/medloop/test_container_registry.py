@@ -101,7 +101,7 @@ def test_an_image_that_is_not_there_is_named(registry: Registry) -> None:
 
 def test_a_registry_in_trouble_or_not_there(registry: Registry) -> None:
     registry.failing = 1
-    with pytest.raises(OSError, match=f"{registry.address} answers 500 for"):
+    with pytest.raises(OSError, match=f"{registry.address} returned 500 for"):
         digest(f"{registry.address}/x:1")
     nobody = f"127.0.0.1:{free_port()}"
     with pytest.raises(ConnectionError, match="Connection refused") as refused:
@@ -132,7 +132,7 @@ def test_where_the_images_are(where: str, train: str) -> None:
         ("train", "write stage=image"),
         ("train=", "write stage=image"),
         ("trian=x:1", "Did you mean 'train'?"),
-        ("train=UPPER/x", "lower-case letters"),
+        ("train=UPPER/x", "lower case"),
         ("train=x:1@sha256:abc", "not a valid image name"),
         ("train=x y", "not a valid image name"),
     ],

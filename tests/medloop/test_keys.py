@@ -183,7 +183,7 @@ def test_whatever_columns_a_split_comes_to_have_are_carried_on(loop: ByHand) -> 
 
 def test_a_key_from_the_environment_is_rotated_into_a_file(loop: ByHand, tmp_path: Path) -> None:
     (loop.home / "hash.key").unlink()
-    refused = medloop(loop.home, "keys", "rotate", "--reason", "why", status=1, MEDLOOP_HASH_KEY=FIRST.text)
+    refused = medloop(loop.home, "keys", "rotate", "--reason", "why", status=2, MEDLOOP_HASH_KEY=FIRST.text)
     assert "with --to FILE" in refused.stderr
     place = tmp_path / "new.key"
 
@@ -318,7 +318,7 @@ def test_a_rotation_that_makes_no_sense_is_refused(loop: ByHand, tmp_path: Path)
     ).stderr  # fmt: skip
     (loop.home / "hash.key").write_text(OTHER.text)
     refused = medloop(loop.home, "keys", "rotate", "--reason", "why", status=1).stderr
-    assert f"the id {OTHER.id}, and this store was made with key {FIRST.id}" in refused
+    assert f"the id {OTHER.id}, but this store uses the key {FIRST.id}" in refused
     assert at_hand(loop.home) == OTHER
 
 
@@ -392,9 +392,9 @@ def test_no_copy_lies_among_the_scans_of_a_run(loop: ByHand) -> None:
 def test_where_there_is_no_directory_or_no_copy_the_sentence_says_what_to_do(loop: ByHand, tmp_path: Path) -> None:
     refused = medloop(loop.home, "keys", "backup", str(tmp_path / "none" / "my.key"), status=1).stderr
     assert f"The directory {tmp_path / 'none'} does not exist" in refused
-    assert "Make it" in refused
+    assert "Create it" in refused
     refused = medloop(loop.home, "keys", "restore", str(tmp_path / "nix.key"), status=1).stderr
-    assert f"There is no file {tmp_path / 'nix.key'}" in refused
+    assert f"The key file {tmp_path / 'nix.key'} does not exist" in refused
     assert "medloop keys backup" in refused
 
 
@@ -406,7 +406,7 @@ def test_another_key_does_not_take_its_place(loop: ByHand, tmp_path: Path) -> No
     assert f"contains the key {OTHER.id}, but the current key is {FIRST.id}" in refused
     (loop.home / "hash.key").unlink()
     refused = medloop(loop.home, "keys", "restore", str(other), status=1).stderr
-    assert f"the store was made with the key {FIRST.id}" in refused
+    assert f"the store uses the key {FIRST.id}" in refused
     refused = medloop(loop.home, "keys", "restore", str(none), status=1).stderr
     assert "contains no hash key" in refused
     assert "Zebedee" not in refused

@@ -53,7 +53,7 @@ def test_what_reads_the_outside_is_done_again_on_the_outside_of_now(finished: By
     done = medloop(finished.home, "replay", RUN, "resolve")
     assert "previous   equal to the recorded output" in done.stdout  # the newest release answers the same request
     assert "state      NOT equal to the recorded output" in done.stdout  # its head is another by now
-    assert "what can change from outside" in done.stdout
+    assert "reads external state" in done.stdout
     assert listing(finished) == before
 
 

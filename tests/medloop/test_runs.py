@@ -33,7 +33,7 @@ def test_a_finished_run_is_told_like_one_of_this_machine(finished: ByHand) -> No
     explained = medloop(finished.home, "explain").stdout
     assert f"The run {RUN}" in explained
     assert "by a pod" in explained
-    assert f"It learned from {finished.scans}" in explained
+    assert f"Source: {finished.scans}" in explained
     assert "images of" in explained
     assert "✓" in explained
     page = Path(medloop(finished.home, "report", RUN[:6]).stdout.strip())

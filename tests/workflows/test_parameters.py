@@ -225,5 +225,5 @@ def test_a_policy_that_is_no_mapping_is_refused(file: Path) -> None:
     file.write_text("floors: " + "[" * 5000 + "]" * 5000)
     with pytest.raises(ValueError, match="has more than 32 levels of nesting"):
         settle("/scans", None, [], {}, str(file))
-    with pytest.raises(ValueError, match=r"--set policy=.* is not readable: the key 'auc' occurs more than once"):
+    with pytest.raises(ValueError, match=r"--set policy=.* is not valid YAML: the key 'auc' occurs more than once"):
         settled("policy={floors: {auc: 0.9, auc: 0.1}}")

@@ -126,5 +126,5 @@ def test_what_makes_no_sense_is_refused(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     assert "Name one of them" in refused("data", "show", "abc", "--dataset", str(tmp_path))
     assert "without --dataset" in refused("data", "show", "--splits", str(tmp_path))
-    assert "which is not there" in refused("data", "show", "--dataset", str(tmp_path / "none"))
+    assert "which does not exist" in refused("data", "show", "--dataset", str(tmp_path / "none"))
     assert "no dataset.json" in medloop(tmp_path, "data", "show", "--dataset", str(tmp_path / "empty"), status=1).stderr

@@ -96,7 +96,7 @@ def test_what_is_not_there_is_said_without_any_name(home: Path) -> None:
     done = medloop(home, "data", "locate", KEY.image("NORMAL/scan.dcm"), *source, status=1, MEDLOOP_HASH_KEY=other.text)
     assert f"under the key {other.id}" in done.stderr
     (home / "hash.key").unlink()
-    assert "no hash key here" in medloop(home, "data", "locate", "0123456789ab", *source, status=1).stderr
+    assert "There is no hash key" in medloop(home, "data", "locate", "0123456789ab", *source, status=1).stderr
 
 
 def test_the_source_of_the_latest_run_is_looked_at(finished: ByHand, tmp_path: Path) -> None:

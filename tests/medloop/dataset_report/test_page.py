@@ -131,8 +131,8 @@ def test_look_alikes_stand_side_by_side(data: Path, splits: Path, store: Store) 
     change(data, plant)
     page = written(data, splits, store)
     assert "Identical pixels" in page
-    assert "two patients, contrary labels" in page
-    assert "two patients, two sides" in page
+    assert "two patients, conflicting labels" in page
+    assert "two patients, two splits" in page
     assert page.count('<div class="pair">') == 2
 
 
@@ -160,7 +160,7 @@ def test_only_few_shards_are_read_and_only_those_fetched(data: Path, splits: Pat
         if place not in drawn.shards:
             store.delete(f"objects/{shard['digest'][:2]}/{shard['digest']}")
     write(data / "data.html", shown, verdicts(shown), rows)
-    assert "out of 12 of 40 shards" in (data / "data.html").read_text()
+    assert "taken from 12 of 40 shards" in (data / "data.html").read_text()
 
 
 def test_brightness_of_any_depth_and_of_colours() -> None:

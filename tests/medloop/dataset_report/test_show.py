@@ -132,15 +132,15 @@ def test_what_was_set_aside_is_told_by_reason_and_keyed_ids_are_cut(data: Path, 
     assert shown["quarantine"][0]["details"] == [{"detail": "the file is empty", "count": 3}]
     assert [example["image_id"] for example in shown["quarantine"][0]["examples"]] == [name[:12] for name in ids[:3]]
     assert shown["warnings"][0]["examples"] == [{"patient_id": ids[4][:12], "detail": "900, the next has 12"}]
-    assert "4 of 84 images were set aside: 3 unreadable, 1 blank." in said(shown, "note")
+    assert "4 of 84 images were quarantined: 3 unreadable, 1 blank." in said(shown, "note")
     assert "1 warning: many images (1)." in said(shown, "note")
 
 
 def test_a_site_that_gives_the_class_away_is_told(data: Path, splits: Path, store: Store) -> None:
     change(data, lambda rows: [row.update(site=("A", "B")[row["labels"][0]], sex="", age=-1) for row in rows])
     shown, _ = look(data, splits, store)
-    assert "100 % show" in said(shown, "note")
-    assert "may learn the site in place of the disease" in said(shown, "note")
+    assert "100 % of the images with site B show" in said(shown, "note")
+    assert "may learn the site instead of the disease" in said(shown, "note")
     assert "Unknown for all images: sex, age." in said(shown, "note")
     assert counts(shown, "by_sex") == {"unknown": (80, 40)}
 
@@ -161,7 +161,7 @@ def test_a_class_that_a_side_lacks_is_a_problem(data: Path, splits: Path, store:
     normal = rows.classes[0].mask & (rows.split == 1)
     place(splits, {rows.ids[row]: ("", "withdrawn") for row in range(80) if normal[row]})
     shown, _ = look(data, splits, store)
-    assert said(shown, "problem") == "No image of NORMAL stands in val."
+    assert said(shown, "problem") == "There is no image of NORMAL in val."
 
 
 def test_a_split_of_another_data_set_is_refused(data: Path, splits: Path, store: Store) -> None:

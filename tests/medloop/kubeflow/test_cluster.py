@@ -69,7 +69,7 @@ BAD: dict[str, list[tuple[Any, str]]] = {
         ([{"key": "a", "operator": "Exists", "value": "b"}], "must have no value"),
         ([{"operator": "Equal", "value": "b"}], "must be Exists"),
         ([{"key": "a", "value": 1}], "quotes"),
-        ([{"key": "a", "effect": "NoExecute", "seconds": True}], "true or false"),
+        ([{"key": "a", "effect": "NoExecute", "seconds": True}], "whole number"),
         ([{"key": "a", "effect": "NoSchedule", "seconds": 3}], "only with the effect NoExecute"),
     ],
     "spot": [("yes", "true or false"), (1, "true or false")],

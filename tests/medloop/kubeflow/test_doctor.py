@@ -113,7 +113,7 @@ def test_rights_in_the_cluster(tmp_path: Path) -> None:
     with kubernetes(tmp_path, secrets=("medloop",)) as file:
         found = look(tmp_path, KUBECONFIG=file, MEDLOOP_KFP_NAMESPACE="team")
         assert "all useful permissions in team" in found["Kubernetes"]["means"]
-        assert found["secret"]["means"] == "medloop is there in team"
+        assert found["secret"]["means"] == "medloop exists in team"
     with kubernetes(tmp_path, denied=("get pods/log",)) as file:
         found = look(tmp_path, KUBECONFIG=file)
         assert (
@@ -125,7 +125,7 @@ def test_rights_in_the_cluster(tmp_path: Path) -> None:
 
 def test_a_cluster_that_does_not_answer_is_a_note(tmp_path: Path) -> None:
     found = look(tmp_path, KUBECONFIG=kubeconfig(tmp_path, f"http://127.0.0.1:{free_port()}"))
-    assert (found["Kubernetes"]["state"], "does not answer" in found["Kubernetes"]["means"]) == ("note", True)
+    assert (found["Kubernetes"]["state"], "does not respond" in found["Kubernetes"]["means"]) == ("note", True)
     with kubernetes(tmp_path, status=401) as file:
         assert "401" in look(tmp_path, KUBECONFIG=file)["Kubernetes"]["means"]
 
@@ -133,7 +133,7 @@ def test_a_cluster_that_does_not_answer_is_a_note(tmp_path: Path) -> None:
 def test_images_that_no_registry_gives_are_a_problem(tmp_path: Path) -> None:
     found = look(tmp_path, status=1, MEDLOOP_IMAGES=f"127.0.0.1:{free_port()}/medloop:1")
     assert found["images"]["state"] == "problem"
-    assert "does not answer" in found["images"]["means"]
+    assert "does not respond" in found["images"]["means"]
 
 
 def test_clocks(tmp_path: Path) -> None:

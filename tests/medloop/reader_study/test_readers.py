@@ -159,11 +159,14 @@ WRONG: dict[str, tuple[Callable[[list[Row]], list[Row]], list[str]]] = {
     ),
     "aided": (lambda rows: changed(rows, 2, aided="perhaps"), ["Line 2", "column aided", "yes", "no."]),
     "no reader": (lambda rows: changed(rows, 2, reader=" "), ["Line 2", "has no reader"]),
-    "no label": (lambda rows: changed(rows, 5, label=""), ["Line 5", "has no label", "leave it out"]),
-    "column": (lambda rows: [{**row, "lable": "x"} for row in rows], ["a column 'lable'", "did you mean 'label'"]),
+    "no label": (lambda rows: changed(rows, 5, label=""), ["Line 5", "has no label", "remove the line"]),
+    "column": (
+        lambda rows: [{**row, "lable": "x"} for row in rows],
+        ["an unknown column 'lable'", "did you mean 'label'"],
+    ),
     "missing column": (
         lambda rows: [{"reader": row["reader"], "image": row["image"]} for row in rows],
-        ["has the columns reader, image, and needs", "label (or score)"],
+        ["has the columns reader, image; it must have", "label (or score)"],
     ),
     "scores without a cut": (
         lambda rows: [{"reader": row["reader"], "image": row["image"], "score": "1"} for row in rows],
@@ -175,7 +178,7 @@ WRONG: dict[str, tuple[Callable[[list[Row]], list[Row]], list[str]]] = {
     ),
     "a score": (
         lambda rows: changed([{**row, "score": "1"} for row in rows], 3, score="nan"),
-        ["Line 3", "a score that is no number"],
+        ["Line 3", "a score that is not a number"],
     ),
 }
 
@@ -209,7 +212,7 @@ def test_an_empty_file_and_another_encoding_are_refused() -> None:
         read_table(b"reader,image,label\n,,\n", CLASSES, {}, KEY.image, 1, None)
     with pytest.raises(ValueError, match="not valid UTF-8 at byte 21"):
         read_table("reader,image,label\nB,ä".encode("latin-1"), CLASSES, {}, KEY.image, 1, None)
-    with pytest.raises(RuntimeError, match="no hash key here"):
+    with pytest.raises(RuntimeError, match="there is no hash key"):
         read_table(b"reader,image,label\n", CLASSES, {}, None, 1, None)
 
 
@@ -263,7 +266,7 @@ def test_what_cannot_be_asked_is_refused(
 ) -> None:
     file = str(written(tmp_path / "readings.csv", table(images, {"Ada": 0.3})))
     nothing = medloop(finished.home, "readers", "--csv", str(tmp_path / "none.csv"), status=2)
-    assert "which is no file" in nothing.stderr
+    assert "no such file exists" in nothing.stderr
     other = medloop(finished.home, "readers", "--csv", file, "--positive", "VIRUS", status=2)
     assert "--positive is 'VIRUS', which is not a class" in other.stderr
     foreign = hash_keys.parse("a7" * 32)

@@ -117,7 +117,7 @@ def test_what_no_run_left_waiting_cannot_be_approved(loop: ByHand) -> None:
     asked = merge_changes(ALWAYS, {"name": "another"})
     verdict = loop.step("gate", {"report": report}, policy=asked, looks=now.values["looks"], shipped=False)
     assert verdict.values["outcome"] == "awaiting approval"
-    with pytest.raises(ValueError, match="does not say that the decision of the run 44444444-broken waits"):
+    with pytest.raises(ValueError, match="the decision of the run 44444444-broken does not await approval"):
         write(loop.store, find(loop.store, loop.run), "Dr. B", "Read them.", 0)
     loop.run = WAITING
     assert loop.store.names(f"{FOLDER}/{verdict.outputs['decision'].digest}") == []
@@ -146,7 +146,7 @@ def test_a_person_approves_and_deploy_alone_releases(loop: ByHand) -> None:
     medloop(loop.home, "keys", "pair", str(loop.home / "signing.key"))
     assert "No run has reached" not in medloop(loop.home, "gate", "--replay", "lenient", "--limit", "1").stdout
     again = medloop(loop.home, "approve", WAITING, "--by", "Dr. C", "--reason", "Again.", status=2)
-    assert "in service already, as v1. Nothing was changed." in again.stderr
+    assert "already in service as v1. Nothing was changed." in again.stderr
     assert len(loop.store.names(FOLDER)) == 1
     loop.run = "33333333-again"
     loop.whole(ALWAYS)  # a repeated run finds it in service, and writes nothing

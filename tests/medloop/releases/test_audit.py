@@ -202,9 +202,9 @@ TAMPERED: list[tuple[Callable[[Loop], None], list[str]]] = [
     (renumbered, ["The file of entry 2 contains entry 3", "The file of entry 3 contains"]),
     (swapped, ["The file of entry 2 contains entry 3", "The file of entry 3 contains"]),
     (doubled, ["The file of entry 5 contains entry 4"]),
-    (cut, ["Entry 2 was changed or cut: entry 2 is not a JSON release"]),
-    (emptied, ["Entry 3 was changed or cut: entry 3 is not a JSON release"]),
-    (far_ahead, ["Entries 5 to 99999998 are missing", "Entry 99999999 was changed or cut"]),
+    (cut, ["Entry 2 was changed or truncated: entry 2 is not a JSON release"]),
+    (emptied, ["Entry 3 was changed or truncated: entry 3 is not a JSON release"]),
+    (far_ahead, ["Entries 5 to 99999998 are missing", "Entry 99999999 was changed or truncated"]),
     (a_fifo, ["Entry 5 cannot be read. The release log is broken at releases/00000005.json", "is a FIFO"]),
     (a_directory, ["Entry 2 cannot be read. The release log is broken at releases/00000002.json", "is a directory"]),
     (a_device, ["Entry 5 cannot be read. The release log is broken at releases/00000005.json", "is a device"]),
@@ -287,10 +287,10 @@ def test_a_cut_off_end_is_found_by_each_head_that_was_written_down(loop: Loop, o
     assert loop.problems() == []
     said = medloop("audit", "verify", "--head", kept, status=1)
     assert said.count("The log ends with entry 3: it was truncated") == 2
-    assert "heads.json remembers as entry 4" in said
+    assert "heads.json, entry 4" in said
     assert "(recorded in --head)" in said
     again = medloop("audit", "verify", status=1)  # it is not forgotten by having been told
-    assert "heads.json remembers as entry 4" in again
+    assert "heads.json, entry 4" in again
     assert "lacks entry 4 as recorded in" in medloop("audit", "head", status=1)
     medloop("audit", "head", "--accept")
     assert "✓" in medloop("audit", "verify")
@@ -450,14 +450,14 @@ def test_foreign_files_in_the_folder_of_the_log_are_told_and_stop_nothing(loop: 
     found, log = verify_log(loop.store, signing.verifier())
     assert (found.entries, len(log), found.problems) == (4, 4, [])
     said = medloop("audit", "verify")
-    assert said.count("holds 6 files that are not entries") == 1
+    assert said.count("contains 6 files that are not entries") == 1
     assert "'releases/.DS_Store'" in said
     assert len(json.loads(medloop("models", "--json"))["log"]) == 4
     medloop("promote", "v2", "--reason", "a test")
     assert len(release_log.read_log(loop.store)) == 5
     told = {finding.part: finding for finding in doctor.run_checks(read_settings())}
     assert told["release log"].state == "ok"
-    assert "holds 6 files that are not entries" in told["release log, folder"].means
+    assert "contains 6 files that are not entries" in told["release log, folder"].means
 
 
 VERIFY = """
@@ -485,6 +485,6 @@ def test_an_audit_works_on_a_home_and_a_store_that_may_not_be_written(loop: Loop
         for path in everything:
             path.chmod(0o755)
     assert done.stdout.startswith("0 "), done.stdout + done.stderr
-    assert "is whole: 4 entries" in done.stdout
+    assert "is intact: 4 entries" in done.stdout
     assert "The head could not be written to" in done.stdout
     assert "Permission denied" in done.stdout
