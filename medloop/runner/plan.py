@@ -185,6 +185,10 @@ def _previous(earlier: list[Run], stage: str, order: int) -> dict[str, Any] | No
     return None
 
 
+def _shown(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else repr(value)
+
+
 def _why(store: Store, planned: work.Plan, previous: dict[str, Any] | None) -> str:
     data = store.read(f"work/{previous['key']}/result.json") if previous else None
     if data is None:
@@ -194,7 +198,8 @@ def _why(store: Store, planned: work.Plan, previous: dict[str, Any] | None) -> s
     for name, value in planned.parameters.items():
         recorded = record["parameters"].get(name)
         if recorded != value:
-            changes.append("the source changed" if name == "revision" else f"{name} {recorded!r} → {value!r}")
+            is_source = name == "revision"
+            changes.append("the source changed" if is_source else f"{name} {_shown(recorded)} → {_shown(value)}")
     if record["code"] != planned.code:
         changes.append("its code or packages changed")
     return ", ".join(changes) or "its result is no longer in the store"
