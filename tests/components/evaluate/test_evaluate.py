@@ -544,7 +544,7 @@ def test_classes_in_another_order(tmp_path: Path) -> None:
 def test_logits_that_are_no_numbers(tmp_path: Path) -> None:
     scene = scenes.make(tmp_path, champion=True)
     scenes.change_weights(tmp_path / "model", float("nan"))
-    refused(scene, "NaN or infinity for 48 of 48 test images", "0 are allowed", "again")
+    refused(scene, "NaN or infinity for 48 of 48 test images", "none is allowed", "again")
 
 
 def test_a_precision_the_model_lacks(tmp_path: Path) -> None:
