@@ -21,7 +21,7 @@ $(STAMP): pyproject.toml constraints.txt hashes.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] < (3, 11) and f"medloop needs Python 3.11 or newer, and this is {sys.version.split()[0]}. Name another with: make PYTHON=/path/to/python3.11")'
 	$(PYTHON) -m venv $(VENV)
 	$(pip) --upgrade 'pip>=25.1' -c constraints.txt
-	@pins=$$($(BIN)/python images/pins.py $(HASHES)); $(pip) -c $$pins --group dev || { \
+	@pins=$$($(BIN)/python images/choose_constraints.py $(HASHES)); $(pip) -c $$pins --group dev || { \
 	  test $$pins = hashes.txt -a "$(HASHES)" != required && \
 	  echo "Not installed by hash (see above). Installing by version; HASHES=required refuses that." >&2 && \
 	  $(pip) -c constraints.txt --group dev; }

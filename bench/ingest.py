@@ -119,7 +119,8 @@ def memory(images: int) -> None:
     with tempfile.TemporaryDirectory(prefix="medloop-bench-") as folder:
         home = Path(folder)
         code = (
-            "import os, components.ingest.ingest, components.ingest.readers, components.ingest.decode, PIL.Image\n"
+            "import os, PIL.Image, components.ingest.ingest\n"
+            "import components.ingest.file_formats, components.ingest.decode_group\n"
             "print([line for line in open('/proc/self/status') if line.startswith('RssAnon')][0].split()[1])"
         )
         imports = int(clock([sys.executable, "-c", code], home)[1]) / 1024

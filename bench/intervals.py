@@ -20,8 +20,8 @@ from scipy.special import stdtrit
 from scipy.stats import binom, norm
 
 from components.evaluate.estimates import area, mean_cluster_size
+from components.evaluate.metrics_record import Settings, compare, population
 from components.evaluate.operating_points import operating_points
-from components.evaluate.population import Settings, compare, population
 from components.evaluate.subgroups import gaps, make_subgroups
 from components.shared.statistics.intervals import (
     Area,

@@ -13,7 +13,7 @@ python3 -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))' 2
 
 # pip serves while the image is built and stays out of it: from a place of its own, it installs into the other.
 python3 -m venv /tmp/pip
-pins=$(python3 pins.py "${HASHES:-yes}")
+pins=$(python3 choose_constraints.py "${HASHES:-yes}")
 grep '^pip==' "$pins" >/tmp/pip.txt  # the pip that comes with Python takes hashes from requirements alone
 /tmp/pip/bin/pip install --no-cache-dir --quiet --disable-pip-version-check --upgrade -r /tmp/pip.txt
 pip() { /tmp/pip/bin/pip --python /opt/medloop/bin/python3 --no-cache-dir --quiet --disable-pip-version-check "$@"; }

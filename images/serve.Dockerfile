@@ -11,7 +11,7 @@ ENV ORT_DISABLE_TELEMETRY=1 MLFLOW_DISABLE_TELEMETRY=true DO_NOT_TRACK=true \
 USER 0:0
 WORKDIR /medloop
 ARG HASHES=yes
-COPY pyproject.toml constraints.txt hashes.txt images/install.sh images/pins.py ./
+COPY pyproject.toml constraints.txt hashes.txt images/install.sh images/choose_constraints.py ./
 RUN sh install.sh serve
 
 COPY components/__init__.py components/

@@ -13,7 +13,7 @@ ENV ORT_DISABLE_TELEMETRY=1 MLFLOW_DISABLE_TELEMETRY=true DO_NOT_TRACK=true \
 USER 0:0
 WORKDIR /medloop
 ARG HASHES=yes
-COPY pyproject.toml constraints.txt hashes.txt images/install.sh images/pins.py ./
+COPY pyproject.toml constraints.txt hashes.txt images/install.sh images/choose_constraints.py ./
 RUN sh install.sh "${STAGE}" kfp
 
 # All stages' code (a third of a megabyte): resolve answers for the code of every one of them.

@@ -7,7 +7,6 @@ import time
 from collections.abc import AsyncIterator, Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
 from typing import Annotated, Any, TypeVar
 
 import numpy as np
@@ -20,11 +19,12 @@ from components.shared.errors import RefusedError
 from components.shared.imaging.views import view_parameters
 from components.shared.runtime.threads import count_threads
 from serving import page
-from serving.connections import Tally, most_connections
-from serving.decoders import STOPPING, Decoders, StoppingError
+from serving.connections import Tally
+from serving.decoder_pool import STOPPING, Decoders, StoppingError
 from serving.deployment import Deployment, Serving
 from serving.forms import UploadRoute, no_file, problems
 from serving.guard import CLIENT_LEFT, Guard, format_size
+from serving.limits import Limits
 from serving.prediction import predict
 
 FORM_BYTES = 64 * 2**10
@@ -33,16 +33,6 @@ CLIENT_CHECK_SECONDS = 0.2
 """Seconds between checks that the client is still connected."""
 
 T = TypeVar("T")
-
-
-@dataclass(frozen=True)
-class Limits:
-    """Limits of one request (bytes of a file; files and bytes of a batch) and of concurrent requests."""
-
-    file_bytes: int = 64 * 2**20
-    files: int = 64
-    batch_bytes: int = 512 * 2**20
-    at_once: int = field(default_factory=lambda: most_connections() // 2)
 
 
 def create_app(deployment: Deployment, limits: Limits | None = None, tally: Tally | None = None) -> FastAPI:

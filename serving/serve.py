@@ -17,10 +17,11 @@ from components.shared.errors import MedloopError, UsageError, exit_code
 from components.shared.ledger import signing
 from components.shared.runtime import events
 from components.shared.storage.store import open_store
-from serving.app import Limits, create_app
+from serving.app import create_app
 from serving.connections import Listener, Repeats, Server, Tally, raise_descriptors
-from serving.decoders import Decoders
+from serving.decoder_pool import Decoders
 from serving.deployment import Deployment
+from serving.limits import Limits
 
 log = logging.getLogger("medloop.serve")
 

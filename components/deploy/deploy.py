@@ -15,7 +15,7 @@ from components.shared.inference import Model
 from components.shared.ledger import release_log, stage_keys
 from components.shared.ledger.approvals import AWAITING, require_approval
 from components.shared.ledger.model_registry import project
-from components.shared.runtime import proof
+from components.shared.runtime import verify_inputs
 from components.shared.runtime.events import event
 from components.shared.runtime.notify import notify
 
@@ -43,11 +43,11 @@ def deploy(
     runtime: runtime that serves the model
     """
     run = run or work.run
-    proof.check_signatures(decision, state, work)
+    verify_inputs.check_signatures(decision, state, work)
     verdict = contracts.read_record("decision", decision / "decision.json")
     resolved = contracts.read_record("resolved", state / "resolved.json")
     _check_decision(verdict, resolved, work.inputs["model"])
-    proof.check_report(verdict, work, stage_keys.trusted())
+    verify_inputs.check_report(verdict, work, stage_keys.trusted())
     awaited = verdict["outcome"] == AWAITING
     approval = require_approval(work.store, work.inputs["decision"], verdict) if awaited else None
     log = release_log.read_log(work.store)

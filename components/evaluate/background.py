@@ -6,8 +6,8 @@ import base64
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from components.evaluate.groups import sites
 from components.evaluate.shortcuts import COPIES
+from components.evaluate.subgroup_tables import sites
 from components.shared.figures import SUMMARY
 from components.shared.reporting.formatting import NONE, count, number, size, written
 

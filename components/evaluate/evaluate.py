@@ -13,10 +13,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from components.evaluate.explanations import explanations
-from components.evaluate.mistakes import mistakes
-from components.evaluate.operating_points import operating_points
-from components.evaluate.page import page
-from components.evaluate.population import (
+from components.evaluate.metrics_record import (
     Settings,
     compare,
     population,
@@ -24,6 +21,9 @@ from components.evaluate.population import (
     probability_difference,
     rounded,
 )
+from components.evaluate.mistakes import mistakes
+from components.evaluate.operating_points import operating_points
+from components.evaluate.page import page
 from components.evaluate.scoring import Rows, Scorer, check_classes, check_decoding, load_in_service, score_in_service
 from components.evaluate.shortcuts import shortcuts
 from components.evaluate.subgroups import UNKNOWN, age_band, gaps, make_subgroups

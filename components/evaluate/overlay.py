@@ -12,7 +12,7 @@ from PIL import Image
 SIDE = 224
 """Height of a picture in pixels; its width is twice that, plus the gap."""
 GAP = 6
-COLOUR = 0.55
+MAP_OPACITY = 0.55
 """Opacity of the map."""
 LINE = 0.5
 """Level of the contour line, as a share of the highest value; it makes the map readable without colours."""
@@ -24,7 +24,7 @@ def overlay(view: NDArray[np.uint8], heat: NDArray[np.float64]) -> bytes:
     values = enlarged(heat, SIDE)
     colours = mpl.colormaps["viridis"](values)[..., :3] * 255
     gray = np.asarray(image.convert("L"), np.float64)[..., None]
-    under = COLOUR * colours + (1 - COLOUR) * gray
+    under = MAP_OPACITY * colours + (1 - MAP_OPACITY) * gray
     line = _edge(values >= LINE)
     under[_edge(~line) & ~line] = 0  # a dark line beside the bright one is visible on any background
     under[line] = 255

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from components.evaluate import background, figure_tables, gallery, groups
+from components.evaluate import background, figure_tables, gallery, subgroup_tables
 from components.evaluate.subgroups import MIN_PATIENTS
 from components.shared.figures import FIGURES, HEADLINE, KEY
 from components.shared.reporting import plots
@@ -57,9 +57,9 @@ def page(
         confusion=figure_tables.confusions(metrics),
         per_class=figure_tables.per_class(metrics),
         figure_names=[FIGURES[name].title for name in figure_tables.PER_CLASS],
-        population=groups.population(everything, described),
-        subgroups=groups.subgroups(metrics["subgroups"]),
-        gaps=groups.gaps(metrics["gaps"]),
+        population=subgroup_tables.population(everything, described),
+        subgroups=subgroup_tables.subgroups(metrics["subgroups"]),
+        gaps=subgroup_tables.gaps(metrics["gaps"]),
         key_figures=[FIGURES[name].title for name in KEY],
         small=MIN_PATIENTS,
         explained=gallery.explained(metrics["explanations"], pictures or {}),

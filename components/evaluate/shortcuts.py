@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageFilter
 
 from components.evaluate.estimates import estimates
-from components.evaluate.population import Settings, counts
+from components.evaluate.metrics_record import Settings, counts
 from components.evaluate.subgroups import MIN_PATIENTS, UNKNOWN
 from components.shared.figures import SUMMARY
 from components.shared.imaging.views import view_parameters

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from components.evaluate.estimates import Estimate, estimates
-from components.shared.datasets.parquet_tables import AGES
+from components.shared.datasets.age_bands import AGES
 from components.shared.figures import KEY
 from components.shared.reporting.formatting import count
 from components.shared.statistics.intervals import Figure, Floats, combined_distance, correlation

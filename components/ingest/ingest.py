@@ -6,16 +6,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from components.ingest.decode_groups import decode_groups
-from components.ingest.groups import Group, group_files, partition
+from components.ingest.decode_parallel import decode_groups
 from components.ingest.index import build_index
 from components.ingest.labels import Labels, SourceFile, read_labels
 from components.ingest.parameters import SourceParameters
 from components.ingest.records import DecodedGroup
+from components.ingest.shard_groups import Group, group_files, partition
 from components.shared.contracts import Out, fingerprint, write_record
 from components.shared.datasets.parquet_tables import QUARANTINE, WARNINGS, write_csv, write_table
 from components.shared.errors import UnavailableError
-from components.shared.imaging.pixels import Decoding
+from components.shared.imaging.image_files import Decoding
 from components.shared.privacy import hash_keys
 from components.shared.privacy.hash_keys import HashKey
 from components.shared.runtime.events import progress

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pyarrow as pa
 
-from components.ingest.groups import Group
+from components.ingest.shard_groups import Group
 from components.shared.contracts import fingerprint
-from components.shared.imaging.pixels import Decoding
+from components.shared.imaging.image_files import Decoding
 from components.shared.ledger import stage_keys
 from components.shared.parsing.json_documents import parse_json
 from components.shared.privacy import hash_keys

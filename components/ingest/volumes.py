@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from components.shared.imaging.dicom import UnusableFileError, wrap_errors
-from components.shared.imaging.pictures import MAX_PIXELS, silence_warnings
-from components.shared.imaging.pixels import Decoding, Master, masters, spread_evenly
+from components.shared.imaging.dicom_frames import UnusableFileError, wrap_errors
+from components.shared.imaging.image_files import Decoding, Master, masters, spread_evenly
+from components.shared.imaging.png_jpeg import MAX_PIXELS, silence_warnings
 from components.shared.imaging.views import Pixels
 
 if TYPE_CHECKING:

@@ -8,7 +8,7 @@ from components.shared import contracts
 from components.shared.contracts import In
 from components.shared.errors import UnavailableError
 from components.shared.ledger import release_log
-from components.shared.runtime import proof
+from components.shared.runtime import verify_inputs
 from components.shared.runtime.events import event
 from components.shared.runtime.notify import notify
 
@@ -28,7 +28,7 @@ def reject(decision: In, state: In, work: Work, *, run: str = "", by: str = "") 
     run = run or work.run
     verdict = contracts.read_record("decision", decision / "decision.json")
     resolved = contracts.read_record("resolved", state / "resolved.json")
-    proof.check_signatures(decision, state, work)
+    verify_inputs.check_signatures(decision, state, work)
     outcome = verdict["outcome"]
     if outcome not in ENTRIES:
         raise UnavailableError(

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 
 from components.shared.errors import RefusedError
-from components.shared.parsing import file_names
+from components.shared.parsing import safe_names
 from components.shared.parsing.json_documents import parse_json
 
 In = Annotated[Path, "in"]
@@ -172,7 +172,7 @@ class Manifest:
         except (KeyError, TypeError, AttributeError):
             valid = False
         if valid:
-            file_names.check_names(files, where)
+            safe_names.check_names(files, where)
         if not valid or manifest.encode() != data:  # otherwise different bytes could have the same digest
             raise RefusedError(f"{where} is not a valid manifest. It was changed; create it again.")
         return manifest

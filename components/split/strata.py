@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from components.shared.datasets.parquet_tables import AGES
+from components.shared.datasets.age_bands import AGES
 from components.split.columns import Codes, distinct, positions
 
 IMAGE_COUNT_BANDS = (2, 3, 5, 9, 17, 33, 65)

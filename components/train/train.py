@@ -23,11 +23,11 @@ from components.train.checkpoint import Checkpoints
 from components.train.device import choose_device, choose_precision, should_compile, use_threads
 from components.train.export import check_parity, write_bundle
 from components.train.memory import explain_out_of_memory
-from components.train.monitor import Monitor
 from components.train.parameters import TrainParameters
 from components.train.short_spinning import ShortSpinning
 from components.train.split_images import SplitImages
 from components.train.training import Training, predict_logits
+from components.train.training_log import Monitor
 
 if TYPE_CHECKING:
     from components.shared.runtime.work import Work

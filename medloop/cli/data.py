@@ -58,8 +58,8 @@ def show(
     from components.shared.datasets.dataset import Data
     from components.shared.storage.store import open_store
     from medloop.dataset_report import report_input
+    from medloop.dataset_report.counts import Rows
     from medloop.dataset_report.figures import figures
-    from medloop.dataset_report.groups import Rows
     from medloop.dataset_report.page import write
     from medloop.dataset_report.terminal import print_figures
     from medloop.dataset_report.verdicts import verdicts

@@ -281,7 +281,7 @@ def readers(
         medloop readers --csv readings.csv
         medloop readers 20261121 --csv readings.csv --json
     """
-    from medloop.reader_study.readers import compare_readers
+    from medloop.reader_study.compare import compare_readers
 
     if not table.is_file():
         refuse(f"--csv is {str(table)!r}, and no such file exists. Name the CSV file of the readings.")

@@ -1,1 +1,1 @@
-"""What a person asks of the data: who stands behind a hash."""
+"""Report of a data set: counts, leakage, pictures, and the file or patient behind a hash."""

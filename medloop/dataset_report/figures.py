@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from components.shared.contracts import read_record
 from components.shared.datasets.dataset import Data
 from components.shared.errors import RefusedError
-from medloop.dataset_report.groups import FIELDS, SPLITS, UNKNOWN, Rows
+from medloop.dataset_report.counts import FIELDS, SPLITS, UNKNOWN, Rows
 from medloop.dataset_report.report_input import ReportInput
 
 DIGITS = 12

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from components.shared.datasets.dataset import Data
-from medloop.dataset_report.groups import UNKNOWN, Group, Rows
+from medloop.dataset_report.counts import UNKNOWN, Group, Rows
 from medloop.dataset_report.pictures import LEVELS, Pictures
 from medloop.dataset_report.sample import Sample
 

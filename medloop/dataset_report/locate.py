@@ -13,7 +13,7 @@ from pathlib import PurePosixPath
 
 from components.shared.contracts import Manifest
 from components.shared.errors import NotFoundError, RefusedError, UnavailableError
-from components.shared.imaging.header import FIELDS, read_fields
+from components.shared.imaging.header_fields import FIELDS, read_fields
 from components.shared.ledger import release_log
 from components.shared.privacy import hash_keys
 from components.shared.privacy.hash_keys import HashKey

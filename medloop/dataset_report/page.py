@@ -10,8 +10,8 @@ from typing import Any
 from components.shared.reporting.formatting import NONE, count, size
 from components.shared.reporting.left_out import left_out
 from components.shared.reporting.pages import template
+from medloop.dataset_report.counts import NO_FINDING, OUT, SPLITS, UNKNOWN, Rows
 from medloop.dataset_report.figures import DIGITS, Figures
-from medloop.dataset_report.groups import NO_FINDING, OUT, SPLITS, UNKNOWN, Rows
 from medloop.dataset_report.histogram_svg import histogram, peak
 from medloop.dataset_report.histograms import Histograms, compared, histograms
 from medloop.dataset_report.pictures import Pictures

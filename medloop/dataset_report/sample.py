@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
+from medloop.dataset_report.counts import SPLITS, Group, Mask, Rows
 from medloop.dataset_report.figures import near_groups
-from medloop.dataset_report.groups import SPLITS, Group, Mask, Rows
 
 SHOWN = 24
 """Images shown per class."""

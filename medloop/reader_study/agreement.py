@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from components.shared.statistics.intervals import Floats, bootstrap_figure, draw, wilson
-from medloop.reader_study.sums import Ints
+from medloop.reader_study.weighted_figures import Ints
 
 RESAMPLES, SEED = 2000, 7
 """Bootstrap settings, as in the report. The fixed seed makes the interval reproducible."""

@@ -19,7 +19,7 @@ import numpy as np
 from scipy.special import stdtr, stdtrit
 
 from components.shared.statistics.intervals import Floats
-from medloop.reader_study.sums import Sums, covariances, jackknife, value
+from medloop.reader_study.weighted_figures import Sums, covariances, jackknife, value
 
 
 @dataclass(frozen=True)

@@ -13,8 +13,8 @@ from components.shared.figures import FIGURES
 from components.shared.statistics.intervals import Figure, Floats
 from medloop.reader_study.agreement import agreement
 from medloop.reader_study.effect import effect, of_one
-from medloop.reader_study.sums import Area, Ints, Share, Sums, with_interval
 from medloop.reader_study.table import MIN_IMAGES, Reading
+from medloop.reader_study.weighted_figures import Area, Ints, Share, Sums, with_interval
 
 NAMES = tuple(name for name, figure in FIGURES.items() if figure.key)
 WAYS = ("unaided", "aided")

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from images import licences
+from images.choose_constraints import PLATFORM, pins
 from images.hashes import FILE, hashes
-from images.pins import HELD, pins
 
 ROOT = Path(__file__).resolve().parents[2]
 LINE = re.compile(r"([\w.-]+)==(\S+) --hash=sha256:[0-9a-f]{64}")
@@ -54,9 +54,9 @@ def lines_of(text: str) -> list[str]:
 @pytest.mark.parametrize(
     ("asked", "here", "file"),
     [
-        ("yes", HELD, "hashes.txt"),
-        ("required", HELD, "hashes.txt"),
-        ("no", HELD, "constraints.txt"),
+        ("yes", PLATFORM, "hashes.txt"),
+        ("required", PLATFORM, "hashes.txt"),
+        ("no", PLATFORM, "constraints.txt"),
         ("yes", ("CPython", "3.12", "Linux", "x86_64", "glibc"), "constraints.txt"),
         ("yes", ("CPython", "3.11", "Linux", "aarch64", "glibc"), "constraints.txt"),
         ("yes", ("CPython", "3.11", "Linux", "x86_64", ""), "constraints.txt"),

@@ -16,11 +16,11 @@ import onnx
 import pytest
 from onnx import helper, numpy_helper
 
-from components.shared.imaging.pixels import Decoding, decode_image
+from components.shared.imaging.image_files import Decoding, decode_image
 from components.shared.imaging.views import view, view_parameters
 from components.shared.inference import Model
 from components.shared.storage.store import Store
-from serving.app import Limits
+from serving.limits import Limits
 from tests import made
 from tests.serving.conftest import deep, dicom, encoded, image, png, running
 

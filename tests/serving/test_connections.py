@@ -21,7 +21,7 @@ import pytest
 from bench.connections import DESCRIPTORS, measure
 from components.shared.storage.store import Store
 from serving import connections, guard
-from serving.app import Limits
+from serving.limits import Limits
 from tests import made
 from tests.serving.conftest import image, png, running, until
 

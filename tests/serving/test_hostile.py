@@ -16,7 +16,7 @@ import httpx
 import pytest
 
 from components.shared.storage.store import Store
-from serving.decoders import STOPPING
+from serving.decoder_pool import STOPPING
 from serving.deployment import Deployment
 from serving.serve import bind, create_server
 from tests import made

@@ -62,9 +62,6 @@ SPLIT = pa.schema(
 """One row per image of the data set. `side` is its split (train, val, test, or "" if excluded), `since` the version in
 which it was assigned to it, `why` the reason, and `fold` the fold of its patient (-1 for test, and without folds)."""
 
-AGES = {"<18": (0, 17), "18–39": (18, 39), "40–64": (40, 64), "65+": (65, 200)}
-"""Age bands in whole years, used to balance splits and to report results."""
-
 
 def write_csv(rows: Iterable[Mapping[str, Any]], columns: Sequence[str], path: Path) -> None:
     """Write rows, sorted, so that equal rows give equal bytes."""

@@ -21,12 +21,12 @@ log = logging.getLogger("medloop.store")
 PARTIAL = "partial"
 """Folder of files that are being written."""
 PAUSE = 0.05
-"""Seconds between the two halves of `Paused` bytes."""
+"""Seconds between the two halves of `SlowBytes` bytes."""
 ABANDONED = 3600
 """Seconds after which a file that is being written counts as abandoned."""
 
 
-class Paused(bytes):
+class SlowBytes(bytes):
     """Bytes that a backend with a server sends in two halves, so that writing them takes a known time."""
 
     __slots__ = ()

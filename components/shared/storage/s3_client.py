@@ -19,7 +19,7 @@ from minio.error import S3Error
 from minio.signer import sign_v4_s3
 from minio.time import to_amz_date
 
-from components.shared.storage.directory import Paused
+from components.shared.storage.directory import SlowBytes
 from components.shared.storage.s3_keys import Keys
 
 T = TypeVar("T")
@@ -229,7 +229,7 @@ class Client(Minio):  # type: ignore[misc]  # the client is not typed for us
             for name, value in signed.items():
                 for one in value if isinstance(value, (list, tuple)) else [value]:
                     flat.add(name, one)
-            content = body.halves() if isinstance(body, Paused) else body
+            content = body.halves() if isinstance(body, SlowBytes) else body
             response: urllib3.BaseHTTPResponse = self._http.urlopen(
                 method, urlunsplit(url), body=content, headers=flat, preload_content=preload_content, redirect=False
             )

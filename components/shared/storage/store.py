@@ -20,7 +20,7 @@ from urllib.parse import urlsplit
 from components.shared import environment
 from components.shared.contracts import Blob, digest, file_digest, is_digest
 from components.shared.errors import DamagedError, UnavailableError, UsageError
-from components.shared.storage.directory import ABANDONED, PARTIAL, Backend, Directory, Paused, unwritable
+from components.shared.storage.directory import ABANDONED, PARTIAL, Backend, Directory, SlowBytes, unwritable
 from components.shared.storage.scratch import VARIABLE as SCRATCH
 from components.shared.storage.scratch import Scratch
 
@@ -202,7 +202,7 @@ class Store:
             outcomes = [*pool.map(succeeds, [number] * WRITERS, bodies)]
             return sum(outcomes) == 1 and self.read(f"{name}-{number}") == bodies[outcomes.index(True)]
 
-        bodies = [Paused(secrets.token_bytes(64)) for _ in range(WRITERS)]
+        bodies = [SlowBytes(secrets.token_bytes(64)) for _ in range(WRITERS)]
         try:
             with ThreadPoolExecutor(WRITERS) as pool:
                 return all(one_succeeds(number) for number in range(ROUNDS))

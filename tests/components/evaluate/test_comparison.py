@@ -21,7 +21,7 @@ from components.evaluate.comparison import (
     sign_test,
 )
 from components.evaluate.estimates import estimates
-from components.evaluate.population import Settings, compare
+from components.evaluate.metrics_record import Settings, compare
 from components.shared.statistics.metrics import Predictions
 
 SETTINGS = Settings(400, 0.95, 7)

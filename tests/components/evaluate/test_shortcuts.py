@@ -10,7 +10,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from components.evaluate.population import Settings
+from components.evaluate.metrics_record import Settings
 from components.evaluate.shortcuts import LIMIT, figures, image_boxes, make_copies, sample, shortcuts, summarise
 from components.shared.imaging.views import view
 from components.shared.inference import Model

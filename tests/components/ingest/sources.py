@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from components.ingest import decode
+from components.ingest import decode_group
 from components.ingest.labels import Labels, SourceFile, read_labels
 from components.ingest.parameters import SourceParameters
 from components.shared.storage.source import Directory, Entry
@@ -45,7 +45,7 @@ def classes_of(labels: Labels) -> dict[str, list[str]]:
     return {item.name: [labels.classes[place] for place in item.labels] for item in labels.files if not item.problem}
 
 
-def work_with_small_shards(task: decode.Task) -> bytes:
+def work_with_small_shards(task: decode_group.Task) -> bytes:
     """What a decoding process runs, with shards of 3,000 bytes."""
-    decode.LARGE = 3000
-    return decode.decode_task(task)
+    decode_group.LARGE = 3000
+    return decode_group.decode_task(task)

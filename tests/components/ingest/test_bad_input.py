@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from components.ingest import decode_groups
-from components.shared.imaging.decoder import Template
+from components.ingest import decode_parallel
+from components.shared.imaging.decode_sandbox import Template
 from components.shared.storage.store import Store, open_store
 from tests.components.ingest.test_ingest import KEY, Scans, about, ingest, quarantine, row_of, rows
 from tests.components.shared.images import encoded, gray
@@ -70,7 +70,7 @@ def test_a_shard_that_does_not_hold_what_its_name_says_is_named_and_made_again(
     with pytest.raises(OSError, match=f"The object {shard[:12]} in .* does not match its digest"):
         open_store(store.uri).fetch(shard)
     scans.add("NORMAL/new_1.png")
-    monkeypatch.setattr(decode_groups, "Template", Template)  # a shared one writes to an earlier standard error
+    monkeypatch.setattr(decode_parallel, "Template", Template)  # a shared one writes to an earlier standard error
     second = ingest(open_store(store.uri), scans)
     assert f"the content of shard {shard[:12]} does not match its digest" in capfd.readouterr().err
     assert second.values["images"] == 13

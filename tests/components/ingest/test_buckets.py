@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from components.ingest.decode import AHEAD
+from components.ingest.decode_group import AHEAD
 from components.shared.privacy import hash_keys
 from components.shared.runtime.work import Result
 from components.shared.storage import source

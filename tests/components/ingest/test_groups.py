@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from components.ingest.groups import FIRST, GROUP, Group, group_files, overlapping, partition
+from components.ingest.shard_groups import FIRST, GROUP, Group, group_files, overlapping, partition
 from components.shared.contracts import digest
 from components.shared.storage.source import Entry
 

@@ -16,7 +16,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from components.ingest import decode_groups
+from components.ingest import decode_parallel
 from components.ingest.file_names import patient_of
 from components.shared.contracts import digest
 from components.shared.datasets.dataset import Data, read_shard
@@ -498,7 +498,7 @@ def test_a_large_image_is_kept_no_larger_than_asked(store: Store, scans: Scans) 
 def test_a_group_of_many_large_images_has_several_shards(
     store: Store, scans: Scans, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(decode_groups, "DECODE_TASK", "tests.components.ingest.sources:work_with_small_shards")
+    monkeypatch.setattr(decode_parallel, "DECODE_TASK", "tests.components.ingest.sources:work_with_small_shards")
     first = ingest(store, scans)
     assert len(about(store, first)["shards"]) == 3
     assert sum(shard["rows"] for shard in about(store, first)["shards"]) == 8

@@ -15,8 +15,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from components.ingest.readers import read_images
-from components.shared.imaging.pixels import Decoding, Master
+from components.ingest.file_formats import read_images
+from components.shared.imaging.image_files import Decoding, Master
 from tests.components.shared.fresh import outcome
 from tests.components.shared.images import dicom, encoded, gray
 
@@ -157,7 +157,7 @@ def test_a_gzip_bomb_is_unpacked_only_as_far_as_the_volume_goes(claims: tuple[in
         for _ in range(600):
             file.write(b"\0" * 2**20)
     warm = nifti(head(), compress=True)
-    said, mebibytes, _ = outcome(bomb.getvalue(), tmp_path, "components.ingest.readers", "read_images", warm)
+    said, mebibytes, _ = outcome(bomb.getvalue(), tmp_path, "components.ingest.file_formats", "read_images", warm)
     assert said.endswith("are blank, and the others cannot be decoded")
     assert mebibytes < (50 if claims[0] == 70 else 800)
 

@@ -9,9 +9,9 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from components.ingest import readers
-from components.shared.imaging.decoder import Decoder, EndedError, Template, limit_resources, limits
-from components.shared.imaging.pixels import Decoding
+from components.ingest import file_formats
+from components.shared.imaging.decode_sandbox import Decoder, EndedError, Template, limit_resources, limits
+from components.shared.imaging.image_files import Decoding
 
 
 def work(data: bytes, how: dict[str, Any]) -> bytes:
@@ -19,7 +19,7 @@ def work(data: bytes, how: dict[str, Any]) -> bytes:
     shapes, refused = [], ""
     with limit_resources(limits(data)):
         try:
-            shapes = [master.pixels.shape for master in readers.read_images(data, Decoding(**how))]
+            shapes = [master.pixels.shape for master in file_formats.read_images(data, Decoding(**how))]
         except ValueError as error:
             refused = str(error)
     return json.dumps([shapes, refused]).encode()

@@ -13,7 +13,7 @@ READ = """
 import json, resource, sys, time
 sys.path.insert(0, {repository!r})
 from {module} import {name} as read
-from components.shared.imaging.pixels import Decoding
+from components.shared.imaging.image_files import Decoding
 data = open({path!r}, "rb").read()
 def taken():
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
@@ -36,7 +36,7 @@ MEMORY = 8 * 2**30
 def outcome(
     data: bytes,
     folder: Path,
-    module: str = "components.shared.imaging.pixels",
+    module: str = "components.shared.imaging.image_files",
     name: str = "decode_images",
     warm: bytes = b"",
 ) -> tuple[str, int, float]:

@@ -7,8 +7,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from components.ingest import decode_groups
-from components.shared.imaging.decoder import Template
+from components.ingest import decode_parallel
+from components.shared.imaging.decode_sandbox import Template
 
 
 class Shared(Template):
@@ -41,4 +41,4 @@ def shared_template(_templates: dict[str, Shared], monkeypatch: pytest.MonkeyPat
             _templates[key] = Shared(function)
         return _templates[key]
 
-    monkeypatch.setattr(decode_groups, "Template", template)
+    monkeypatch.setattr(decode_parallel, "Template", template)

@@ -10,7 +10,7 @@ import pytest
 
 from components.shared import contracts
 from components.shared.contracts import Blob, Manifest
-from components.shared.parsing import file_names
+from components.shared.parsing import safe_names
 from components.shared.storage.artifacts import gather, lay_out
 from components.shared.storage.store import Store, open_store
 
@@ -90,7 +90,7 @@ def test_names_that_would_take_each_others_place_are_refused(store: Store, pair:
 
 def test_more_files_than_an_artifact_may_have_are_refused() -> None:
     with pytest.raises(ValueError, match=r"has 100,001 files; the maximum is 100,000"):
-        file_names.check_names((str(number) for number in range(file_names.MAX_FILES + 1)), "the model")
+        safe_names.check_names((str(number) for number in range(safe_names.MAX_FILES + 1)), "the model")
 
 
 @pytest.mark.parametrize("digest", ["../../etc/passwd", "A" * 64, "0" * 63, "", "/etc/passwd"])

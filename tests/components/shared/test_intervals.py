@@ -12,7 +12,7 @@ from sklearn.metrics import average_precision_score, f1_score
 
 from bench.intervals import clustered
 from components.evaluate.estimates import area, estimates, mean_cluster_size, variance_inflation
-from components.evaluate.population import Settings, population
+from components.evaluate.metrics_record import Settings, population
 from components.shared.statistics.intervals import (
     Area,
     Share,

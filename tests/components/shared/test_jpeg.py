@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from components.shared.imaging import jpeg, pictures
+from components.shared.imaging import jpeg, png_jpeg
 
 SIDES = st.integers(8, 130)
 
@@ -32,7 +32,7 @@ def by_pillow(data: bytes, max_side: int, rgb: bool) -> tuple[Any, ...]:
     exif = b"\xff\xe1" + (2 + 6).to_bytes(2, "big") + b"Exif\0\0"
     with_exif = data[:2] + exif + data[2:]
     assert jpeg.read_size(with_exif) is None
-    return pictures.decode(with_exif, max_side, rgb)
+    return png_jpeg.decode(with_exif, max_side, rgb)
 
 
 @settings(max_examples=150, deadline=None)
@@ -52,7 +52,7 @@ def test_it_gives_what_pillow_gives(
     options: dict[str, Any] = {"quality": quality, "progressive": progressive}
     data = saved(picture(width, height, mode), **options, **({"subsampling": subsampling} if mode == "RGB" else {}))
     assert jpeg.read_size(data) == (width, height)
-    pixels, size, notes = pictures.decode(data, max_side, rgb)
+    pixels, size, notes = png_jpeg.decode(data, max_side, rgb)
     expected, expected_size, expected_notes = by_pillow(data, max_side, rgb)
     assert np.array_equal(pixels, expected)
     assert (size, notes) == (expected_size, expected_notes)
@@ -62,7 +62,7 @@ def test_it_gives_what_pillow_gives(
 def test_other_colours_are_left_to_pillow(mode: str) -> None:
     data = saved(picture(60, 40, mode))
     assert jpeg.read_size(data) is None
-    assert pictures.decode(data, 1024, False)[0].shape == (40, 60)
+    assert png_jpeg.decode(data, 1024, False)[0].shape == (40, 60)
 
 
 @pytest.mark.parametrize("share", [0.3, 0.7, 0.99])
@@ -71,7 +71,7 @@ def test_a_file_that_is_cut_short_is_refused_as_before(share: float) -> None:
     cut = data[: int(len(data) * share)]
     assert jpeg.decode_jpeg(cut, 1) is None
     with pytest.raises(ValueError, match="cannot be decoded"):
-        pictures.decode(cut, 1024, False)
+        png_jpeg.decode(cut, 1024, False)
 
 
 def test_a_picture_lying_on_its_side_is_set_upright() -> None:
@@ -80,7 +80,7 @@ def test_a_picture_lying_on_its_side_is_set_upright() -> None:
     exif[0x0112] = 6
     data = saved(image, exif=exif)
     assert jpeg.read_size(data) is None
-    assert pictures.decode(data, 1024, False)[0].shape == (80, 30)
+    assert png_jpeg.decode(data, 1024, False)[0].shape == (80, 30)
 
 
 @pytest.mark.parametrize("data", [b"", b"\xff\xd8\xff", b"\xff\xd8\xff" + bytes(100), b"\x89PNG\r\n\x1a\n" + bytes(50)])

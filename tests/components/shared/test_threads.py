@@ -118,7 +118,7 @@ threads.count_threads.__defaults__ = (Path(sys.argv[1]),)
 os.environ.update(threads.thread_variables())
 import numpy, pyarrow, torch
 from components.shared import inference
-from serving.decoders import Decoders
+from serving.decoder_pool import Decoders
 from serving.deployment import Deployment
 from unittest import mock
 import onnxruntime

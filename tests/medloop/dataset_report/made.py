@@ -13,8 +13,8 @@ import pyarrow.parquet as pq
 from components.shared.datasets import dataset, parquet_tables
 from components.shared.datasets.dataset import Data
 from components.shared.storage.store import Store
+from medloop.dataset_report.counts import Rows
 from medloop.dataset_report.figures import Figures, figures
-from medloop.dataset_report.groups import Rows
 from medloop.dataset_report.report_input import ReportInput
 from tests.made import write_shard
 

@@ -11,7 +11,7 @@ from scipy import stats
 from sklearn.metrics import roc_auc_score
 
 from medloop.reader_study.effect import Parts, conclude, effect, of_one, parts
-from medloop.reader_study.sums import Area, Share, Sums, covariances, jackknife, value, with_interval
+from medloop.reader_study.weighted_figures import Area, Share, Sums, covariances, jackknife, value, with_interval
 
 VAN_DYKE = np.array(
     [

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from components.ingest.volumes import is_volume, read_volume
-from components.shared.imaging.pixels import Decoding, Master, decode_images
+from components.shared.imaging.image_files import Decoding, Master, decode_images
 
 
 def read_images(data: bytes, decoding: Decoding) -> Iterator[Master]:

@@ -8,8 +8,8 @@ import gdcm  # noqa: F401 - imported early, so that no file waits for the import
 import openjpeg.utils  # noqa: F401
 import pydicom.pixels  # noqa: F401
 
-from components.shared.imaging import pixels
-from components.shared.imaging.decoder import REFUSAL, VIEW, limit_resources, limits
+from components.shared.imaging import image_files
+from components.shared.imaging.decode_sandbox import REFUSAL, VIEW, limit_resources, limits
 from components.shared.imaging.views import view
 
 
@@ -17,7 +17,7 @@ def make_view(data: bytes, decoding: dict[str, Any], view_parameters: tuple[int,
     """Return VIEW and the view's pixels, or REFUSAL and the reason why the file cannot be used."""
     with limit_resources(limits(data)):
         try:
-            master = pixels.decode_image(data, pixels.Decoding(**decoding))
+            master = image_files.decode_image(data, image_files.Decoding(**decoding))
             return VIEW + view(master.pixels, *view_parameters).tobytes()
         except ValueError as error:
             return REFUSAL + str(error).encode()

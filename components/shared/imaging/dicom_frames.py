@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from components.shared.errors import RefusedError
-from components.shared.imaging.header import FIELDS, read_fields
-from components.shared.imaging.pictures import MAX_PIXELS, silence_warnings
+from components.shared.imaging.header_fields import FIELDS, read_fields
+from components.shared.imaging.png_jpeg import MAX_PIXELS, silence_warnings
 from components.shared.imaging.views import Pixels
 
 if TYPE_CHECKING:
@@ -124,7 +124,7 @@ class Scan:
     def _decode(self, frames: list[int]) -> Iterator[np.ndarray[Any, Any]]:
         from pydicom.pixels import iter_pixels
 
-        from components.shared.imaging.codecs import plugin_for
+        from components.shared.imaging.dicom_codecs import plugin_for
 
         yield from iter_pixels(
             io.BytesIO(self.content),
@@ -242,7 +242,7 @@ def open_scan(data: bytes) -> Scan:
     from pydicom.filereader import read_partial
     from pydicom.uid import UID, ExplicitVRLittleEndian, ImplicitVRLittleEndian, JPEGExtended12Bit, RLELossless
 
-    from components.shared.imaging.codecs import plugin_for
+    from components.shared.imaging.dicom_codecs import plugin_for
 
     logging.getLogger("pydicom").setLevel(logging.CRITICAL)  # it quotes values
     config.settings.reading_validation_mode = config.IGNORE

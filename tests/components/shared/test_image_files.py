@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from PIL import Image
 
-from components.shared.imaging.pixels import Decoding, Master, decode_image
+from components.shared.imaging.image_files import Decoding, Master, decode_image
 from components.shared.imaging.views import equalise_locally, normalise, view
 from tests.components.shared.images import dicom, encoded, gray
 

@@ -1,6 +1,6 @@
 """Measures how much planted writing is found in scans, and how often a scan without any gives an alarm.
 
-Run `python -m bench.writing`. Kermany's chest X-rays where they are at hand (enlarged, with grain), synthetic scans.
+Run `python -m bench.burned_in_text`. Images: Kermany's chest X-rays if present (enlarged, with grain), synthetic scans.
 Names, dates and numbers of one to three lines are planted in corners, along edges and over the anatomy, white on dark
 and black on bright, in the fonts that Pillow and matplotlib bring.
 """
@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
-from bench.near import KERMANY, cost_of_decoding, kermany, synthetic
+from bench.near_duplicates import KERMANY, cost_of_decoding, kermany, synthetic
 from components.ingest.burned_in_text import find_text
 
 FONTS = ("", "DejaVuSans.ttf", "DejaVuSansMono.ttf", "DejaVuSerif.ttf")

@@ -1,7 +1,8 @@
 """Measures how well the same picture is known again, and how rarely another one is taken for it.
 
-Run `python -m bench.near`. Peer: the 64-bit perceptual hash (signs of 8×8 cosines, up to 10 bits may differ) that is
-mostly used for photographs, in the same run. Kermany's chest X-rays where they are at hand, and synthetic scans.
+Run `python -m bench.near_duplicates`. Peer: the 64-bit perceptual hash (signs of 8×8 cosines, up to 10 bits may
+differ) that is mostly used for photographs, in the same run. Images: Kermany's
+chest X-rays if present, and synthetic scans.
 """
 
 from __future__ import annotations

@@ -9,12 +9,12 @@ from concurrent.futures import ThreadPoolExecutor, as_completed
 from typing import TYPE_CHECKING
 
 from components.ingest import records
-from components.ingest.decode import Task
-from components.ingest.groups import Group, overlapping
+from components.ingest.decode_group import Task
 from components.ingest.records import DecodedGroup
+from components.ingest.shard_groups import Group, overlapping
 from components.shared.errors import UnavailableError
-from components.shared.imaging.decoder import Decoder, EndedError, Template
-from components.shared.imaging.pixels import Decoding
+from components.shared.imaging.decode_sandbox import Decoder, EndedError, Template
+from components.shared.imaging.image_files import Decoding
 from components.shared.runtime.threads import count_threads
 from components.shared.storage.source import Source
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 READERS = 8
 """Number of threads that read records."""
-DECODE_TASK = "components.ingest.decode:decode_task"
+DECODE_TASK = "components.ingest.decode_group:decode_task"
 """The function that a decoding process runs."""
 
 

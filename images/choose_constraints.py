@@ -5,7 +5,7 @@ from __future__ import annotations
 import platform
 import sys
 
-HELD = ("CPython", "3.11", "Linux", "x86_64", "glibc")
+PLATFORM = ("CPython", "3.11", "Linux", "x86_64", "glibc")
 """The platform whose files hashes.txt lists."""
 
 
@@ -13,8 +13,9 @@ def pins(asked: str, here: tuple[str, ...]) -> tuple[str, str]:
     """The file, and why it is the one without hashes; `asked` is no where hashes are not wanted."""
     if asked == "no":
         return "constraints.txt", "HASHES=no: packages are installed by version, and their hashes are not checked."
-    if here != HELD:
-        why = f"hashes.txt holds for {' '.join(HELD)}, and this is {' '.join(here)}: packages are installed by version."
+    if here != PLATFORM:
+        expected, found = " ".join(PLATFORM), " ".join(here)
+        why = f"hashes.txt is for {expected}, and this is {found}: packages are installed by version."
         return "constraints.txt", why
     return "hashes.txt", ""
 

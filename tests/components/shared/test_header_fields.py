@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from pydicom.dataset import Dataset
 
-from components.shared.imaging.header import FIELDS, LABELLERS, parse_age, pseudonymise, read_fields, site_code
+from components.shared.imaging.header_fields import FIELDS, LABELLERS, parse_age, pseudonymise, read_fields, site_code
 from components.shared.privacy import hash_keys
 
 KEY = hash_keys.parse("ab" * 32)

@@ -12,8 +12,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from components.shared.datasets.age_bands import AGES
 from components.shared.datasets.dataset import Data
-from components.shared.datasets.parquet_tables import AGES, read_table
+from components.shared.datasets.parquet_tables import read_table
 from components.shared.reporting.left_out import UNUSED
 
 SPLITS = ("train", "val", "test")

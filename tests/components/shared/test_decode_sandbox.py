@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from components.shared.imaging.decoder import (
+from components.shared.imaging.decode_sandbox import (
     MEMORY,
     SECONDS,
     Decoder,
@@ -105,7 +105,7 @@ def test_limits_hold_for_each_file_and_not_for_all_together(template: Template) 
 
 
 SAYING = """
-from components.shared.imaging.decoder import Decoder, EndedError, Template
+from components.shared.imaging.decode_sandbox import Decoder, EndedError, Template
 template = Template({job!r})
 decoder = Decoder(template)
 decoder.send({what!r})
@@ -157,7 +157,7 @@ def test_a_process_stands_still_and_goes_on(template: Template) -> None:
 
 ORPHANED = """
 import sys
-from components.shared.imaging.decoder import Decoder, Template
+from components.shared.imaging.decode_sandbox import Decoder, Template
 template = Template({job!r})
 decoders = [Decoder(template) for _ in range(2)]
 for decoder in decoders:

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from components.shared.datasets.parquet_tables import AGES
+from components.shared.datasets.age_bands import AGES
 from components.shared.figures import FIGURES, KEY, SUMMARY
 from components.shared.reporting.formatting import gap, written
 

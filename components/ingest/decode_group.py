@@ -16,17 +16,17 @@ from typing import NamedTuple
 
 import pyarrow as pa
 
-from components.ingest import readers, records
+from components.ingest import file_formats, records
 from components.ingest.burned_in_text import find_text
-from components.ingest.groups import Group
 from components.ingest.perceptual_hash import perceptual_hash
 from components.ingest.records import ROW_SCHEMA, DecodedGroup, FileRow, Shard
+from components.ingest.shard_groups import Group
 from components.shared.contracts import digest
 from components.shared.datasets.dataset import ShardWriter, pixel_digest, read_shard
 from components.shared.errors import RefusedError, UnavailableError
-from components.shared.imaging import header
-from components.shared.imaging.decoder import limit_resources, limits
-from components.shared.imaging.pixels import Decoding, Master
+from components.shared.imaging import header_fields
+from components.shared.imaging.decode_sandbox import limit_resources, limits
+from components.shared.imaging.image_files import Decoding, Master
 from components.shared.imaging.views import Pixels
 from components.shared.privacy import hash_keys
 from components.shared.privacy.hash_keys import HashKey
@@ -208,7 +208,7 @@ def _decode_file(data: bytes, file: str, entry: Entry, decoding: Decoding, key: 
     try:
         if entry.size > MAX_BYTES:
             raise RefusedError(f"the file has {entry.size:,} bytes; the maximum is {MAX_BYTES:,}")
-        for master in readers.read_images(data, decoding):
+        for master in file_formats.read_images(data, decoding):
             yield DecodedImage(_describe(master, key.image(entry.name, master.frame), key), master.pixels)
     except ValueError as error:
         yield _unusable(file, str(error))
@@ -220,7 +220,7 @@ def _unusable(file: str, why: str) -> DecodedImage:
 
 def _describe(master: Master, image_id: str, key: HashKey) -> FileRow:
     pixels, notes = master.pixels, [*master.notes]
-    header_values = header.pseudonymise(master.header, key) if master.header else {}
+    header_values = header_fields.pseudonymise(master.header, key) if master.header else {}
     if what := find_text(pixels):
         notes.append(("writing in the image", what))
     return {

@@ -24,8 +24,8 @@ from pydicom.uid import (
     JPEGLSNearLossless,
 )
 
-from components.shared.imaging.codecs import read_size
-from components.shared.imaging.pixels import Decoding, Master, decode_image, decode_images
+from components.shared.imaging.dicom_codecs import read_size
+from components.shared.imaging.image_files import Decoding, Master, decode_image, decode_images
 from tests.components.shared.decoders import Decoders
 from tests.components.shared.fresh import outcome
 from tests.components.shared.images import dicom, encapsulated, encoded, packed

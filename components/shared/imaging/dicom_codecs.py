@@ -11,7 +11,7 @@ from pydicom import uid
 from pydicom.pixels import get_decoder
 
 from components.shared.errors import RefusedError
-from components.shared.imaging.pictures import refuse_too_many_parts
+from components.shared.imaging.png_jpeg import refuse_too_many_parts
 
 if TYPE_CHECKING:
     from pydicom.pixels.decoders.base import DecodeRunner

@@ -11,8 +11,8 @@ from PIL import Image
 
 from components.shared.contracts import Between, OneOf
 from components.shared.errors import RefusedError
-from components.shared.imaging import dicom, pictures
-from components.shared.imaging.pictures import colour_note, coloured_share
+from components.shared.imaging import dicom_frames, png_jpeg
+from components.shared.imaging.png_jpeg import colour_note, coloured_share
 from components.shared.imaging.views import Pixels, resize, to_bytes
 
 SMALL_SIDE = 64
@@ -58,8 +58,8 @@ class Master:
 
 def decode_image(data: bytes, decoding: Decoding) -> Master:
     """Return the master of a PNG, JPEG or DICOM file with one image."""
-    if dicom.is_dicom(data):
-        scan = dicom.open_scan(data)
+    if dicom_frames.is_dicom(data):
+        scan = dicom_frames.open_scan(data)
         if scan.frames > 1:
             raise RefusedError(
                 f"the DICOM file has {scan.frames:,} frames; only files with 1 are accepted: send each frame as a file "
@@ -71,8 +71,8 @@ def decode_image(data: bytes, decoding: Decoding) -> Master:
 
 def decode_images(data: bytes, decoding: Decoding) -> Iterator[Master]:
     """Yield the masters of all images in a PNG, JPEG or DICOM file."""
-    if dicom.is_dicom(data):
-        yield from _decode_scan(dicom.open_scan(data), decoding)
+    if dicom_frames.is_dicom(data):
+        yield from _decode_scan(dicom_frames.open_scan(data), decoding)
     else:
         yield _decode_picture(data, decoding)
 
@@ -80,13 +80,13 @@ def decode_images(data: bytes, decoding: Decoding) -> Iterator[Master]:
 def _decode_picture(data: bytes, decoding: Decoding) -> Master:
     if not data:
         raise RefusedError("the file is empty")
-    pixels, size, notes = pictures.decode(data, decoding.max_side, decoding.colour == "rgb")
+    pixels, size, notes = png_jpeg.decode(data, decoding.max_side, decoding.colour == "rgb")
     if master := _make_master(pixels, decoding, {}, -1, notes, size):
         return master
     raise RefusedError(BLANK)
 
 
-def _decode_scan(scan: dicom.Scan, decoding: Decoding) -> Iterator[Master]:
+def _decode_scan(scan: dicom_frames.Scan, decoding: Decoding) -> Iterator[Master]:
     header = dict(scan.header)
     burned_in = header.pop("burned_in").upper() == "YES"
     notes = [("burned-in text", "according to the header, text is burned into the pixels")] if burned_in else []

@@ -94,7 +94,9 @@ class Template:
     def __init__(self, function: str) -> None:
         self._lock = threading.Lock()
         self._control, child_end = socket.socketpair()
-        code = f"import sys; sys.path[:] = {sys.path!r}; from components.shared.imaging.decoder import main; main()"
+        code = (
+            f"import sys; sys.path[:] = {sys.path!r}; from components.shared.imaging.decode_sandbox import main; main()"
+        )
         with child_end:
             self._process = subprocess.Popen(
                 [sys.executable, "-P", "-c", code, function, str(child_end.fileno()), str(os.getpid())],

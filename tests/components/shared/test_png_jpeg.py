@@ -13,7 +13,7 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from components.shared.imaging.pixels import Decoding, Master, decode_image, decode_images
+from components.shared.imaging.image_files import Decoding, Master, decode_image, decode_images
 from components.shared.imaging.views import blank_views, normalise, view
 from tests import made
 from tests.components.shared.fresh import outcome

@@ -16,10 +16,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from components.shared.errors import RefusedError
-from components.shared.imaging.decoder import REFUSAL, VIEW, Decoder, EndedError, Template
+from components.shared.imaging.decode_sandbox import REFUSAL, VIEW, Decoder, EndedError, Template
 from components.shared.runtime.threads import count_threads
 
-WORK = "serving.decoding:make_view"
+WORK = "serving.make_view:make_view"
 """The function that a decoding process runs."""
 SLICE = 0.1
 """CPU seconds after which a file leaves the quick lane."""
