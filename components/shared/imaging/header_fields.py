@@ -27,7 +27,7 @@ FIELDS = {
     "patient_id": Field("PatientID", "a keyed hash", "the basic profile's dummy"),
     "sex": Field("PatientSex", "M, F or nothing", "Retain Patient Characteristics"),
     "age": Field("PatientAge", f"whole years, {OLDEST} and over as {OLDEST}", "Retain Patient Characteristics"),
-    "site": Field("InstitutionName", "a short keyed hash, as site-1a2b3c4d", "the basic profile's dummy"),
+    "site": Field("InstitutionName", "a short keyed hash, such as site-1a2b3c4d", "the basic profile's dummy"),
     "view": Field("ViewPosition", "one of DICOM's terms, or nothing", "not in the profile"),
     "modality": Field("Modality", "one of DICOM's terms, or nothing", "not in the profile"),
     "burned_in": Field("BurnedInAnnotation", "YES, NO or nothing", "not in the profile"),

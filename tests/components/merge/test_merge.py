@@ -76,8 +76,8 @@ def test_a_part_that_is_missing_or_there_twice_is_refused(store: Store, tmp_path
     [
         ({"classes": ["B", "A"]}, "classes"),
         ({"max_side": 64}, "decoding"),
-        ({"patient_pattern": r"(\d+)\."}, "what was asked of ingest"),
-        ({"label_map": {"A": "A", "B": "B"}}, "what was asked of ingest"),
+        ({"patient_pattern": r"(\d+)\."}, "the parameters of ingest"),
+        ({"label_map": {"A": "A", "B": "B"}}, "the parameters of ingest"),
     ],
 )
 def test_parts_that_do_not_belong_together_are_refused(

@@ -38,10 +38,10 @@ MERGES = "a0: &a0 {x: 1}\n" + "".join(f"a{n}: &a{n} {{<<: [*a{n - 1}, *a{n - 1}]
         ("a: 1\na: 2", "'a' occurs more than once"),
         ("a: 1\n'a': 2", "'a' occurs more than once"),
         ("x: {b: 1, b: 1}", "'b' occurs more than once"),
-        ("9" * 5000, "a value does not fit its type"),
-        ("!!bool x", "a value does not fit its type"),
-        ("!!int ''", "a value does not fit its type"),
-        ("2026-99-99", "a value does not fit its type"),
+        ("9" * 5000, "a value does not match its type"),
+        ("!!bool x", "a value does not match its type"),
+        ("!!int ''", "a value does not match its type"),
+        ("2026-99-99", "a value does not match its type"),
         ("!!python/object/apply:os.system [x]", "could not determine a constructor"),
         ("a: b: c", "mapping values are not allowed here"),
     ],
@@ -106,7 +106,7 @@ def test_json_of_any_size_that_is_allowed_is_read(monkeypatch: pytest.MonkeyPatc
     ],
 )
 def test_a_record_that_is_nested_or_said_twice_is_refused_by_name(data: bytes, words: str) -> None:
-    with pytest.raises(ValueError, match=rf"^here is not a JSON run: .*{words}.* make it again\.$"):
+    with pytest.raises(ValueError, match=rf"^here is not a JSON run: .*{words}.* create it again\.$"):
         decode("run", data, "here")
     assert decode("run", encode("run", {"a": 1}), "here")["a"] == 1
 

@@ -88,7 +88,7 @@ def test_a_server_that_keeps_the_same_clock_needs_one_part(kfp: KfpServer, tmp_p
     assert made["trigger"] == {"cron_schedule": {"cron": "0 0 3 1 * *"}}
     assert "CE" in told  # CET or CEST
     told, _ = ask(tmp_path, kfp, "--remove")
-    assert told.startswith("medloop-retrain has ended (1 part)")
+    assert told.startswith("medloop-retrain was removed (1 part)")
 
 
 @pytest.mark.parametrize(
