@@ -176,7 +176,7 @@ def test_watching_has_an_end_of_its_own(kfp: KfpServer, tmp_path: Path) -> None:
         ((*ORDER, "--set", "epoch=3"), "Did you mean 'epochs'?"),
         ((*ORDER, "--service-account", "My Account"), "--service-account is 'My Account'"),
         ((*ORDER, "--image", "trian=x/y:1"), "Did you mean 'train'?"),
-        ((*ORDER, "--images", "registry.example/Team:1"), "lower-case letters"),
+        ((*ORDER, "--images", "registry.example/Team:1"), "in lower case"),
         ((*WATCHED, "--timeout", "90 minutes"), "--timeout: '90 minutes' is not a duration"),
         ((*ORDER, "--timeout", "5m"), "Add --wait"),
     ],
@@ -271,7 +271,7 @@ def watch(kfp: KfpServer, package: Path, script: list[Step], **settings: Any) ->
     def hear(event: dict[str, Any]) -> None:
         events.append(f"{event['stage']} {event['event']}")
 
-    asked = {"pause": 0.02, "patience": 20.0, **settings}
+    asked = {"pause": 0.02, "timeout": 20.0, **settings}
     return follow(server, run_id, hear, said.append, **asked), events, said
 
 
