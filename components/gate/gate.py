@@ -40,7 +40,7 @@ def gate(
 
     A missing or non-numeric figure fails its check.
 
-      policy: changes to the shipped policy; see docs/gate.md
+      policy: changes to the default policy; see docs/gate.md
       looks: index of this evaluation on the locked test set, starting at 1
       spent: total error rate that earlier evaluations on this test set spent
       signer: id of the key that signs the decision, as resolve read it; empty if no key is set

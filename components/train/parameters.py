@@ -16,15 +16,15 @@ class TrainParameters:
     """How a network is built and trained."""
 
     architecture: str = "small"
-    """network: small, resnet18, resnet50, efficientnet_b0, efficientnet_b4, densenet121, vit or convnext_tiny"""
+    """network architecture"""
     image_size: Annotated[int, Between(48, 1024)] = 96
     """height and width of the network's input, in pixels"""
     epochs: Annotated[int, Between(1, 1000)] = 24
     """passes over the training images"""
     batch_size: Annotated[int, Between(2, 4096)] = 16
-    """images per step"""
+    """images per training step"""
     learning_rate: Annotated[float, Between(1e-7, 1)] = 2e-3
-    """highest learning rate, after the warm-up; it then decays along half a cosine wave"""
+    """peak learning rate, reached after the warm-up and followed by cosine decay"""
     device: Annotated[str, OneOf(("auto", "cpu", "cuda"))] = "auto"
     """device: auto uses a GPU if there is one, cuda requires one"""
     weights: str = ""

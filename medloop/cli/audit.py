@@ -17,7 +17,10 @@ app = typer.Typer(name="audit", no_args_is_help=True, rich_markup_mode=None, hel
 
 @app.command(short_help="Detect changed, missing, reordered or truncated entries.")
 def verify(
-    head: Annotated[str, typer.Option(help="Hash of an earlier newest entry that the log must still contain.")] = "",
+    head: Annotated[
+        str,
+        typer.Option(help="Recorded head (hash of the newest entry at that time), which the log must still contain."),
+    ] = "",
     as_json: AsJson = False,
 ) -> None:
     """Detect entries of the release log that were changed, removed, reordered or truncated, and decisions, reports,

@@ -15,7 +15,7 @@ app = typer.Typer(
     name="data",
     no_args_is_help=True,
     rich_markup_mode=None,
-    help="Report on data sets; find hashed files.",
+    help="Show data sets; find the file of a hash.",
 )
 
 
@@ -48,7 +48,7 @@ def show(
     \b
         medloop data show
         medloop data show 20261121 --json
-        medloop data show --quarantine aside.csv
+        medloop data show --quarantine quarantine.csv
         medloop data show --dataset dataset --splits splits --output data.html
     """
     from dataclasses import asdict
@@ -120,7 +120,7 @@ def locate(
     source: Source = "",
     as_json: AsJson = False,
 ) -> None:
-    """Find the file, or the patient and their files, that has a given hash, by hashing the names at the source.
+    """Find the file with a given hash, or the patient and the patient's files, by hashing all names in the source.
 
     Requires the hash key and the source (by default that of the latest run). The output identifies patients.
 

@@ -79,7 +79,7 @@ def restore(copy: Copy) -> None:
     typer.echo(restore_key(read_settings(), copy))
 
 
-@app.command(short_help="Rotate the hash key and convert the split.")
+@app.command(short_help="Rotate the hash key; every patient stays in the same split.")
 def rotate(
     reason: Reason,
     to: Annotated[
@@ -133,7 +133,7 @@ def pair(
     )
 
 
-@app.command(name="stages", short_help="Write a signing key for each stage that cannot release.")
+@app.command(name="stages", short_help="Write a signing key for each stage except resolve, gate, deploy and reject.")
 def stage_keys(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="New directory for one key file per stage.")],
 ) -> None:

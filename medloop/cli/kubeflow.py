@@ -122,7 +122,8 @@ def submit(
 ) -> None:
     """Start a run on a Kubeflow Pipelines server, with images pinned by their current digests.
 
-    The server is KF_PIPELINES_ENDPOINT if set, otherwise that of the cluster of this pod or of KUBECONFIG.
+    The server is the one in KF_PIPELINES_ENDPOINT, if set, otherwise the one in the cluster of this pod or of
+    KUBECONFIG.
 
     \b
         medloop submit --source /scans --store s3://medloop/chest --images registry.example/medloop:0.1.0 --wait
@@ -207,7 +208,9 @@ def schedule(
     remove: Annotated[bool, typer.Option("--remove", help="Remove the schedule of this name.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Schedule the loop. Runs use the package compiled now, never overlap, and are not caught up after a pause.
+    """Schedule the loop on the server.
+
+    All runs use the package compiled now. Runs never overlap, and missed runs are not started later.
 
     \b
         medloop schedule --cron "0 3 * * MON" --timezone Europe/Berlin --source /scans --store s3://medloop/chest
@@ -215,7 +218,7 @@ def schedule(
 
     Kubeflow uses one time zone for all schedules: UTC, or the one in MEDLOOP_KFP_TIMEZONE. If --timezone has daylight
     saving time, the schedule is split at each clock change of the next five years. There is no run in a skipped hour,
-    and one run in a repeated hour (two if Kubeflow's own clock repeats it too).
+    and one run in a repeated hour (two if Kubeflow's time zone repeats the same hour).
     """
     from datetime import UTC, datetime
 

@@ -107,7 +107,10 @@ def synth(
     ] = 2,
     seed: Annotated[int, typer.Option(min=0, max=2**63 - 1, help="Random seed.")] = 7,
     shift: Annotated[
-        float, typer.Option(min=0, max=2, help="Domain shift: 0 is the first hospital, 1 another with other equipment.")
+        float,
+        typer.Option(
+            min=0, max=2, help="Domain shift: 0 for the first hospital, 1 for a hospital with different equipment."
+        ),
     ] = 0.0,
     reports: Annotated[bool, typer.Option("--reports", help="Add short clinical texts that complement the images.")] = (
         False
@@ -206,10 +209,10 @@ def params(
         typer.echo(describe(words or [], min(shutil.get_terminal_size().columns, 100)))
 
 
-@app.command(cls=WithParameters, short_help="Show which stages a run would reuse or run (dry run).")
+@app.command(cls=WithParameters, short_help="Show which stages a run would reuse or execute (dry run).")
 @with_options
 def plan(*, options: RunOptions, as_json: AsJson = False) -> None:
-    """Show what a run would do: which stages are reused, which run and why, and their last duration.
+    """Show which stages a run would reuse, which it would execute and why, and the last duration of each.
 
     This is a dry run: no stage starts, and the model in service and the release log stay unchanged.
 
@@ -263,7 +266,9 @@ def readers(
     name: RunName = "",
     positive: Annotated[
         str,
-        typer.Option("--positive", help="Class for sensitivity and specificity; of two classes the second by default."),
+        typer.Option(
+            "--positive", help="Positive class, for sensitivity and specificity; by default the second of two classes."
+        ),
     ] = "",
     cut: Annotated[
         float | None,
@@ -295,17 +300,18 @@ def readers(
 
 @app.command(short_help="Repeat a step of an earlier run on this machine.")
 def replay(
-    name: Annotated[str, typer.Argument(metavar="RUN", help="Run id or its first characters; cluster runs too.")],
+    name: Annotated[str, typer.Argument(metavar="RUN", help="Id of a local or cluster run, or its first characters.")],
     stage: Annotated[str, typer.Argument(help="Stage to repeat.")],
     number: Annotated[
-        int, typer.Option(min=0, max=10**6, help="Index of the step if the stage ran several times; 0 is the last.")
+        int,
+        typer.Option(min=0, max=10**6, help="Index of the step if the stage ran several times; 0 is the most recent."),
     ] = 0,
     runner: Runner = "subprocess",
-    image: Annotated[str, typer.Option(help="Image for --runner docker; that of the run by default.")] = "",
+    image: Annotated[str, typer.Option(help="Image for --runner docker; by default the image that the run used.")] = "",
     debug: Annotated[bool, typer.Option("--debug", help="Open a debugger at the failure.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Repeat a step of an earlier run on exactly the same inputs, and compare its outputs.
+    """Repeat a step of an earlier run on exactly the same inputs, and compare the outputs of both.
 
     All output goes to a separate directory; the store, the release log, tracking and the model in service stay
     unchanged. Exit status 1: the step failed.
@@ -364,7 +370,7 @@ def check_image(
     """Check that a custom image can replace a stage's image: its interface, its packages and its results.
 
     A small loop runs on synthetic scans. The image runs its stage, and the following stages use its outputs. Exit
-    status 1: the image cannot be used. If it can, pass it to run, compile or submit with --image STAGE=IMAGE.
+    status 1: the image cannot be used. Pass a valid image to run, compile, submit or schedule with --image STAGE=IMAGE.
 
     \b
         medloop check-image registry.example/ours/train:2 --stage train

@@ -40,7 +40,7 @@ def approve(
     Exit status 1: the release failed.
 
     \b
-        medloop approve 20261121 --by "Dr. Weber" --reason "read 40 of its cases"
+        medloop approve 20261121 --by "Dr. Weber" --reason "reviewed 40 test images and their predictions"
     """
     from rich.console import Console
 

@@ -21,9 +21,9 @@ def init(
 ) -> None:
     """Create the bucket in MEDLOOP_STORE if it does not exist, and set it up.
 
-    Old versions are kept for 90 days, objects are encrypted, and aborted uploads and probes are removed. Objects in
-    use never expire, and rules of other applications stay unchanged. The command can be repeated. Exit status 1: the
-    server or the access rights do not allow one of the settings.
+    Old versions are kept for 90 days, objects are encrypted, and incomplete uploads and leftover test objects are
+    removed. Objects in use never expire, and rules of other applications stay unchanged. The command can be
+    repeated. Exit status 1: the server or the access rights do not allow one of the settings.
 
     \b
         MEDLOOP_STORE=s3://models/chest medloop storage init --dry-run
