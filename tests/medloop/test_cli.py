@@ -141,7 +141,7 @@ def test_a_package_of_another_kind_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_store_with_a_slash_too_few_is_no_directory(tmp_path: Path) -> None:
-    done = medloop(tmp_path, "models", status=1, MEDLOOP_STORE="s3:/bucket/loop")
+    done = medloop(tmp_path, "models", status=2, MEDLOOP_STORE="s3:/bucket/loop")
     assert "'s3:/bucket/loop'" in done.stderr
     assert "two slashes" in done.stderr
 
@@ -184,7 +184,7 @@ def test_an_unknown_run_is_named_with_the_known_ones(place: Place) -> None:
 
 def test_a_run_does_not_begin_with_a_price_that_is_none(tmp_path: Path) -> None:
     (tmp_path / "scans").mkdir()
-    done = medloop(tmp_path, "run", "--source", str(tmp_path / "scans"), status=1, MEDLOOP_DEVICE_PRICE="2,50")
+    done = medloop(tmp_path, "run", "--source", str(tmp_path / "scans"), status=2, MEDLOOP_DEVICE_PRICE="2,50")
     assert "MEDLOOP_DEVICE_PRICE is '2,50'" in done.stderr
     assert not (tmp_path / "store").exists()
 

@@ -143,7 +143,7 @@ def test_the_log_tells_of_it_and_models_lists_it(loop: ByHand) -> None:
     assert "rotation" in told
     assert f"key {new.id}" in told
     assert "a laptop was lost" in told
-    with pytest.raises(ValueError, match=f"has the id {FIRST.id}, and this store was made with key {new.id}"):
+    with pytest.raises(ValueError, match=f"key is {FIRST.id}, but this store was made with key {new.id}"):
         loop.data()  # whoever still has the old key is told so
 
 
