@@ -133,7 +133,7 @@ def test_the_debugger_stops_at_the_line_that_fails(failed: ByHand) -> None:
         command, input="p 6 * 7\nup\nq\n", capture_output=True, text=True, cwd=ROOT, env=environment, timeout=120,
         check=False,
     )  # fmt: skip
-    assert done.stdout.count("components/split/sides.py") == 2  # where it failed, and who called
+    assert done.stdout.count("components/split/assign.py") == 2  # where it failed, and who called
     assert "-> raise ValueError(" in done.stdout
     assert "(Pdb) 42" in done.stdout
     assert done.returncode == 1, done.stdout + done.stderr
