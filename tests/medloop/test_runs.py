@@ -31,7 +31,7 @@ def test_a_finished_run_is_told_like_one_of_this_machine(finished: ByHand) -> No
         assert RUN in told
         assert " released " in told
     explained = medloop(finished.home, "explain").stdout
-    assert f"The run {RUN}" in explained
+    assert f"Run {RUN}" in explained
     assert "by a pod" in explained
     assert f"Source: {finished.scans}" in explained
     assert "images of" in explained

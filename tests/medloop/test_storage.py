@@ -77,7 +77,7 @@ def test_a_bucket_is_made_and_set_up_once(server: S3Server) -> None:
     assert set(states(server, store).values()) == {"is"}
     assert set(states(server, store, "--dry-run").values()) == {"is"}
     said = medloop(server, store, "storage", "init")
-    assert "✓ is  versions" in said
+    assert "✓ set  versions" in said
     assert "noncurrent versions are deleted after 90 days below loop/" in said
 
 
@@ -131,9 +131,9 @@ def test_keys_without_the_right_are_told_so(tmp_path: Path) -> None:
     with moto(tmp_path) as server, faulty(server) as (proxied, faults):
         faults.force("get", Answer(403, "AccessDenied"))
         said = medloop(proxied, f"s3://{BUCKET}", "storage", "init", status=1)
-        assert "✗ cannot  versions" in said
+        assert "✗ failed   versions" in said
         assert "The access key lacks the permission; docs/storage.md lists" in said
-        assert "✓ done    encryption" in said
+        assert "✓ changed  encryption" in said
         faults.force("list", Answer(403, "AccessDenied"))
         said = medloop(proxied, f"s3://{BUCKET}", "storage", "init", status=1)
         assert f"medloop: The keys may not list objects in the bucket '{BUCKET}'" in said

@@ -196,7 +196,7 @@ def test_bad_arguments_are_refused(tmp_path: Path, arguments: dict[str, Any], me
 def test_a_directory_keeps_what_it_was_made_with(tmp_path: Path, changed: dict[str, Any]) -> None:
     synth(tmp_path / "scans", patients=1)
     before = digests(tmp_path / "scans")
-    message = rf"was made with {next(iter(changed))} .* or name another directory"
+    message = rf"was created with {next(iter(changed))} .* or name another directory"
     with pytest.raises(ValueError, match=message):
         synth(tmp_path / "scans", patients=1, **changed)
     assert digests(tmp_path / "scans") == before
