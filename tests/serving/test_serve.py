@@ -130,7 +130,7 @@ def test_what_decoders_say_of_a_header_is_not_in_the_log(store: Store, tmp_path:
     ("arguments", "words"),
     [
         (["--store", "s3:/x://"], "it must be a directory or s3://bucket/prefix."),
-        (["--store", ""], "The store's address is empty."),
+        (["--store", ""], "The store's address is empty;"),
         (["--store", "x", "--poll", "0"], "poll is 0 seconds; it must be from 0.05 to 3600."),
     ],
 )
