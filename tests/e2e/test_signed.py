@@ -45,7 +45,7 @@ def test_all_that_a_release_rests_on_is_signed(signed: Place, pair: Pair) -> Non
 
 def test_the_same_run_again_finds_its_work_done(signed: Place) -> None:
     again = signed.run()
-    assert "in service already" in again["sentence"]
+    assert "already in service" in again["sentence"]
     assert {step["state"] for step in again["stages"][1:-1]} == {"reused"}
 
 

@@ -59,6 +59,10 @@ def name(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
 
+def main_module(name: str) -> str:
+    return "serving.serve" if name == "serve" else f"components.{name}.{name}"
+
+
 def needed(name: str) -> set[str]:
     """The distributions that an image must hold: its group's, and all that those ask for here."""
     waiting = [Requirement(one) for one in _written(name)]
@@ -101,7 +105,7 @@ def test_only_train_holds_torch_and_no_image_holds_pip_or_the_tests_own_packages
 def test_every_module_and_package_that_an_image_may_come_to_is_imported_there(name: str) -> None:
     files = reached(ROOT, name)
     modules = [".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__") for path in files]
-    assert f"components.{name}.{name}" in modules
+    assert main_module(name) in modules
     code = f"""
 import importlib, re, sys
 from importlib.metadata import packages_distributions
@@ -135,7 +139,7 @@ print(json.dumps(gone))
 def test_bytecode_is_there_for_all_that_is_imported(name: str) -> None:
     code = f"""
 import sys
-import components.{name}.{name}
+import {main_module(name)}
 from pathlib import Path
 files = {{getattr(m, '__cached__', None) for m in list(sys.modules.values()) if getattr(m, '__file__', '') }}
 print(sorted(f for f in files if isinstance(f, str) and not Path(f).exists()))

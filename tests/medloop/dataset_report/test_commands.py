@@ -117,7 +117,7 @@ def test_where_there_is_nothing_to_show_it_says_so(divided: ByHand, tmp_path: Pa
     with pytest.raises(ValueError, match="UNKNOWN"):
         empty.step("ingest", {}, source=str(divided.scans), **seen, classes=["UNKNOWN"])
     assert "has a data set" in medloop(tmp_path, "data", "show", status=1).stderr
-    assert "it failed before" in medloop(tmp_path, "data", "show", RUN, status=1).stderr
+    assert "its outcome is 'failed'" in medloop(tmp_path, "data", "show", RUN, status=1).stderr
     told = json.loads(medloop(tmp_path, "data", "show", RUN, "--json", status=1).stdout)
     assert set(told) == {"error"}
 
