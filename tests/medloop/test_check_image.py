@@ -70,7 +70,7 @@ def test_an_image_with_a_parameter_more_fits_and_the_steps_after_it_go_on(tmp_pa
 def test_what_the_next_step_cannot_read_is_a_problem(tmp_path: Path, build: Any) -> None:
     last = "leaks(dataset, splits):"
     own = build(
-        changed(last, rf'(leaks(dataset, splits), (splits \/ "splits.parquet").rename(splits \/ "sides.parquet"))[0]:')
+        changed(last, r'(leaks(dataset, splits), (splits \/ "splits.parquet").rename(splits \/ "sides.parquet"))[0]:')
     )
     done = medloop(tmp_path, "check-image", own, "--stage", "split", "--json", status=1)
     state, means = checks(done.stdout)["is understood"]
