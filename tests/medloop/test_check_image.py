@@ -99,7 +99,7 @@ def test_an_image_without_medloop_is_told_what_it_lacks(tmp_path: Path, build: A
 @pytest.mark.parametrize(
     ("arguments", "status", "sentence"),
     [
-        (("nowhere/there:1", "--stage", "split"), 1, "There is no image nowhere/there:1 on this machine."),
+        (("nowhere/there:1", "--stage", "split"), 1, "These images are not on this machine: nowhere/there:1."),
         (("medloop-split", "--stage", "splitt"), 2, "There is no stage 'splitt'. Did you mean 'split'?"),
     ],
 )
