@@ -134,7 +134,7 @@ def test_the_debugger_stops_at_the_line_that_fails(failed: ByHand) -> None:
         check=False,
     )  # fmt: skip
     assert done.stdout.count("components/split/assign.py") == 2  # where it failed, and who called
-    assert "-> raise ValueError(" in done.stdout
+    assert "-> raise RefusedError(" in done.stdout
     assert "(Pdb) 42" in done.stdout
     assert done.returncode == 1, done.stdout + done.stderr
     assert "The step split failed here." in done.stderr
