@@ -314,7 +314,6 @@ class Container:
 @pytest.fixture
 def serving(store: Store) -> Iterator[Container]:
     require("serve")
-    Path(store.uri).mkdir()
     container = Container(store)
     yield container
     docker("rm", "--force", "--volumes", container.id)
