@@ -21,7 +21,7 @@ from pathlib import Path
 
 from components.shared.runtime.threads import count_threads
 
-NETWORKS = {"small": (96, 16, 1280, 320), "resnet18": (128, 16, 128, 96)}
+NETWORKS = {"small": (96, 16, 1280, 640), "resnet18": (128, 16, 128, 96)}
 """Of each network: image size, batch size, images to train on when the machine is quiet, and when it is busy."""
 SETTINGS = ("before", "now")
 QUIET, TRIES = 0.05, 40

@@ -37,6 +37,7 @@ from components.shared.storage.artifacts import lay_out
 from components.shared.storage.store import open_store
 from components.train import models
 from components.train.augmentation import Augmentation
+from components.train.interruption import Interruption
 from components.train.parameters import TrainParameters
 from components.train.split_images import SplitImages
 from components.train.training import Training
@@ -102,7 +103,7 @@ def ours(
     )
     begun = time.perf_counter()
     torch.use_deterministic_algorithms(True, warn_only=device == "cuda")
-    training._epoch(Never(), Asked(), Silent())  # type: ignore[arg-type]  # nothing is kept, nobody asks
+    training._epoch(Never(), Interruption(), Silent())  # type: ignore[arg-type]  # nothing is kept
     torch.use_deterministic_algorithms(False)  # peers are as fast as they can be
     if device == "cuda":
         torch.cuda.synchronize()
@@ -114,12 +115,6 @@ class Never:
 
     def due(self) -> bool:
         return False
-
-
-class Asked:
-    """Nobody asks to end."""
-
-    asked = False
 
 
 def bare(side: SplitImages, architecture: str, size: int, precision: str, batch: int, device: str) -> float:

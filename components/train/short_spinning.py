@@ -7,10 +7,14 @@ The number of threads cannot follow the load: it changes the last digits of sums
 
 GNU's OpenMP looks only 100 times where the process has more OpenMP threads than processors. Idle teams of threads
 beside the working one bring that about, at any moment and without a change of any result.
+
+Two threads on two processors that are both busy are still late for each other most of the time. They are faster on
+one processor; since they then wait for each other, only a try shows whether the other has become free.
 """
 
 from __future__ import annotations
 
+import contextlib
 import math
 import os
 import threading
@@ -20,10 +24,12 @@ from types import TracebackType
 
 import torch
 
+TASKS = Path("/proc/self/task")
 INTERVAL = 0.5
 """Seconds between two measurements."""
-BUSY, QUIET = 0.2, 0.1
-"""Seconds per second for which threads waited for a core. Above the first a machine is busy, below the second quiet."""
+FULL, BUSY, QUIET = 0.6, 0.2, 0.1
+"""Seconds per second for which threads waited for a core. Above the first, every processor is busy, above the second
+some are, below the third the machine is quiet."""
 SHORTEST, LONGEST = 5.0, 80.0
 """Seconds for which the machine must be quiet before threads wait as usual again. Each relapse doubles them."""
 PARALLEL = 2**20
@@ -35,7 +41,7 @@ MOST = 64
 class ShortSpinning:
     """While this context lasts, waiting threads sleep soon whenever the machine is busy."""
 
-    def __init__(self, tasks: Path = Path("/proc/self/task")) -> None:
+    def __init__(self, tasks: Path = TASKS) -> None:
         self._tasks = tasks
         self._begin: dict[str, float] = {}
         self._ended = threading.Event()
@@ -56,20 +62,30 @@ class ShortSpinning:
 
     def _watch(self) -> None:
         idle: list[IdleTeam] = []
+        together, processors = False, os.sched_getaffinity(0)
         patience, quiet_since = SHORTEST, time.monotonic()
         before, begun = self._begin, time.monotonic()
         while not self._ended.wait(INTERVAL):
             after, now = seconds_waited(self._tasks), time.monotonic()
             share = sum(after[task] - before[task] for task in after.keys() & before.keys()) / (now - begun)
             before, begun = after, now
-            if share > QUIET:
+            if share > QUIET and not together:
                 quiet_since = now
             if share > BUSY and not idle:
                 idle = [IdleTeam() for _ in range(teams())]
+            elif share > FULL and len(processors) == torch.get_num_threads() == 2 and not together:
+                together = True
+                use_processors({min(processors)})
             elif idle and now - quiet_since > patience:
-                while idle:
-                    idle.pop().end()
                 patience = min(2 * patience, LONGEST)
+                if together:
+                    together, quiet_since = False, now
+                    use_processors(processors)
+                else:
+                    while idle:
+                        idle.pop().end()
+        if together:
+            use_processors(processors)
         while idle:
             idle.pop().end()
 
@@ -100,6 +116,13 @@ class IdleTeam:
         """End the threads."""
         self._ended.set()
         self._thread.join()
+
+
+def use_processors(processors: set[int]) -> None:
+    """Let all threads of this process run on these processors only."""
+    for task in TASKS.iterdir():
+        with contextlib.suppress(OSError):  # the thread has just ended
+            os.sched_setaffinity(int(task.name), processors)
 
 
 def seconds_waited(tasks: Path) -> dict[str, float]:

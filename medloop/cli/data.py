@@ -15,7 +15,7 @@ app = typer.Typer(
     name="data",
     no_args_is_help=True,
     rich_markup_mode=None,
-    help="Show data sets; find the file of a hash.",
+    help="Show data sets; find the file or patient behind a keyed hash.",
 )
 
 

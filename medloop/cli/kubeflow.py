@@ -120,10 +120,10 @@ def submit(
     account: Account = "",
     as_json: AsJson = False,
 ) -> None:
-    """Start a run on a Kubeflow Pipelines server, with images pinned by their current digests.
+    """Start a run on a Kubeflow Pipelines server, with the stages' container images pinned by their current digests.
 
-    The server is the one in KF_PIPELINES_ENDPOINT, if set, otherwise the one in the cluster of this pod or of
-    KUBECONFIG.
+    The server is the one in KF_PIPELINES_ENDPOINT, if set. Otherwise it is the one in the cluster of the pod in which
+    this command runs, or in the cluster that KUBECONFIG names.
 
     \b
         medloop submit --source /scans --store s3://medloop/chest --images registry.example/medloop:0.1.0 --wait

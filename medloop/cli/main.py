@@ -35,6 +35,8 @@ from medloop.cli.releases import app as releases_app
 from medloop.cli.storage import app as storage
 from medloop.releases.audit import record_head
 
+TAKE_OVER = "Take over the lock that another run holds on the store. Use only if that run has stopped."
+
 app = typer.Typer(
     name="medloop",
     no_args_is_help=True,
@@ -58,7 +60,7 @@ and the hash key.
 Environment variables:
     MEDLOOP_HOME           another directory for this state
     MEDLOOP_STORE          another store: a directory or s3://bucket/prefix
-    MEDLOOP_HASH_KEY       the hash key
+    MEDLOOP_HASH_KEY       secret key with which names of patients and files are hashed
     MEDLOOP_SIGNING_KEY    private key that signs decisions and releases
     MEDLOOP_VERIFY_KEYS    public keys that verify them
     MLFLOW_TRACKING_URI    a tracking server
@@ -138,14 +140,12 @@ def run(
     runner: Runner = "subprocess",
     images: ImageOptions,
     as_json: AsJson = False,
-    take_over: Annotated[
-        bool, typer.Option("--take-over", help="Take over the lock. Use only if the other run has stopped.")
-    ] = False,
+    take_over: Annotated[bool, typer.Option("--take-over", help=TAKE_OVER)] = False,
 ) -> None:
     """Run the loop: ingest, split, train, evaluate, gate, quantize, evaluate, gate, deploy or reject.
 
-    Results of earlier runs are reused. Ctrl-C stops the run cleanly; the same command resumes it. Exit status: 0 also
-    if the model is refused or awaits approval, 1 if a stage failed.
+    Results of earlier runs are reused. Ctrl-C stops the run cleanly; the same command resumes it. Exit status: 0 if
+    the run completed, even if the model is refused or awaits approval; 1 if a stage failed.
 
     \b
         medloop run --source scans
@@ -298,7 +298,7 @@ def readers(
         typer.echo(f"{comparison.figures['effect']['sentence']}\n\n{comparison.page}")
 
 
-@app.command(short_help="Repeat a step of an earlier run on this machine.")
+@app.command(short_help="On this machine, repeat a step of an earlier local or cluster run.")
 def replay(
     name: Annotated[str, typer.Argument(metavar="RUN", help="Id of a local or cluster run, or its first characters.")],
     stage: Annotated[str, typer.Argument(help="Stage to repeat.")],
@@ -361,7 +361,7 @@ def serve(
     raise typer.Exit(listen(read_settings().store, host, port, poll))
 
 
-@app.command(short_help="Check that a custom image can replace a stage's image.")
+@app.command(short_help="Check that a custom container image can replace a stage's image.")
 def check_image(
     image: Annotated[str, typer.Argument(help="Image on this machine.")],
     stage: Annotated[str, typer.Option(help="Stage that the image replaces.")],
