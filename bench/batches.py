@@ -99,7 +99,7 @@ def compare(name: str, source: Path, home: Path, rounds: int, bar: str) -> None:
 def waiting(home: Path) -> None:
     """The share of training's time in which the fastest network waits for its images, in real epochs of it."""
     from components.train.split_images import SplitImages
-    from components.train.training import Training
+    from components.train.training_loop import Training
 
     spent = {"waiting": 0.0, "learning": 0.0, "all": 0.0}
     batches, epoch = SplitImages.batches, Training._epoch

@@ -10,7 +10,7 @@ import subprocess
 import time
 from collections.abc import Sequence
 
-from components.shared.runtime.interface import Parameter, read
+from components.shared.runtime.stage_interface import Parameter, read
 from images.build import SERVE, names, reference, size
 
 PEER = "peer"

@@ -19,10 +19,11 @@ from numpy.typing import NDArray
 from scipy.special import stdtrit
 from scipy.stats import binom, norm
 
-from components.evaluate.estimates import area, mean_cluster_size
 from components.evaluate.metrics_record import Settings, compare, population
 from components.evaluate.operating_points import operating_points
+from components.evaluate.point_metrics import area, mean_cluster_size
 from components.evaluate.subgroups import gaps, make_subgroups
+from components.shared.statistics.bootstrapped_metrics import Predictions
 from components.shared.statistics.intervals import (
     Area,
     Floats,
@@ -35,7 +36,6 @@ from components.shared.statistics.intervals import (
     uneven_variance,
     wilson,
 )
-from components.shared.statistics.metrics import Predictions
 
 PATIENTS = (50, 200, 600, 2000)
 CROWDS = ((1, 0.0), (3, 0.3), (5, 0.0), (5, 0.3), (5, 0.7))

@@ -26,7 +26,7 @@ import yaml
 from bench.batches import data_set
 from bench.scans import KERMANY
 from components.shared.contracts import Manifest
-from components.shared.figures import KEY, SUMMARY
+from components.shared.metric_definitions import KEY, SUMMARY
 from components.shared.privacy.hash_keys import SYNTHETIC
 from components.shared.runtime.work import step
 from components.shared.storage.store import Store, open_store

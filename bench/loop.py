@@ -15,7 +15,7 @@ from typing import Any
 
 from components.shared import contracts
 from components.shared.privacy.hash_keys import SYNTHETIC
-from components.shared.runtime.interface import read
+from components.shared.runtime.stage_interface import read
 from components.shared.storage.store import open_store
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -21,7 +21,7 @@ from scipy.optimize import brentq
 from scipy.stats import norm
 
 from components.evaluate.comparison import LEVELS, area_bound, share_bounds
-from components.evaluate.estimates import Estimate, area, mean_cluster_size
+from components.evaluate.point_metrics import Estimate, area, mean_cluster_size
 from components.shared.statistics.intervals import Area, Floats, correlation, draw
 
 MARGINS = {"accuracy": 0.05, "auc": 0.03}

@@ -34,7 +34,7 @@ from components.train import models
 from components.train.augmentation import Augmentation
 from components.train.parameters import TrainParameters
 from components.train.split_images import SplitImages
-from components.train.training import Training, predict_logits
+from components.train.training_loop import Training, predict_logits
 from components.train.validation import score
 
 HELD_OUT = ("val", "early", "contrary", "borders")

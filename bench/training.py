@@ -40,7 +40,7 @@ from components.train.augmentation import Augmentation
 from components.train.interruption import Interruption
 from components.train.parameters import TrainParameters
 from components.train.split_images import SplitImages
-from components.train.training import Training
+from components.train.training_loop import Training
 
 PLAIN: dict[str, Any] = {
     "epochs": 1,

@@ -14,9 +14,9 @@ from components.shared import environment
 from components.shared.contracts import Manifest
 from components.shared.errors import exit_code, is_foreseen
 from components.shared.parsing.json_documents import parse_json
-from components.shared.privacy.redaction import printable, protect_process
+from components.shared.privacy.secret_redaction import printable, protect_process
 from components.shared.runtime import events, work
-from components.shared.runtime.interface import Interface, Parameter, read, stages
+from components.shared.runtime.stage_interface import Interface, Parameter, read, stages
 from components.shared.storage import artifacts
 from components.shared.storage.store import open_store
 

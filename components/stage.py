@@ -13,9 +13,9 @@ from typing import Any, ClassVar
 from components.shared.contracts import Manifest
 from components.shared.errors import is_foreseen
 from components.shared.parsing.json_documents import read_json
-from components.shared.privacy.redaction import protect_process
+from components.shared.privacy.secret_redaction import protect_process
 from components.shared.runtime import events, work
-from components.shared.runtime.interface import read
+from components.shared.runtime.stage_interface import read
 from components.shared.storage import artifacts
 from components.shared.storage.store import open_store
 

@@ -9,7 +9,7 @@ import time
 import tomllib
 from pathlib import Path
 
-from components.shared.runtime.interface import read, stages
+from components.shared.runtime.stage_interface import read, stages
 
 ROOT = Path(__file__).resolve().parents[1]
 SERVE = "serve"

@@ -12,7 +12,7 @@ from pathlib import Path
 from components.shared import environment
 from components.shared.errors import UnavailableError, UsageError
 from components.shared.privacy import hash_keys
-from components.shared.privacy.redaction import redact
+from components.shared.privacy.secret_redaction import redact
 from components.shared.storage.source import open_source
 from medloop.synth.synth import MARKER
 

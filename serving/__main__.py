@@ -62,7 +62,7 @@ def main(argv: list[str]) -> int:
     )
     arguments = parser.parse_args(argv)
 
-    from components.shared.privacy.redaction import protect_process
+    from components.shared.privacy.secret_redaction import protect_process
     from components.shared.runtime.events import configure_logging
     from serving.serve import serve
 

@@ -19,13 +19,13 @@ from components.shared.errors import RefusedError
 from components.shared.imaging.views import view_parameters
 from components.shared.runtime.threads import count_threads
 from serving import page
-from serving.connections import Tally
+from serving.connection_limits import Tally
 from serving.decoder_pool import STOPPING, Decoders, StoppingError
 from serving.deployment import Deployment, Serving
 from serving.forms import UploadRoute, no_file, problems
-from serving.guard import CLIENT_LEFT, Guard, format_size
-from serving.limits import Limits
+from serving.limit_settings import Limits
 from serving.prediction import predict
+from serving.request_limits import CLIENT_LEFT, Guard, format_size
 
 FORM_BYTES = 64 * 2**10
 """Maximum size of a multipart form, without its file."""

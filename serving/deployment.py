@@ -16,7 +16,7 @@ from components.shared.errors import RefusedError, UnavailableError
 from components.shared.inference import Model
 from components.shared.ledger import release_log, signing
 from components.shared.ledger.release_log import Entry
-from components.shared.privacy.redaction import redact
+from components.shared.privacy.secret_redaction import redact
 from components.shared.runtime import events
 from components.shared.storage import artifacts
 from components.shared.storage.store import Store

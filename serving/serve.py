@@ -18,10 +18,10 @@ from components.shared.ledger import signing
 from components.shared.runtime import events
 from components.shared.storage.store import open_store
 from serving.app import create_app
-from serving.connections import Listener, Repeats, Server, Tally, raise_descriptors
+from serving.connection_limits import Listener, Repeats, Server, Tally, raise_descriptors
 from serving.decoder_pool import Decoders
 from serving.deployment import Deployment
-from serving.limits import Limits
+from serving.limit_settings import Limits
 
 log = logging.getLogger("medloop.serve")
 

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable
 
 from components.shared.errors import UsageError
-from components.shared.runtime.interface import nearest, stages
+from components.shared.runtime.stage_interface import nearest, stages
 from components.stage import image
 
 REFERENCE = re.compile(

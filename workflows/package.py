@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from components.shared.errors import UsageError
-from components.shared.runtime.interface import nearest
+from components.shared.runtime.stage_interface import nearest
 from components.shared.runtime.step_log import IMAGE
 from components.stage import PlacedComponent
 from workflows.placement import Placement

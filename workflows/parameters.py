@@ -16,7 +16,7 @@ import yaml
 
 from components.shared.errors import UsageError
 from components.shared.parsing.yaml_documents import parse_yaml, read_yaml
-from components.shared.runtime.interface import COMPONENTS, REQUIRED, Parameter, nearest, read, stages
+from components.shared.runtime.stage_interface import COMPONENTS, REQUIRED, Parameter, nearest, read, stages
 
 SET_BY_COMMAND_LINE = ("store", "by")
 """Parameters of the pipeline that users do not set."""

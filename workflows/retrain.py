@@ -11,7 +11,7 @@ from components.merge.component import merge
 from components.quantize.component import quantize
 from components.reject.component import reject
 from components.resolve.component import resolve
-from components.shared.runtime.interface import default
+from components.shared.runtime.stage_interface import default
 from components.split.component import split
 from components.train.component import train
 

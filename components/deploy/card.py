@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any
 
 from components.shared import contracts
 from components.shared.contracts import Manifest
-from components.shared.figures import FIGURES, SUMMARY
 from components.shared.ledger.model_registry import CARD
 from components.shared.ledger.release_log import Entry
+from components.shared.metric_definitions import FIGURES, SUMMARY
 from components.shared.parsing.json_documents import parse_json
 
 if TYPE_CHECKING:

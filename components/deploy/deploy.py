@@ -12,7 +12,7 @@ from components.shared.contracts import In, OneOf
 from components.shared.errors import UnavailableError
 from components.shared.imaging.views import blank_views
 from components.shared.inference import Model
-from components.shared.ledger import release_log, stage_keys
+from components.shared.ledger import release_log, stage_signing
 from components.shared.ledger.approvals import AWAITING, require_approval
 from components.shared.ledger.model_registry import project
 from components.shared.runtime import verify_inputs
@@ -47,7 +47,7 @@ def deploy(
     verdict = contracts.read_record("decision", decision / "decision.json")
     resolved = contracts.read_record("resolved", state / "resolved.json")
     _check_decision(verdict, resolved, work.inputs["model"])
-    verify_inputs.check_report(verdict, work, stage_keys.trusted())
+    verify_inputs.check_report(verdict, work, stage_signing.trusted())
     awaited = verdict["outcome"] == AWAITING
     approval = require_approval(work.store, work.inputs["decision"], verdict) if awaited else None
     log = release_log.read_log(work.store)

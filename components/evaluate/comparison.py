@@ -24,7 +24,8 @@ from typing import Any
 import numpy as np
 from scipy.special import ndtr, stdtr, stdtrit
 
-from components.evaluate.estimates import Estimate
+from components.evaluate.point_metrics import Estimate
+from components.shared.statistics.bootstrapped_metrics import Bools, Predictions
 from components.shared.statistics.intervals import (
     Area,
     Floats,
@@ -36,7 +37,6 @@ from components.shared.statistics.intervals import (
     quantile,
     unseen_loss,
 )
-from components.shared.statistics.metrics import Bools, Predictions
 
 LEVELS = (0.05, 0.025, 0.02, 0.01, 0.005, 0.002, 0.001, 0.0005, 0.0002, 0.0001)
 """Error rates of the lower bounds."""

@@ -31,11 +31,11 @@ from components.shared.contracts import Between, In, OneOf, Out, read_record, wr
 from components.shared.datasets.dataset import Data, Views
 from components.shared.datasets.parquet_tables import SPLIT, read_table, write_table
 from components.shared.errors import RefusedError
-from components.shared.figures import SUMMARY
 from components.shared.inference import PRECISIONS, Model
+from components.shared.metric_definitions import SUMMARY
 from components.shared.runtime.threads import count_threads
+from components.shared.statistics.bootstrapped_metrics import Predictions
 from components.shared.statistics.curves import curves
-from components.shared.statistics.metrics import Predictions
 
 if TYPE_CHECKING:
     from components.shared.runtime.work import Work

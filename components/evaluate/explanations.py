@@ -27,8 +27,8 @@ from onnx import numpy_helper
 
 from components.evaluate.overlay import overlay
 from components.shared.inference import PRECISIONS, Model
+from components.shared.statistics.bootstrapped_metrics import Ints, Predictions
 from components.shared.statistics.intervals import Floats
-from components.shared.statistics.metrics import Ints, Predictions
 
 Layer = tuple[Floats, Floats]
 """Weights and bias of a linear layer."""

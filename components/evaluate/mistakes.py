@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from components.evaluate.explanations import Answers, describe_prediction
-from components.shared.statistics.metrics import Predictions
+from components.shared.statistics.bootstrapped_metrics import Predictions
 
 MAX_LISTED = 20
 """Maximum number of wrong answers on the page."""

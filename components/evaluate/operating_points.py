@@ -8,10 +8,10 @@ from typing import Any
 
 import numpy as np
 
-from components.evaluate.estimates import Estimate, share, variance_inflation
+from components.evaluate.point_metrics import Estimate, share, variance_inflation
+from components.shared.statistics.bootstrapped_metrics import Bools, Predictions
 from components.shared.statistics.curves import steps
 from components.shared.statistics.intervals import Share
-from components.shared.statistics.metrics import Bools, Predictions
 
 SPECIFICITIES = (0.9, 0.95)
 """Specificities for which the sensitivity is reported."""

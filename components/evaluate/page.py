@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from components.evaluate import background, figure_tables, gallery, subgroup_tables
+from components.evaluate import figure_tables, gallery, report_background, subgroup_tables
 from components.evaluate.subgroups import MIN_PATIENTS
-from components.shared.figures import FIGURES, HEADLINE, KEY
+from components.shared.metric_definitions import FIGURES, HEADLINE, KEY
 from components.shared.reporting import plots
 from components.shared.reporting.pages import template
 
@@ -64,13 +64,13 @@ def page(
         small=MIN_PATIENTS,
         explained=gallery.explained(metrics["explanations"], pictures or {}),
         mistakes=gallery.mistakes(mistakes, metrics),
-        shipped=background.shipped(metrics["as_trained"], metrics["subject"]["precision"]),
-        shortcuts=background.shortcuts(metrics["shortcuts"]),
-        augmented=background.augmented(sources["model"], sheet),
-        data_quality=background.data_quality(metrics["data"]),
-        speed=background.speed(metrics),
-        lineage=background.lineage(metrics, sources),
-        parameters=background.parameters(sources["model"].get("parameters", {})),
+        shipped=report_background.shipped(metrics["as_trained"], metrics["subject"]["precision"]),
+        shortcuts=report_background.shortcuts(metrics["shortcuts"]),
+        augmented=report_background.augmented(sources["model"], sheet),
+        data_quality=report_background.data_quality(metrics["data"]),
+        speed=report_background.speed(metrics),
+        lineage=report_background.lineage(metrics, sources),
+        parameters=report_background.parameters(sources["model"].get("parameters", {})),
     )
 
 

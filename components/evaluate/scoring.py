@@ -15,7 +15,7 @@ from components.shared.errors import RefusedError
 from components.shared.imaging.views import view_parameters
 from components.shared.inference import Model
 from components.shared.runtime.events import progress
-from components.shared.statistics.metrics import Predictions
+from components.shared.statistics.bootstrapped_metrics import Predictions
 
 Rows = NDArray[np.int64]
 APPEARANCE = ("colour", "window_center", "window_width")

@@ -21,14 +21,14 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageFilter
 
-from components.evaluate.estimates import estimates
 from components.evaluate.metrics_record import Settings, counts
+from components.evaluate.point_metrics import estimates
 from components.evaluate.subgroups import MIN_PATIENTS, UNKNOWN
-from components.shared.figures import SUMMARY
 from components.shared.imaging.views import view_parameters
 from components.shared.inference import Model
+from components.shared.metric_definitions import SUMMARY
+from components.shared.statistics.bootstrapped_metrics import Ints, Predictions
 from components.shared.statistics.intervals import Figure
-from components.shared.statistics.metrics import Ints, Predictions
 
 LIMIT = 500
 """Maximum number of images to copy; of more, patients are sampled."""

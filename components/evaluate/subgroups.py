@@ -9,12 +9,12 @@ from typing import Any
 
 import numpy as np
 
-from components.evaluate.estimates import Estimate, estimates
+from components.evaluate.point_metrics import Estimate, estimates
 from components.shared.datasets.age_bands import AGES
-from components.shared.figures import KEY
+from components.shared.metric_definitions import KEY
 from components.shared.reporting.formatting import count
+from components.shared.statistics.bootstrapped_metrics import Ints, Predictions
 from components.shared.statistics.intervals import Figure, Floats, combined_distance, correlation
-from components.shared.statistics.metrics import Ints, Predictions
 
 MIN_PATIENTS = 20
 """Subgroups with fewer patients are marked as too small."""

@@ -10,8 +10,8 @@ from components.gate.checks import Check, error_at_this_look, read_number, run_c
 from components.gate.policy import Policy, check_classes, complete_policy
 from components.shared.contracts import Between, In, Out, digest, fingerprint, read_record, write_record
 from components.shared.errors import RefusedError, UnavailableError
-from components.shared.figures import FIGURES, SUMMARY
 from components.shared.ledger import lineage, signing
+from components.shared.metric_definitions import FIGURES, SUMMARY
 from components.shared.reporting.pages import template
 
 if TYPE_CHECKING:

@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from components.shared.errors import UsageError
-from components.shared.figures import FIGURES, KEY, MICRO
+from components.shared.metric_definitions import FIGURES, KEY, MICRO
 from components.shared.parsing.yaml_documents import read_yaml
-from components.shared.runtime.interface import nearest
+from components.shared.runtime.stage_interface import nearest
 
 SHIPPED = Path(__file__).parent / "policy.yaml"
 

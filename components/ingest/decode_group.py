@@ -16,19 +16,18 @@ from typing import NamedTuple
 
 import pyarrow as pa
 
-from components.ingest import file_formats, records
+from components.ingest import decoded_records, file_formats
 from components.ingest.burned_in_text import find_text
+from components.ingest.decoded_records import ROW_SCHEMA, DecodedGroup, FileRow, Shard
 from components.ingest.perceptual_hash import perceptual_hash
-from components.ingest.records import ROW_SCHEMA, DecodedGroup, FileRow, Shard
 from components.ingest.shard_groups import Group
 from components.shared.contracts import digest
 from components.shared.datasets.dataset import ShardWriter, pixel_digest, read_shard
 from components.shared.errors import RefusedError, UnavailableError
-from components.shared.imaging import header_fields
 from components.shared.imaging.decode_sandbox import limit_resources, limits
 from components.shared.imaging.image_files import Decoding, Master
 from components.shared.imaging.views import Pixels
-from components.shared.privacy import hash_keys
+from components.shared.privacy import hash_keys, pseudonyms
 from components.shared.privacy.hash_keys import HashKey
 from components.shared.runtime.events import configure_logging, log
 from components.shared.storage.source import CHANGED, Bucket, Entry, Source, open_source
@@ -87,8 +86,12 @@ def decode(task: Task) -> DecodedGroup:
     group, decoding = task.group, task.decoding
     if task.stop_before:
         group = replace(group, members=[member for member in group.members if member[0] < task.stop_before])
-    store, key, prefix = open_store(task.store_uri), hash_keys.from_environment(), records.record_prefix(decoding)
-    earlier_groups = [result for name in task.earlier if (result := records.read(store, prefix, name))]
+    store, key, prefix = (
+        open_store(task.store_uri),
+        hash_keys.from_environment(),
+        decoded_records.record_prefix(decoding),
+    )
+    earlier_groups = [result for name in task.earlier if (result := decoded_records.read(store, prefix, name))]
     earlier_results = _EarlierResults([task.partial, *earlier_groups] if task.partial else earlier_groups, store)
     source = open_source(task.source_address)
     changed = [(file, entry) for file, entry in group.members if not earlier_results.is_current(file, entry)]
@@ -120,7 +123,7 @@ def decode(task: Task) -> DecodedGroup:
         shards_written = shards.close()
     result = DecodedGroup(group.name, shards_written, pa.Table.from_pylist(rows, schema=ROW_SCHEMA), decoded)
     if not task.stop_before:
-        records.write(store, prefix, result)
+        decoded_records.write(store, prefix, result)
     return result
 
 
@@ -220,7 +223,7 @@ def _unusable(file: str, why: str) -> DecodedImage:
 
 def _describe(master: Master, image_id: str, key: HashKey) -> FileRow:
     pixels, notes = master.pixels, [*master.notes]
-    header_values = header_fields.pseudonymise(master.header, key) if master.header else {}
+    header_values = pseudonyms.pseudonymise(master.header, key) if master.header else {}
     if what := find_text(pixels):
         notes.append(("writing in the image", what))
     return {

@@ -8,9 +8,9 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from typing import TYPE_CHECKING
 
-from components.ingest import records
+from components.ingest import decoded_records
 from components.ingest.decode_group import Task
-from components.ingest.records import DecodedGroup
+from components.ingest.decoded_records import DecodedGroup
 from components.ingest.shard_groups import Group, overlapping
 from components.shared.errors import UnavailableError
 from components.shared.imaging.decode_sandbox import Decoder, EndedError, Template
@@ -29,11 +29,11 @@ DECODE_TASK = "components.ingest.decode_group:decode_task"
 
 def decode_groups(store: Store, source: Source, groups: Sequence[Group], decoding: Decoding) -> Iterator[DecodedGroup]:
     """Yield the result of each group: unchanged ones first, the others as they finish."""
-    prefix = records.record_prefix(decoding)
-    recorded = records.group_names(store, prefix)
+    prefix = decoded_records.record_prefix(decoding)
+    recorded = decoded_records.group_names(store, prefix)
     changed = []
     with ThreadPoolExecutor(READERS) as executor:
-        unchanged = executor.map(lambda group: records.read_unchanged(store, prefix, group), groups)
+        unchanged = executor.map(lambda group: decoded_records.read_unchanged(store, prefix, group), groups)
         for group, decoded_group in zip(groups, unchanged, strict=True):
             if decoded_group:
                 yield decoded_group

@@ -10,11 +10,11 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from components.ingest.decoded_records import ROW_SCHEMA, DecodedGroup
 from components.ingest.file_names import patient_of
 from components.ingest.labels import SourceFile
-from components.ingest.records import ROW_SCHEMA, DecodedGroup
 from components.shared.datasets.parquet_tables import INDEX
-from components.shared.imaging import header_fields
+from components.shared.privacy import pseudonyms
 from components.shared.privacy.hash_keys import HashKey
 
 Row = dict[str, Any]
@@ -67,7 +67,7 @@ def _join(
     columns["labels"] = pa.array([item.labels for item in items], INDEX.field("labels").type)
     columns["official"] = pa.array([item.official for item in items], pa.string())
     table_values = [
-        header_fields.pseudonymise(item.table, key, keep_sites=keep_sites, keep_text=keep_text) if item.table else {}
+        pseudonyms.pseudonymise(item.table, key, keep_sites=keep_sites, keep_text=keep_text) if item.table else {}
         for item in items
     ]
     for name in TABLE_OR_HEADER:

@@ -7,10 +7,10 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from components.ingest.decode_parallel import decode_groups
+from components.ingest.decoded_records import DecodedGroup
 from components.ingest.index import build_index
 from components.ingest.labels import Labels, SourceFile, read_labels
 from components.ingest.parameters import SourceParameters
-from components.ingest.records import DecodedGroup
 from components.ingest.shard_groups import Group, group_files, partition
 from components.shared.contracts import Out, fingerprint, write_record
 from components.shared.datasets.parquet_tables import QUARANTINE, WARNINGS, write_csv, write_table

@@ -12,11 +12,11 @@ from typing import NamedTuple
 
 from components.ingest.file_names import FileNames, class_and_split, patient_of, split_of
 from components.ingest.parameters import SourceParameters, compiled
+from components.ingest.source_table import Table, read_table
 from components.ingest.split_lists import read_split_lists
 from components.ingest.subsets import BEYOND, ClassSelection, Meaning, within_limit
-from components.ingest.tables import Table, read_table
 from components.shared.errors import RefusedError
-from components.shared.runtime.interface import nearest
+from components.shared.runtime.stage_interface import nearest
 from components.shared.storage.source import TABLE_SUFFIXES, Entry, Source
 
 Problem = tuple[str, str]

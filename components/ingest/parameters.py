@@ -9,7 +9,7 @@ from typing import Annotated
 
 from components.shared.contracts import Between, OneOf
 from components.shared.errors import RefusedError
-from components.shared.runtime.interface import nearest
+from components.shared.runtime.stage_interface import nearest
 from components.shared.storage.source import TABLE
 
 DETAIL_COLUMNS = ("sex", "age", "site", "view", "modality", "label_source", "text")

@@ -7,7 +7,7 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 
 from components.ingest.file_names import FileNames
-from components.ingest.tables import check_missing, open_text
+from components.ingest.source_table import check_missing, open_text
 from components.shared.errors import RefusedError
 
 OpenFile = Callable[[str], AbstractContextManager[Path]]

@@ -7,10 +7,10 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 from components.ingest.parameters import SourceParameters
-from components.ingest.tables import Table
+from components.ingest.source_table import Table
 from components.shared.errors import RefusedError
-from components.shared.privacy.redaction import one_line
-from components.shared.runtime.interface import nearest
+from components.shared.privacy.secret_redaction import one_line
+from components.shared.runtime.stage_interface import nearest
 
 NEGATIVE = ("normal", "negative", "healthy", "benign", "control", "no finding", "clear")
 """Names of classes that mean no finding; such a class comes first and is the negative class."""

@@ -12,8 +12,8 @@ from components.shared.contracts import Manifest, Out
 from components.shared.errors import RefusedError
 from components.shared.ledger import release_log, signing
 from components.shared.privacy import hash_keys
-from components.shared.runtime import events, stage_code, work
-from components.shared.runtime.interface import stages
+from components.shared.runtime import code_version, events, work
+from components.shared.runtime.stage_interface import stages
 from components.shared.storage import artifacts
 from components.shared.storage import source as sources
 
@@ -200,4 +200,4 @@ def _normalise(value: Any) -> Any:
 
 
 def _code() -> dict[str, str]:
-    return {stage: stage_code.code_version(stage) for stage in stages()}
+    return {stage: code_version.code_version(stage) for stage in stages()}

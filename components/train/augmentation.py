@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from components.shared.errors import RefusedError
-from components.shared.runtime.interface import nearest
+from components.shared.runtime.stage_interface import nearest
 from components.train import transforms
 
 

@@ -18,8 +18,8 @@ from typing import Any
 
 from components.shared import environment
 from components.shared.runtime import step_log
+from components.shared.runtime.code_version import code_version
 from components.shared.runtime.events import log
-from components.shared.runtime.stage_code import code_version
 
 EXPERIMENT = "medloop"
 PATIENCE = 60.0

@@ -26,8 +26,8 @@ from components.train.memory import explain_out_of_memory
 from components.train.parameters import TrainParameters
 from components.train.short_spinning import ShortSpinning
 from components.train.split_images import SplitImages
-from components.train.training import Training, predict_logits
-from components.train.training_log import Monitor
+from components.train.training_loop import Training, predict_logits
+from components.train.training_monitor import Monitor
 
 if TYPE_CHECKING:
     from components.shared.runtime.work import Work

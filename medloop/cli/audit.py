@@ -10,7 +10,7 @@ import typer
 
 from components.shared.errors import RefusedError
 from medloop.cli.options import AsJson, Reason
-from medloop.releases.audit import check_heads, put_seal, remember, remembered_heads
+from medloop.releases.heads_and_seals import check_heads, put_seal, remember, remembered_heads
 
 app = typer.Typer(name="audit", no_args_is_help=True, rich_markup_mode=None, help="Verify and seal the release log.")
 
@@ -34,7 +34,7 @@ def verify(
     """
     from components.shared.ledger import signing
     from components.shared.storage.store import open_store
-    from medloop.releases.verification import describe, verify_log
+    from medloop.releases.log_verification import describe, verify_log
     from medloop.settings import read_settings
 
     settings = read_settings()

@@ -59,8 +59,8 @@ def show(
     from components.shared.storage.store import open_store
     from medloop.dataset_report import report_input
     from medloop.dataset_report.counts import Rows
-    from medloop.dataset_report.figures import figures
     from medloop.dataset_report.page import write
+    from medloop.dataset_report.statistics import figures
     from medloop.dataset_report.terminal import print_figures
     from medloop.dataset_report.verdicts import verdicts
     from medloop.settings import read_settings

@@ -98,7 +98,7 @@ def rotate(
     \b
         medloop keys rotate --reason "a laptop with the key was lost"
     """
-    from medloop.operations.rotation import rotate as rotate_key
+    from medloop.operations.hash_key_rotation import rotate as rotate_key
     from medloop.settings import read_settings
 
     typer.echo(rotate_key(read_settings(), reason, to, take_over))

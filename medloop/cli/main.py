@@ -12,7 +12,7 @@ import typer
 
 from components.shared import environment
 from components.shared.errors import exit_code, is_foreseen
-from components.shared.privacy.redaction import protect_process
+from components.shared.privacy.secret_redaction import protect_process
 from medloop.cli.audit import app as audit
 from medloop.cli.data import app as data
 from medloop.cli.keys import app as keys
@@ -33,7 +33,7 @@ from medloop.cli.options import (
 )
 from medloop.cli.releases import app as releases_app
 from medloop.cli.storage import app as storage
-from medloop.releases.audit import record_head
+from medloop.releases.heads_and_seals import record_head
 
 TAKE_OVER = "Take over the lock that another run holds on the store. Use only if that run has stopped."
 
@@ -379,7 +379,7 @@ def check_image(
 
     from rich.console import Console
 
-    from medloop.checks import table
+    from medloop.check_results import table
     from medloop.runner.check_image import check
 
     console, checks = Console(stderr=as_json), []
@@ -407,7 +407,7 @@ def doctor(as_json: AsJson = False) -> None:
 
     from rich.console import Console
 
-    from medloop.checks import table
+    from medloop.check_results import table
     from medloop.operations.doctor import run_checks
     from medloop.settings import read_settings
 

@@ -15,7 +15,7 @@ from typing import Annotated, Any, NoReturn, get_type_hints
 import typer
 from typer.core import TyperCommand
 
-from components.shared.privacy.redaction import one_line, printable, redact
+from components.shared.privacy.secret_redaction import one_line, printable, redact
 
 Source = Annotated[
     str,
@@ -152,7 +152,7 @@ def install_hint(package: str) -> str:
     """Return how to install a missing package, or "" if no extra of medloop contains it."""
     from importlib import metadata
 
-    from components.shared.runtime.stage_code import DISTRIBUTIONS
+    from components.shared.runtime.code_version import DISTRIBUTIONS
 
     top = package.partition(".")[0]
     distribution = DISTRIBUTIONS.get(top, top).lower()

@@ -17,7 +17,7 @@ from medloop.cli.options import (
     check_runner,
     exit_on_value_error,
 )
-from medloop.releases.audit import record_head
+from medloop.releases.heads_and_seals import record_head
 
 app = typer.Typer()
 

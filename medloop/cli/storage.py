@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from medloop.cli.options import AsJson
-from medloop.operations.storage import prepare
+from medloop.operations.bucket_setup import prepare
 
 app = typer.Typer(name="storage", no_args_is_help=True, rich_markup_mode=None, help="Set up the bucket of the store.")
 

@@ -13,10 +13,10 @@ from pathlib import PurePosixPath
 
 from components.shared.contracts import Manifest
 from components.shared.errors import NotFoundError, RefusedError, UnavailableError
-from components.shared.imaging.header_fields import FIELDS, read_fields
 from components.shared.ledger import release_log
 from components.shared.privacy import hash_keys
 from components.shared.privacy.hash_keys import HashKey
+from components.shared.privacy.pseudonyms import FIELDS, read_fields
 from components.shared.storage import source as sources
 from components.shared.storage.source import Entry, Source
 from components.shared.storage.store import Store

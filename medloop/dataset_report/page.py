@@ -11,11 +11,11 @@ from components.shared.reporting.formatting import NONE, count, size
 from components.shared.reporting.left_out import left_out
 from components.shared.reporting.pages import template
 from medloop.dataset_report.counts import NO_FINDING, OUT, SPLITS, UNKNOWN, Rows
-from medloop.dataset_report.figures import DIGITS, Figures
 from medloop.dataset_report.histogram_svg import histogram, peak
 from medloop.dataset_report.histograms import Histograms, compared, histograms
+from medloop.dataset_report.picture_sample import Sample, draw
 from medloop.dataset_report.pictures import Pictures
-from medloop.dataset_report.sample import Sample, draw
+from medloop.dataset_report.statistics import DIGITS, Figures
 from medloop.dataset_report.verdicts import Verdict, class_shares
 
 FIELDS = {"sex": "Sex", "age": "Age", "site": "Site", "view": "View", "modality": "Modality"}

@@ -12,7 +12,7 @@ from rich.table import Table
 
 from components.shared.reporting.formatting import count
 from medloop.dataset_report.counts import OUT, UNKNOWN
-from medloop.dataset_report.figures import Figures
+from medloop.dataset_report.statistics import Figures
 from medloop.dataset_report.verdicts import Verdict
 
 MARKS = {"ok": "[green]✓[/]", "note": "[yellow]·[/]", "problem": "[red]✗[/]"}

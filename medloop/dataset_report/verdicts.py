@@ -8,7 +8,7 @@ from typing import Any
 from components.shared.reporting.formatting import count
 from components.shared.reporting.left_out import left_out
 from medloop.dataset_report.counts import SPLITS, UNKNOWN
-from medloop.dataset_report.figures import Figures, known_share
+from medloop.dataset_report.statistics import Figures, known_share
 
 MIN_IMBALANCE = 0.25
 """Minimum difference between a class's share in a group and overall that is reported."""

@@ -11,7 +11,7 @@ from typing import Any
 
 from components.shared.errors import UsageError
 from components.shared.parsing.yaml_documents import read_yaml
-from components.shared.runtime.interface import nearest, stages
+from components.shared.runtime.stage_interface import nearest, stages
 from workflows.placement import SHARED_MEMORY, Placement, seconds
 
 SHIPPED = Path(__file__).parent / "cluster.yaml"

@@ -10,7 +10,7 @@ from itertools import islice, pairwise
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError, available_timezones
 
 from components.shared.errors import UsageError
-from components.shared.runtime.interface import nearest
+from components.shared.runtime.stage_interface import nearest
 
 SHORT = {
     "@hourly": "0 * * * *",

@@ -7,8 +7,8 @@ from datetime import UTC, datetime
 from itertools import islice
 from typing import Any
 
-from components.shared.runtime.interface import stages
-from medloop.checks import CheckResult
+from components.shared.runtime.stage_interface import stages
+from medloop.check_results import CheckResult
 from medloop.settings import Settings
 
 SECRET = "medloop"  # noqa: S105 - its name, not what it holds

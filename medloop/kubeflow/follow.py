@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from components.shared.runtime.interface import stages
+from components.shared.runtime.stage_interface import stages
 from medloop.kubeflow.server import Server
 from medloop.runner.run import KFP_PREFIX, LAST_LINES, Watcher, read_event
 from workflows.placement import Placement

@@ -12,11 +12,11 @@ from pathlib import Path
 
 from components.shared.ledger import release_log
 from components.shared.privacy import hash_keys
-from components.shared.runtime.stage_code import installed
+from components.shared.runtime.code_version import installed
 from components.shared.storage.store import open_store
-from medloop.checks import CheckResult
+from medloop.check_results import CheckResult
 from medloop.kubeflow import doctor as cluster
-from medloop.releases.verification import describe_foreign_files
+from medloop.releases.log_verification import describe_foreign_files
 from medloop.settings import Settings, open_to_others
 
 MIN_FREE_BYTES = 2e9

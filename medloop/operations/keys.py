@@ -31,8 +31,8 @@ class KeyState:
 def write_stage_keys(folder: Path) -> list[str]:
     """Write the signing key of each stage to a file named after the stage; return the stages."""
     from components.shared.ledger import signing
-    from components.shared.ledger.stage_keys import RELEASING, VARIABLE, for_stages
-    from components.shared.runtime.interface import stages
+    from components.shared.ledger.stage_signing import RELEASING, VARIABLE, for_stages
+    from components.shared.runtime.stage_interface import stages
 
     keys = for_stages(name for name in stages() if name not in RELEASING)
     if not keys:

@@ -15,11 +15,11 @@ from components.shared.contracts import Manifest
 from components.shared.datasets import parquet_tables
 from components.shared.errors import RefusedError, UsageError
 from components.shared.privacy import hash_keys
+from components.shared.statistics.bootstrapped_metrics import Predictions
 from components.shared.statistics.curves import curves
-from components.shared.statistics.metrics import Predictions
 from components.shared.storage.store import Store
 from medloop.reader_study.page import page
-from medloop.reader_study.study import LockedTest, Readings, study
+from medloop.reader_study.study_figures import LockedTest, Readings, study
 from medloop.reader_study.table import ImageId, read_table
 from medloop.runner import explain
 from medloop.runner.run import Run

@@ -6,11 +6,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from components.shared.figures import FIGURES
+from components.shared.metric_definitions import FIGURES
 from components.shared.reporting import plots
 from components.shared.reporting.formatting import NONE, count, interval, number
 from components.shared.reporting.pages import template
-from medloop.reader_study.study import NAMES, WAYS
+from medloop.reader_study.study_figures import NAMES, WAYS
 
 WORDS = {"unaided": "alone", "aided": "with the model’s help"}
 BANDS = (

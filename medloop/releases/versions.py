@@ -8,12 +8,12 @@ from typing import Any
 from components.shared import environment
 from components.shared.contracts import Manifest
 from components.shared.errors import RefusedError, UsageError
-from components.shared.figures import FIGURES, KEY
 from components.shared.ledger import release_log
 from components.shared.ledger.release_log import Entry
+from components.shared.metric_definitions import FIGURES, KEY
 from components.shared.parsing.json_documents import parse_json
-from components.shared.privacy.redaction import printable
-from components.shared.runtime.interface import nearest
+from components.shared.privacy.secret_redaction import printable
+from components.shared.runtime.stage_interface import nearest
 from components.shared.storage.store import Store
 from medloop.settings import Settings
 

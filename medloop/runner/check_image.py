@@ -13,12 +13,12 @@ import workflows
 from components.shared import contracts, environment
 from components.shared.contracts import Manifest
 from components.shared.errors import RefusedError, UnavailableError
-from components.shared.ledger import signing, stage_keys
+from components.shared.ledger import signing, stage_signing
 from components.shared.parsing.json_documents import parse_json, read_json
-from components.shared.runtime.interface import nearest, read, stages
+from components.shared.runtime.stage_interface import nearest, read, stages
 from components.shared.storage import artifacts
 from components.shared.storage.store import Store, open_scratch
-from medloop.checks import CheckResult
+from medloop.check_results import CheckResult
 from medloop.runner import replay
 from medloop.runner.containers import check_images
 from medloop.runner.run import Run, start
@@ -36,8 +36,8 @@ DESCRIBE = """
 import json
 import os
 from components.shared.contracts import SCHEMAS
-from components.shared.runtime.interface import read
-from components.shared.runtime.stage_code import package_versions
+from components.shared.runtime.stage_interface import read
+from components.shared.runtime.code_version import package_versions
 stage = read({stage!r})
 parameters = {{name: [p.type.__name__, p.required] for name, p in stage.parameters.items()}}
 interface = {{"inputs": stage.inputs, "outputs": stage.outputs, "parameters": parameters, "schemas": SCHEMAS}}
@@ -53,7 +53,7 @@ def check(image: str, stage: str) -> Iterator[CheckResult]:
         raise RefusedError(f"There is no stage {stage!r}.{nearest(stage, stages())} Stages: {', '.join(stages())}.")
     check_images([image])
     # This check runs a loop of its own, which must not be signed.
-    environment.remove(signing.VARIABLE, signing.VERIFY, stage_keys.VARIABLE)
+    environment.remove(signing.VARIABLE, signing.VERIFY, stage_signing.VARIABLE)
     output, error = _python(image, DESCRIBE.format(stage=stage))
     theirs = _parse_interface(output)
     if theirs is None:

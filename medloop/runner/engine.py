@@ -14,7 +14,7 @@ import threading
 import warnings
 from typing import Any
 
-from components.shared.privacy.redaction import protect_process
+from components.shared.privacy.secret_redaction import protect_process
 
 
 def main() -> int:

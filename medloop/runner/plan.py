@@ -11,7 +11,7 @@ from components.shared import environment
 from components.shared.contracts import Manifest, decode
 from components.shared.privacy import hash_keys
 from components.shared.runtime import work
-from components.shared.runtime.interface import read
+from components.shared.runtime.stage_interface import read
 from components.shared.storage.store import Store, open_store
 from medloop.runner.run import Run, recent
 from medloop.settings import Settings, stage_environment

@@ -17,7 +17,7 @@ from components.shared import environment
 from components.shared.contracts import Manifest
 from components.shared.errors import RefusedError
 from components.shared.ledger import signing
-from components.shared.runtime.interface import nearest, read
+from components.shared.runtime.stage_interface import nearest, read
 from components.shared.storage import artifacts
 from components.shared.storage.scratch import VARIABLE
 from components.shared.storage.store import Store, open_scratch

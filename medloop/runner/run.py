@@ -23,13 +23,13 @@ from typing import Any, Protocol
 
 from components.shared.contracts import decode, encode, try_decode
 from components.shared.errors import RefusedError
-from components.shared.ledger import signing, stage_keys
+from components.shared.ledger import signing, stage_signing
 from components.shared.ledger.release_log import read_chain
 from components.shared.parsing.json_documents import parse_json
-from components.shared.privacy.redaction import Redactor, printable, printable_all, redact_all
+from components.shared.privacy.secret_redaction import Redactor, printable, printable_all, redact_all
 from components.shared.runtime import step_log
-from components.shared.runtime.interface import stages
 from components.shared.runtime.price import read_price
+from components.shared.runtime.stage_interface import stages
 from components.shared.storage.store import Store, open_store
 from medloop.runner.lock import Lease, holder, lease
 from medloop.settings import Settings, prepare_home, stage_environment
@@ -149,8 +149,8 @@ def _run_engine(
     # Only pipelines that read scans need a hash key. One created for another would later pass for the loop's own.
     environment = {**stage_environment(settings, source, pipeline == "retrain"), "TMPDIR": str(folder / "tmp")}
     environment[step_log.VARIABLE] = run.id
-    keys = stage_keys.for_stages(stages())
-    for name in (signing.VARIABLE, stage_keys.VARIABLE):
+    keys = stage_signing.for_stages(stages())
+    for name in (signing.VARIABLE, stage_signing.VARIABLE):
         environment.pop(name, None)  # each stage gets only its own key
     request: dict[str, Any] = {
         "pipeline": pipeline,

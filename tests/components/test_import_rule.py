@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from components.shared.runtime.stage_code import INTERFACES, imports, is_own, reached
+from components.shared.runtime.code_version import INTERFACES, imports, is_own, reached
 
 ROOT = Path(__file__).resolve().parents[2]
 INTERFACE_IMPORTS = ("kfp.dsl", "components.stage")

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from components.shared.contracts import Manifest
-from components.shared.runtime.interface import read, stages
+from components.shared.runtime.stage_interface import read, stages
 from components.shared.storage.store import Store, open_store
 from tests import made
 from tests.components.shared.steps import contents, manifest, nothing, step

@@ -6,7 +6,7 @@ import importlib
 
 import pytest
 
-from components.shared.runtime.interface import stages
+from components.shared.runtime.stage_interface import stages
 
 
 @pytest.mark.parametrize("name", stages())

@@ -17,7 +17,7 @@ import docker
 import pytest
 from docker.models.containers import Container
 
-from components.shared.runtime.interface import stages
+from components.shared.runtime.stage_interface import stages
 from components.shared.storage.store import open_store
 from medloop.runner.containers import LABEL, network
 from tests.components.shared.servers import moto

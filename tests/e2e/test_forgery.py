@@ -20,7 +20,7 @@ import pytest
 
 from components.shared import contracts
 from components.shared.contracts import Blob, Manifest, encode
-from components.shared.ledger import release_log, signing, stage_keys
+from components.shared.ledger import release_log, signing, stage_signing
 from components.shared.runtime import work
 from components.shared.storage.artifacts import gather
 from components.shared.storage.store import Store, open_store
@@ -79,7 +79,7 @@ class Attacker:
         plain = {name: value for name, value in record.items() if name not in ("signer", "stage_key", "signature")}
         plain |= {"outputs": {**record["outputs"], **outputs}, **changes}
         if how == "signed by another key":
-            plain = stage_keys.derive(self.own.signer, stage).sign("result", plain)
+            plain = stage_signing.derive(self.own.signer, stage).sign("result", plain)
         elif how == "with the signature of before":
             plain |= {name: record[name] for name in ("signer", "stage_key", "signature")}
         self.put(f"work/{key}/result.json", encode("result", plain))
@@ -246,7 +246,7 @@ def _(a: Attacker) -> None:
 def _(a: Attacker) -> None:
     a.forget("ingest")
     for name in a.store.names("masters"):
-        content = stage_keys.unseal(name, a.store.read(name) or b"")
+        content = stage_signing.unseal(name, a.store.read(name) or b"")
         assert content
         a.put(name, content)
 
@@ -279,8 +279,8 @@ def _(a: Attacker) -> None:
     key = a.forget("train")
     name = f"work/{key}/checkpoint-000000001"
     data = pickle.dumps(_Code(a.canary))
-    sealed = stage_keys.seal(
-        stage_keys.derive(a.own.signer, "train"), name, bytes.fromhex(contracts.digest(data)) + data
+    sealed = stage_signing.seal(
+        stage_signing.derive(a.own.signer, "train"), name, bytes.fromhex(contracts.digest(data)) + data
     )
     a.put(name, sealed)
 
@@ -391,7 +391,7 @@ def signed(store: Store) -> list[Any]:
     for name in store.names("work"):
         data = store.read(name) or b""
         try:
-            record = stage_keys.check(trusted, "result", data, name) if name.endswith("result.json") else {}
+            record = stage_signing.check(trusted, "result", data, name) if name.endswith("result.json") else {}
         except (PermissionError, ValueError):
             continue
         if record.get("stage") == "gate":
@@ -454,7 +454,7 @@ class OwnImage(ByHand):
             patch.delenv(signing.VARIABLE)
             patch.delenv(signing.VERIFY)
             if self.stage_key:
-                patch.setenv(stage_keys.VARIABLE, self.stage_key)
+                patch.setenv(stage_signing.VARIABLE, self.stage_key)
             return self.store.fetch(self.way(self, rows))
 
 
@@ -466,7 +466,7 @@ def other_model(run: OwnImage) -> str:
     return gather(run.store, made.make_bundle(run.home / "own", gain=30.0)).digest
 
 
-def claim(run: OwnImage, rows: dict[str, Path], digest: str, by: stage_keys.StageKey | None) -> str:
+def claim(run: OwnImage, rows: dict[str, Path], digest: str, by: stage_signing.StageKey | None) -> str:
     """Write a result as train would, under the key of its work."""
     inputs = {name: contracts.digest(path.read_bytes()) for name, path in rows.items()}
     plan = work.prepare("train", inputs, dict(QUICK))
@@ -493,7 +493,7 @@ def honestly(run: OwnImage, rows: dict[str, Path]) -> str:
     return str(run.step("train", rows, **QUICK).outputs["model"].digest)
 
 
-def evaluation(run: OwnImage, rows: dict[str, Path], model: str, by: stage_keys.StageKey | None) -> None:
+def evaluation(run: OwnImage, rows: dict[str, Path], model: str, by: stage_signing.StageKey | None) -> None:
     """Write the result of the evaluation that is to come, with figures out of thin air."""
     inputs = {name: contracts.digest(path.read_bytes()) for name, path in rows.items()}
     inputs |= {"model": model, "champion": Manifest().digest}
@@ -519,7 +519,7 @@ def outside_weights(run: OwnImage, rows: dict[str, Path]) -> str:
     tensor.data_location = onnx.TensorProto.EXTERNAL
     tensor.external_data.add(key="location", value="../../../../../../../../etc/passwd")
     (bundle / "models" / "model.onnx").write_bytes(graph.SerializeToString())
-    return claim(run, rows, gather(run.store, bundle).digest, stage_keys.parse(run.stage_key))
+    return claim(run, rows, gather(run.store, bundle).digest, stage_signing.parse(run.stage_key))
 
 
 def easy_data(run: OwnImage, rows: dict[str, Path]) -> str:
@@ -531,7 +531,7 @@ def easy_data(run: OwnImage, rows: dict[str, Path]) -> str:
 
 def own_entry(run: OwnImage, rows: dict[str, Path]) -> str:
     """An entry of the release log, signed with the key of the stage that trains."""
-    key = stage_keys.parse(run.stage_key)
+    key = stage_signing.parse(run.stage_key)
     record = {"number": 1, "before": "", "what": "release", "at": "2026-01-01T00:00:00+00:00", "version": "v1"}
     signed_by = signing.from_key(key.key)
     named = {**record, "model": other_model(run), "signer": signed_by.id}
@@ -543,7 +543,7 @@ def own_entry(run: OwnImage, rows: dict[str, Path]) -> str:
 def poisoned_views(run: OwnImage, rows: dict[str, Path]) -> str:
     """Views of all images that show their label, under the seal of the stage that trains."""
     model = honestly(run, rows)
-    key = stage_keys.parse(run.stage_key)
+    key = stage_signing.parse(run.stage_key)
     ATTACKS["views that show the label"](run.attacker)
     for name in run.store.names("views"):
         about = json.loads(run.store.read(name) or b"{}")
@@ -554,7 +554,7 @@ def poisoned_views(run: OwnImage, rows: dict[str, Path]) -> str:
 
 def forged_evaluation(by_stage: bool) -> Way:
     def way(run: OwnImage, rows: dict[str, Path]) -> str:
-        key = stage_keys.parse(run.stage_key) if by_stage else None
+        key = stage_signing.parse(run.stage_key) if by_stage else None
         model = claim(run, rows, other_model(run), key)
         evaluation(run, rows, model, key)
         return model
@@ -566,7 +566,7 @@ WAYS: dict[str, tuple[Way, bool]] = {
     "a model that no step made": (lambda run, _: other_model(run), False),
     "a model with a result that nobody signed": (lambda run, rows: claim(run, rows, other_model(run), None), False),
     "a model with a result under a key of its own": (
-        lambda run, rows: claim(run, rows, other_model(run), stage_keys.derive(run.attacker.own.signer, "train")),
+        lambda run, rows: claim(run, rows, other_model(run), stage_signing.derive(run.attacker.own.signer, "train")),
         False,
     ),
     "the evaluation to come, unsigned": (forged_evaluation(by_stage=False), False),
@@ -582,7 +582,7 @@ WAYS: dict[str, tuple[Way, bool]] = {
 @pytest.mark.parametrize("name", WAYS)
 def test_an_image_that_trains_cannot_release_itself(name: str, attacker: Attacker, honest: ByHand, pair: Pair) -> None:
     way, with_key = WAYS[name]
-    key = stage_keys.derive(pair.signer, "train").text if with_key else ""
+    key = stage_signing.derive(pair.signer, "train").text if with_key else ""
     run = OwnImage(attacker, way, key)
     if not is_refused(run):
         assert with_key  # its own model is released where it is good enough, by what is true of it

@@ -19,8 +19,8 @@ from urllib.parse import quote
 import pytest
 
 from bench import egress
-from components.shared.ledger.stage_keys import derive
-from components.shared.privacy.redaction import NAMES
+from components.shared.ledger.stage_signing import derive
+from components.shared.privacy.secret_redaction import NAMES
 from tests.components.shared.signers import Pair
 from tests.e2e.leaks import forms, found, found_in
 from tests.e2e.loop import QUICK, Place

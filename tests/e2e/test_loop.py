@@ -17,7 +17,7 @@ from components.shared import contracts
 from components.shared.contracts import Manifest
 from components.shared.ledger import release_log
 from components.shared.privacy.hash_keys import SYNTHETIC
-from components.shared.runtime.interface import read
+from components.shared.runtime.stage_interface import read
 from components.shared.storage.store import open_store
 from medloop.runner.explain import artifact_file
 from tests.e2e.loop import ROOT, Place, outputs, same_but_for_time, shown_as, states

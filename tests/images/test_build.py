@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from components.shared.runtime.interface import stages
+from components.shared.runtime.stage_interface import stages
 from images.build import LABEL, labels, names, reference
 from tests.images.built import docker, image, require
 from workflows.image_names import choose

@@ -18,8 +18,8 @@ import pytest
 from packaging.requirements import Requirement
 
 from components.shared.contracts import Manifest
-from components.shared.runtime.interface import read, stages
-from components.shared.runtime.stage_code import reached
+from components.shared.runtime.code_version import reached
+from components.shared.runtime.stage_interface import read, stages
 from components.shared.storage.store import Store, open_store
 from images.build import LABEL, labels, names
 from tests import made

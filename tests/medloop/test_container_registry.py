@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from components.shared.runtime.interface import stages
+from components.shared.runtime.stage_interface import stages
 from tests.components.shared.servers import free_port
 from tests.medloop.oci_registry import BASIC, PASSWORD, Registry, oci_registry
 from tests.medloop.test_cli import medloop

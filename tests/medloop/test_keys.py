@@ -17,7 +17,7 @@ from components.shared.contracts import SCHEMAS, Manifest
 from components.shared.ledger import release_log
 from components.shared.privacy import hash_keys
 from components.shared.storage.store import open_store
-from medloop.operations.rotation import rotate
+from medloop.operations.hash_key_rotation import rotate
 from medloop.settings import Settings, hash_key, read_settings
 from medloop.synth.synth import MARKER, synth
 from tests.e2e.loop import ROOT
@@ -151,7 +151,7 @@ def test_whatever_columns_a_split_comes_to_have_are_carried_on(loop: ByHand) -> 
     import pyarrow as pa
 
     from components.shared.storage.artifacts import gather, lay_out
-    from medloop.operations.rotation import rekey
+    from medloop.operations.hash_key_rotation import rekey
 
     newest = release_log.newest_split(release_log.read_log(loop.store))
     folder = loop.home / "wider"
@@ -219,7 +219,7 @@ from pathlib import Path
 
 import pyarrow.parquet
 import components.shared.datasets.parquet_tables
-from medloop.operations.rotation import rotate
+from medloop.operations.hash_key_rotation import rotate
 from medloop.settings import read_settings
 
 home, out = Path(sys.argv[1]), Path(sys.argv[2])

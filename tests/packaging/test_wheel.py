@@ -13,7 +13,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from components.shared.runtime.interface import stages
+from components.shared.runtime.stage_interface import stages
 from tests.e2e.loop import ROOT
 from tests.medloop.kubeflow.kfp_server import kfp_server
 from tests.upgrade.test_upgrade import STORES, restored

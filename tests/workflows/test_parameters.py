@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from components.shared.runtime.interface import read
+from components.shared.runtime.stage_interface import read
 from workflows.parameters import describe, option_parameters, pipeline_parameters, settle
 
 

@@ -18,7 +18,7 @@ from components.shared.contracts import decode, encode, fingerprint, read_record
 from components.shared.datasets.parquet_tables import INDEX, SPLIT, read_table
 from components.shared.errors import RefusedError
 from components.shared.imaging.views import VIEW_ALGORITHM, Pixels, view, view_parameters
-from components.shared.ledger import stage_keys
+from components.shared.ledger import stage_signing
 
 if TYPE_CHECKING:
     from components.shared.storage.store import Store
@@ -239,18 +239,18 @@ def _load_view(store: Store, shard: str, spec: dict[str, Any]) -> NDArray[np.uin
         array.flush()
         del array
         blob = store.put_file(path)
-    key, record = stage_keys.held(), {"digest": blob.digest, "shard": shard, "spec": spec}
+    key, record = stage_signing.held(), {"digest": blob.digest, "shard": shard, "spec": spec}
     store.write(name, encode("view", key.sign("view", record) if key else record))
     return np.asarray(np.load(store.fetch(blob.digest), mmap_mode="r"))
 
 
 def _read_view(store: Store, name: str, shard: str, spec: dict[str, Any]) -> NDArray[np.uint8] | None:
     """Return a shard's stored view; None if it is missing, damaged or unsigned."""
-    data, trusted = store.read(name), stage_keys.trusted()
+    data, trusted = store.read(name), stage_signing.trusted()
     try:
         if data is None:
             return None
-        record = stage_keys.check(trusted, "view", data, name) if trusted else decode("view", data, name)
+        record = stage_signing.check(trusted, "view", data, name) if trusted else decode("view", data, name)
         if (record["shard"], record["spec"]) != (shard, spec) or not store.has(record["digest"]):
             return None
         return np.asarray(np.load(store.fetch(record["digest"]), mmap_mode="r", allow_pickle=False))

@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from components.shared.errors import RefusedError
-from components.shared.imaging.header_fields import FIELDS, read_fields
 from components.shared.imaging.png_jpeg import MAX_PIXELS, silence_warnings
 from components.shared.imaging.views import Pixels
+from components.shared.privacy.pseudonyms import FIELDS, read_fields
 
 if TYPE_CHECKING:
     from pydicom import Dataset

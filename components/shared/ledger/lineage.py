@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from components.shared import contracts
 from components.shared.contracts import Manifest, fingerprint
-from components.shared.ledger import stage_keys
+from components.shared.ledger import stage_signing
 from components.shared.ledger.signing import Verifier
 from components.shared.storage.artifacts import check_parts
 
@@ -38,7 +38,7 @@ def work_key(stage: str, inputs: Mapping[str, str], parameters: Mapping[str, Any
 
 def check_result(trusted: Verifier, data: bytes, what: str) -> Result:
     """Return the result in `data`, or raise a PermissionError unless the stage that it names signed it."""
-    record = stage_keys.check(trusted, "result", data, what)
+    record = stage_signing.check(trusted, "result", data, what)
     if record["stage_key"]["stage"] != record.get("stage"):
         raise PermissionError(
             f"{what} is signed by the stage {record['stage_key']['stage']}, but names {record.get('stage')} as its "

@@ -11,7 +11,7 @@ from typing import Any
 
 from components.shared import environment
 from components.shared.errors import is_foreseen
-from components.shared.privacy.redaction import printable, redact
+from components.shared.privacy.secret_redaction import printable, redact
 
 log = logging.getLogger("medloop")
 

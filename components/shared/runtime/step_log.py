@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from components.shared import environment
 from components.shared.contracts import encode, try_decode
-from components.shared.privacy.redaction import redact_all
+from components.shared.privacy.secret_redaction import redact_all
 
 if TYPE_CHECKING:
     from components.shared.storage.store import Store

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from components.shared import contracts
 from components.shared.contracts import Manifest
 from components.shared.errors import RefusedError, UnavailableError
-from components.shared.ledger import lineage, signing, stage_keys
+from components.shared.ledger import lineage, signing, stage_signing
 from components.shared.ledger.signing import Verifier
 from components.shared.parsing.json_documents import read_json
 
@@ -27,7 +27,7 @@ def check_signatures(decision: Path, state: Path, work: Work) -> None:
     """Raise an exception unless gate and resolve signed their outputs, these contain nothing else, and signed steps
     lead from the state that resolve read to the decision. Without keys, verify nothing.
     """
-    trusted = stage_keys.trusted()
+    trusted = stage_signing.trusted()
     if trusted is None:
         return
     signing.check_file(trusted, decision / "decision.json", "decision", "The decision")

@@ -14,12 +14,12 @@ from typing import Any
 from components.shared import contracts, environment
 from components.shared.contracts import Manifest
 from components.shared.errors import RefusedError
-from components.shared.ledger import lineage, stage_keys
-from components.shared.privacy.redaction import redact
+from components.shared.ledger import lineage, stage_signing
+from components.shared.privacy.secret_redaction import redact
 from components.shared.runtime import step_log
+from components.shared.runtime.code_version import code_version
 from components.shared.runtime.events import event, log, sentence
-from components.shared.runtime.interface import Interface, read
-from components.shared.runtime.stage_code import code_version
+from components.shared.runtime.stage_interface import Interface, read
 from components.shared.storage.artifacts import gather, lay_out
 from components.shared.storage.scratch import VARIABLE as SCRATCH
 from components.shared.storage.store import Store, open_store
@@ -46,7 +46,7 @@ class Work:
     def keep(self, name: str, data: bytes) -> None:
         """Write or replace a checkpoint."""
         path = f"work/{self.key}/{name}"
-        self.store.write(path, stage_keys.seal(stage_keys.held(self.stage), path, data))
+        self.store.write(path, stage_signing.seal(stage_signing.held(self.stage), path, data))
 
     def kept(self, name: str) -> bytes | None:
         """Return the checkpoint of an earlier, unfinished attempt, or None.
@@ -55,7 +55,7 @@ class Work:
         """
         path = f"work/{self.key}/{name}"
         data = self.store.read(path)
-        return None if data is None else stage_keys.unseal(path, data, (self.stage,))
+        return None if data is None else stage_signing.unseal(path, data, (self.stage,))
 
     def names(self, prefix: str) -> list[str]:
         names = (name.rpartition("/")[2] for name in self.store.names(f"work/{self.key}"))
@@ -131,8 +131,8 @@ def _step(
     record.write("started", key=plan.key, inputs=plan.inputs, parameters=plan.parameters, code=plan.code)
     if stage in IMPURE or environment.get(SCRATCH):
         return _run(interface, store, plan, manifests)
-    stage_keys.require(stage)
-    if trusted := stage_keys.trusted():
+    stage_signing.require(stage)
+    if trusted := stage_signing.trusted():
         lineage.check_inputs(store, trusted, manifests)
     if earlier := finished(store, plan.key):
         _refer(store, plan, earlier.outputs.values())
@@ -179,7 +179,7 @@ def _read_result(store: Store, key: str) -> dict[str, Any] | None:
         return None
     if not all(isinstance(record[name], dict) for name in ("outputs", "values", "inputs")):
         return None
-    if trusted := stage_keys.trusted():
+    if trusted := stage_signing.trusted():
         try:
             lineage.check_result(trusted, data, f"The result of {record['stage']}")
             if lineage.key_of(record) != key:
@@ -198,9 +198,9 @@ def _refusal(store: Store, plan: Plan) -> dict[str, Any] | None:
     record = contracts.try_decode("error", data)
     if data is None or record is None or not isinstance(record.get("message"), str):
         return None
-    if trusted := stage_keys.trusted():
+    if trusted := stage_signing.trusted():
         try:
-            signed = stage_keys.check(trusted, "error", data, "The error")
+            signed = stage_signing.check(trusted, "error", data, "The error")
         except PermissionError:
             return None
         return record if (signed["stage_key"]["stage"], record.get("key")) == (plan.stage, plan.key) else None
@@ -289,7 +289,7 @@ def _record(store: Store, plan: Plan, result: Result) -> None:
 
 def _signed(kind: str, stage: str, record: dict[str, Any]) -> bytes:
     """Return the bytes of a record, signed with the key of its stage if there is one."""
-    key = stage_keys.held(stage)
+    key = stage_signing.held(stage)
     return contracts.encode(kind, key.sign(kind, record) if key else record)
 
 

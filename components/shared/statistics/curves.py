@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from components.shared.statistics.bootstrapped_metrics import Ints, Predictions, calibration_bins
 from components.shared.statistics.intervals import Floats, wilson
-from components.shared.statistics.metrics import Ints, Predictions, calibration_bins
 
 POINTS = 200
 """Maximum number of points of a curve; longer ones are thinned."""

@@ -21,7 +21,7 @@ from minio.helpers import check_bucket_name
 from components.shared import environment
 from components.shared.errors import UsageError
 from components.shared.storage.s3_client import MISSING, Client, CutShortError
-from components.shared.storage.s3_keys import Keys
+from components.shared.storage.s3_credentials import Keys
 
 T = TypeVar("T")
 

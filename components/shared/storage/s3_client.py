@@ -20,7 +20,7 @@ from minio.signer import sign_v4_s3
 from minio.time import to_amz_date
 
 from components.shared.storage.directory import SlowBytes
-from components.shared.storage.s3_keys import Keys
+from components.shared.storage.s3_credentials import Keys
 
 T = TypeVar("T")
 log = logging.getLogger("medloop.store")

@@ -17,7 +17,7 @@ from onnx import numpy_helper
 from components.evaluate.evaluate import evaluate
 from components.shared import contracts
 from components.shared.datasets import parquet_tables
-from components.shared.runtime.interface import read
+from components.shared.runtime.stage_interface import read
 from components.shared.runtime.work import Work
 from components.shared.storage.store import Store, open_store
 from tests import made

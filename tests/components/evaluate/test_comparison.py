@@ -20,9 +20,9 @@ from components.evaluate.comparison import (
     share_bounds,
     sign_test,
 )
-from components.evaluate.estimates import estimates
 from components.evaluate.metrics_record import Settings, compare
-from components.shared.statistics.metrics import Predictions
+from components.evaluate.point_metrics import estimates
+from components.shared.statistics.bootstrapped_metrics import Predictions
 
 SETTINGS = Settings(400, 0.95, 7)
 

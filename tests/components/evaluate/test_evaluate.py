@@ -19,7 +19,7 @@ from components.evaluate.subgroups import age_band
 from components.gate.gate import gate
 from components.shared import contracts, inference
 from components.shared.datasets import dataset
-from components.shared.runtime.interface import read
+from components.shared.runtime.stage_interface import read
 from components.shared.runtime.work import Work
 from tests import made
 from tests.components.evaluate import scenes

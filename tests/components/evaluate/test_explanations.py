@@ -34,7 +34,7 @@ from components.evaluate.explanations import (
 from components.evaluate.overlay import GAP, SIDE, overlay
 from components.quantize.quantize import _to_int8
 from components.shared.inference import Model
-from components.shared.statistics.metrics import Predictions
+from components.shared.statistics.bootstrapped_metrics import Predictions
 from components.train.export import export_graph, write_head
 from components.train.models import NETWORKS, build
 from tests.components.evaluate import scenes

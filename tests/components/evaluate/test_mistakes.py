@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from components.evaluate.mistakes import MAX_LISTED, mistakes
-from components.shared.statistics.metrics import Predictions
+from components.shared.statistics.bootstrapped_metrics import Predictions
 from tests.components.evaluate import scenes
 
 

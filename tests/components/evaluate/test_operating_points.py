@@ -8,7 +8,7 @@ from scipy.stats import norm
 from sklearn.metrics import recall_score, roc_curve
 
 from components.evaluate.operating_points import operating_points
-from components.shared.statistics.metrics import Predictions
+from components.shared.statistics.bootstrapped_metrics import Predictions
 
 
 def binormal(seed: int, patients: int, ties: int = 10**6) -> Predictions:

@@ -14,7 +14,7 @@ from components.evaluate.metrics_record import Settings
 from components.evaluate.shortcuts import LIMIT, figures, image_boxes, make_copies, sample, shortcuts, summarise
 from components.shared.imaging.views import view
 from components.shared.inference import Model
-from components.shared.statistics.metrics import Predictions
+from components.shared.statistics.bootstrapped_metrics import Predictions
 from tests import made
 from tests.components.evaluate import scenes
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from components.evaluate.subgroups import gaps, make_subgroups
-from components.shared.statistics.metrics import Predictions
+from components.shared.statistics.bootstrapped_metrics import Predictions
 
 
 def scored(right: list[float], patients: int, seed: int = 1) -> tuple[Predictions, list[str]]:

@@ -17,7 +17,7 @@ from components.gate.gate import MARKER, gate
 from components.gate.policy import complete_policy, merge_changes
 from components.shared import contracts
 from components.shared.ledger import signing
-from components.shared.runtime.interface import read
+from components.shared.runtime.stage_interface import read
 from components.shared.runtime.work import Work
 from components.shared.storage.store import open_store
 from tests.components.evaluate import scenes

@@ -7,7 +7,7 @@ from typing import Any
 
 from components.shared import contracts
 from components.shared.contracts import Manifest
-from components.shared.ledger import lineage, release_log, signing, stage_keys
+from components.shared.ledger import lineage, release_log, signing, stage_signing
 from components.shared.storage.store import Store
 
 NOTHING = Manifest().digest
@@ -98,7 +98,7 @@ def keep(store: Store, results: list[dict[str, Any]]) -> None:
 
 def result(stage: str, inputs: dict[str, str], outputs: dict[str, str], **parameters: Any) -> dict[str, Any]:
     """The result of a step, signed by its stage."""
-    key = stage_keys.held(stage)
+    key = stage_signing.held(stage)
     assert key is not None
     made = {"stage": stage, "inputs": inputs, "parameters": parameters, "code": "c", "outputs": outputs, "values": {}}
     return contracts.decode("result", contracts.encode("result", key.sign("result", {**made, "seconds": 1.0})), stage)

@@ -24,7 +24,7 @@ from components.shared.errors import (
     is_foreseen,
 )
 from components.shared.runtime import events, work
-from components.shared.runtime.interface import read, stages
+from components.shared.runtime.stage_interface import read, stages
 from components.shared.storage.source import open_source
 from components.shared.storage.store import Store, open_store
 

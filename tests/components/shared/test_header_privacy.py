@@ -18,8 +18,8 @@ from pydicom.tag import BaseTag
 from pydicom.uid import ImplicitVRLittleEndian
 
 from components.shared.imaging.dicom_frames import NEEDED, open_scan
-from components.shared.imaging.header_fields import FIELDS, pseudonymise
 from components.shared.privacy import hash_keys
+from components.shared.privacy.pseudonyms import FIELDS, pseudonymise
 from tests.components.shared.annex_e import PROFILE
 from tests.components.shared.images import dicom
 

@@ -11,8 +11,9 @@ from scipy.stats import binomtest, multivariate_normal, norm, t
 from sklearn.metrics import average_precision_score, f1_score
 
 from bench.intervals import clustered
-from components.evaluate.estimates import area, estimates, mean_cluster_size, variance_inflation
 from components.evaluate.metrics_record import Settings, population
+from components.evaluate.point_metrics import area, estimates, mean_cluster_size, variance_inflation
+from components.shared.statistics.bootstrapped_metrics import Measure, Predictions, equal_weights, resample
 from components.shared.statistics.intervals import (
     Area,
     Share,
@@ -28,7 +29,6 @@ from components.shared.statistics.intervals import (
     unseen_loss,
     wilson,
 )
-from components.shared.statistics.metrics import Measure, Predictions, equal_weights, resample
 
 SETTINGS = Settings(300, 0.95, 7)
 
@@ -208,7 +208,7 @@ def test_pieces_do_not_change_the_result(monkeypatch: pytest.MonkeyPatch) -> Non
     scored = Predictions(labels, (positive > 0.7).astype(np.int64), np.stack([1 - positive, positive], axis=1), of)
     measure, weights = Measure(scored), draw(40, 100, 3)
     whole = resample(measure, weights)
-    monkeypatch.setattr("components.shared.statistics.metrics.MAX_CELLS", 130)
+    monkeypatch.setattr("components.shared.statistics.bootstrapped_metrics.MAX_CELLS", 130)
     parts = resample(measure, weights)
     assert all(np.allclose(whole[name], parts[name], rtol=0, atol=1e-12, equal_nan=True) for name in whole)
     assert np.allclose(measure(equal_weights(scored))["kappa"], whole["kappa"].mean(), atol=0.2)

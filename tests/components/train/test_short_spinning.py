@@ -11,7 +11,7 @@ import torch
 
 from components.train import short_spinning
 from components.train.short_spinning import IdleTeam, ShortSpinning, seconds_waited, teams
-from tests.components.train.test_training import Kept, go, same
+from tests.components.train.test_training_loop import Kept, go, same
 
 
 def tasks_that(root: Path, waits: float) -> None:

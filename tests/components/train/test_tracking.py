@@ -20,7 +20,7 @@ from typing import Any
 
 import pytest
 
-from components.shared.runtime.stage_code import code_version
+from components.shared.runtime.code_version import code_version
 from components.train import tracking
 from components.train.tracking import Tracking, history_files
 from tests.components.shared.servers import free_port

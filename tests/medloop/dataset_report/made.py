@@ -14,8 +14,8 @@ from components.shared.datasets import dataset, parquet_tables
 from components.shared.datasets.dataset import Data
 from components.shared.storage.store import Store
 from medloop.dataset_report.counts import Rows
-from medloop.dataset_report.figures import Figures, figures
 from medloop.dataset_report.report_input import ReportInput
+from medloop.dataset_report.statistics import Figures, figures
 from tests.made import write_shard
 
 Row = dict[str, Any]

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from components.shared.storage.store import Store, open_store
-from medloop.dataset_report.figures import Figures
+from medloop.dataset_report.statistics import Figures
 from medloop.dataset_report.verdicts import verdicts
 from tests.made import make_dataset, make_split
 from tests.medloop.dataset_report.made import change, look, place, tell

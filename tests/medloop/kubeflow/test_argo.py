@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from components.shared.runtime.interface import stages
+from components.shared.runtime.stage_interface import stages
 from tests.medloop.kubeflow import argo
 from tests.medloop.kubeflow.argo import Task, Workflow, compiled, workflow
 from tests.medloop.test_cli import medloop

@@ -18,7 +18,7 @@ from components.shared.contracts import Manifest
 from components.shared.privacy import hash_keys
 from components.shared.storage.store import open_store
 from medloop.reader_study.compare import compare_readers
-from medloop.reader_study.study import LockedTest, Readings, study
+from medloop.reader_study.study_figures import LockedTest, Readings, study
 from medloop.reader_study.table import Reading, read_table
 from medloop.runner import explain
 from medloop.runner.run import find

@@ -1,7 +1,8 @@
 """Figures of a model's performance: name, meaning, direction, range and use of each.
 
-A new figure needs the function that computes it (in evaluate/estimates.py, or in shared/statistics/metrics.py if its
-interval is resampled) and one record here. Reports, policies, model cards and the command line read the records.
+A new figure needs the function that computes it (in evaluate/point_metrics.py, or in
+shared/statistics/bootstrapped_metrics.py if its interval is resampled) and one record here. Reports, policies, model
+cards and the command line read the records.
 """
 
 from __future__ import annotations

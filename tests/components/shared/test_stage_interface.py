@@ -11,7 +11,7 @@ from typing import Annotated, Any, get_args, get_origin, get_type_hints
 import pytest
 
 from components.shared.contracts import Between, In, Ins, OneOf, Out
-from components.shared.runtime.interface import Interface, Parameter, read, stages
+from components.shared.runtime.stage_interface import Interface, Parameter, read, stages
 from components.shared.runtime.work import Work
 
 ALL = ["deploy", "evaluate", "gate", "ingest", "merge", "quantize", "reject", "resolve", "split", "train"]

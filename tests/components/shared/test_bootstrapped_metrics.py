@@ -11,9 +11,9 @@ from sklearn import metrics as sk
 from sklearn.calibration import calibration_curve
 from sklearn.preprocessing import label_binarize
 
-from components.evaluate.estimates import average_precision, estimates
+from components.evaluate.point_metrics import average_precision, estimates
+from components.shared.statistics.bootstrapped_metrics import Measure, Predictions, confusion, equal_weights
 from components.shared.statistics.curves import curves
-from components.shared.statistics.metrics import Measure, Predictions, confusion, equal_weights
 
 
 def scored(seed: int, images: int, classes: int, ties: int) -> Predictions:

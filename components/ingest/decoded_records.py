@@ -11,10 +11,10 @@ import pyarrow as pa
 from components.ingest.shard_groups import Group
 from components.shared.contracts import fingerprint
 from components.shared.imaging.image_files import Decoding
-from components.shared.ledger import stage_keys
+from components.shared.ledger import stage_signing
 from components.shared.parsing.json_documents import parse_json
 from components.shared.privacy import hash_keys
-from components.shared.runtime.stage_code import installed
+from components.shared.runtime.code_version import installed
 
 if TYPE_CHECKING:
     from components.shared.storage.store import Store
@@ -89,7 +89,7 @@ def group_names(store: Store, prefix: str) -> list[str]:
 def read(store: Store, prefix: str, name: str) -> DecodedGroup | None:
     """Return the record of a group; None if missing, damaged or not signed by ingest."""
     sealed = store.read(f"{prefix}/{name}")
-    data = None if sealed is None else stage_keys.unseal(f"{prefix}/{name}", sealed, ("ingest",))
+    data = None if sealed is None else stage_signing.unseal(f"{prefix}/{name}", sealed, ("ingest",))
     if data is None:
         return None
     try:
@@ -108,7 +108,7 @@ def write(store: Store, prefix: str, result: DecodedGroup) -> None:
     with pa.ipc.new_stream(sink, table.schema) as writer:
         writer.write_table(table)
     name = f"{prefix}/{result.name}"
-    store.write(name, stage_keys.seal(stage_keys.held("ingest"), name, sink.getvalue().to_pybytes()))
+    store.write(name, stage_signing.seal(stage_signing.held("ingest"), name, sink.getvalue().to_pybytes()))
 
 
 def read_unchanged(store: Store, prefix: str, group: Group) -> DecodedGroup | None:

@@ -19,7 +19,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from components.shared.figures import MICRO
+from components.shared.metric_definitions import MICRO
+from components.shared.statistics.bootstrapped_metrics import Bools, Ints, Predictions
 from components.shared.statistics.intervals import (
     ASSUMED_CORRELATION,
     Area,
@@ -31,7 +32,6 @@ from components.shared.statistics.intervals import (
     share_figure,
     uneven_variance,
 )
-from components.shared.statistics.metrics import Bools, Ints, Predictions
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,7 @@ from components.shared.ledger import release_log, signing
 from components.shared.storage.store import open_store
 from medloop.cli.main import main as run_command
 from medloop.operations import doctor
-from medloop.releases.verification import verify_log
+from medloop.releases.log_verification import verify_log
 from medloop.settings import read_settings
 from tests.components.deploy.test_deploy import Candidate
 from tests.components.shared.decisions import decision, state

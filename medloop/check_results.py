@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from components.shared.privacy.redaction import printable
+from components.shared.privacy.secret_redaction import printable
 
 MARKS = {"ok": "[green]✓ ok[/]", "note": "[yellow]· note[/]", "problem": "[red]✗ problem[/]"}
 

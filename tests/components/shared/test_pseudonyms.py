@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 from pydicom.dataset import Dataset
 
-from components.shared.imaging.header_fields import FIELDS, LABELLERS, parse_age, pseudonymise, read_fields, site_code
 from components.shared.privacy import hash_keys
+from components.shared.privacy.pseudonyms import FIELDS, LABELLERS, parse_age, pseudonymise, read_fields, site_code
 
 KEY = hash_keys.parse("ab" * 32)
 DOCS = Path(__file__).resolve().parents[3] / "docs" / "privacy.md"

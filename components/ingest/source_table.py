@@ -14,9 +14,9 @@ from typing import NamedTuple
 from components.ingest.file_names import SPLIT_NAMES, FileNames
 from components.ingest.parameters import COLUMNS, DETAIL_COLUMNS
 from components.shared.errors import RefusedError
-from components.shared.imaging.header_fields import parse_age
 from components.shared.parsing.json_documents import check_columns, table_lines
-from components.shared.runtime.interface import nearest
+from components.shared.privacy.pseudonyms import parse_age
+from components.shared.runtime.stage_interface import nearest
 from components.shared.storage.source import IMAGE_SUFFIXES
 
 OLDEST = 120

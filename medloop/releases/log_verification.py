@@ -12,7 +12,7 @@ from components.shared.ledger import lineage, release_log, signing
 from components.shared.ledger.release_log import Entry
 from components.shared.ledger.signing import Verifier
 from components.shared.parsing.json_documents import parse_json
-from components.shared.privacy.redaction import printable
+from components.shared.privacy.secret_redaction import printable
 from components.shared.storage.store import Store, record_number
 
 NAMED = ("decision", "report", "model", "card")

@@ -20,7 +20,7 @@ from components.train.checkpoint import Checkpoints
 from components.train.optimise import optimizer, rate_factor
 from components.train.parameters import TrainParameters
 from components.train.split_images import SplitImages
-from components.train.training import AUGMENTATION_SEED_OFFSET, Training, TrainingResult, TrainingState
+from components.train.training_loop import AUGMENTATION_SEED_OFFSET, Training, TrainingResult, TrainingState
 
 PARAMETERS = TrainParameters(
     epochs=2,

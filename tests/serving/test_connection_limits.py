@@ -20,8 +20,8 @@ import pytest
 
 from bench.connections import DESCRIPTORS, measure
 from components.shared.storage.store import Store
-from serving import connections, guard
-from serving.limits import Limits
+from serving import connection_limits, request_limits
+from serving.limit_settings import Limits
 from tests import made
 from tests.serving.conftest import image, png, running, until
 
@@ -60,7 +60,7 @@ def released(store: Store, tmp_path: Path) -> Store:
 def test_a_header_that_does_not_come_in_time_is_answered_and_the_connection_closed(
     released: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(connections, "HEADER_SECONDS", 0.5)
+    monkeypatch.setattr(connection_limits, "HEADER_SECONDS", 0.5)
     with running(released) as client, line(client, b"GET /health HTTP/1.1\r\nx: ") as slow, line(client) as silent:
         answer = rest(slow)
         assert answer.startswith(b"HTTP/1.1 408 ")
@@ -73,7 +73,7 @@ def test_a_header_that_does_not_come_in_time_is_answered_and_the_connection_clos
 def test_a_body_that_does_not_come_in_time_is_answered_and_counted_not_logged(
     released: Store, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(guard, "BODY_SECONDS", 0.5)
+    monkeypatch.setattr(request_limits, "BODY_SECONDS", 0.5)
     with running(released) as client, caplog.at_level(logging.INFO, "medloop"):
         with line(client, BODY) as slow:
             answer = rest(slow)
@@ -95,7 +95,7 @@ def counted(caplog: pytest.LogCaptureFixture) -> dict[str, Any]:
 
 @pytest.mark.slow
 def test_a_body_that_keeps_coming_fast_enough_may_take_long(released: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(guard, "BODY_SECONDS", 0.3)
+    monkeypatch.setattr(request_limits, "BODY_SECONDS", 0.3)
     request = httpx.Request("POST", "http://x/predict", files={"file": ("x.png", png(image(side=200)))})
     body = request.read()
     kind = {"content-type": request.headers["content-type"]}
@@ -115,7 +115,7 @@ def test_a_body_that_keeps_coming_fast_enough_may_take_long(released: Store, mon
 def test_an_answer_that_nobody_reads_is_given_up(
     released: Store, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(connections, "ANSWER_SECONDS", 0.5)
+    monkeypatch.setattr(connection_limits, "ANSWER_SECONDS", 0.5)
     with running(released) as client, caplog.at_level(logging.INFO, "medloop"):
         with socket.socket() as deaf:
             deaf.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
@@ -134,7 +134,7 @@ def test_an_answer_that_nobody_reads_is_given_up(
 def test_where_there_are_too_many_connections_the_slowest_make_room(
     released: Store, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(connections, "MOST_CONNECTIONS", 40)
+    monkeypatch.setattr(connection_limits, "MOST_CONNECTIONS", 40)
     with running(released) as client, caplog.at_level(logging.INFO, "medloop"):
         lines = [line(client, BODY if number % 2 else b"GET /h") for number in range(80)]
         for each in lines:

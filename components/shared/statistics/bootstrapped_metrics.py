@@ -2,7 +2,7 @@
 
 A weighting is the number of times that each patient counts: once for the figure itself, and as drawn for the bootstrap.
 A figure that a class has no images for is NaN, and averages over classes ignore such a class. Proportions and areas are
-in evaluate/estimates.py.
+in evaluate/point_metrics.py.
 """
 
 from __future__ import annotations

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medloop.dataset_report.counts import SPLITS, Group, Mask, Rows
-from medloop.dataset_report.figures import near_groups
+from medloop.dataset_report.statistics import near_groups
 
 SHOWN = 24
 """Images shown per class."""

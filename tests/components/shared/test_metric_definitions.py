@@ -11,10 +11,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from components.evaluate.estimates import estimates
+from components.evaluate.point_metrics import estimates
 from components.gate.policy import FALLING, OF_A_CLASS, RISING
-from components.shared.figures import FIGURES, HEADLINE, KEY, MICRO
-from components.shared.statistics.metrics import Measure, Predictions, equal_weights
+from components.shared.metric_definitions import FIGURES, HEADLINE, KEY, MICRO
+from components.shared.statistics.bootstrapped_metrics import Measure, Predictions, equal_weights
 
 ROOT = Path(__file__).resolve().parents[3]
 RECORD = """    Definition(
@@ -26,8 +26,8 @@ FUNCTION = """            "npv": share(
             ),
 """
 ADDED = {
-    "components/shared/figures.py": ('    Definition(\n        "f1"', RECORD),
-    "components/evaluate/estimates.py": ('            "sensitivity": sensitivity', FUNCTION),
+    "components/shared/metric_definitions.py": ('    Definition(\n        "f1"', RECORD),
+    "components/evaluate/point_metrics.py": ('            "sensitivity": sensitivity', FUNCTION),
 }
 """By file, the text before which something is added."""
 USE = """

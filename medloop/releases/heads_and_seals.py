@@ -14,7 +14,7 @@ from components.shared.errors import RefusedError, UnavailableError, UsageError
 if TYPE_CHECKING:
     from components.shared.ledger.release_log import Entry
     from components.shared.storage.store import Store
-    from medloop.releases.verification import AuditResult
+    from medloop.releases.log_verification import AuditResult
     from medloop.settings import Settings
 
 MIN_DIGITS = 16

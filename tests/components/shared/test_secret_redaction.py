@@ -13,8 +13,8 @@ from urllib.parse import quote
 import pytest
 
 from components.shared.ledger import signing
-from components.shared.ledger.stage_keys import derive
-from components.shared.privacy.redaction import one_line, printable, redact, redact_all
+from components.shared.ledger.stage_signing import derive
+from components.shared.privacy.secret_redaction import one_line, printable, redact, redact_all
 from components.shared.runtime import events, notify
 from tests.components.shared.signers import Pair
 
@@ -61,7 +61,7 @@ def test_the_value_of_a_secret_variable_is_replaced_however_it_is_written(name: 
 
 def test_the_readme_and_the_docs_name_no_secret_variable_that_is_not_hidden() -> None:
     """A variable that is added to the docs and holds a secret by its name must be planted above."""
-    from components.shared.privacy.redaction import NAMES
+    from components.shared.privacy.secret_redaction import NAMES
 
     documents = [*(ROOT / "docs").glob("*.md"), ROOT / "README.md"]
     words = {word for path in documents for word in path.read_text(encoding="utf-8").replace("`", " ").split()}
@@ -157,7 +157,7 @@ def test_an_address_for_messages_that_is_wrong_is_not_shown(
 
 PROGRAM = """
 import logging, sys, os
-from components.shared.privacy.redaction import protect_process
+from components.shared.privacy.secret_redaction import protect_process
 protect_process()
 print("printed", os.environ["MLFLOW_TRACKING_TOKEN"])
 logging.warning("logged %s", os.environ["AWS_SECRET_ACCESS_KEY"])

@@ -16,7 +16,7 @@ from fastapi import HTTPException
 from fastapi.responses import JSONResponse
 
 from components.shared.runtime import events
-from serving.connections import Tally
+from serving.connection_limits import Tally
 
 log = logging.getLogger("medloop.serve")
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from serving.connections import most_connections
+from serving.connection_limits import most_connections
 
 
 @dataclass(frozen=True)

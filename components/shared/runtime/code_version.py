@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from components.shared.contracts import digest, fingerprint
-from components.shared.runtime.interface import COMPONENTS, stages
+from components.shared.runtime.stage_interface import COMPONENTS, stages
 
 ROOT = COMPONENTS.parent
-CACHE = COMPONENTS / "__pycache__" / f"stage_code.{sys.implementation.cache_tag}.json"
+CACHE = COMPONENTS / "__pycache__" / f"code_version.{sys.implementation.cache_tag}.json"
 CACHED = 1000
 """Number of modules above which the cache is emptied."""
 DISTRIBUTIONS = {
