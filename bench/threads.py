@@ -56,7 +56,7 @@ def rate(name: str, images: int, setting: str) -> tuple[float, float]:
     from bench.training import ours
     from components.shared.datasets.dataset import Views
     from components.train.device import use_threads
-    from components.train.short_spinning import ShortSpinning
+    from components.train.openmp_waiting import ShortSpinning
     from components.train.split_images import SplitImages
 
     use_threads(0)

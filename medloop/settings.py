@@ -13,7 +13,7 @@ from components.shared import environment
 from components.shared.errors import UnavailableError, UsageError
 from components.shared.privacy import hash_keys
 from components.shared.privacy.secret_redaction import redact
-from components.shared.storage.source import open_source
+from components.shared.storage.image_source import open_source
 from medloop.synth.synth import MARKER
 
 SERVICE_ACCOUNT_TOKEN = Path("/var/run/secrets/kubeflow/pipelines/token")

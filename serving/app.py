@@ -23,9 +23,9 @@ from serving.connection_limits import Tally
 from serving.decoder_pool import STOPPING, Decoders, StoppingError
 from serving.deployment import Deployment, Serving
 from serving.forms import UploadRoute, no_file, problems
-from serving.limit_settings import Limits
 from serving.prediction import predict
-from serving.request_limits import CLIENT_LEFT, Guard, format_size
+from serving.request_guard import CLIENT_LEFT, Guard, format_size
+from serving.request_limits import Limits
 
 FORM_BYTES = 64 * 2**10
 """Maximum size of a multipart form, without its file."""

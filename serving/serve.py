@@ -21,7 +21,7 @@ from serving.app import create_app
 from serving.connection_limits import Listener, Repeats, Server, Tally, raise_descriptors
 from serving.decoder_pool import Decoders
 from serving.deployment import Deployment
-from serving.limit_settings import Limits
+from serving.request_limits import Limits
 
 log = logging.getLogger("medloop.serve")
 

@@ -185,7 +185,7 @@ def render_page(report: Path, record: dict[str, Any]) -> str:
         }
         for check in record["checks"]
     ]
-    section = template(Path(__file__).parent, "decision.html.j2").render(
+    section = template(Path(__file__).parent, "decision_section.html.j2").render(
         record=record,
         failed=[row for row in rows if not row["passed"]],
         passed=[row for row in rows if row["passed"]],

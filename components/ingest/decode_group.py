@@ -30,7 +30,7 @@ from components.shared.imaging.views import Pixels
 from components.shared.privacy import hash_keys, pseudonyms
 from components.shared.privacy.hash_keys import HashKey
 from components.shared.runtime.events import configure_logging, log
-from components.shared.storage.source import CHANGED, Bucket, Entry, Source, open_source
+from components.shared.storage.image_source import CHANGED, Bucket, Entry, Source, open_source
 from components.shared.storage.store import Store, open_store
 
 AHEAD = 4

@@ -16,7 +16,7 @@ from components.shared.errors import UnavailableError
 from components.shared.imaging.decode_sandbox import Decoder, EndedError, Template
 from components.shared.imaging.image_files import Decoding
 from components.shared.runtime.threads import count_threads
-from components.shared.storage.source import Source
+from components.shared.storage.image_source import Source
 
 if TYPE_CHECKING:
     from components.shared.storage.store import Store

@@ -19,8 +19,8 @@ from components.shared.imaging.image_files import Decoding
 from components.shared.privacy import hash_keys
 from components.shared.privacy.hash_keys import HashKey
 from components.shared.runtime.events import progress
-from components.shared.storage import source as sources
-from components.shared.storage.source import Source
+from components.shared.storage import image_source as sources
+from components.shared.storage.image_source import Source
 
 if TYPE_CHECKING:
     from components.shared.runtime.work import Work

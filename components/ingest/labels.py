@@ -17,7 +17,7 @@ from components.ingest.split_lists import read_split_lists
 from components.ingest.subsets import BEYOND, ClassSelection, Meaning, within_limit
 from components.shared.errors import RefusedError
 from components.shared.runtime.stage_interface import nearest
-from components.shared.storage.source import TABLE_SUFFIXES, Entry, Source
+from components.shared.storage.image_source import TABLE_SUFFIXES, Entry, Source
 
 Problem = tuple[str, str]
 

@@ -10,7 +10,7 @@ from typing import Annotated
 from components.shared.contracts import Between, OneOf
 from components.shared.errors import RefusedError
 from components.shared.runtime.stage_interface import nearest
-from components.shared.storage.source import TABLE
+from components.shared.storage.image_source import TABLE
 
 DETAIL_COLUMNS = ("sex", "age", "site", "view", "modality", "label_source", "text")
 """Optional columns of a table that describe an image, besides names, label and published split."""

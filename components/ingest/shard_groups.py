@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from components.shared.errors import RefusedError
-from components.shared.storage.source import Entry
+from components.shared.storage.image_source import Entry
 
 GROUP = 128
 """Mean number of files in a group."""

@@ -17,7 +17,7 @@ from components.shared.errors import RefusedError
 from components.shared.parsing.json_documents import check_columns, table_lines
 from components.shared.privacy.pseudonyms import parse_age
 from components.shared.runtime.stage_interface import nearest
-from components.shared.storage.source import IMAGE_SUFFIXES
+from components.shared.storage.image_source import IMAGE_SUFFIXES
 
 OLDEST = 120
 """Maximum plausible age in years; a higher one counts as unknown."""

@@ -15,7 +15,7 @@ from components.shared.privacy import hash_keys
 from components.shared.runtime import code_version, events, work
 from components.shared.runtime.stage_interface import stages
 from components.shared.storage import artifacts
-from components.shared.storage import source as sources
+from components.shared.storage import image_source as sources
 
 if TYPE_CHECKING:
     from components.shared.runtime.work import Work

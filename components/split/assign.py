@@ -9,7 +9,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from components.shared.errors import RefusedError
-from components.split.columns import NONE, SPLITS, TEST, TRAIN, Codes, group_minimum, split_codes
+from components.split.codes import NONE, SPLITS, TEST, TRAIN, Codes, group_minimum, split_codes
 from components.split.draw import draw, places_per_split
 from components.split.history import LINKED, Assignment, History, Owners
 from components.split.strata import People

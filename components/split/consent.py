@@ -10,7 +10,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from components.shared.errors import RefusedError
-from components.split.columns import positions
+from components.split.codes import positions
 from components.split.history import Owners
 
 MIN_DIGITS = 12

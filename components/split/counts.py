@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from components.split.columns import NONE, SPLITS, Codes, sorted_unique
+from components.split.codes import NONE, SPLITS, Codes, sorted_unique
 from components.split.strata import attribute_codes, labels_of
 
 NO_FINDING = "no finding"

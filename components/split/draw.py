@@ -15,7 +15,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from components.shared.contracts import digest
-from components.split.columns import TEST, TRAIN, VAL, Codes
+from components.split.codes import TEST, TRAIN, VAL, Codes
 from components.split.strata import Features
 
 

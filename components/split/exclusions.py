@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from components.split.columns import NONE, TEST, Codes, distinct, group_minimum, positions
+from components.split.codes import NONE, TEST, Codes, distinct, group_minimum, positions
 
 MAX_SHARE = 0.05
 """Share of excluded images above which to warn."""

@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from components.shared.errors import RefusedError
-from components.split.columns import TEST, TRAIN, VAL, Codes, group_minimum, sorted_unique
+from components.split.codes import TEST, TRAIN, VAL, Codes, group_minimum, sorted_unique
 from components.split.draw import draw, places_per_fold
 from components.split.history import Owners
 from components.split.strata import People

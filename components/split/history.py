@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from components.shared.contracts import read_record
 from components.shared.datasets.parquet_tables import SPLIT, read_table, write_table
 from components.shared.errors import RefusedError
-from components.split.columns import NONE, Codes, distinct, group_minimum, names_of_codes, positions, split_codes
+from components.split.codes import NONE, Codes, distinct, group_minimum, names_of_codes, positions, split_codes
 
 PATIENTS = pa.schema(
     [(name, pa.string()) for name in ("patient_id", "side", "why")] + [(name, pa.int32()) for name in ("fold", "folds")]

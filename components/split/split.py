@@ -14,7 +14,7 @@ from components.shared.datasets.parquet_tables import SPLIT, read_table, write_t
 from components.shared.errors import RefusedError
 from components.shared.runtime.events import log
 from components.split.assign import assign_drawn, assign_linked, assign_official, check_patients, check_splits
-from components.split.columns import NONE, SPLITS, Codes, names_of_codes, positions, sorted_unique, split_codes
+from components.split.codes import NONE, SPLITS, Codes, names_of_codes, positions, sorted_unique, split_codes
 from components.split.consent import withdrawn_ids, withdrawn_images, withdrawn_patients
 from components.split.counts import count_by_value
 from components.split.draw import draw_ranks

@@ -11,7 +11,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from components.shared.datasets.age_bands import AGES
-from components.split.columns import Codes, distinct, positions
+from components.split.codes import Codes, distinct, positions
 
 IMAGE_COUNT_BANDS = (2, 3, 5, 9, 17, 33, 65)
 """Bands of the number of images per patient, so that splits also have their fraction of images."""

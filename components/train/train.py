@@ -22,9 +22,9 @@ from components.train.calibrate import best_threshold, fit_temperature
 from components.train.checkpoint import Checkpoints
 from components.train.device import choose_device, choose_precision, should_compile, use_threads
 from components.train.export import check_parity, write_bundle
-from components.train.memory import explain_out_of_memory
+from components.train.openmp_waiting import ShortSpinning
+from components.train.out_of_memory import explain_out_of_memory
 from components.train.parameters import TrainParameters
-from components.train.short_spinning import ShortSpinning
 from components.train.split_images import SplitImages
 from components.train.training_loop import Training, predict_logits
 from components.train.training_monitor import Monitor

@@ -13,11 +13,11 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from components.shared.runtime.price import read_price
+from components.train.pace import Pace
 from components.train.split_images import SplitImages
 from components.train.tensorboard_log import TensorBoardLog
 from components.train.tracking import Tracking, history_files
 from components.train.training_loop import TrainingState
-from components.train.training_progress import Pace
 from components.train.validation import probabilities
 
 if TYPE_CHECKING:

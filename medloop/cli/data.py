@@ -130,7 +130,7 @@ def locate(
     from dataclasses import asdict
 
     from components.shared.storage.store import open_store
-    from medloop.dataset_report.locate import find
+    from medloop.operations.locate import find
     from medloop.settings import read_settings
 
     if not re.fullmatch("[0-9a-f]{8,32}", beginning.lower()):

@@ -36,7 +36,7 @@ class PackageOptions(ImageOptions):
 
     def placements(self) -> Any:
         """Return the placement of each stage; exit with a message if the cluster file is invalid."""
-        from medloop.kubeflow.cluster import read_cluster
+        from medloop.kubeflow.cluster_file import read_cluster
         from medloop.settings import read_settings
 
         with exit_on_value_error():
@@ -223,8 +223,8 @@ def schedule(
     from datetime import UTC, datetime
 
     from medloop.kubeflow import cron as times
-    from medloop.kubeflow.submit import schedule as create
-    from medloop.kubeflow.submit import unschedule
+    from medloop.kubeflow.schedules import schedule as create
+    from medloop.kubeflow.schedules import unschedule
     from medloop.settings import read_settings
 
     _check_name("--name", name)
@@ -331,7 +331,7 @@ def _run_request(options: ServerOptions, package: PackageOptions, name: str, exp
 
 
 def _check_name(option: str, value: str) -> None:
-    from medloop.kubeflow.cluster import kubernetes_name
+    from medloop.kubeflow.cluster_file import kubernetes_name
 
     try:
         kubernetes_name(value)

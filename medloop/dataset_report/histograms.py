@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 
 from components.shared.datasets.dataset import Data
 from medloop.dataset_report.counts import UNKNOWN, Group, Rows
-from medloop.dataset_report.picture_sample import Sample
 from medloop.dataset_report.pictures import LEVELS, Pictures
+from medloop.dataset_report.shown_images import Sample
 
 BINS = 32
 WIDEST = 2.0

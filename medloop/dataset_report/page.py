@@ -13,8 +13,8 @@ from components.shared.reporting.pages import template
 from medloop.dataset_report.counts import NO_FINDING, OUT, SPLITS, UNKNOWN, Rows
 from medloop.dataset_report.histogram_svg import histogram, peak
 from medloop.dataset_report.histograms import Histograms, compared, histograms
-from medloop.dataset_report.picture_sample import Sample, draw
 from medloop.dataset_report.pictures import Pictures
+from medloop.dataset_report.shown_images import Sample, draw
 from medloop.dataset_report.statistics import DIGITS, Figures
 from medloop.dataset_report.verdicts import Verdict, class_shares
 

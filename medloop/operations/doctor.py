@@ -15,7 +15,7 @@ from components.shared.privacy import hash_keys
 from components.shared.runtime.code_version import installed
 from components.shared.storage.store import open_store
 from medloop.check_results import CheckResult
-from medloop.kubeflow import doctor as cluster
+from medloop.kubeflow import cluster_checks as cluster
 from medloop.releases.log_verification import describe_foreign_files
 from medloop.settings import Settings, open_to_others
 

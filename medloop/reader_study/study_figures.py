@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 
 from components.shared.metric_definitions import FIGURES
 from components.shared.statistics.intervals import Figure, Floats
-from medloop.reader_study.agreement import agreement
 from medloop.reader_study.effect import effect, of_one
+from medloop.reader_study.kappa import agreement
 from medloop.reader_study.table import MIN_IMAGES, Reading
 from medloop.reader_study.weighted_figures import Area, Ints, Share, Sums, with_interval
 

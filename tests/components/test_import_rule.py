@@ -150,7 +150,7 @@ def test_only_train_imports_torch() -> None:
 
 
 def test_the_shared_contracts_need_the_standard_library_alone() -> None:
-    for name in ("contracts", "runtime/interface", "privacy/hash_keys", "storage/source"):
+    for name in ("contracts", "runtime/stage_interface", "privacy/hash_keys", "storage/image_source"):
         modules = imports(ROOT / "components" / "shared" / f"{name}.py", ROOT)
         others = {m for m in modules if m.split(".")[0] not in sys.stdlib_module_names}
         assert {m for m in others if not m.startswith("components.shared.")} == set(), name

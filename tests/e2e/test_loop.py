@@ -198,10 +198,10 @@ def test_stages_by_hand_give_what_the_pipeline_gave(released: tuple[Place, dict[
         record = contracts.decode("result", store.read(f"work/{step['key']}/result.json") or b"", "result")
         parameters = dict(record["parameters"])
         if step["stage"] == "ingest":
-            from components.shared.storage import source
+            from components.shared.storage import image_source
 
             parameters["source"] = str(tmp_path / "scans")
-            parameters["revision"] = source.revision(source.entries(parameters["source"]))
+            parameters["revision"] = image_source.revision(image_source.entries(parameters["source"]))
         command = [sys.executable, "-m", "components", step["stage"], "--store", str(tmp_path / "store")]
         interface = read(step["stage"])
         for name in interface.inputs:

@@ -20,7 +20,7 @@ from pydicom.uid import ExplicitVRLittleEndian
 from components.shared.imaging.views import Pixels
 from components.shared.storage.store import Store, open_store
 from serving.deployment import Deployment
-from serving.limit_settings import Limits
+from serving.request_limits import Limits
 from serving.serve import bind, create_server
 from tests import made
 

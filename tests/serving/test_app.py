@@ -20,7 +20,7 @@ from components.shared.imaging.image_files import Decoding, decode_image
 from components.shared.imaging.views import view, view_parameters
 from components.shared.inference import Model
 from components.shared.storage.store import Store
-from serving.limit_settings import Limits
+from serving.request_limits import Limits
 from tests import made
 from tests.serving.conftest import deep, dicom, encoded, image, png, running
 

@@ -48,7 +48,7 @@ NEEDED = (
     *("SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence"),
     *(name.format(colour, "PaletteColorLookupTable") for name in _PALETTE for colour in ("Red", "Green", "Blue")),
 )
-"""Attributes needed to decode pixels. Besides these, only those in header.FIELDS are read, at any depth."""
+"""Attributes needed to decode pixels. Besides these, only those in pseudonyms.FIELDS are read, at any depth."""
 _PIXELS = (0x7FE00008, 0x7FE00009, 0x7FE00010)
 _COLOURS = ("RGB", "PALETTE COLOR", "YBR_FULL", "YBR_FULL_422", "YBR_ICT", "YBR_RCT")
 

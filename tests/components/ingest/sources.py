@@ -10,7 +10,7 @@ from typing import Any
 from components.ingest import decode_group
 from components.ingest.labels import Labels, SourceFile, read_labels
 from components.ingest.parameters import SourceParameters
-from components.shared.storage.source import Directory, Entry
+from components.shared.storage.image_source import Directory, Entry
 
 PLANTED = ("zebedee", "wolfram", "1951")
 """Parts of files' and patients' names, which no message may tell."""

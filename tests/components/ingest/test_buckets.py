@@ -16,7 +16,7 @@ import pytest
 from components.ingest.decode_group import AHEAD
 from components.shared.privacy import hash_keys
 from components.shared.runtime.work import Result
-from components.shared.storage import source
+from components.shared.storage import image_source
 from components.shared.storage.store import Store, open_store
 from tests.components.ingest.test_ingest import Scans, about, everything, many, merged, row_of, stored_bytes
 from tests.components.shared.faults import Answer, Faults, faulty
@@ -44,7 +44,7 @@ class Copy:
 
     @property
     def revision(self) -> str:
-        return source.revision(source.entries(self.address))
+        return image_source.revision(image_source.entries(self.address))
 
     def put(self, name: str, data: bytes) -> None:
         place = f"hospital/{self.scans.root.name}/{name}"
@@ -188,7 +188,7 @@ def test_a_source_that_changes_meanwhile_is_refused_and_the_same_work_may_be_tri
     copy.before_get(1, act)
     with pytest.raises(RuntimeError) as caught:
         ingest(store, copy, revision=revision)
-    assert str(caught.value) == source.CHANGED
+    assert str(caught.value) == image_source.CHANGED
     with pytest.raises(RuntimeError, match="changed after this run listed it"):
         ingest(store, copy, revision=revision)
     copy.put(name, content)

@@ -23,7 +23,7 @@ from components.shared.datasets.dataset import Data, read_shard
 from components.shared.imaging.views import Pixels
 from components.shared.privacy import hash_keys
 from components.shared.runtime.work import Result
-from components.shared.storage import source
+from components.shared.storage import image_source
 from components.shared.storage.artifacts import combine
 from components.shared.storage.store import Store, open_store
 from tests.components.shared.images import dicom, encoded, gray
@@ -52,18 +52,18 @@ class Scans:
 
     def table(self, *rows: dict[str, str]) -> None:
         """Write the table of patients."""
-        with (self.root / source.TABLE).open("w", newline="") as file:
+        with (self.root / image_source.TABLE).open("w", newline="") as file:
             writer = csv.DictWriter(file, list(dict.fromkeys(name for row in rows for name in row)))
             writer.writeheader()
             writer.writerows(rows)
 
     @property
     def revision(self) -> str:
-        return source.revision(source.entries(str(self.root)))
+        return image_source.revision(image_source.entries(str(self.root)))
 
     def settle(self) -> None:
         """Wait until the files' times tell a later change from this one."""
-        time.sleep(source.SETTLING / 1e9)
+        time.sleep(image_source.SETTLING / 1e9)
 
     def pixels_of(self, store: Store, done: Result, name: str) -> Pixels:
         """The master of a file in a data set."""

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from components.shared.storage.source import Directory
+from components.shared.storage.image_source import Directory
 from components.shared.storage.store import Store, open_store
 from tests.components.ingest.sources import PLANTED, add, by_name, classes_of, listing, read
 from tests.components.ingest.test_ingest import KEY, Scans, about, ingest, quarantine, row_of

@@ -13,7 +13,7 @@ from components.ingest.file_names import patient_of
 from components.ingest.labels import Labels, read_labels
 from components.ingest.parameters import SourceParameters
 from components.shared.parsing.yaml_documents import read_yaml
-from components.shared.storage.source import Directory
+from components.shared.storage.image_source import Directory
 from tests.components.ingest.sources import add, by_name, classes_of, listing, order, read
 
 pytestmark = pytest.mark.usefixtures("shared_template")

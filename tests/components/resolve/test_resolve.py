@@ -13,7 +13,7 @@ from components.shared.contracts import Manifest
 from components.shared.ledger import release_log, signing
 from components.shared.privacy import hash_keys
 from components.shared.runtime.work import Result
-from components.shared.storage import source
+from components.shared.storage import image_source
 from components.shared.storage.artifacts import gather
 from components.shared.storage.store import Store, open_store
 from tests import made
@@ -81,7 +81,7 @@ def test_a_run_whose_work_is_lost_is_judged_anew(store: Store, scans: Path, tmp_
 def test_a_new_loop_has_no_past(store: Store, scans: Path) -> None:
     done = resolve(store, scans)
     found = state(store, done)
-    revision = source.revision(source.entries(str(scans)))
+    revision = image_source.revision(image_source.entries(str(scans)))
     values = {"revision": revision, "key_id": KEY.id, "weights_digest": "", "looks": 1, "spent": 0.0, "signer": ""}
     assert done.values == values
     assert (found["head"], found["repeats"], found["files"]) == ("", "", 2)

@@ -25,7 +25,7 @@ from components.shared.errors import (
 )
 from components.shared.runtime import events, work
 from components.shared.runtime.stage_interface import read, stages
-from components.shared.storage.source import open_source
+from components.shared.storage.image_source import open_source
 from components.shared.storage.store import Store, open_store
 
 ROOT = Path(__file__).resolve().parents[3]

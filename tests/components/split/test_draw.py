@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from components.split.columns import TEST, TRAIN, VAL
+from components.split.codes import TEST, TRAIN, VAL
 from components.split.draw import draw, draw_ranks, places_per_fold, places_per_split
 from components.split.strata import Features, majority
 from tests.components.split.loop import FINDINGS, Image, Loop, base, found, shares

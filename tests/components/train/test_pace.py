@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from components.shared.runtime.price import Price, read_price
-from components.train.training_progress import Pace, format_duration
+from components.train.pace import Pace, format_duration
 
 
 class Clock:

@@ -25,8 +25,8 @@ from components.shared.privacy import hash_keys
 from components.shared.runtime.work import Result
 from components.shared.storage.store import Store, open_store
 from components.train.calibrate import best_threshold, fit_temperature
-from components.train.memory import explain_out_of_memory
 from components.train.models import build
+from components.train.out_of_memory import explain_out_of_memory
 from tests import made
 from tests.components.shared.servers import free_port
 from tests.components.shared.steps import contents, laid_out, manifest, step

@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 
 from components.shared.storage.store import Store, open_store
-from medloop.dataset_report import picture_sample
+from medloop.dataset_report import shown_images
 from medloop.dataset_report.page import write
 from medloop.dataset_report.pictures import as_data_url, brightness
 from medloop.dataset_report.verdicts import verdicts
@@ -151,8 +151,8 @@ def test_images_that_were_warned_of_are_shown(data: Path, splits: Path, store: S
 def test_only_few_shards_are_read_and_only_those_fetched(data: Path, splits: Path, store: Store) -> None:
     one_shard_for_each_patient(data, store)
     shown, rows = look(data, splits, store)
-    drawn = picture_sample.draw(rows, rows.classes)
-    assert len(drawn.shards) == picture_sample.SHARDS < len(rows.data.about["shards"]) == 40
+    drawn = shown_images.draw(rows, rows.classes)
+    assert len(drawn.shards) == shown_images.SHARDS < len(rows.data.about["shards"]) == 40
     assert all(
         rows.patients[sheet[:6]].tolist() == list(dict.fromkeys(rows.patients[sheet[:6]])) for sheet in drawn.sheets
     )

@@ -12,9 +12,10 @@ from typing import Any
 import pytest
 
 from medloop.kubeflow import cron
-from medloop.kubeflow.cluster import read_cluster
+from medloop.kubeflow.cluster_file import read_cluster
 from medloop.kubeflow.login import connect
-from medloop.kubeflow.submit import RunRequest, schedule, unschedule
+from medloop.kubeflow.schedules import schedule, unschedule
+from medloop.kubeflow.submit import RunRequest
 from medloop.settings import Kubeflow
 from tests.medloop.kubeflow import kfp_server as served
 from tests.medloop.kubeflow.kfp_checks import INTERNAL, Refusal

@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 import yaml
 
-from medloop.kubeflow.cluster import SHIPPED, read_cluster
+from medloop.kubeflow.cluster_file import SHIPPED, read_cluster
 from medloop.kubeflow.follow import Outcome, follow
 from medloop.kubeflow.login import connect
 from medloop.kubeflow.submit import RunRequest

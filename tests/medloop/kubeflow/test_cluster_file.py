@@ -12,7 +12,7 @@ import yaml
 from kfp import compiler, dsl
 
 from components.shared.runtime.stage_interface import stages
-from medloop.kubeflow.cluster import SHIPPED, kubernetes_name, read_cluster
+from medloop.kubeflow.cluster_file import SHIPPED, kubernetes_name, read_cluster
 from tests.medloop.kubeflow.kfp_checks import read_package
 from tests.medloop.test_cli import medloop
 from workflows.image_names import choose

@@ -22,7 +22,7 @@ RIGHTS = (
 
 def kubeflow(settings: Settings) -> Iterator[CheckResult]:
     """Check that the Kubeflow Pipelines server responds, is recent enough and accepts the credentials."""
-    from medloop.kubeflow.cluster import read_cluster
+    from medloop.kubeflow.cluster_file import read_cluster
     from medloop.kubeflow.login import connect
     from workflows.package import oldest_server
 

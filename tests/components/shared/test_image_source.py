@@ -21,7 +21,7 @@ from minio.credentials import StaticProvider
 from minio.minioadmin import MinioAdmin
 
 from components.shared import contracts
-from components.shared.storage import source
+from components.shared.storage import image_source
 from tests.components.shared.faults import KINDS, Answer, Faults, faulty
 from tests.components.shared.servers import (
     BUCKET,
@@ -53,13 +53,13 @@ def test_images_and_the_table_are_listed_by_name_and_nothing_else(root: Path, tm
     (tmp_path / "outside.png").write_bytes(b"x")
     (root / "A" / "link.png").symlink_to(tmp_path / "outside.png")
     (root / "A" / "dangling.png").symlink_to(tmp_path / "nothing.png")
-    names = [entry.name for entry in source.entries(str(root))]
+    names = [entry.name for entry in image_source.entries(str(root))]
     assert names == ["A/one.png", "A/two.JPG", "B/deep/three.dcm", "patients.csv"]
 
 
 def test_the_revision_changes_with_every_change_of_a_file(root: Path) -> None:
     def revision() -> str:
-        return source.revision(source.entries(str(root)))
+        return image_source.revision(image_source.entries(str(root)))
 
     seen = [revision()]
     assert revision() == seen[0]
@@ -78,7 +78,7 @@ def test_the_revision_changes_with_every_change_of_a_file(root: Path) -> None:
 
 def test_the_place_of_a_source_does_not_matter(root: Path, tmp_path: Path) -> None:
     (tmp_path / "elsewhere").symlink_to(root)
-    revisions = {source.revision(source.entries(str(place))) for place in (root, tmp_path / "elsewhere")}
+    revisions = {image_source.revision(image_source.entries(str(place))) for place in (root, tmp_path / "elsewhere")}
     assert len(revisions) == 1
 
 
@@ -94,7 +94,7 @@ def test_what_is_no_source_is_called_what_it_is(
     name: str, error: type[Exception], sentence: str, root: Path, tmp_path: Path
 ) -> None:
     with pytest.raises(error, match=sentence):
-        source.entries(name and str(tmp_path / name))
+        image_source.entries(name and str(tmp_path / name))
 
 
 # In a bucket.
@@ -134,11 +134,11 @@ class Scans:
     def remove(self, name: str) -> None:
         client(self.server).remove_object(BUCKET, f"{self.prefix}/{name}")
 
-    def entry(self, name: str = ZEBEDEE) -> source.Entry:
-        return next(entry for entry in source.entries(self.address) if entry.name == name)
+    def entry(self, name: str = ZEBEDEE) -> image_source.Entry:
+        return next(entry for entry in image_source.entries(self.address) if entry.name == name)
 
-    def read(self, entry: source.Entry) -> bytes:
-        with source.open_source(self.address).file(entry) as path:
+    def read(self, entry: image_source.Entry) -> bytes:
+        with image_source.open_source(self.address).file(entry) as path:
             return path.read_bytes()
 
 
@@ -176,23 +176,23 @@ def test_odd_names_in_a_bucket_are_names_as_in_a_directory(
             (folder / name).write_bytes(name.encode())
             client(server).put_object(BUCKET, f"my scans/{name}", io.BytesIO(name.encode()), len(name.encode()))
         client(server).put_object(BUCKET, "my scans 2/A/other.png", io.BytesIO(b"x"), 1)
-        there = source.open_source(f"s3://{BUCKET}/my scans/")
+        there = image_source.open_source(f"s3://{BUCKET}/my scans/")
         found = there.entries()
-        here = source.entries(str(folder))
+        here = image_source.entries(str(folder))
         assert [(entry.name, entry.size) for entry in found] == [(entry.name, entry.size) for entry in here]
         assert {entry.name for entry in found} == set(ODD)
         for entry in found:
             assert contracts.digest(there.read(entry)) == contracts.digest(entry.name.encode())
         assert there.has("synth.json")
         assert not there.has("other.json")
-        names = [entry.name for entry in source.entries(f"s3://{BUCKET}")]
+        names = [entry.name for entry in image_source.entries(f"s3://{BUCKET}")]
         assert names == sorted(["my scans 2/A/other.png", *(f"my scans/{name}" for name in ODD if "/" in name)])
 
 
 def test_marks_of_folders_and_empty_parts_of_names_do_no_harm(scans: Scans) -> None:
     for name in ("A/", "B.png/", "A//two.png"):
         scans.put(name, b"" if name.endswith("/") else b"x")
-    found = source.entries(scans.address)
+    found = image_source.entries(scans.address)
     assert [entry.name for entry in found] == ["A//two.png", ZEBEDEE]
 
 
@@ -204,12 +204,12 @@ def test_names_that_lead_elsewhere_are_no_part_of_a_source(scans: Scans, monkeyp
     listing = f"<ListBucketResult><Name>bucket</Name>{''.join(map(LISTED.format, names))}</ListBucketResult>"
     with speaking(listing) as (address, asked):  # few servers take such names
         monkeypatch.setenv("AWS_ENDPOINT_URL", address.rstrip("/"))
-        assert [entry.name for entry in source.entries(f"s3://{BUCKET}/s")] == ["A/one.png"]
+        assert [entry.name for entry in image_source.entries(f"s3://{BUCKET}/s")] == ["A/one.png"]
     assert len(asked) == 1
 
 
 def test_a_file_of_a_bucket_is_here_for_a_while_under_a_name_of_ours(scans: Scans, tmp_path: Path) -> None:
-    there = source.open_source(scans.address)
+    there = image_source.open_source(scans.address)
     with there.file(scans.entry()) as path:
         assert path.read_bytes() == b"a scan" * 10_000
         assert "zebedee" not in str(path)
@@ -222,16 +222,16 @@ def test_a_listing_goes_on_over_pages(scans: Scans) -> None:
     with ThreadPoolExecutor(8) as pool:
         list(pool.map(lambda number: scans.put(f"B/{number}.png", b"x"), range(1001)))
     scans.faults.force("list", "cut", "503", "cut, no length")
-    assert len(source.entries(scans.address)) == 1002
+    assert len(image_source.entries(scans.address)) == 1002
     assert scans.faults.requests["list"] == 5
 
 
 def test_the_revision_follows_the_etag(scans: Scans) -> None:
-    first = source.revision(source.entries(scans.address))
+    first = image_source.revision(image_source.entries(scans.address))
     scans.put(ZEBEDEE, b"a scan" * 10_000)
-    assert source.revision(source.entries(scans.address)) == first, "the same content again is no change"
+    assert image_source.revision(image_source.entries(scans.address)) == first, "the same content again is no change"
     scans.put(ZEBEDEE, b"A scan" * 10_000)
-    assert source.revision(source.entries(scans.address)) != first
+    assert image_source.revision(image_source.entries(scans.address)) != first
 
 
 @pytest.mark.parametrize("fault", [kind for kind, on in KINDS.items() if not on or "get" in on])
@@ -254,10 +254,10 @@ def test_what_changed_or_went_since_it_was_listed_is_not_read(
         scans.put(ZEBEDEE, b"a scan" * 10_000)
     entry = scans.entry()
     scans.put(ZEBEDEE, b"A scan" * 10_000)
-    with pytest.raises(RuntimeError, match=f"^{source.CHANGED}$"):
+    with pytest.raises(RuntimeError, match=f"^{image_source.CHANGED}$"):
         scans.read(entry)
     scans.remove(ZEBEDEE)
-    with pytest.raises(RuntimeError, match=f"^{source.CHANGED}$"):
+    with pytest.raises(RuntimeError, match=f"^{image_source.CHANGED}$"):
         scans.read(entry)
     if not conditional:
         stack.close()
@@ -273,15 +273,15 @@ def test_what_changes_between_two_halves_is_not_glued_together(scans: Scans) -> 
         while not scans.faults.injected["cut", "get"]:
             time.sleep(0.001)
         scans.put(ZEBEDEE, b"A scan" * 10_000)
-        with pytest.raises(RuntimeError, match=source.CHANGED):
+        with pytest.raises(RuntimeError, match=image_source.CHANGED):
             reading.result()
 
 
 def test_an_object_that_always_arrives_cut_short_is_said_to(scans: Scans, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("time.sleep", lambda _seconds: None)
     entry = scans.entry()
-    shorter = source.Entry(entry.name, entry.size + 1, entry.changed)  # as if its last byte never came
-    with pytest.raises(RuntimeError, match=source.CHANGED):
+    shorter = image_source.Entry(entry.name, entry.size + 1, entry.changed)  # as if its last byte never came
+    with pytest.raises(RuntimeError, match=image_source.CHANGED):
         scans.read(shorter)
     scans.faults.force("get", *["cut record"] * 40)
     with pytest.raises(
@@ -339,7 +339,7 @@ def test_an_address_that_leads_nowhere_is_called_what_it_is(
     address: str, error: type[Exception], sentence: str, scans: Scans
 ) -> None:
     with pytest.raises(error, match=sentence):
-        source.entries(address)
+        image_source.entries(address)
 
 
 @pytest.mark.parametrize(
@@ -347,7 +347,7 @@ def test_an_address_that_leads_nowhere_is_called_what_it_is(
     [("s3://bucket/a/chest scans/", "chest scans"), ("s3://bucket", "bucket"), ("s3://bucket/", "bucket")],
 )
 def test_a_source_is_called_by_the_last_part_of_its_address(address: str, name: str, scans: Scans) -> None:
-    assert source.open_source(address).name == name
+    assert image_source.open_source(address).name == name
 
 
 @pytest.mark.slow
@@ -365,10 +365,10 @@ def test_the_rights_that_the_docs_list_suffice_to_read_scans(monkeypatch: pytest
         for name, value in {**server.environment, **settings}.items():
             monkeypatch.setenv(name, value)
 
-        def may(*statements: object) -> source.Source:
+        def may(*statements: object) -> image_source.Source:
             person.policy_add("rights", policy={**policy, "Statement": statements})
             person.policy_set("rights", "reader")
-            return source.open_source("s3://scans/chest")
+            return image_source.open_source("s3://scans/chest")
 
         get, listing = policy["Statement"]
         there = may(get, listing)
@@ -386,7 +386,7 @@ def test_a_source_without_keys_asks_for_them(monkeypatch: pytest.MonkeyPatch, tm
     monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "none"))
     monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
     with pytest.raises(PermissionError, match=r"No keys for the source: .*Set AWS_ACCESS_KEY_ID"):
-        source.entries(f"s3://{BUCKET}/x")
+        image_source.entries(f"s3://{BUCKET}/x")
 
 
 @pytest.mark.slow
@@ -399,6 +399,6 @@ def test_a_large_scan_that_was_sent_in_parts_is_read_as_it_was_listed(
         for name, value in server.environment.items():
             monkeypatch.setenv(name, value)
         client(server).put_object(BUCKET, "s/A/large.dcm", io.BytesIO(data), len(data), part_size=5 * 2**20)
-        there = source.open_source(f"s3://{BUCKET}/s")
+        there = image_source.open_source(f"s3://{BUCKET}/s")
         (entry,) = there.entries()
         assert contracts.digest(there.read(entry)) == contracts.digest(data)

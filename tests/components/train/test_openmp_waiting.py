@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from components.train import short_spinning
-from components.train.short_spinning import IdleTeam, ShortSpinning, seconds_waited, teams
+from components.train import openmp_waiting
+from components.train.openmp_waiting import IdleTeam, ShortSpinning, seconds_waited, teams
 from tests.components.train.test_training_loop import Kept, go, same
 
 
@@ -36,9 +36,9 @@ def until(count: int) -> None:
 def test_idle_teams_come_when_threads_wait_for_a_core_and_go_when_they_no_longer_do(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(short_spinning, "INTERVAL", 0.01)
-    monkeypatch.setattr(short_spinning, "SHORTEST", 1.0)  # long enough for a busy machine to see the teams
-    monkeypatch.setattr(short_spinning, "teams", lambda: 2)
+    monkeypatch.setattr(openmp_waiting, "INTERVAL", 0.01)
+    monkeypatch.setattr(openmp_waiting, "SHORTEST", 1.0)  # long enough for a busy machine to see the teams
+    monkeypatch.setattr(openmp_waiting, "teams", lambda: 2)
     tasks_that(tmp_path, 0)
     with ShortSpinning(tmp_path):
         for waits in (1000, 2000):
@@ -65,12 +65,12 @@ def test_teams_make_more_threads_than_processors(
 def test_nothing_is_watched_where_no_thread_waits_or_linux_does_not_count(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(short_spinning, "teams", lambda: 1)
+    monkeypatch.setattr(openmp_waiting, "teams", lambda: 1)
     for _ in range(2):
         with ShortSpinning(tmp_path):
             assert "spinning" not in {thread.name for thread in threading.enumerate()}
         tasks_that(tmp_path, 0)
-        monkeypatch.setattr(short_spinning, "teams", lambda: 0)
+        monkeypatch.setattr(openmp_waiting, "teams", lambda: 0)
 
 
 def test_the_kernels_record_is_read() -> None:

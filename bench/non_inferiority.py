@@ -1,12 +1,11 @@
 """Simulates releases: how often the non-inferiority checks let a challenger pass that is worse by exactly the margin.
 
-Run `python -m bench.release [--sets 2000]`. Margins of the default policy: accuracy 0.05 and AUC 0.03, paired by
-patient on the locked core. One look at an error rate of 0.05, and 24 looks at 0.05/24 each on the same test, with a new
-challenger each time: is any of them released? Every other check of the policy is taken as passed, so the policy as a
-whole releases no more than this. Peer: the paired bounds before, of 1,000 draws of patients, at one look.
-
-Scores are normal in both classes, with a correlation of 0.3 between a patient's images. `alike` is the correlation of
-two models' scores given the truth: at 0 they err independently.
+Run `python -m bench.non_inferiority [--sets 2000]`. Margins of the default policy: accuracy 0.05 and AUC 0.03, paired
+by patient on the locked core. One look at an error rate of 0.05, and 24 looks at 0.05/24 each on the same test, with a
+new challenger each time: is any of them released? Every other check of the policy is taken as passed, so the policy as
+a whole releases no more than this. Peer: the paired bounds before, of 1,000 draws of patients, at one look. Scores are
+normal in both classes, with a correlation of 0.3 between a patient's images. `alike` is the correlation of two models'
+scores given the truth: at 0 they err independently.
 """
 
 from __future__ import annotations

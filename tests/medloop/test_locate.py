@@ -125,8 +125,8 @@ def test_a_store_made_with_another_key_is_said(finished: ByHand) -> None:
 
 def test_a_frame_of_a_file_is_found(tmp_path: Path) -> None:
     """The index says which images are frames; their ids are of the file's name and the frame's number."""
-    from components.shared.storage.source import Entry
-    from medloop.dataset_report.locate import _images, _Index, _patients
+    from components.shared.storage.image_source import Entry
+    from medloop.operations.locate import _images, _Index, _patients
 
     entries = [Entry("A/cine.dcm", 1, 0), Entry("B/cine.dcm", 1, 0)]
     image, patient = KEY.image("B/cine.dcm", 4), KEY.hash("patient", "unknown")
@@ -135,7 +135,7 @@ def test_a_frame_of_a_file_is_found(tmp_path: Path) -> None:
     place = tmp_path / "scans" / "B" / "cine.dcm"
     place.parent.mkdir(parents=True)
     place.write_bytes(b"")
-    from components.shared.storage.source import open_source
+    from components.shared.storage.image_source import open_source
 
     index = _Index({patient: {image}}, (-1, 4))
     there = open_source(str(tmp_path / "scans"))

@@ -14,7 +14,7 @@ from components.shared.parsing.yaml_documents import read_yaml
 from components.shared.runtime.stage_interface import nearest, stages
 from workflows.placement import SHARED_MEMORY, Placement, seconds
 
-SHIPPED = Path(__file__).parent / "cluster.yaml"
+SHIPPED = Path(__file__).parent / "default_placement.yaml"
 ALL = "all"
 
 
@@ -70,7 +70,7 @@ def _read(path: Path) -> dict[str, dict[str, Any]]:
         content = read_yaml(path) or {}
     except FileNotFoundError:
         raise UsageError(
-            f"The cluster file {path} does not exist. Start from a copy of medloop/kubeflow/cluster.yaml."
+            f"The cluster file {path} does not exist. Start from a copy of medloop/kubeflow/default_placement.yaml."
         ) from None
     if not isinstance(content, dict) or not all(isinstance(part or {}, dict) for part in content.values()):
         raise UsageError(

@@ -15,7 +15,7 @@ TEST, VAL, TRAIN, NONE = range(4)
 
 
 def positions(values: pa.ChunkedArray, reference: pa.Array) -> Codes:
-    """Return the position of each value in `among`, or -1."""
+    """Return the position of each value in `reference`, or -1."""
     indices = pc.index_in(values, value_set=reference).fill_null(-1)
     return np.asarray(indices.to_numpy(zero_copy_only=False), np.int64)
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from components.ingest.shard_groups import FIRST, GROUP, Group, group_files, overlapping, partition
 from components.shared.contracts import digest
-from components.shared.storage.source import Entry
+from components.shared.storage.image_source import Entry
 
 Files = list[tuple[str, Entry]]
 

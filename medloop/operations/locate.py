@@ -17,8 +17,8 @@ from components.shared.ledger import release_log
 from components.shared.privacy import hash_keys
 from components.shared.privacy.hash_keys import HashKey
 from components.shared.privacy.pseudonyms import FIELDS, read_fields
-from components.shared.storage import source as sources
-from components.shared.storage.source import Entry, Source
+from components.shared.storage import image_source as sources
+from components.shared.storage.image_source import Entry, Source
 from components.shared.storage.store import Store
 from medloop.runner.run import Run
 from medloop.runner.run import find as find_run
