@@ -8,7 +8,7 @@ import sys
 from components.shared import environment
 
 MANUAL = """\
-Serve the model in service of a store over HTTP.
+Serve over HTTP the model that is in service in a store.
 
 The release log is read every few seconds; a new release or a rollback needs no restart, and requests in progress finish
 with the model they began with. If a model cannot be loaded, the previous one stays in service and GET /health reports

@@ -30,7 +30,7 @@ GRACE = 20
 
 
 def serve(store_uri: str, host: str = "127.0.0.1", port: int = 8080, poll: float = 2.0) -> int:
-    """Serve the model in service of a store until SIGTERM or Ctrl-C; return the exit status.
+    """Serve the model that is in service in a store until SIGTERM or Ctrl-C; return the exit status.
 
     Call this from the main thread, after logging is configured. Port 0 uses a free port; the log contains its number.
     """

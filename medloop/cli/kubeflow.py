@@ -210,15 +210,17 @@ def schedule(
 ) -> None:
     """Schedule the loop on the server.
 
-    All runs use the package compiled now. Runs never overlap, and missed runs are not started later.
+    All runs of the schedule use the pipeline as this command compiles it now. They never overlap each other, and
+    missed runs are not started later.
 
     \b
         medloop schedule --cron "0 3 * * MON" --timezone Europe/Berlin --source /scans --store s3://medloop/chest
         medloop schedule --remove
 
     Kubeflow uses one time zone for all schedules: UTC, or the one in MEDLOOP_KFP_TIMEZONE. If --timezone has daylight
-    saving time, the schedule is split at each clock change of the next five years. There is no run in a skipped hour,
-    and one run in a repeated hour (two if Kubeflow's time zone repeats the same hour).
+    saving time, the server gets several schedules, one for each period between the clock changes of the next five
+    years. There is no run in a skipped hour, and one run in a repeated hour (two if Kubeflow's time zone repeats the
+    same hour).
     """
     from datetime import UTC, datetime
 
@@ -262,7 +264,7 @@ def _print_schedule(server: Any, parts: list[dict[str, Any]], due: Any, zone: An
         typer.echo(f"Clock changes are covered until {last:%Y-%m-%d}. Renew the schedule within a year after that day.")
 
 
-@app.command(short_help="List the runs of the server or of this store.")
+@app.command(short_help="List the runs of the Kubeflow server if one is set, else of this store.")
 def runs(
     limit: Annotated[int, typer.Option(min=1, max=1000, help="Maximum number of runs, newest first.")] = 20,
     as_json: AsJson = False,
