@@ -55,6 +55,7 @@ def parts(server: S3Server) -> list[str]:
     return [part for part in PARTS if not (is_minio and part == "rule broken-uploads")]
 
 
+@pytest.mark.slow
 def test_a_bucket_is_made_and_set_up_once(server: S3Server) -> None:
     store = "s3://made-by-init/loop"
     plain = client(server)
@@ -81,6 +82,7 @@ def test_a_bucket_is_made_and_set_up_once(server: S3Server) -> None:
     assert "noncurrent versions are deleted after 90 days below loop/" in said
 
 
+@pytest.mark.slow
 def test_rules_of_others_and_of_other_prefixes_stay(server: S3Server) -> None:
     plain = client(server)
     plain.make_bucket("shared")
@@ -100,6 +102,7 @@ def test_rules_of_others_and_of_other_prefixes_stay(server: S3Server) -> None:
     assert rules["theirs"].rule_filter.prefix == "logs/"
 
 
+@pytest.mark.slow
 def test_a_rule_of_ours_that_was_changed_is_set_right(server: S3Server) -> None:
     plain = client(server)
     plain.make_bucket("changed")
@@ -112,11 +115,13 @@ def test_a_rule_of_ours_that_was_changed_is_set_right(server: S3Server) -> None:
     assert rule.rule_filter.prefix == "loop/probe/"
 
 
+@pytest.mark.slow
 def test_a_store_without_a_prefix_has_the_bucket_to_itself(server: S3Server) -> None:
     assert set(states(server, "s3://whole-bucket").values()) == {"done"}
     assert set(states(server, "s3://whole-bucket").values()) == {"is"}
 
 
+@pytest.mark.slow
 def test_a_server_that_cannot_is_told_item_by_item(tmp_path: Path) -> None:
     with rclone(tmp_path / "server") as server:
         first = states(server, "s3://made-by-init/loop", status=1)
@@ -127,6 +132,7 @@ def test_a_server_that_cannot_is_told_item_by_item(tmp_path: Path) -> None:
         )
 
 
+@pytest.mark.slow
 def test_keys_without_the_right_are_told_so(tmp_path: Path) -> None:
     with moto(tmp_path) as server, faulty(server) as (proxied, faults):
         faults.force("get", Answer(403, "AccessDenied"))
@@ -139,6 +145,7 @@ def test_keys_without_the_right_are_told_so(tmp_path: Path) -> None:
         assert f"medloop: The keys may not list objects in the bucket '{BUCKET}'" in said
 
 
+@pytest.mark.slow
 def test_a_directory_needs_nothing(tmp_path: Path) -> None:
     server = S3Server("", tmp_path)
     said = medloop(server, str(tmp_path / "store"), "storage", "init")
@@ -154,6 +161,7 @@ def findings(server: S3Server, store: str, tmp_path: Path, status: int = 1) -> d
     return {finding["part"]: finding for finding in said if finding["part"].startswith("store")}
 
 
+@pytest.mark.slow
 def test_the_doctor_looks_at_every_operation_and_the_clock(server: S3Server, tmp_path: Path) -> None:
     found = findings(server, f"s3://{BUCKET}/doctor", tmp_path, status=0)
     assert {part: finding["state"] for part, finding in found.items()} == {
@@ -163,6 +171,7 @@ def test_the_doctor_looks_at_every_operation_and_the_clock(server: S3Server, tmp
     }
 
 
+@pytest.mark.slow
 def test_the_doctor_names_a_missing_bucket_and_what_to_do(server: S3Server, tmp_path: Path) -> None:
     found = findings(server, "s3://no-such-bucket/doctor", tmp_path)["store"]
     assert found["state"] == "problem"
@@ -170,6 +179,7 @@ def test_the_doctor_names_a_missing_bucket_and_what_to_do(server: S3Server, tmp_
     assert found["remedy"].startswith("Create it with `medloop storage init`")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("seconds", "state"), [(90, "note"), (-600, "problem"), (86400, "problem")])
 def test_the_doctor_tells_by_how_much_the_clock_is_off(seconds: int, state: str, tmp_path: Path) -> None:
     with moto(tmp_path) as server, faulty(server) as (proxied, faults):
@@ -181,6 +191,7 @@ def test_the_doctor_tells_by_how_much_the_clock_is_off(seconds: int, state: str,
     assert "NTP" in found["store, clock"]["remedy"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("operation", "named"), [("put", "write"), ("list", "list"), ("delete", "delete")])
 def test_the_doctor_names_the_right_that_is_missing(operation: str, named: str, tmp_path: Path) -> None:
     with moto(tmp_path) as server, faulty(server) as (proxied, faults):
@@ -191,6 +202,7 @@ def test_the_doctor_names_the_right_that_is_missing(operation: str, named: str, 
     assert "docs/storage.md" in found["remedy"]
 
 
+@pytest.mark.slow
 def test_the_doctor_says_that_rclone_overwrites(tmp_path: Path) -> None:
     with rclone(tmp_path / "server") as server:
         found = findings(server, f"s3://{BUCKET}/x", tmp_path)

@@ -54,6 +54,7 @@ def changed(before: str, after: str) -> str:
     return f"RUN grep -q '{before}' {OURS} && sed -i 's/{before}/{after}/' {OURS}"
 
 
+@pytest.mark.slow
 def test_an_image_with_a_parameter_more_fits_and_the_steps_after_it_go_on(tmp_path: Path, build: Any) -> None:
     own = build(changed("seed: Annotated", r"site_aware: bool = False,\n    seed: Annotated"))
     done = medloop(tmp_path, "check-image", own, "--stage", "split", "--json")
@@ -78,6 +79,7 @@ def test_what_the_next_step_cannot_read_is_a_problem(tmp_path: Path, build: Any)
     assert "splits.parquet" in means
 
 
+@pytest.mark.slow
 def test_another_interface_is_told_before_anything_is_run(tmp_path: Path, build: Any) -> None:
     own = build(changed("test_fraction: Annotated", "held_out: Annotated"), changed("previous: In", "earlier: In"))
     done = medloop(tmp_path, "check-image", own, "--stage", "split", "--json", status=1)
@@ -87,6 +89,7 @@ def test_another_interface_is_told_before_anything_is_run(tmp_path: Path, build:
     assert "works" not in found
 
 
+@pytest.mark.slow
 def test_an_image_without_medloop_is_told_what_it_lacks(tmp_path: Path, build: Any) -> None:
     done = medloop(tmp_path, "check-image", build("RUN rm -r /medloop/components"), "--stage", "split", status=1)
     assert "No module named 'components'" in " ".join(done.stdout.split())

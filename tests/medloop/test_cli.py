@@ -73,6 +73,7 @@ def test_help_loads_nothing_heavy() -> None:
     assert {line.split(".")[0] for line in done.stdout.splitlines()} & HEAVY == set()
 
 
+@pytest.mark.slow
 def test_the_help_of_run_has_the_first_parameters_and_says_where_all_are(tmp_path: Path) -> None:
     told = medloop(tmp_path, "run", "--help").stdout
     names = [name for name in pipeline_parameters() if not name.endswith("_options")]
@@ -83,6 +84,7 @@ def test_the_help_of_run_has_the_first_parameters_and_says_where_all_are(tmp_pat
     assert "No parameter name contains 'xyz'" in refused("params", "xyz")
 
 
+@pytest.mark.slow
 def test_the_package_runs_each_stage_in_its_own_image_with_caching_left_to_work_keys(tmp_path: Path) -> None:
     output = tmp_path / "retrain.yaml"
     medloop(tmp_path, "compile", "--output", str(output), "--images", "registry.example/team/ml:1.2.3", "--no-pin")
@@ -103,6 +105,7 @@ def compiled(tmp_path: Path, *arguments: str) -> dict[str, Any]:
     return dict(next(iter(yaml.safe_load_all(output.read_text()))))
 
 
+@pytest.mark.slow
 def test_a_package_has_the_policy_that_it_was_given_as_its_default(tmp_path: Path) -> None:
     def policy(*arguments: str) -> Any:
         return compiled(tmp_path, *arguments)["root"]["inputDefinitions"]["parameters"]["policy"]["defaultValue"]
@@ -116,6 +119,7 @@ def test_a_package_has_the_policy_that_it_was_given_as_its_default(tmp_path: Pat
     assert "Did you mean 'floors'" in refused("compile", "--policy", str(wrong))
 
 
+@pytest.mark.slow
 def test_the_release_of_what_was_approved_is_deploy_alone(tmp_path: Path) -> None:
     spec = compiled(tmp_path, "release", "--images", "registry.example/ml:1")
     (executor,) = spec["deploymentSpec"]["executors"].values()
@@ -131,6 +135,7 @@ def test_a_wrong_policy_is_refused_before_anything_is_done(command: str, tmp_pat
     assert "Did you mean 'screening'" in refused(command, "--source", "/scans", "--policy", "screning")
 
 
+@pytest.mark.slow
 def test_a_package_of_another_kind_is_refused(tmp_path: Path) -> None:
     done = medloop(tmp_path, "compile", "--output", "retrain.zip", status=2)
     assert "'retrain.zip'" in done.stderr
@@ -146,11 +151,13 @@ def test_a_store_with_a_slash_too_few_is_no_directory(tmp_path: Path) -> None:
     assert "two slashes" in done.stderr
 
 
+@pytest.mark.slow
 def test_a_plan_makes_no_hash_key(tmp_path: Path) -> None:
     medloop(tmp_path, "plan", "--source", str(tmp_path / "nowhere"), status=1)
     assert not (tmp_path / "hash.key").exists()
 
 
+@pytest.mark.slow
 def test_the_doctor_finds_this_set_up_sound(tmp_path: Path) -> None:
     findings = json.loads(medloop(tmp_path, "doctor", "--json").stdout)
     states = {finding["part"]: finding["state"] for finding in findings}
@@ -158,6 +165,7 @@ def test_the_doctor_finds_this_set_up_sound(tmp_path: Path) -> None:
     assert all({"part", "state", "means", "remedy"} == set(finding) for finding in findings)
 
 
+@pytest.mark.slow
 def test_the_doctor_names_what_is_wrong_and_what_to_do(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("not a directory")
     done = medloop(
@@ -168,6 +176,7 @@ def test_the_doctor_names_what_is_wrong_and_what_to_do(tmp_path: Path) -> None:
     assert "64 hexadecimal digits" in wrong["hash key"]
 
 
+@pytest.mark.slow
 def test_commands_without_a_run_say_how_to_begin(tmp_path: Path) -> None:
     assert "medloop run --source" in medloop(tmp_path, "explain", status=1).stderr
     assert "medloop run --source" in medloop(tmp_path, "models").stdout
@@ -189,6 +198,7 @@ def test_a_run_does_not_begin_with_a_price_that_is_none(tmp_path: Path) -> None:
     assert not (tmp_path / "store").exists()
 
 
+@pytest.mark.slow
 def test_serve_refuses_a_port_in_use(tmp_path: Path) -> None:
     import socket
 
@@ -200,6 +210,7 @@ def test_serve_refuses_a_port_in_use(tmp_path: Path) -> None:
     assert port in done.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("scheme", ["http", "postgresql"])
 def test_the_doctor_shows_no_password_of_the_tracking_server(scheme: str, tmp_path: Path) -> None:
     address = f"{scheme}://me:geheim@127.0.0.1:{free_port()}/x"
@@ -239,6 +250,7 @@ def test_every_option_that_is_a_number_is_among_those() -> None:
     assert sorted(found) == sorted(arguments[-2].removeprefix("--") for arguments in NUMBERS)
 
 
+@pytest.mark.slow
 def test_a_parameter_of_four_hundred_digits_is_invalid_usage(tmp_path: Path) -> None:
     numbers = {
         name

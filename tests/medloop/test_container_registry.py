@@ -143,6 +143,7 @@ def test_names_that_are_none(brought: str, words: str) -> None:
     assert brought.partition("=")[0] in str(refused.value) or brought.partition("=")[2] in str(refused.value)
 
 
+@pytest.mark.slow
 def test_a_package_holds_each_image_by_its_digest_and_equals_itself(registry: Registry, tmp_path: Path) -> None:
     held = {stage: registry.push(f"m/medloop-{stage}:1.0", stage) for stage in stages()}
     own = registry.push("ours/net:3", "own")
@@ -170,6 +171,7 @@ def test_a_package_holds_each_image_by_its_digest_and_equals_itself(registry: Re
     assert len(registry.requests) == before
 
 
+@pytest.mark.slow
 def test_images_of_this_machine_are_left_with_a_word(tmp_path: Path) -> None:
     output = tmp_path / "p.yaml"
     done = medloop(tmp_path, "compile", "--output", str(output), "--image", "train=mine:1")

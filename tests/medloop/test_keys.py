@@ -102,6 +102,7 @@ def at_hand(home: Path) -> hash_keys.HashKey:
 # What a rotation is
 
 
+@pytest.mark.slow
 def test_after_a_rotation_every_image_is_where_it_was_and_new_ones_come_to_it(loop: ByHand) -> None:
     before = sides(loop)
     assert {side.split()[0] for side in before.values()} >= {"train", "val", "test"}
@@ -131,6 +132,7 @@ def test_after_a_rotation_every_image_is_where_it_was_and_new_ones_come_to_it(lo
     assert len(seen) == len(grown)
 
 
+@pytest.mark.slow
 def test_the_log_tells_of_it_and_models_lists_it(loop: ByHand) -> None:
     medloop(loop.home, "keys", "rotate", "--reason", "a laptop was lost")
     new = at_hand(loop.home)
@@ -181,6 +183,7 @@ def test_whatever_columns_a_split_comes_to_have_are_carried_on(loop: ByHand) -> 
     assert (told["key_id"], told["more"], told["version"]) == (new.id, [1], about["version"])
 
 
+@pytest.mark.slow
 def test_a_key_from_the_environment_is_rotated_into_a_file(loop: ByHand, tmp_path: Path) -> None:
     (loop.home / "hash.key").unlink()
     refused = medloop(loop.home, "keys", "rotate", "--reason", "why", status=2, MEDLOOP_HASH_KEY=FIRST.text)
@@ -252,6 +255,7 @@ print(moment)
 """
 
 
+@pytest.mark.slow
 def test_killed_at_any_moment_it_leaves_a_loop_that_goes_on(loop: ByHand, tmp_path: Path) -> None:
     """The process ends before each of its steps on files, one run for every step, and each time all must be well."""
     shutil.rmtree(loop.scans)
@@ -322,6 +326,7 @@ def test_a_rotation_that_makes_no_sense_is_refused(loop: ByHand, tmp_path: Path)
     assert at_hand(loop.home) == OTHER
 
 
+@pytest.mark.slow
 def test_a_run_that_began_before_a_rotation_does_not_undo_it(loop: ByHand) -> None:
     """A run on a cluster holds no lease: its refusal must not make the old split count again."""
     from tests.components.shared.steps import manifest
@@ -345,6 +350,7 @@ def test_a_run_that_began_before_a_rotation_does_not_undo_it(loop: ByHand) -> No
 # Showing, keeping, putting back
 
 
+@pytest.mark.slow
 def test_show_tells_the_id_and_not_the_key(loop: ByHand) -> None:
     told = medloop(loop.home, "keys", "show")
     assert FIRST.id in told.stdout
@@ -363,6 +369,7 @@ def test_without_a_key_show_says_what_that_means(tmp_path: Path, finished: ByHan
     assert "use a public key" in medloop(finished.home, "keys", "show").stdout
 
 
+@pytest.mark.slow
 def test_a_copy_puts_a_lost_key_back(loop: ByHand, tmp_path: Path) -> None:
     kept = tmp_path / "kept.key"
     told = medloop(loop.home, "keys", "backup", str(kept)).stdout
@@ -381,6 +388,7 @@ def test_a_copy_puts_a_lost_key_back(loop: ByHand, tmp_path: Path) -> None:
     assert "Nothing was changed" in medloop(loop.home, "keys", "restore", str(kept)).stdout
 
 
+@pytest.mark.slow
 def test_no_copy_lies_among_the_scans_of_a_run(loop: ByHand) -> None:
     source = Path(json.loads(medloop(loop.home, "explain", "--json").stdout)["arguments"]["source"])
     for folder in (source, next(path for path in source.iterdir() if path.is_dir())):
@@ -389,6 +397,7 @@ def test_no_copy_lies_among_the_scans_of_a_run(loop: ByHand) -> None:
         assert not (folder / "my.key").exists()
 
 
+@pytest.mark.slow
 def test_where_there_is_no_directory_or_no_copy_the_sentence_says_what_to_do(loop: ByHand, tmp_path: Path) -> None:
     refused = medloop(loop.home, "keys", "backup", str(tmp_path / "none" / "my.key"), status=1).stderr
     assert f"The directory {tmp_path / 'none'} does not exist" in refused
@@ -398,6 +407,7 @@ def test_where_there_is_no_directory_or_no_copy_the_sentence_says_what_to_do(loo
     assert "medloop keys backup" in refused
 
 
+@pytest.mark.slow
 def test_another_key_does_not_take_its_place(loop: ByHand, tmp_path: Path) -> None:
     other, none = tmp_path / "other.key", tmp_path / "none.key"
     other.write_text(OTHER.text)
@@ -415,6 +425,7 @@ def test_another_key_does_not_take_its_place(loop: ByHand, tmp_path: Path) -> No
     assert not (loop.home / "hash.key").exists()
 
 
+@pytest.mark.slow
 def test_a_rotated_key_takes_the_place_of_the_old_one_and_not_the_other_way_round(
     split_once: ByHand, tmp_path: Path
 ) -> None:

@@ -48,6 +48,7 @@ def located(home: Path, hash: str, *arguments: str) -> dict[str, object]:
     return found
 
 
+@pytest.mark.slow
 def test_an_image_is_found_by_the_beginning_of_its_hash(home: Path) -> None:
     name = "NORMAL/zebedee_max-2.png"
     image = KEY.image(name)
@@ -75,6 +76,7 @@ def test_a_patient_is_found_in_file_names_folders_headers_and_tables(
     assert (found["kind"], found["name"], found["files"]) == ("patient", patient, files)
 
 
+@pytest.mark.slow
 def test_hashes_of_before_a_rotation_are_found_too(home: Path) -> None:
     new = KEY.rotated()
     (home / "hash.key").write_text(new.text)
@@ -84,6 +86,7 @@ def test_hashes_of_before_a_rotation_are_found_too(home: Path) -> None:
     assert located(home, KEY.hash("patient", "PID-77"))["name"] == "PID-77"
 
 
+@pytest.mark.slow
 def test_what_is_not_there_is_said_without_any_name(home: Path) -> None:
     source = ("--source", str(home.parent / "scans"))
     done = medloop(home, "data", "locate", "0123456789ab", *source, status=1)

@@ -205,6 +205,7 @@ def test_a_restart_of_the_machine_ends_a_run_whose_process_number_lives_again(st
         assert newest(store)["run"] == "run-2"
 
 
+@pytest.mark.slow
 def test_of_two_that_reach_for_it_at_once_one_wins(store: Store) -> None:
     for number in range(5):
         with Holder(store, f"a{number}") as one, Holder(store, f"b{number}") as other:

@@ -114,6 +114,7 @@ def failed(tmp_path_factory: pytest.TempPathFactory) -> ByHand:
     return made
 
 
+@pytest.mark.slow
 def test_a_step_that_failed_fails_again_for_the_same_reason(failed: ByHand) -> None:
     before = listing(failed)
     done = medloop(failed.home, "replay", RUN, "split", status=1)
@@ -126,6 +127,7 @@ def test_a_step_that_failed_fails_again_for_the_same_reason(failed: ByHand) -> N
     assert listing(failed) == before
 
 
+@pytest.mark.slow
 def test_the_debugger_stops_at_the_line_that_fails(failed: ByHand) -> None:
     command = [sys.executable, "-m", "medloop.cli.main", "replay", RUN, "split", "--debug"]
     environment = {**os.environ, "MEDLOOP_HOME": str(failed.home)}

@@ -182,6 +182,7 @@ def test_pages_are_records_of_their_kind(pages: Pages) -> None:
     assert record["image"] == ""
 
 
+@pytest.mark.slow
 def test_the_runs_of_a_server_are_listed_the_newest_first(tmp_path: Path) -> None:
     with kfp_server() as kfp:
         server = connect(Kubeflow(endpoint=kfp.host))
@@ -256,6 +257,7 @@ def test_a_run_whose_id_would_lead_elsewhere_is_not_listed(run: str, tmp_path: P
         find(store, "20260101")
 
 
+@pytest.mark.slow
 def test_a_run_that_broke_off_outside_of_its_stages_can_be_explained(tmp_path: Path) -> None:
     (tmp_path / "runs").write_text("in the way, as a full disk is")
     (tmp_path / "scans").mkdir()

@@ -42,6 +42,7 @@ def pixels(path: Path) -> np.ndarray:
         return np.asarray(image)
 
 
+@pytest.mark.slow
 def test_every_row_of_the_table_is_a_readable_image(scans: tuple[Path, dict[str, int]]) -> None:
     directory, _ = scans
     rows = table(directory)
@@ -113,6 +114,7 @@ def test_duplicates_and_a_contrary_label_are_there(scans: tuple[Path, dict[str, 
     assert counts["duplicates"] == 2
 
 
+@pytest.mark.slow
 def test_same_arguments_same_bytes(scans: tuple[Path, dict[str, int]], tmp_path: Path) -> None:
     directory, counts = scans
     assert synth(tmp_path / "again", patients=24) == counts
@@ -125,6 +127,7 @@ def test_another_seed_gives_other_scans(scans: tuple[Path, dict[str, int]], tmp_
     assert not set(digests(tmp_path / "other").values()) & set(digests(directory).values())
 
 
+@pytest.mark.slow
 def test_new_patients_arrive_and_the_old_stay(scans: tuple[Path, dict[str, int]], tmp_path: Path) -> None:
     directory, _ = scans
     grown = tmp_path / "grown"
@@ -140,6 +143,7 @@ def test_new_patients_arrive_and_the_old_stay(scans: tuple[Path, dict[str, int]]
     assert after == digests(directory)
 
 
+@pytest.mark.slow
 def test_an_interrupted_call_can_be_repeated(scans: tuple[Path, dict[str, int]], tmp_path: Path) -> None:
     directory, _ = scans
     synth(tmp_path / "cut", patients=24)
@@ -165,6 +169,7 @@ def test_three_classes(tmp_path: Path) -> None:
     assert min(counts[label] for label in ("NORMAL", "BACTERIA", "VIRUS")) >= 3
 
 
+@pytest.mark.slow
 def test_reports_do_not_name_the_label(tmp_path: Path) -> None:
     synth(tmp_path / "two", patients=10, reports=True)
     synth(tmp_path / "three", patients=9, classes=3, reports=True)

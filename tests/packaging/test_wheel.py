@@ -76,10 +76,12 @@ def bare(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Environment:
     return Environment(tmp_path_factory.mktemp("bare"), wheel)
 
 
+@pytest.mark.slow
 def test_the_bare_command_is_small(bare: Environment) -> None:
     assert bare.megabytes < 500
 
 
+@pytest.mark.slow
 def test_the_bare_command_compiles_and_submits(bare: Environment, tmp_path: Path) -> None:
     package, image = tmp_path / "package.yaml", f"registry.example/medloop@sha256:{'0' * 64}"
     pinned = [word for stage in stages() for word in ("--image", f"{stage}={image}")]
@@ -93,6 +95,7 @@ def test_the_bare_command_compiles_and_submits(bare: Environment, tmp_path: Path
         )
 
 
+@pytest.mark.slow
 def test_the_bare_command_reads_a_store(bare: Environment, tmp_path: Path) -> None:
     place, expected = restored(STORES[-1], tmp_path)
     settings = {"MEDLOOP_HOME": str(place.home), **place.extra}
@@ -119,6 +122,7 @@ def test_a_command_whose_extra_is_missing_names_it(arguments: tuple[str, ...], e
     assert len(said.splitlines()) == 1
 
 
+@pytest.mark.slow
 def test_the_serve_extra_serves_a_released_model(
     wheel: Path, tmp_path_factory: pytest.TempPathFactory, tmp_path: Path
 ) -> None:
@@ -139,6 +143,7 @@ def test_the_serve_extra_serves_a_released_model(
         service.communicate(timeout=60)
 
 
+@pytest.mark.slow
 def test_the_local_extra_runs_the_loop(wheel: Path, tmp_path: Path) -> None:
     """Its packages are those that the tests run in, since they take minutes to install; the code is the wheel's."""
     installed = {distribution.metadata["Name"].lower() for distribution in metadata.distributions()}

@@ -323,6 +323,7 @@ def release_after(store: Store, folder: Path, sound: bytes) -> None:
     store.create(f"releases/{entry.number:08d}.json", entry.data)
 
 
+@pytest.mark.slow
 def test_foreign_files_beside_the_log_stop_no_service(store: Store, tmp_path: Path) -> None:
     release(store, tmp_path / "one")
     for name in (".DS_Store", ".nfs01", "00000001.json~", "zzz"):

@@ -44,6 +44,7 @@ def restored(stored: Path, home: Path) -> tuple[Place, dict[str, Any]]:
     return Place(home, {"MEDLOOP_SIGNING_KEY": key}), expected
 
 
+@pytest.mark.slow
 def test_the_log_and_the_versions_are_as_they_were(old: tuple[Place, dict[str, Any]]) -> None:
     place, expected = old
     assert place.models() == expected["models"]
@@ -56,6 +57,7 @@ def test_every_entry_is_verified_with_its_decision_report_and_lineage(old: tuple
     assert found["problems"] == []
 
 
+@pytest.mark.slow
 def test_its_runs_are_explained(old: tuple[Place, dict[str, Any]]) -> None:
     place, expected = old
     runs = [entry["run"] for entry in expected["models"]["log"] if entry["what"] in ("release", "refusal")]
@@ -66,6 +68,7 @@ def test_its_runs_are_explained(old: tuple[Place, dict[str, Any]]) -> None:
     assert json.loads(place.medloop("explain", "--json").stdout)["sentence"] == expected["sentence"]
 
 
+@pytest.mark.slow
 def test_its_model_answers_as_it_did(old: tuple[Place, dict[str, Any]]) -> None:
     place, expected = old
     command = [sys.executable, "-m", "medloop.cli.main", "serve", "--port", "0"]
@@ -85,6 +88,7 @@ def test_its_model_answers_as_it_did(old: tuple[Place, dict[str, Any]]) -> None:
     assert told["model_version"] == "v2"
 
 
+@pytest.mark.slow
 def test_the_next_run_goes_on_from_it(old: tuple[Place, dict[str, Any]]) -> None:
     """Run last: no file is decoded again, every patient keeps the side, the looks go on, and the log grows."""
     place, expected = old

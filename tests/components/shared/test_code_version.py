@@ -41,6 +41,7 @@ def edit(path: Path, old: str, new: str) -> None:
     path.write_text(text.replace(old, new, 1), encoding="utf-8")
 
 
+@pytest.mark.slow
 def test_comments_docstrings_and_formatting_change_no_version(tree: Path) -> None:
     before = versions(tree)
     assert set(before) == set(stages())
@@ -53,6 +54,7 @@ def test_comments_docstrings_and_formatting_change_no_version(tree: Path) -> Non
     assert changed(tree, before) == set()
 
 
+@pytest.mark.slow
 def test_a_change_of_code_changes_the_stages_that_reach_it(tree: Path) -> None:
     before = versions(tree)
     edit(tree / "components" / "gate" / "gate.py", "LATE = 0.75", "LATE = 0.7")
@@ -65,6 +67,7 @@ def test_a_change_of_code_changes_the_stages_that_reach_it(tree: Path) -> None:
     assert changed(tree, before) == {"gate", "split"}
 
 
+@pytest.mark.slow
 def test_the_store_and_the_runtime_change_no_training(tree: Path) -> None:
     before = versions(tree)
     for name in ("storage/s3.py", "storage/store.py", "runtime/work.py", "ledger/release_log.py"):
@@ -74,6 +77,7 @@ def test_the_store_and_the_runtime_change_no_training(tree: Path) -> None:
     assert "deploy" in changed(tree, before)
 
 
+@pytest.mark.slow
 def test_a_template_counts_for_the_stages_that_render_it(tree: Path) -> None:
     before = versions(tree)
     with next((tree / "components" / "evaluate").glob("*.j2")).open("a") as file:

@@ -189,6 +189,7 @@ def test_odd_names_in_a_bucket_are_names_as_in_a_directory(
         assert names == sorted(["my scans 2/A/other.png", *(f"my scans/{name}" for name in ODD if "/" in name)])
 
 
+@pytest.mark.slow
 def test_marks_of_folders_and_empty_parts_of_names_do_no_harm(scans: Scans) -> None:
     for name in ("A/", "B.png/", "A//two.png"):
         scans.put(name, b"" if name.endswith("/") else b"x")

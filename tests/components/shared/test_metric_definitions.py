@@ -57,6 +57,7 @@ assert f"| NPV | {value:.3f} ({low:.3f} to" in card.render("v2", {}, decision, a
 """
 
 
+@pytest.mark.slow
 def test_a_new_figure_is_one_function_and_one_record(tmp_path: Path) -> None:
     shutil.copytree(ROOT / "components", tmp_path / "components", ignore=shutil.ignore_patterns("__pycache__"))
     for name, (anchor, text) in ADDED.items():

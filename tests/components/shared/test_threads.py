@@ -131,6 +131,7 @@ print(torch.get_num_threads(), pyarrow.cpu_count(), session.call_args[0][1].intr
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("quota", [1, 2])
 def test_a_container_with_few_processors_of_a_large_machine_uses_as_many_threads_everywhere(
     quota: int, tmp_path: Path

@@ -57,6 +57,7 @@ def test_every_finding_and_stratum_has_its_share_on_each_side(loop: Loop) -> Non
     assert {side: count / total for side, count in loop.about["images"].items()} == pytest.approx(ASKED, abs=0.03)
 
 
+@pytest.mark.slow
 def test_a_draw_by_chance_would_not_have_given_these_shares(loop: Loop) -> None:
     images = crowd(2000)
     loop.split(images)

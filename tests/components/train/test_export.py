@@ -139,6 +139,7 @@ def test_monai_verifies_what_goes_in_and_comes_out(bundle: Path, monai: Any) -> 
         )
 
 
+@pytest.mark.slow
 def test_monai_runs_the_bundle_with_its_weights_to_the_graphs_logits(bundle: Path, monai: Any) -> None:
     parser = monai.ConfigParser()
     parser.read_config(str(bundle / "configs" / "inference.json"))
@@ -151,6 +152,7 @@ def test_monai_runs_the_bundle_with_its_weights_to_the_graphs_logits(bundle: Pat
     np.testing.assert_allclose(found.numpy(), model(images).logits, atol=1e-4, rtol=1e-3)
 
 
+@pytest.mark.slow
 def test_the_head_beside_the_graph_is_the_graphs_own_and_has_gradients_by_hand(bundle: Path) -> None:
     answer = Model(bundle)(views(4))
     head = {path.stem: np.load(path) for path in (bundle / "models" / "head").iterdir()}
@@ -169,6 +171,7 @@ def test_the_head_beside_the_graph_is_the_graphs_own_and_has_gradients_by_hand(b
     np.testing.assert_allclose(by_hand, features.grad.numpy(), atol=1e-5, rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_the_largest_difference_is_stated_and_not_below_the_true_one(bundle: Path) -> None:
     stated = read_bundle(bundle)["parity"]
     assert stated["images"] == 64
@@ -194,6 +197,7 @@ def test_a_difference_is_rounded_up_to_one_digit(value: float, stated: float) ->
     assert _round_up(value) >= value
 
 
+@pytest.mark.slow
 def test_a_graph_that_says_something_else_is_refused(tmp_path: Path) -> None:
     network = build("small", 1, 3, SIZE)
     write_bundle(tmp_path, network, about("small"))
@@ -203,6 +207,7 @@ def test_a_graph_that_says_something_else_is_refused(tmp_path: Path) -> None:
         check_parity(tmp_path, network, views(8))
 
 
+@pytest.mark.slow
 def test_nothing_in_a_bundle_names_this_machine(bundle: Path) -> None:
     words = [sys.prefix, str(Path.home()), "site-packages", str(Path(__file__).parents[3])]
     for path in bundle.rglob("*"):
@@ -211,6 +216,7 @@ def test_nothing_in_a_bundle_names_this_machine(bundle: Path) -> None:
             assert not [word for word in words if word.encode() in data], path.name
 
 
+@pytest.mark.slow
 def test_the_same_network_gives_the_same_bytes(tmp_path: Path) -> None:
     network = build("efficientnet_b0", 1, 3, SIZE)
     for folder in ("one", "two"):

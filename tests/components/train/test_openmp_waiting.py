@@ -33,6 +33,7 @@ def until(count: int) -> None:
         time.sleep(0.01)
 
 
+@pytest.mark.slow
 def test_idle_teams_come_when_threads_wait_for_a_core_and_go_when_they_no_longer_do(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -76,6 +76,7 @@ def test_a_resnet_of_torchvision_gives_the_same_map(name: str, tmp_path: Path) -
     assert report.loaded == len([key for key in whole.state_dict() if "num_batches" not in key]) - 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("old_names", [False, True])
 def test_a_densenet_of_torchvision_gives_the_same_map(old_names: bool, tmp_path: Path) -> None:
     whole, images = of_torchvision("densenet121"), torch.rand(2, 3, SIZE, SIZE)

@@ -23,6 +23,7 @@ def divided(tmp_path_factory: pytest.TempPathFactory) -> ByHand:
     return made
 
 
+@pytest.mark.slow
 def test_the_latest_run_with_a_data_set_is_shown(divided: ByHand) -> None:
     told = json.loads(medloop(divided.home, "data", "show", "--json").stdout)
     done = {name: value for step in divided.done for name, value in step.values.items()}
@@ -37,6 +38,7 @@ def test_the_latest_run_with_a_data_set_is_shown(divided: ByHand) -> None:
     assert "<h1>scans</h1>" in Path(told["page"]).read_text(encoding="utf-8")
 
 
+@pytest.mark.slow
 def test_the_terminal_gets_a_table_and_the_page(divided: ByHand, tmp_path: Path) -> None:
     output = tmp_path / "new" / "page.html"
     told = medloop(divided.home, "data", "show", RUN[:6], "--output", str(output), COLUMNS="120").stdout
@@ -46,6 +48,7 @@ def test_the_terminal_gets_a_table_and_the_page(divided: ByHand, tmp_path: Path)
     assert output.is_file()
 
 
+@pytest.mark.slow
 def test_images_left_out_as_asked_are_told_wherever_a_person_looks(tmp_path: Path) -> None:
     made = ByHand(tmp_path)
     made.data(limit_per_class=10)
@@ -60,6 +63,7 @@ def test_images_left_out_as_asked_are_told_wherever_a_person_looks(tmp_path: Pat
     assert f"; {words}." in medloop(tmp_path, "explain").stdout
 
 
+@pytest.mark.slow
 def test_all_that_was_set_aside_or_warned_of_can_be_had_as_files(divided: ByHand, tmp_path: Path) -> None:
     aside, warned = tmp_path / "new" / "aside.csv", tmp_path / "warned.csv"
     page = ("--output", str(tmp_path / "page.html"))
@@ -71,6 +75,7 @@ def test_all_that_was_set_aside_or_warned_of_can_be_had_as_files(divided: ByHand
     assert "which already exists" in refused("data", "show", "--quarantine", str(aside))
 
 
+@pytest.mark.slow
 def test_each_detail_has_a_line_of_its_own(divided: ByHand, tmp_path: Path) -> None:
     page = ("--output", str(tmp_path / "page.html"))
     told = medloop(divided.home, "data", "show", *page, COLUMNS="200").stdout
@@ -80,6 +85,7 @@ def test_each_detail_has_a_line_of_its_own(divided: ByHand, tmp_path: Path) -> N
     assert "(and " not in told
 
 
+@pytest.mark.slow
 def test_a_run_that_failed_before_its_split_is_shown_without_sides(tmp_path: Path) -> None:
     made = ByHand(tmp_path)
     made.data()
@@ -92,6 +98,7 @@ def test_a_run_that_failed_before_its_split_is_shown_without_sides(tmp_path: Pat
     assert told["all"]["images"] > 0
 
 
+@pytest.mark.slow
 def test_a_directory_and_a_manifest_are_shown_too(divided: ByHand, tmp_path: Path) -> None:
     store = open_store(str(tmp_path / "store"))
     data = make_dataset(tmp_path / "dataset", store)
@@ -106,6 +113,7 @@ def test_a_directory_and_a_manifest_are_shown_too(divided: ByHand, tmp_path: Pat
     assert told["dataset"]["artifact"] == divided.done[2].outputs["dataset"].digest
 
 
+@pytest.mark.slow
 def test_where_there_is_nothing_to_show_it_says_so(divided: ByHand, tmp_path: Path) -> None:
     assert "medloop run --source" in medloop(tmp_path, "data", "show", status=1).stderr
     assert "There is no run '1999'" in medloop(divided.home, "data", "show", "1999", status=1).stderr
@@ -122,6 +130,7 @@ def test_where_there_is_nothing_to_show_it_says_so(divided: ByHand, tmp_path: Pa
     assert set(told) == {"error"}
 
 
+@pytest.mark.slow
 def test_what_makes_no_sense_is_refused(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     assert "Name one of them" in refused("data", "show", "abc", "--dataset", str(tmp_path))

@@ -123,6 +123,7 @@ def test_findings_overlap_and_no_finding_has_a_sheet(data: Path, splits: Path, s
     assert "None of these images is in the shards" in page  # of Hernia there is none
 
 
+@pytest.mark.slow
 def test_look_alikes_stand_side_by_side(data: Path, splits: Path, store: Store) -> None:
     def plant(rows: list[dict[str, object]]) -> None:
         rows[2].update(pixel_digest=rows[0]["pixel_digest"], duplicate_of=rows[0]["image_id"], labels=[1])
@@ -174,6 +175,7 @@ def test_brightness_of_any_depth_and_of_colours() -> None:
         assert image.mode == "RGB"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("width", [1280, 500])
 def test_a_browser_shows_it_without_a_complaint(
     width: int, tmp_path: Path, data: Path, splits: Path, store: Store

@@ -46,6 +46,7 @@ def test_one_class_alone_leaves_no_kappa() -> None:
         assert found["kappa"] == {"value": None, "low": None, "high": None}
 
 
+@pytest.mark.slow
 def test_the_interval_holds_in_simulation() -> None:
     """Two readers who agree by a known kappa: 95 of 100 intervals should hold it; of 200, 178 or more do."""
     rng = np.random.default_rng(4)

@@ -37,6 +37,7 @@ def replayed(loop: ByHand, policy: str) -> dict[str, Any]:
     return {verdict["run"]: verdict for verdict in found}
 
 
+@pytest.mark.slow
 def test_a_run_that_waits_is_a_result_that_says_how_to_approve_it(loop: ByHand) -> None:
     states = {run["run"]: run["state"] for run in json.loads(medloop(loop.home, "runs", "--json").stdout)}
     assert states == {WAITING: "awaiting approval", REFUSED: "refused"}
@@ -69,6 +70,7 @@ def test_what_is_no_approval_is_refused_and_nothing_is_written(
     assert loop.store.names(FOLDER) == []
 
 
+@pytest.mark.slow
 def test_a_policy_is_applied_to_past_runs_without_training(loop: ByHand, tmp_path: Path) -> None:
     before = loop.store.names("steps"), loop.store.names("work"), loop.store.names("releases")
     lenient = replayed(loop, "lenient")
@@ -88,6 +90,7 @@ def test_a_policy_is_applied_to_past_runs_without_training(loop: ByHand, tmp_pat
     assert (loop.store.names("steps"), loop.store.names("work"), loop.store.names("releases")) == before
 
 
+@pytest.mark.slow
 def test_a_wrong_policy_is_applied_to_nothing(loop: ByHand, tmp_path: Path) -> None:
     wrong = tmp_path / "wrong.yaml"
     wrong.write_text("flors: {auc: 0.5}\n")
@@ -123,6 +126,7 @@ def test_what_no_run_left_waiting_cannot_be_approved(loop: ByHand) -> None:
     assert loop.store.names(f"{FOLDER}/{verdict.outputs['decision'].digest}") == []
 
 
+@pytest.mark.slow
 def test_a_person_approves_and_deploy_alone_releases(loop: ByHand) -> None:
     """Last: it changes what is in service."""
     done = medloop(loop.home, "approve", WAITING[:6], "--by", "Dr. B", "--reason", "Read them.", "--json")

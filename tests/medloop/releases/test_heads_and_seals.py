@@ -212,6 +212,7 @@ TAMPERED: list[tuple[Callable[[Loop], None], list[str]]] = [
 ]
 
 
+@pytest.mark.slow
 def test_a_log_as_it_was_written_is_whole(loop: Loop, ours: Pair) -> None:
     said = medloop("audit", "verify")
     assert "✓ The release log of" in said
@@ -311,6 +312,7 @@ def test_a_whole_log_that_is_gone_is_found_by_its_head(loop: Loop, ours: Pair) -
     assert "The log is empty" in medloop("audit", "verify", status=1)
 
 
+@pytest.mark.slow
 def test_the_tracking_server_remembers_a_head(loop: Loop, ours: Pair, tmp_path: Path) -> None:
     loop.patch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")
     medloop("models", "--rebuild")
@@ -442,6 +444,7 @@ def test_the_record_of_heads_is_of_its_schema(loop: Loop, ours: Pair) -> None:
 FOREIGN = (".DS_Store", ".nfs0000000000000001", "00000001.json~", "00000005.json.part", "1.json", "notes/00000005.json")
 
 
+@pytest.mark.slow
 def test_foreign_files_in_the_folder_of_the_log_are_told_and_stop_nothing(loop: Loop, ours: Pair) -> None:
     for name in FOREIGN:
         path = loop.entry(1).parent / name
