@@ -19,6 +19,7 @@ import pytest
 
 from components.shared.storage.store import Store
 from medloop.runner.explain import artifact_file
+from tests import tracking_database
 
 ROOT = Path(__file__).resolve().parents[2]
 README = "\n".join((ROOT / name).read_text(encoding="utf-8") for name in ("README.md", "docs/laptop.md"))
@@ -45,6 +46,7 @@ class Place:
 
     def medloop(self, *arguments: str, status: int = 0) -> subprocess.CompletedProcess[str]:
         """Run `medloop` to its end; the exit status must be as said."""
+        tracking_database.place_in(self.home)
         command = [sys.executable, "-W", "error::DeprecationWarning:components", "-m", "medloop.cli.main", *arguments]
         done = subprocess.run(
             command, capture_output=True, text=True, env=self.environment(), cwd=ROOT, timeout=280, check=False
@@ -60,6 +62,7 @@ class Place:
 
     def begin(self, *arguments: str) -> subprocess.Popen[str]:
         """Start a run on this place's scans without waiting for it."""
+        tracking_database.place_in(self.home)
         command = [sys.executable, "-m", "medloop.cli.main", "run", "--source", str(self.scans), *QUICK, *arguments]
         return subprocess.Popen(
             command,

@@ -14,6 +14,7 @@ from components.shared.runtime.step_log import VARIABLE
 from components.shared.storage import artifacts
 from components.shared.storage.store import open_store
 from medloop.synth.synth import synth
+from tests import tracking_database
 from tests.components.shared.steps import nothing, output
 from workflows.parameters import read_policy
 
@@ -32,6 +33,7 @@ class ByHand:
 
     def step(self, stage: str, inputs: dict[str, Path], **parameters: Any) -> work.Result:
         """Do a step of the run, in this process, with no settings but those of a cluster's pod."""
+        tracking_database.place_in(self.home)
         with pytest.MonkeyPatch.context() as patch:
             patch.setenv(VARIABLE, self.run)
             patch.setenv(hash_keys.VARIABLE, self.key)
