@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from html import escape
 from string import Template
 
@@ -75,9 +76,10 @@ def render(state: State) -> str:
     serving = state.serving
     if serving:
         about = serving.info()
+        released = datetime.fromisoformat(about["released_at"]).astimezone(UTC)
         summary = (
             f"Version <strong>{escape(serving.version)}</strong> is in service: {escape(str(about['architecture']))}, "
-            f"{escape(about['precision'])}, released {escape(str(about['released_at']))}; "
+            f"{escape(about['precision'])}, released {released:%Y-%m-%d %H:%M} UTC; "
             f"classes: {escape(', '.join(about['classes']))}."
         )
     else:
