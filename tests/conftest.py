@@ -19,6 +19,15 @@ os.environ[threads.LIMIT] = str(max(1, threads.count_threads() // WORKERS))  # b
 
 SLOW = ("tests/e2e/", "tests/images/", "tests/medloop/kubeflow/")
 """Where every test runs whole commands, containers or servers."""
+LONGEST = (
+    "tests/e2e/",
+    "tests/packaging/",
+    "tests/upgrade/",
+    "tests/images/",
+    "tests/medloop/",
+    "tests/components/train/",
+)
+"""Where the files lie that take minutes. A process takes whole files, since their tests share what they began with."""
 SLOW_FIXTURES = {"place", "finished"}
 """Fixtures that run whole commands, or a whole run."""
 MOST_WORKERS = 8
@@ -44,7 +53,8 @@ def pytest_xdist_auto_num_workers() -> int:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark as slow what is slow wherever it stands."""
+    """Mark as slow what is slow wherever it stands, and begin with the files that take longest."""
+    items.sort(key=lambda item: not item.nodeid.startswith(LONGEST))
     for item in items:
         if item.nodeid.startswith(SLOW) or SLOW_FIXTURES & set(getattr(item, "fixturenames", ())):
             item.add_marker(pytest.mark.slow)

@@ -14,11 +14,12 @@ from pathlib import Path
 MAKE = "import sys; from mlflow import MlflowClient; MlflowClient(tracking_uri=sys.argv[1]).search_experiments()"
 
 
-def place_in(home: Path) -> None:
-    """Put an empty database where a loop looks for its own, unless one is there."""
-    if home.is_dir() and not (home / "tracking.db").exists():
-        shutil.copyfile(_made(), home / "tracking.db")
-        (home / "tracking.db").chmod(0o600)
+def place_in(home: Path, name: str = "tracking.db") -> str:
+    """Put an empty database where a loop looks for its own, unless one is there; returns its address."""
+    if home.is_dir() and not (home / name).exists():
+        shutil.copyfile(_made(), home / name)
+        (home / name).chmod(0o600)
+    return f"sqlite:///{home}/{name}"
 
 
 @cache

@@ -18,7 +18,7 @@ from components.shared.ledger.model_registry import CARD
 from components.shared.storage.artifacts import gather
 from components.shared.storage.store import Store, open_store
 from medloop.cli.main import app
-from tests import made
+from tests import made, tracking_database
 from tests.components.deploy.test_deploy import Candidate
 
 CHAPTERS = [
@@ -215,7 +215,7 @@ def test_a_release_names_its_card_and_the_command_line_shows_it(
 
 @pytest.mark.slow
 def test_the_card_comes_into_the_registry(store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", tracking_database.place_in(tmp_path))
     Candidate(tmp_path / "one", store).deploy()
     from mlflow import MlflowClient
 

@@ -13,6 +13,7 @@ from components.shared.ledger.model_registry import project, remembered_head
 from components.shared.storage.store import Store, open_store
 from medloop.releases.versions import sync_awaiting
 from medloop.settings import Settings
+from tests import tracking_database
 from tests.components.deploy.test_deploy import Candidate
 from tests.components.shared.decisions import decision, state
 from tests.components.shared.steps import step
@@ -20,7 +21,7 @@ from tests.components.shared.steps import step
 
 @pytest.fixture
 def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Store:
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", tracking_database.place_in(tmp_path, "mlflow.db"))
     return open_store(str(tmp_path / "store"))
 
 

@@ -23,6 +23,7 @@ import pytest
 from components.shared.runtime.code_version import code_version
 from components.train import tracking
 from components.train.tracking import Tracking, history_files
+from tests import tracking_database
 from tests.components.shared.servers import free_port
 
 KEY = "0123456789ab" * 5 + "cdef"
@@ -31,8 +32,8 @@ REPOSITORY = Path(__file__).resolve().parents[3]
 
 @pytest.fixture
 def database(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
-    uri = f"sqlite:///{tmp_path}/home/mlflow.db"
     (tmp_path / "home").mkdir()
+    uri = tracking_database.place_in(tmp_path / "home", "mlflow.db")
     monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
     return uri
 
@@ -171,7 +172,12 @@ def mlflow_server(folder: Path, port: int) -> Iterator[str]:
     folder.mkdir(exist_ok=True)
     uri = f"http://127.0.0.1:{port}"
     command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
-    command += ["--backend-store-uri", f"sqlite:///{folder}/server.db", "--artifacts-destination", str(folder / "kept")]
+    command += [
+        "--backend-store-uri",
+        tracking_database.place_in(folder),
+        "--artifacts-destination",
+        str(folder / "kept"),
+    ]
     with (folder / "log.txt").open("a") as log:
         process = subprocess.Popen(command, cwd=folder, stdout=log, stderr=log, start_new_session=True)
     try:
@@ -211,9 +217,8 @@ def test_a_server_that_comes_later_gets_all_of_it(
             track.artifacts({"sheet.png": b"a picture"})
             assert [file.read_bytes() for file in (tmp_path / "server" / "kept").rglob("sheet.png")] == [b"a picture"]
         track.epoch(4, {"loss": 0.125})
-    with mlflow_server(tmp_path / "server", port) as uri:
-        (run,) = runs(uri)
-        assert run.data.metrics["loss"] == 0.25, "it was gone at the end"
+    (run,) = runs(tracking_database.place_in(tmp_path / "server"))  # what it has kept
+    assert run.data.metrics["loss"] == 0.25, "it was gone at the end"
 
 
 @pytest.mark.slow

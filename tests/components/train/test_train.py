@@ -27,7 +27,7 @@ from components.shared.storage.store import Store, open_store
 from components.train.calibrate import best_threshold, fit_temperature
 from components.train.models import build
 from components.train.out_of_memory import explain_out_of_memory
-from tests import made
+from tests import made, tracking_database
 from tests.components.shared.servers import free_port
 from tests.components.shared.steps import contents, laid_out, manifest, step
 
@@ -335,7 +335,7 @@ def test_an_unknown_network_names_the_nearest(room: Room) -> None:
 
 @pytest.fixture
 def tracking(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
-    uri = f"sqlite:///{tmp_path}/mlflow.db"
+    uri = tracking_database.place_in(tmp_path)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
     return uri
 

@@ -24,6 +24,7 @@ from medloop.cli.main import main as run_command
 from medloop.operations import doctor
 from medloop.releases.log_verification import verify_log
 from medloop.settings import read_settings
+from tests import tracking_database
 from tests.components.deploy.test_deploy import Candidate
 from tests.components.shared.decisions import decision, state
 from tests.components.shared.signers import Pair, use
@@ -314,7 +315,7 @@ def test_a_whole_log_that_is_gone_is_found_by_its_head(loop: Loop, ours: Pair) -
 
 @pytest.mark.slow
 def test_the_tracking_server_remembers_a_head(loop: Loop, ours: Pair, tmp_path: Path) -> None:
-    loop.patch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")
+    loop.patch.setenv("MLFLOW_TRACKING_URI", tracking_database.place_in(tmp_path))
     medloop("models", "--rebuild")
     loop.entry(4).unlink()
     medloop("models", "--rebuild")  # drawn anew from the shorter log, it still knows the longer one
