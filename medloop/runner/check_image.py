@@ -139,7 +139,8 @@ def _compare(stage: str, theirs: dict[str, Any]) -> Iterator[CheckResult]:
 def _run_steps(image: str, stage: str) -> Iterator[CheckResult]:
     """Run the image's step of a small loop, and the following steps on its outputs."""
     with tempfile.TemporaryDirectory(prefix="medloop-check-") as folder:
-        settings = Settings(Path(folder), f"{folder}/store", f"sqlite:///{folder}/tracking.db", "")
+        tracking = f"sqlite:///{folder}/tracking.db" if stage in ("train", "deploy") else ""  # others do not track
+        settings = Settings(Path(folder), f"{folder}/store", tracking, "")
         run = _loop(settings, "reject" if stage == "reject" else "deploy")
         # All steps share one scratch directory, so that each finds the outputs of the previous ones.
         store = open_scratch(settings.store, Path(folder) / "scratch")

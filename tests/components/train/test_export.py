@@ -33,7 +33,9 @@ def _same_weights() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", sorted(NETWORKS))
+@pytest.mark.parametrize(
+    "name", sorted(NETWORKS.keys() - {"efficientnet_b4"})
+)  # it has the operations of efficientnet_b0
 def test_the_graph_says_what_the_network_says_for_any_number_of_images(name: str, tmp_path: Path) -> None:
     network = warmed(build(name, 1, 3, SIZE), 1, SIZE)
     path = tmp_path / "model.onnx"
