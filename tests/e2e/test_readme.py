@@ -72,6 +72,9 @@ def test_the_readme_names_every_command() -> None:
 def test_what_the_pages_link_to_is_there(page: str) -> None:
     pages = [ROOT / page] if page.endswith(".md") else sorted((ROOT / page).glob("*.md"))
     for path in pages:
+        fences = re.findall(r"^ *```.*$", path.read_text(encoding="utf-8"), re.MULTILINE)
+        assert {fence for fence in fences if not re.fullmatch(r" *```\w*", fence)} == set(), f"{path.name}: a code block"
+        assert len(fences) % 2 == 0, f"{path.name}: a code block has no end"
         links = re.findall(r"\]\(((?!https?:)[^)#]*)(#[^)]*)?\)", path.read_text(encoding="utf-8"))
         for link, anchor in links:
             target = (path.parent / link) if link else path
