@@ -12,7 +12,7 @@ from components.shared.errors import RefusedError
 from components.shared.privacy.secret_redaction import one_line
 from components.shared.runtime.stage_interface import nearest
 
-NEGATIVE = ("normal", "negative", "healthy", "benign", "control", "no finding", "clear")
+NEGATIVE = ("normal", "negative", "healthy", "benign", "control", "intact", "no finding", "clear")
 """Names of classes that mean no finding; such a class comes first and is the negative class."""
 
 NOT_SELECTED, MAPPED_OUT, SEVERAL, BEYOND = (

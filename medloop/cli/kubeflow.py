@@ -306,7 +306,9 @@ def runs(
     table.add_column("what", no_wrap=True, overflow="ellipsis", max_width=max(remaining, 4))
     for row in rows:
         table.add_row(*(row[column] for column in ("run", "began", "took", "state", "what")))
-    console.print(table, highlight=False, soft_wrap=remaining < 4)
+    with console.capture() as printed:
+        console.print(table, highlight=False, soft_wrap=remaining < 4)
+    typer.echo("\n".join(line.rstrip() for line in printed.get().splitlines()))
 
 
 def _run_request(options: ServerOptions, package: PackageOptions, name: str, experiment: str, account: str) -> Any:

@@ -56,6 +56,9 @@ def approve(
     store = open_store(settings.store)
     with exit_on_value_error():
         run = find_unique(store, name)
+        if done := approvals.already_in_service(store, run):
+            typer.echo(explain.as_json(store, run) if as_json else done)
+            return
         approval = approvals.write(store, run, by, reason, days)
     console = Console(stderr=as_json)
     console.print(f"Approved by {approval['by']} until {approval['until']}.", highlight=False, markup=False)
@@ -146,8 +149,9 @@ def models(
     if not log:
         typer.echo("No model was released yet. Start with: medloop run --source DIR")
         return
+    brought = [entry.number for entry in log if entry.kind in ("release", "promotion", "rollback")][-1:]
     for entry in log:
-        typer.echo(versions.describe_entry(entry, service))
+        typer.echo(versions.describe_entry(entry, entry.number in brought))
         if entry.kind in ("release", "awaiting") and (
             line := versions.describe_figures(versions.figures(store, entry))
         ):

@@ -60,12 +60,18 @@ def write(store: Store, run: Run, by: str, reason: str, days: int) -> dict[str, 
     return approve(store, digest, verdict, by.strip(), reason.strip(), days or limit)
 
 
+def already_in_service(store: Store, run: Run) -> str:
+    """Return a sentence if the model of the run is already in service, or ""."""
+    verdict, service = decision(store, run), release_log.in_service(release_log.read_log(store))
+    if verdict and service and service.record["model"] == verdict["subject"]["model"]:
+        return f"This model is already in service as {service.version}. Nothing was changed."
+    return ""
+
+
 def _check_champion(log: list[release_log.Entry], verdict: Mapping[str, Any]) -> None:
-    """Raise RefusedError if the model is already in service, or was compared with another than the current one."""
+    """Raise RefusedError if the model was compared with another than the one in service."""
     service = release_log.in_service(log)
     current = service.record["model"] if service else ""
-    if service and current == verdict["subject"]["model"]:
-        raise RefusedError(f"This model is already in service as {service.version}. Nothing was changed.")
     if current != verdict["subject"]["champion"]:
         raise RefusedError(
             f"The decision compares with {verdict['subject']['champion'][:12] or 'no model'}, but the model in service "

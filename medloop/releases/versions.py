@@ -13,7 +13,6 @@ from components.shared.ledger.release_log import Entry
 from components.shared.metric_definitions import FIGURES, KEY
 from components.shared.parsing.json_documents import parse_json
 from components.shared.privacy.secret_redaction import printable
-from components.shared.runtime.stage_interface import nearest
 from components.shared.storage.store import Store
 from medloop.settings import Settings
 
@@ -43,10 +42,10 @@ def describe_figures(summary: dict[str, Any]) -> str:
     return f"{', '.join(words)}; {summary['images']} test images of {summary['patients']} patients"
 
 
-def describe_entry(entry: Entry, service: Entry | None) -> str:
-    """Return a log entry as two lines of text; the entry in service has a mark."""
+def describe_entry(entry: Entry, current: bool) -> str:
+    """Return a log entry as two lines of text; the entry that led to the model in service has a mark."""
     record = entry.record
-    mark = "●" if service and entry.number == service.number else " "
+    mark = "●" if current else " "
     when = record["at"].replace("T", " ")[:16]
     subject = f"model {record['model'][:12]}  " if "model" in record else ""
     subject += f"key {record['key_id']}  " if entry.kind == "rotation" else ""
@@ -60,7 +59,7 @@ def find_version(log: list[Entry], version: str) -> Entry:
     released = release_log.versions(log)
     if version not in released:
         raise RefusedError(
-            f"There is no released version {version!r}.{nearest(version, released)} "
+            f"There is no released version {version!r}. "
             f"Released versions: {', '.join(released) or 'none'}. Refused models have no version."
         )
     return released[version]

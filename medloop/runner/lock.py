@@ -149,8 +149,11 @@ def _stat(number: int) -> list[str]:
 
 
 def _held(holder: dict[str, Any]) -> str:
+    process = f"on {holder['host']}, process {holder['starter']}"
+    held = f"The run {holder['run']} holds the lock of this store ({process}). "
+    if holder["host"] == socket.gethostname() and _began(holder["starter"]) != holder["starter_began"]:
+        return held + "That process has ended, and its last stage is still stopping. Repeat this in a few seconds."
     return (
-        f"The run {holder['run']} holds the lock of this store (on {holder['host']}, process {holder['starter']}). "
-        "Two concurrent runs would compare with different models. Wait for it to end. If you are sure that it has "
-        "stopped, add --take-over."
+        f"{held}Two concurrent runs would compare with different models. Wait for it to end. If you are sure that it "
+        "has stopped, add --take-over."
     )

@@ -73,7 +73,7 @@ def test_what_the_pages_link_to_is_there(page: str) -> None:
     pages = [ROOT / page] if page.endswith(".md") else sorted((ROOT / page).glob("*.md"))
     for path in pages:
         fences = re.findall(r"^ *```.*$", path.read_text(encoding="utf-8"), re.MULTILINE)
-        assert {fence for fence in fences if not re.fullmatch(r" *```\w*", fence)} == set(), f"{path.name}: a code block"
+        assert {fence for fence in fences if not re.fullmatch(r" *```\w*", fence)} == set(), f"{path.name}: a fence"
         assert len(fences) % 2 == 0, f"{path.name}: a code block has no end"
         links = re.findall(r"\]\(((?!https?:)[^)#]*)(#[^)]*)?\)", path.read_text(encoding="utf-8"))
         for link, anchor in links:

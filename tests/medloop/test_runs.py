@@ -29,7 +29,7 @@ def test_a_finished_run_is_told_like_one_of_this_machine(finished: ByHand) -> No
     for columns in ("50", "80", "200"):
         told = medloop(finished.home, "runs", COLUMNS=columns).stdout
         assert RUN in told
-        assert " released " in told
+        assert " released" in told
     explained = medloop(finished.home, "explain").stdout
     assert f"Run {RUN}" in explained
     assert "by a pod" in explained

@@ -95,4 +95,5 @@ def read_yaml(path: Path) -> Any:
     try:
         return parse_yaml(data.decode("utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise RefusedError(f"{path} is not valid YAML: {' '.join(str(error).split())}. Correct that line.") from None
+        words = " ".join(str(error).split()).replace('in "<unicode string>", ', "in ")
+        raise RefusedError(f"{path} is not valid YAML: {words}. Correct that line.") from None

@@ -210,7 +210,7 @@ def test_a_release_names_its_card_and_the_command_line_shows_it(
     done = CliRunner().invoke(app, ["models", "--card", "v2"])
     assert done.output == f"{words}\n"
     wrong = CliRunner().invoke(app, ["models", "--card", "v3"])
-    assert "There is no released version 'v3'. Did you mean" in str(wrong.exception)
+    assert "There is no released version 'v3'. Released versions: " in str(wrong.exception)
 
 
 @pytest.mark.slow
