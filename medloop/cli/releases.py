@@ -149,7 +149,7 @@ def models(
     if not log:
         typer.echo("No model was released yet. Start with: medloop run --source DIR")
         return
-    brought = [entry.number for entry in log if entry.kind in ("release", "promotion", "rollback")][-1:]
+    brought = [entry.number for entry in log if service and entry.kind in ("release", "promotion", "rollback")][-1:]
     for entry in log:
         typer.echo(versions.describe_entry(entry, entry.number in brought))
         if entry.kind in ("release", "awaiting") and (
