@@ -48,8 +48,8 @@ SETTINGS = (
 
 @pytest.hookimpl(optionalhook=True)  # of pytest-xdist
 def pytest_xdist_auto_num_workers() -> int:
-    """How many processes `-n auto` is: more than cores, since many tests wait for servers, disks and processes."""
-    return min(threads.count_threads() * 3 // 2, MOST_WORKERS)
+    """How many processes `-n auto` is."""
+    return min(threads.count_threads(), MOST_WORKERS)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
