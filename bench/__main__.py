@@ -21,7 +21,7 @@ BENCHMARKS = (
     "images",
     "cluster",
     "intervals",
-    "release",
+    "non_inferiority",
 )
 
 for name in BENCHMARKS:

@@ -51,6 +51,28 @@ def test_idle_teams_come_when_threads_wait_for_a_core_and_go_when_they_no_longer
     assert idle_teams() == 0
 
 
+def test_two_threads_share_a_processor_while_both_are_busy_and_then_try_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    used: list[set[int]] = []
+    monkeypatch.setattr(openmp_waiting, "INTERVAL", 0.01)
+    monkeypatch.setattr(openmp_waiting, "SHORTEST", 0.2)
+    monkeypatch.setattr(openmp_waiting, "teams", lambda: 1)
+    monkeypatch.setattr(openmp_waiting, "use_processors", used.append)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: {3, 5})
+    tasks_that(tmp_path, 0)
+    waits, deadline = 0, time.monotonic() + 60
+    with ShortSpinning(tmp_path):
+        while len(used) < 3:
+            assert time.monotonic() < deadline
+            waits += 1000
+            tasks_that(tmp_path, waits)
+            time.sleep(0.01)
+    assert used[:3] == [{3}, {3, 5}, {3}]
+    assert used[-1] == {3, 5}, "in the end every processor is free to use again"
+
+
 @pytest.mark.parametrize(
     ("threads", "processors", "count"), [(1, 2, 0), (2, 2, 1), (2, 4, 3), (4, 4, 1), (4, 8, 2), (3, 2, 1), (2, 256, 0)]
 )
