@@ -25,14 +25,11 @@ time.sleep(2)
 """
 
 
-def test_the_tracer_sees_a_look_up_and_a_file_of_telemetry(tmp_path: Path) -> None:
-    for number in range(3):  # on a busy machine its telemetry does not always come to write its file
-        (tmp_path / str(number)).mkdir()
-        found = control(tmp_path / str(number))
-        assert found.lookups
-        if any(path.endswith("onnxruntime.db") for path in found.files):
-            return
-    pytest.fail(f"no database of telemetry among {found.files}")
+def test_the_tracer_sees_a_look_up_and_a_file_of_telemetry(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CI", "true")  # with it in its environment ONNX Runtime would send nothing
+    found = control(tmp_path)
+    assert found.lookups
+    assert any(path.endswith("onnxruntime.db") for path in found.files), found.files
 
 
 @pytest.mark.slow
