@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import logging
 import os
+import subprocess
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
@@ -17,8 +19,11 @@ from components.shared.runtime import threads
 WORKERS = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
 os.environ[threads.LIMIT] = str(max(1, threads.count_threads() // WORKERS))  # before a library reads it
 
-SLOW = ("tests/e2e/", "tests/images/", "tests/medloop/kubeflow/")
-"""Where every test runs whole commands, containers or servers."""
+SLOW = (
+    *("tests/e2e/", "tests/images/", "tests/packaging/", "tests/upgrade/", "tests/medloop/kubeflow/"),
+    *("tests/medloop/releases/test_approve.py", "tests/medloop/test_check_image.py"),
+)
+"""Where every test runs whole commands, containers or servers, or needs what such a run left."""
 LONGEST = (
     "tests/e2e/",
     "tests/packaging/",
@@ -58,6 +63,31 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if item.nodeid.startswith(SLOW) or SLOW_FIXTURES & set(getattr(item, "fixturenames", ())):
             item.add_marker(pytest.mark.slow)
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _no_commands_in_quick_tests() -> Iterator[None]:
+    """Let only tests that are marked slow start the command, so that `make check` stays quick."""
+    start = subprocess.Popen.__init__
+
+    def checked(self: Any, args: Any, *rest: Any, **options: Any) -> None:
+        if _quick and "medloop.cli.main" in args:
+            raise RuntimeError(f"{_quick[0]} starts the command: mark it slow, or call the command in this process")
+        start(self, args, *rest, **options)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(subprocess.Popen, "__init__", checked)
+        yield
+
+
+_quick: list[str] = []
+"""The test that runs, unless it is marked slow."""
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Keep which test runs, for those that may not start the command."""
+    _quick[:] = [] if item.get_closest_marker("slow") else [item.nodeid]
 
 
 @pytest.fixture(autouse=True)

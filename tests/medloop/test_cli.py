@@ -53,12 +53,14 @@ def refused(*arguments: str) -> str:
     return done.stderr
 
 
+@pytest.mark.slow
 def test_help_names_every_command(tmp_path: Path) -> None:
     told = medloop(tmp_path, "--help").stdout
     assert all(f"  {command} " in told for command in COMMANDS)
     assert [line for line in told.splitlines() if line.startswith("  ") and line.endswith("...")] == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command", COMMANDS)
 def test_each_command_has_a_help_page(command: str, tmp_path: Path) -> None:
     assert medloop(tmp_path, command, "--help").stdout.startswith(f"Usage: medloop {command}")
@@ -145,6 +147,7 @@ def test_a_package_of_another_kind_is_refused(tmp_path: Path) -> None:
     assert not (tmp_path / "none").exists()
 
 
+@pytest.mark.slow
 def test_a_store_with_a_slash_too_few_is_no_directory(tmp_path: Path) -> None:
     done = medloop(tmp_path, "models", status=2, MEDLOOP_STORE="s3:/bucket/loop")
     assert "'s3:/bucket/loop'" in done.stderr
@@ -191,6 +194,7 @@ def test_an_unknown_run_is_named_with_the_known_ones(place: Place) -> None:
     assert "It failed in the stage train" in place.medloop("explain", run["run"]).stdout
 
 
+@pytest.mark.slow
 def test_a_run_does_not_begin_with_a_price_that_is_none(tmp_path: Path) -> None:
     (tmp_path / "scans").mkdir()
     done = medloop(tmp_path, "run", "--source", str(tmp_path / "scans"), status=2, MEDLOOP_DEVICE_PRICE="2,50")
@@ -267,6 +271,7 @@ def test_a_parameter_of_four_hundred_digits_is_invalid_usage(tmp_path: Path) -> 
     assert "learning_rate is 999" in done.stderr
 
 
+@pytest.mark.slow
 def test_a_network_that_there_is_not_is_invalid_usage(tmp_path: Path) -> None:
     done = medloop(tmp_path, "plan", "--source", str(tmp_path), "--set", "architecture=smal", status=2)
     assert "architecture is 'smal'; it must be one of small, resnet18" in done.stderr

@@ -306,6 +306,7 @@ def test_cut_short_after_the_entry_the_same_command_ends_it(loop: ByHand) -> Non
     assert (loop.home / "hash.key").read_text() == new
 
 
+@pytest.mark.slow
 def test_while_a_run_holds_the_loop_nothing_is_rotated(loop: ByHand) -> None:
     from medloop.runner.lock import lease
 
@@ -315,6 +316,7 @@ def test_while_a_run_holds_the_loop_nothing_is_rotated(loop: ByHand) -> None:
     assert at_hand(loop.home) == FIRST
 
 
+@pytest.mark.slow
 def test_a_rotation_that_makes_no_sense_is_refused(loop: ByHand, tmp_path: Path) -> None:
     assert "needs a reason" in medloop(
         loop.home, "keys", "rotate", "--reason", " ", status=2

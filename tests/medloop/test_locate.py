@@ -60,6 +60,7 @@ def test_an_image_is_found_by_the_beginning_of_its_hash(home: Path) -> None:
     assert "zebedee" not in done.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("patient", "files"),
     [

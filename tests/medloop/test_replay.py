@@ -152,6 +152,7 @@ def test_a_step_that_never_knew_its_inputs_cannot_be_done_again(finished: ByHand
     assert "failed before its inputs were known" in done.stderr
 
 
+@pytest.mark.slow
 def test_inputs_that_have_gone_are_named(failed: ByHand) -> None:
     (digest,) = {step["inputs"]["dataset"] for step in steps(failed.store, RUN)}
     kept = failed.store.get(digest)

@@ -150,6 +150,7 @@ def test_a_refusal_is_a_result(pages: Pages) -> None:
     assert record["runner"] == "cluster"
 
 
+@pytest.mark.slow
 def test_runs_of_here_and_there_are_listed_together_the_newest_first(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -169,6 +170,7 @@ def test_runs_of_here_and_there_are_listed_together_the_newest_first(
     assert "one record of its steps is damaged" in listed[1]["what"]
 
 
+@pytest.mark.slow
 def test_an_empty_store_has_no_runs(tmp_path: Path) -> None:
     assert medloop(tmp_path, "runs").stdout == "There is no run yet.\n"
     assert json.loads(medloop(tmp_path, "runs", "--json").stdout) == []

@@ -24,6 +24,7 @@ from components.train.models import NETWORKS, build
 from tests.components.train.networks import by_autograd, warmed
 
 SIZE = 64
+LARGER = ("resnet18", "vit")
 SCHEMA = Path(__file__).with_name("monai_schema.json")
 
 
@@ -88,7 +89,7 @@ def views(count: int = 64) -> NDArray[np.uint8]:
     return np.random.default_rng(0).integers(0, 256, (count, SIZE, SIZE), np.uint8)
 
 
-@pytest.fixture(scope="module", params=["small", "resnet18", "vit"])
+@pytest.fixture(scope="module", params=["small", *(pytest.param(n, marks=pytest.mark.slow) for n in LARGER)])
 def bundle(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     torch.manual_seed(1)
     folder = tmp_path_factory.mktemp(request.param)

@@ -25,6 +25,7 @@ def medloop(home: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     )  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "arguments", [("rollback", "--reason", REASON), ("approve", "2026", "--by", BY, "--reason", "read it")]
 )
@@ -35,6 +36,7 @@ def test_a_reason_or_a_name_that_would_break_a_line_is_refused(tmp_path: Path, a
     assert len(done.stderr.splitlines()) == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command", [("models",), ("audit", "verify"), ("explain",)])
 def test_what_a_record_holds_stays_on_its_line(tmp_path: Path, command: tuple[str, ...]) -> None:
     store = open_store(str(tmp_path / "store"))
