@@ -28,7 +28,7 @@ from bench.loop import clock
 from bench.scans import KERMANY, make, repeated
 from components.shared.contracts import Manifest
 from components.shared.datasets.dataset import Data, Views
-from components.shared.privacy.hash_keys import SYNTHETIC
+from components.shared.privacy.keyed_hash import SYNTHETIC
 from components.shared.runtime.work import step
 from components.shared.storage.artifacts import lay_out
 from components.shared.storage.store import open_store

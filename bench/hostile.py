@@ -33,7 +33,7 @@ from PIL import Image
 
 from bench.loop import ROOT
 from bench.scans import make
-from components.shared.privacy.hash_keys import SYNTHETIC, parse
+from components.shared.privacy.keyed_hash import SYNTHETIC, parse
 from components.shared.storage import image_source as sources
 from components.shared.storage.store import open_store
 from tests import made

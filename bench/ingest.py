@@ -17,7 +17,7 @@ from pathlib import Path
 
 from bench.loop import clock
 from bench.scans import KERMANY, make, repeated
-from components.shared.privacy.hash_keys import SYNTHETIC, parse
+from components.shared.privacy.keyed_hash import SYNTHETIC, parse
 from components.shared.storage import image_source as sources
 
 BARE = """

@@ -26,8 +26,8 @@ import yaml
 from bench.batches import data_set
 from bench.scans import KERMANY
 from components.shared.contracts import Manifest
-from components.shared.metric_definitions import KEY, SUMMARY
-from components.shared.privacy.hash_keys import SYNTHETIC
+from components.shared.metric_catalogue import KEY, SUMMARY
+from components.shared.privacy.keyed_hash import SYNTHETIC
 from components.shared.runtime.work import step
 from components.shared.storage.store import Store, open_store
 

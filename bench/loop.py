@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from components.shared import contracts
-from components.shared.privacy.hash_keys import SYNTHETIC
+from components.shared.privacy.keyed_hash import SYNTHETIC
 from components.shared.runtime.stage_interface import read
 from components.shared.storage.store import open_store
 

@@ -32,7 +32,7 @@ from bench.ingest import told
 from bench.scans import KERMANY, make, repeated
 from components.shared.contracts import Manifest
 from components.shared.datasets.dataset import Data
-from components.shared.privacy.hash_keys import SYNTHETIC
+from components.shared.privacy.keyed_hash import SYNTHETIC
 from components.shared.storage.artifacts import lay_out
 from components.shared.storage.store import open_store
 from components.train import models

@@ -19,7 +19,7 @@ RUN sh install.sh "${STAGE}" kfp
 # All stages' code (a third of a megabyte): resolve answers for the code of every one of them.
 COPY components components
 RUN chmod -R a+rX . && python3 -m compileall -q components && \
-    python3 -m components.shared.runtime.code_version
+    python3 -m components.shared.runtime.code_and_package_versions
 
 USER 10001:10001
 ENV STAGE=${STAGE} MEDLOOP_USAGE="docker run medloop-${STAGE}"

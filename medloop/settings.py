@@ -11,7 +11,7 @@ from pathlib import Path
 
 from components.shared import environment
 from components.shared.errors import UnavailableError, UsageError
-from components.shared.privacy import hash_keys
+from components.shared.privacy import keyed_hash
 from components.shared.privacy.secret_redaction import redact
 from components.shared.storage.image_source import open_source
 from medloop.synth.synth import MARKER
@@ -118,7 +118,7 @@ def read_settings() -> Settings:
         home,
         store if "://" in store else str(Path(store).expanduser().absolute()),
         environment.get("MLFLOW_TRACKING_URI") or f"sqlite:///{home / 'tracking.db'}",
-        environment.get(hash_keys.VARIABLE),
+        environment.get(keyed_hash.VARIABLE),
         environment.get("MEDLOOP_IMAGES"),
         environment.get("MEDLOOP_CLUSTER"),
         _kubeflow(),
@@ -150,7 +150,7 @@ def hash_key(settings: Settings, source: str, make: bool = True) -> str:
     if settings.hash_key:
         return settings.hash_key
     if source and _is_synthetic(source):
-        return hash_keys.SYNTHETIC
+        return keyed_hash.SYNTHETIC
     finish_rotation(settings)
     if not settings.key_file.exists():
         if not make:
@@ -177,7 +177,7 @@ def finish_rotation(settings: Settings) -> bool:
 
     logged = release_log.key_id(release_log.read_log(open_store(settings.store)))
     with contextlib.suppress(FileNotFoundError):  # another process has just replaced it
-        if hash_keys.parse(settings.next_key_file.read_text()).id == logged:
+        if keyed_hash.parse(settings.next_key_file.read_text()).id == logged:
             settings.next_key_file.replace(settings.key_file)
             return True
     return False
@@ -194,7 +194,7 @@ def stage_environment(settings: Settings, source: str, make_key: bool = True) ->
     """Return the environment of a run's stages; `make_key` creates a hash key if the home has none."""
     return {
         **environment.everything(),
-        hash_keys.VARIABLE: hash_key(settings, source, make_key),
+        keyed_hash.VARIABLE: hash_key(settings, source, make_key),
         "MLFLOW_TRACKING_URI": settings.tracking,
         "MPLCONFIGDIR": str(settings.home / "cache" / "matplotlib"),  # the default is in the user's home
         "MEDLOOP_LOG": "json",

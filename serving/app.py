@@ -24,8 +24,7 @@ from serving.decoder_pool import STOPPING, Decoders, StoppingError
 from serving.deployment import Deployment, Serving
 from serving.forms import UploadRoute, no_file, problems
 from serving.prediction import predict
-from serving.request_guard import CLIENT_LEFT, Guard, format_size
-from serving.request_limits import Limits
+from serving.request_limits import CLIENT_LEFT, Guard, Limits, format_size
 
 FORM_BYTES = 64 * 2**10
 """Maximum size of a multipart form, without its file."""

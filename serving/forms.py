@@ -16,7 +16,7 @@ from starlette.datastructures import FormData
 from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import ClientDisconnect
 
-from serving.request_guard import CLIENT_LEFT
+from serving.request_limits import CLIENT_LEFT
 
 log = logging.getLogger("medloop.serve")
 

@@ -9,20 +9,19 @@ import logging
 import os
 import subprocess
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from components.shared.privacy import hash_keys
+from components.shared.privacy import keyed_hash
 from components.shared.runtime import threads
 
 WORKERS = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
 os.environ[threads.LIMIT] = str(max(1, threads.count_threads() // WORKERS))  # before a library reads it
 
-SLOW = (
-    *("tests/e2e/", "tests/images/", "tests/packaging/", "tests/upgrade/", "tests/medloop/kubeflow/"),
-    *("tests/medloop/releases/test_approve.py", "tests/medloop/test_check_image.py"),
-)
+SLOW_FOLDERS = ("tests/e2e/", "tests/images/", "tests/packaging/", "tests/upgrade/", "tests/medloop/kubeflow/")
+SLOW = (*SLOW_FOLDERS, "tests/medloop/releases/test_approve.py", "tests/medloop/test_check_image.py")
 """Where every test runs whole commands, containers or servers, or needs what such a run left."""
 LONGEST = (
     "tests/e2e/",
@@ -55,6 +54,12 @@ SETTINGS = (
 def pytest_xdist_auto_num_workers() -> int:
     """How many processes `-n auto` is."""
     return min(threads.count_threads(), MOST_WORKERS)
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """Do not even import what holds slow tests only, where these are not wanted."""
+    name = collection_path.relative_to(config.rootpath).as_posix()
+    return True if config.option.markexpr == "not slow" and f"{name}/".startswith(SLOW_FOLDERS) else None
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -110,6 +115,6 @@ def _same_logging() -> Iterator[None]:
 
 @pytest.fixture(autouse=True)
 def _clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv(hash_keys.VARIABLE, hash_keys.SYNTHETIC)
+    monkeypatch.setenv(keyed_hash.VARIABLE, keyed_hash.SYNTHETIC)
     for name in (*SETTINGS, *(name for name in os.environ if name.startswith("AWS_"))):
         monkeypatch.delenv(name, raising=False)

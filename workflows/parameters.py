@@ -253,8 +253,8 @@ def describe_first(width: int = 80) -> str:
             "",
             *lines,
             "",
-            f"The stages have {more} more parameters. `medloop params` lists all of them; with words, it lists those",
-            "whose names contain every word: `medloop params train` (a stage), `medloop params train loss`.",
+            f"The stages have {more} more parameters. `medloop params` lists every parameter, `medloop params WORD ...`",
+            "those whose names contain every word: `medloop params train` (a stage), `medloop params train loss`.",
         ]
     )
 

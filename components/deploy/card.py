@@ -15,7 +15,7 @@ from components.shared import contracts
 from components.shared.contracts import Manifest
 from components.shared.ledger.model_registry import CARD
 from components.shared.ledger.release_log import Entry
-from components.shared.metric_definitions import FIGURES, SUMMARY
+from components.shared.metric_catalogue import FIGURES, SUMMARY
 from components.shared.parsing.json_documents import parse_json
 
 if TYPE_CHECKING:

@@ -32,7 +32,7 @@ from components.shared.datasets.dataset import Data, Views
 from components.shared.datasets.parquet_tables import SPLIT, read_table, write_table
 from components.shared.errors import RefusedError
 from components.shared.inference import PRECISIONS, Model
-from components.shared.metric_definitions import SUMMARY
+from components.shared.metric_catalogue import SUMMARY
 from components.shared.runtime.threads import count_threads
 from components.shared.statistics.bootstrapped_metrics import Predictions
 from components.shared.statistics.curves import curves

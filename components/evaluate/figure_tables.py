@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from components.evaluate.subgroups import MIN_PATIENTS
-from components.shared.metric_definitions import FIGURES, HEADLINE
+from components.shared.metric_catalogue import FIGURES, HEADLINE
 from components.shared.reporting.formatting import NONE, count, difference, meaning, written
 
 FURTHER = [name for name in FIGURES if name not in HEADLINE]

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from components.evaluate.comparison import Comparison, compare_areas, compare_draws, compare_shares
 from components.evaluate.point_metrics import Estimate, estimates
 from components.shared.contracts import Between
-from components.shared.metric_definitions import FIGURES, MICRO
+from components.shared.metric_catalogue import FIGURES, MICRO
 from components.shared.statistics.bootstrapped_metrics import Measure, Predictions, confusion, equal_weights, resample
 from components.shared.statistics.curves import curves
 from components.shared.statistics.intervals import Figure, Floats, bootstrap_figure, draw, unseen_loss, wilson

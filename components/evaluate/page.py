@@ -8,7 +8,7 @@ from typing import Any
 
 from components.evaluate import figure_tables, gallery, report_background, subgroup_tables
 from components.evaluate.subgroups import MIN_PATIENTS
-from components.shared.metric_definitions import FIGURES, HEADLINE, KEY
+from components.shared.metric_catalogue import FIGURES, HEADLINE, KEY
 from components.shared.reporting import plots
 from components.shared.reporting.pages import template
 

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from components.shared.metric_definitions import MICRO
+from components.shared.metric_catalogue import MICRO
 from components.shared.statistics.bootstrapped_metrics import Bools, Ints, Predictions
 from components.shared.statistics.intervals import (
     ASSUMED_CORRELATION,

@@ -8,7 +8,7 @@ from typing import Any
 
 from components.evaluate.shortcuts import COPIES
 from components.evaluate.subgroup_tables import sites
-from components.shared.metric_definitions import SUMMARY
+from components.shared.metric_catalogue import SUMMARY
 from components.shared.reporting.formatting import NONE, count, number, size, written
 
 Metrics = Mapping[str, Any]

@@ -26,7 +26,7 @@ from components.evaluate.point_metrics import estimates
 from components.evaluate.subgroups import MIN_PATIENTS, UNKNOWN
 from components.shared.imaging.views import view_parameters
 from components.shared.inference import Model
-from components.shared.metric_definitions import SUMMARY
+from components.shared.metric_catalogue import SUMMARY
 from components.shared.statistics.bootstrapped_metrics import Ints, Predictions
 from components.shared.statistics.intervals import Figure
 

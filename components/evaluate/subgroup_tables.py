@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from components.shared.datasets.age_bands import AGES
-from components.shared.metric_definitions import FIGURES, KEY, SUMMARY
+from components.shared.metric_catalogue import FIGURES, KEY, SUMMARY
 from components.shared.reporting.formatting import gap, written
 
 FIELDS = {"sex": "Sex", "age": "Age", "site": "Site", "view": "View", "label_source": "Label from"}

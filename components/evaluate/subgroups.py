@@ -11,7 +11,7 @@ import numpy as np
 
 from components.evaluate.point_metrics import Estimate, estimates
 from components.shared.datasets.age_bands import AGES
-from components.shared.metric_definitions import KEY
+from components.shared.metric_catalogue import KEY
 from components.shared.reporting.formatting import count
 from components.shared.statistics.bootstrapped_metrics import Ints, Predictions
 from components.shared.statistics.intervals import Figure, Floats, combined_distance, correlation

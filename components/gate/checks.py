@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from components.gate.policy import parse_requirement
-from components.shared.metric_definitions import FIGURES
+from components.shared.metric_catalogue import FIGURES
 
 Metrics = Mapping[str, Any]
 Policy = Mapping[str, Any]

@@ -11,7 +11,7 @@ from components.gate.policy import Policy, check_classes, complete_policy
 from components.shared.contracts import Between, In, Out, digest, fingerprint, read_record, write_record
 from components.shared.errors import RefusedError, UnavailableError
 from components.shared.ledger import lineage, signing
-from components.shared.metric_definitions import FIGURES, SUMMARY
+from components.shared.metric_catalogue import FIGURES, SUMMARY
 from components.shared.reporting.pages import template
 
 if TYPE_CHECKING:

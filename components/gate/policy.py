@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from components.shared.errors import UsageError
-from components.shared.metric_definitions import FIGURES, KEY, MICRO
+from components.shared.metric_catalogue import FIGURES, KEY, MICRO
 from components.shared.parsing.yaml_documents import read_yaml
 from components.shared.runtime.stage_interface import nearest
 

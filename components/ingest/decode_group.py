@@ -27,8 +27,8 @@ from components.shared.errors import RefusedError, UnavailableError
 from components.shared.imaging.decode_sandbox import limit_resources, limits
 from components.shared.imaging.image_files import Decoding, Master
 from components.shared.imaging.views import Pixels
-from components.shared.privacy import hash_keys, pseudonyms
-from components.shared.privacy.hash_keys import HashKey
+from components.shared.privacy import keyed_hash, pseudonyms
+from components.shared.privacy.keyed_hash import HashKey
 from components.shared.runtime.events import configure_logging, log
 from components.shared.storage.image_source import CHANGED, Bucket, Entry, Source, open_source
 from components.shared.storage.store import Store, open_store
@@ -88,7 +88,7 @@ def decode(task: Task) -> DecodedGroup:
         group = replace(group, members=[member for member in group.members if member[0] < task.stop_before])
     store, key, prefix = (
         open_store(task.store_uri),
-        hash_keys.from_environment(),
+        keyed_hash.from_environment(),
         decoded_records.record_prefix(decoding),
     )
     earlier_groups = [result for name in task.earlier if (result := decoded_records.read(store, prefix, name))]

@@ -13,8 +13,8 @@ from components.shared.contracts import fingerprint
 from components.shared.imaging.image_files import Decoding
 from components.shared.ledger import stage_signing
 from components.shared.parsing.json_documents import parse_json
-from components.shared.privacy import hash_keys
-from components.shared.runtime.code_version import installed
+from components.shared.privacy import keyed_hash
+from components.shared.runtime.code_and_package_versions import installed
 
 if TYPE_CHECKING:
     from components.shared.storage.store import Store
@@ -78,7 +78,9 @@ class DecodedGroup(NamedTuple):
 def record_prefix(decoding: Decoding) -> str:
     """Return the prefix of records for this decoding, code and hash key."""
     versions = {name: installed(name) for name in PACKAGES}
-    return f"masters/{fingerprint([DECODER_VERSION, versions, asdict(decoding), hash_keys.from_environment().id])[:32]}"
+    return (
+        f"masters/{fingerprint([DECODER_VERSION, versions, asdict(decoding), keyed_hash.from_environment().id])[:32]}"
+    )
 
 
 def group_names(store: Store, prefix: str) -> list[str]:

@@ -15,7 +15,7 @@ from components.ingest.file_names import patient_of
 from components.ingest.labels import SourceFile
 from components.shared.datasets.parquet_tables import INDEX
 from components.shared.privacy import pseudonyms
-from components.shared.privacy.hash_keys import HashKey
+from components.shared.privacy.keyed_hash import HashKey
 
 Row = dict[str, Any]
 

@@ -16,8 +16,8 @@ from components.shared.contracts import Out, fingerprint, write_record
 from components.shared.datasets.parquet_tables import QUARANTINE, WARNINGS, write_csv, write_table
 from components.shared.errors import UnavailableError
 from components.shared.imaging.image_files import Decoding
-from components.shared.privacy import hash_keys
-from components.shared.privacy.hash_keys import HashKey
+from components.shared.privacy import keyed_hash
+from components.shared.privacy.keyed_hash import HashKey
 from components.shared.runtime.events import progress
 from components.shared.storage import image_source as sources
 from components.shared.storage.image_source import Source
@@ -87,7 +87,7 @@ def ingest(
 
 
 def _require_key(key_id: str) -> HashKey:
-    key = hash_keys.from_environment()
+    key = keyed_hash.from_environment()
     if key.id != key_id:
         raise UnavailableError(
             f"The id of the hash key is {key.id}, but this run started with {key_id}. Set the same key."

@@ -11,8 +11,8 @@ from components.shared import contracts
 from components.shared.contracts import Manifest, Out
 from components.shared.errors import RefusedError
 from components.shared.ledger import release_log, signing
-from components.shared.privacy import hash_keys
-from components.shared.runtime import code_version, events, work
+from components.shared.privacy import keyed_hash
+from components.shared.runtime import code_and_package_versions, events, work
 from components.shared.runtime.stage_interface import stages
 from components.shared.storage import artifacts
 from components.shared.storage import image_source as sources
@@ -61,7 +61,7 @@ def resolve(
     listing = _listing(source)
     log = release_log.read_log(work.store)
     release_log.check_writable(log)  # fail before training, not after it
-    key_id = hash_keys.from_environment().id
+    key_id = keyed_hash.from_environment().id
     _require_same_key(log, key_id)
     revision = sources.revision(listing)
     weights_digest = initial_weights.store_weights(weights, work.store) if weights else ""
@@ -160,7 +160,7 @@ def _require_same_key(log: list[release_log.Entry], key_id: str) -> None:
     if store_key not in ("", key_id):
         raise RefusedError(
             f"The id of the hash key is {key_id}, but this store was made with key {store_key}. With another key "
-            f"every patient would seem new, and test patients could enter training. Set {hash_keys.VARIABLE} to the "
+            f"every patient would seem new, and test patients could enter training. Set {keyed_hash.VARIABLE} to the "
             "store's key (after a rotation, the rotated key), or set MEDLOOP_HOME to another directory to start a new "
             "loop."
         )
@@ -200,4 +200,4 @@ def _normalise(value: Any) -> Any:
 
 
 def _code() -> dict[str, str]:
-    return {stage: code_version.code_version(stage) for stage in stages()}
+    return {stage: code_and_package_versions.code_version(stage) for stage in stages()}

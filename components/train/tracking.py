@@ -18,7 +18,7 @@ from typing import Any
 
 from components.shared import environment
 from components.shared.runtime import step_log
-from components.shared.runtime.code_version import code_version
+from components.shared.runtime.code_and_package_versions import code_version
 from components.shared.runtime.events import log
 
 EXPERIMENT = "medloop"

@@ -152,7 +152,7 @@ def install_hint(package: str) -> str:
     """Return how to install a missing package, or "" if no extra of medloop contains it."""
     from importlib import metadata
 
-    from components.shared.runtime.code_version import DISTRIBUTIONS
+    from components.shared.runtime.code_and_package_versions import DISTRIBUTIONS
 
     top = package.partition(".")[0]
     distribution = DISTRIBUTIONS.get(top, top).lower()

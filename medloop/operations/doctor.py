@@ -11,8 +11,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from components.shared.ledger import release_log
-from components.shared.privacy import hash_keys
-from components.shared.runtime.code_version import installed
+from components.shared.privacy import keyed_hash
+from components.shared.runtime.code_and_package_versions import installed
 from components.shared.storage.store import open_store
 from medloop.check_results import CheckResult
 from medloop.kubeflow import cluster_checks as cluster
@@ -125,9 +125,9 @@ def _permissions(settings: Settings) -> Iterator[CheckResult]:
 
 def _key(settings: Settings) -> Iterator[CheckResult]:
     if settings.hash_key:
-        yield CheckResult("hash key", "ok", f"id {hash_keys.parse(settings.hash_key).id}, from {hash_keys.VARIABLE}")
+        yield CheckResult("hash key", "ok", f"id {keyed_hash.parse(settings.hash_key).id}, from {keyed_hash.VARIABLE}")
     elif settings.key_file.exists():
-        key = hash_keys.parse(settings.key_file.read_text())
+        key = keyed_hash.parse(settings.key_file.read_text())
         yield CheckResult("hash key", "ok", f"id {key.id}, in {settings.key_file}", "Keep a copy in a safe place.")
     else:
         means = "none; the first run on real scans creates one (synthetic scans use a public key)"

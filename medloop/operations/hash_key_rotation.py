@@ -13,8 +13,8 @@ from components.shared import contracts
 from components.shared.contracts import Manifest
 from components.shared.errors import RefusedError, UnavailableError, UsageError
 from components.shared.ledger import release_log
-from components.shared.privacy import hash_keys
-from components.shared.privacy.hash_keys import HashKey
+from components.shared.privacy import keyed_hash
+from components.shared.privacy.keyed_hash import HashKey
 from components.shared.storage import artifacts
 from components.shared.storage.store import Store, open_store
 from medloop.operations.keys import current_key, place_key, read_key
@@ -44,7 +44,7 @@ def rotate(settings: Settings, reason: str, to: Path | None = None, take_over: b
         if old is None:
             raise UnavailableError("There is no hash key to rotate. The first run on real scans creates one.")
         if settings.hash_key and to is None:
-            raise UsageError(f"The key comes from {hash_keys.VARIABLE}. Name a file for the new key with --to FILE.")
+            raise UsageError(f"The key comes from {keyed_hash.VARIABLE}. Name a file for the new key with --to FILE.")
         if not settings.hash_key and to is not None:
             raise UsageError(f"The key is in {origin}, which the new key will replace. Leave --to out.")
         log = release_log.read_log(store)
@@ -56,7 +56,7 @@ def rotate(settings: Settings, reason: str, to: Path | None = None, take_over: b
             _append(store, log, old, new, reason)
         finish_rotation(settings)
     if to is not None:
-        return f"The key {old.id} was rotated. Set {hash_keys.VARIABLE} to the content of {to}: the key {new.id}."
+        return f"The key {old.id} was rotated. Set {keyed_hash.VARIABLE} to the content of {to}: the key {new.id}."
     return (
         f"The key {old.id} was rotated. The new key {new.id} is in {settings.key_file}, and the old one in "
         f"hash.key.{old.id} in the same directory. {_BACKUP}"
@@ -73,7 +73,7 @@ def _next(path: Path, old: HashKey, store_key: str, outside: bool) -> HashKey:
         return begun
     if begun and outside:
         raise FileExistsError(f"{path} contains another key. Nothing was overwritten; name a new file with --to.")
-    if store_key == hash_keys.parse(hash_keys.SYNTHETIC).id:
+    if store_key == keyed_hash.parse(keyed_hash.SYNTHETIC).id:
         raise RefusedError("The scans of this store are synthetic and their key is public, so it cannot be rotated.")
     if store_key not in ("", old.id):
         raise RefusedError(

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from components.shared.errors import RefusedError, UnavailableError, UsageError
 
 if TYPE_CHECKING:
-    from components.shared.privacy.hash_keys import HashKey
+    from components.shared.privacy.keyed_hash import HashKey
     from medloop.settings import Settings
 
 RUNS = 20
@@ -77,12 +77,12 @@ def make_pair(settings: Settings, file: Path) -> KeyPair:
 def describe_key(settings: Settings) -> KeyState:
     """Describe the current hash key and whether it matches the store."""
     from components.shared.ledger import release_log
-    from components.shared.privacy import hash_keys
+    from components.shared.privacy import keyed_hash
     from components.shared.storage.store import open_store
 
     key, origin = current_key(settings)
     store_key = release_log.key_id(release_log.read_log(open_store(settings.store)))
-    public = hash_keys.parse(hash_keys.SYNTHETIC).id
+    public = keyed_hash.parse(keyed_hash.SYNTHETIC).id
     if key is None:
         sentence = "There is no hash key yet; the first run on real scans creates one."
         if store_key == public:
@@ -104,11 +104,11 @@ def describe_key(settings: Settings) -> KeyState:
 
 def current_key(settings: Settings) -> tuple[HashKey | None, str]:
     """Return the current hash key, if any, and where it comes from."""
-    from components.shared.privacy import hash_keys
+    from components.shared.privacy import keyed_hash
     from medloop.settings import finish_rotation
 
     if settings.hash_key:
-        return hash_keys.parse(settings.hash_key), hash_keys.VARIABLE
+        return keyed_hash.parse(settings.hash_key), keyed_hash.VARIABLE
     finish_rotation(settings)
     if settings.key_file.exists():
         return read_key(settings.key_file), str(settings.key_file)
@@ -118,13 +118,13 @@ def current_key(settings: Settings) -> tuple[HashKey | None, str]:
 def restore_key(settings: Settings, copy: Path) -> str:
     """Restore the hash key from a copy and return a sentence about the result."""
     from components.shared.ledger import release_log
-    from components.shared.privacy import hash_keys
+    from components.shared.privacy import keyed_hash
     from components.shared.storage.store import open_store
     from medloop.settings import prepare_home
 
     if settings.hash_key:
         raise UnavailableError(
-            f"{hash_keys.VARIABLE} is set and has priority over files. Unset it, or set it to the key in {copy}."
+            f"{keyed_hash.VARIABLE} is set and has priority over files. Unset it, or set it to the key in {copy}."
         )
     restored = read_key(copy)
     current, origin = current_key(settings)
@@ -149,10 +149,10 @@ def restore_key(settings: Settings, copy: Path) -> str:
 
 def read_key(path: Path) -> HashKey:
     """Return the key in a file; raise an error that names the file if there is none."""
-    from components.shared.privacy import hash_keys
+    from components.shared.privacy import keyed_hash
 
     try:
-        return hash_keys.parse(path.read_text(encoding="ascii", errors="replace"))
+        return keyed_hash.parse(path.read_text(encoding="ascii", errors="replace"))
     except (FileNotFoundError, IsADirectoryError) as error:
         raise type(error)(
             f"The key file {path} does not exist. Name the file that `medloop keys backup` wrote. If you have no copy "

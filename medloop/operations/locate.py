@@ -14,8 +14,8 @@ from pathlib import PurePosixPath
 from components.shared.contracts import Manifest
 from components.shared.errors import NotFoundError, RefusedError, UnavailableError
 from components.shared.ledger import release_log
-from components.shared.privacy import hash_keys
-from components.shared.privacy.hash_keys import HashKey
+from components.shared.privacy import keyed_hash
+from components.shared.privacy.keyed_hash import HashKey
 from components.shared.privacy.pseudonyms import FIELDS, read_fields
 from components.shared.storage import image_source as sources
 from components.shared.storage.image_source import Entry, Source
@@ -84,11 +84,11 @@ def _key(settings: Settings, store: Store, address: str) -> HashKey:
         raise UnavailableError(
             "There is no hash key, which is required to find a hash. Restore it: medloop keys restore FILE"
         )
-    key, store_key = hash_keys.parse(text), release_log.key_id(release_log.read_log(store))
+    key, store_key = keyed_hash.parse(text), release_log.key_id(release_log.read_log(store))
     if store_key not in ("", key.id):
         raise RefusedError(
             f"The current hash key has the id {key.id}, but this store uses the key {store_key}, so its hashes cannot "
-            f"be found. Set {hash_keys.VARIABLE} to that key, or restore it: medloop keys restore FILE"
+            f"be found. Set {keyed_hash.VARIABLE} to that key, or restore it: medloop keys restore FILE"
         )
     return key
 

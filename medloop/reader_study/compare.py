@@ -14,7 +14,7 @@ import pyarrow as pa
 from components.shared.contracts import Manifest
 from components.shared.datasets import parquet_tables
 from components.shared.errors import RefusedError, UsageError
-from components.shared.privacy import hash_keys
+from components.shared.privacy import keyed_hash
 from components.shared.statistics.bootstrapped_metrics import Predictions
 from components.shared.statistics.curves import curves
 from components.shared.storage.store import Store
@@ -125,12 +125,12 @@ def _image_id(settings: Settings, store: Store, run: Run) -> ImageId | None:
     text = hash_key(settings, str(run.record["arguments"]["source"]), make=False)
     if not text:
         return None
-    key, data = hash_keys.parse(text), explain.dataset(store, run)
+    key, data = keyed_hash.parse(text), explain.dataset(store, run)
     key_id = data["key_id"] if data else key.id
     state = next((state for state in key.earlier_states() if state.id == key_id), None)
     if state is None:
         raise RefusedError(
             f"The current hash key has the id {key.id}, but the run's data set uses the key {key_id}, so file names "
-            f"cannot be matched. Set {hash_keys.VARIABLE} to that key, or use only the column image_id."
+            f"cannot be matched. Set {keyed_hash.VARIABLE} to that key, or use only the column image_id."
         )
     return state.image

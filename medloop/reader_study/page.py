@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from components.shared.metric_definitions import FIGURES
+from components.shared.metric_catalogue import FIGURES
 from components.shared.reporting import plots
 from components.shared.reporting.formatting import NONE, count, interval, number
 from components.shared.reporting.pages import template

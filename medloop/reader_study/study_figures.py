@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from components.shared.metric_definitions import FIGURES
+from components.shared.metric_catalogue import FIGURES
 from components.shared.statistics.intervals import Figure, Floats
 from medloop.reader_study.effect import effect, of_one
 from medloop.reader_study.kappa import agreement

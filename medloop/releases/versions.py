@@ -10,7 +10,7 @@ from components.shared.contracts import Manifest
 from components.shared.errors import RefusedError, UsageError
 from components.shared.ledger import release_log
 from components.shared.ledger.release_log import Entry
-from components.shared.metric_definitions import FIGURES, KEY
+from components.shared.metric_catalogue import FIGURES, KEY
 from components.shared.parsing.json_documents import parse_json
 from components.shared.privacy.secret_redaction import printable
 from components.shared.storage.store import Store

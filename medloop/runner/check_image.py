@@ -37,7 +37,7 @@ import json
 import os
 from components.shared.contracts import SCHEMAS
 from components.shared.runtime.stage_interface import read
-from components.shared.runtime.code_version import package_versions
+from components.shared.runtime.code_and_package_versions import package_versions
 stage = read({stage!r})
 parameters = {{name: [p.type.__name__, p.required] for name, p in stage.parameters.items()}}
 interface = {{"inputs": stage.inputs, "outputs": stage.outputs, "parameters": parameters, "schemas": SCHEMAS}}

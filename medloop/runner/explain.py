@@ -17,10 +17,10 @@ from components.shared.contracts import Manifest, decode
 from components.shared.errors import RefusedError
 from components.shared.ledger.approvals import AWAITING, expired, newest
 from components.shared.ledger.release_log import Entry, read_chain
-from components.shared.metric_definitions import FIGURES, KEY
+from components.shared.metric_catalogue import FIGURES, KEY
 from components.shared.privacy.secret_redaction import printable
 from components.shared.reporting.left_out import left_out
-from components.shared.runtime import code_version, work
+from components.shared.runtime import code_and_package_versions, work
 from components.shared.runtime.price import read_price
 from components.shared.storage.store import Store
 from medloop.runner.replay import Replay
@@ -283,7 +283,7 @@ def describe_replay(replay: Replay, status: int, equal: dict[str, bool | None]) 
         lines.append("  The step reads external state, which can cause a difference.")
     if stage == "evaluate":
         lines.append("  The step measures the time per image, which causes a difference.")
-    if replay.step["code"] != code_version.code_version(stage):
+    if replay.step["code"] != code_and_package_versions.code_version(stage):
         lines.append("  The code or its packages differ from those of the run, which can cause a difference.")
     return "\n".join([*lines, f"Files: {replay.folder / 'outputs'}"])
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from components.shared import environment
 from components.shared.contracts import Manifest, decode
-from components.shared.privacy import hash_keys
+from components.shared.privacy import keyed_hash
 from components.shared.runtime import work
 from components.shared.runtime.stage_interface import read
 from components.shared.storage.store import Store, open_store
@@ -54,7 +54,7 @@ def plan_run(settings: Settings, arguments: dict[str, Any]) -> list[Step]:
     walk = _Walk(spec, store, recent(store))
     variables = stage_environment(settings, arguments["source"], make_key=False)
     # A random key stands for the key that the run will create in a home without one.
-    variables[hash_keys.VARIABLE] = variables[hash_keys.VARIABLE] or secrets.token_hex(32)
+    variables[keyed_hash.VARIABLE] = variables[keyed_hash.VARIABLE] or secrets.token_hex(32)
     with environment.replaced(variables):
         _dag(walk, spec["root"]["dag"], {**arguments, "store": store.uri, "by": ""})
     return walk.steps

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from components.shared.runtime.code_version import INTERFACES, imports, is_own, reached
+from components.shared.runtime.code_and_package_versions import INTERFACES, imports, is_own, reached
 
 ROOT = Path(__file__).resolve().parents[2]
 INTERFACE_IMPORTS = ("kfp.dsl", "components.stage")
@@ -150,7 +150,7 @@ def test_only_train_imports_torch() -> None:
 
 
 def test_the_shared_contracts_need_the_standard_library_alone() -> None:
-    for name in ("contracts", "runtime/stage_interface", "privacy/hash_keys", "storage/image_source"):
+    for name in ("contracts", "runtime/stage_interface", "privacy/keyed_hash", "storage/image_source"):
         modules = imports(ROOT / "components" / "shared" / f"{name}.py", ROOT)
         others = {m for m in modules if m.split(".")[0] not in sys.stdlib_module_names}
         assert {m for m in others if not m.startswith("components.shared.")} == set(), name

@@ -16,7 +16,7 @@ import pytest
 from components.shared import contracts
 from components.shared.contracts import Manifest
 from components.shared.ledger import release_log
-from components.shared.privacy.hash_keys import SYNTHETIC
+from components.shared.privacy.keyed_hash import SYNTHETIC
 from components.shared.runtime.stage_interface import read
 from components.shared.storage.store import open_store
 from medloop.runner.explain import artifact_file

@@ -8,7 +8,7 @@ from functools import cache
 
 import pytest
 
-from components.shared.runtime.code_version import code_version
+from components.shared.runtime.code_and_package_versions import code_version
 from workflows.image_names import choose
 
 WHERE = os.environ.get("MEDLOOP_IMAGES", "")
@@ -41,7 +41,9 @@ def python(name: str, code: str, *options: str) -> subprocess.CompletedProcess[s
 @cache
 def why_not(name: str) -> str:
     """Why an image cannot be tested, or nothing."""
-    code = f"from components.shared.runtime.code_version import code_version; print(code_version({name!r}))"
+    code = (
+        f"from components.shared.runtime.code_and_package_versions import code_version; print(code_version({name!r}))"
+    )
     try:
         done = python(name, code)
     except FileNotFoundError:

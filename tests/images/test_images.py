@@ -18,7 +18,7 @@ import pytest
 from packaging.requirements import Requirement
 
 from components.shared.contracts import Manifest
-from components.shared.runtime.code_version import reached
+from components.shared.runtime.code_and_package_versions import reached
 from components.shared.runtime.stage_interface import read, stages
 from components.shared.storage.store import Store, open_store
 from images.build import LABEL, labels, names

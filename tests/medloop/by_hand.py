@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from components.shared.privacy import hash_keys
+from components.shared.privacy import keyed_hash
 from components.shared.runtime import work
 from components.shared.runtime.step_log import VARIABLE
 from components.shared.storage import artifacts
@@ -26,7 +26,7 @@ QUICK: dict[str, Any] = {"image_size": 48, "epochs": 1}
 class ByHand:
     """A store, scans, and the means to do steps of a run there."""
 
-    def __init__(self, home: Path, run: str = RUN, key: str = hash_keys.SYNTHETIC) -> None:
+    def __init__(self, home: Path, run: str = RUN, key: str = keyed_hash.SYNTHETIC) -> None:
         self.home, self.run, self.key, self.scans = home, run, key, home / "scans"
         self.store = open_store(str(home / "store"))
         self.done: list[work.Result] = []
@@ -36,7 +36,7 @@ class ByHand:
         tracking_database.place_in(self.home)
         with pytest.MonkeyPatch.context() as patch:
             patch.setenv(VARIABLE, self.run)
-            patch.setenv(hash_keys.VARIABLE, self.key)
+            patch.setenv(keyed_hash.VARIABLE, self.key)
             patch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{self.home}/tracking.db")
             patch.delenv("MEDLOOP_NOTIFY_URL", raising=False)
             self.done.append(work.step(stage, self.store.uri, inputs, parameters))

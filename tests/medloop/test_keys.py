@@ -15,7 +15,7 @@ import pytest
 
 from components.shared.contracts import SCHEMAS, Manifest
 from components.shared.ledger import release_log
-from components.shared.privacy import hash_keys
+from components.shared.privacy import keyed_hash
 from components.shared.storage.store import open_store
 from medloop.operations.hash_key_rotation import rotate
 from medloop.settings import Settings, hash_key, read_settings
@@ -24,11 +24,11 @@ from tests.e2e.loop import ROOT
 from tests.medloop.by_hand import ByHand
 from tests.medloop.test_cli import medloop
 
-FIRST = hash_keys.parse("5c" * 32)
-OTHER = hash_keys.parse("a7" * 32)
+FIRST = keyed_hash.parse("5c" * 32)
+OTHER = keyed_hash.parse("a7" * 32)
 
 
-def begin(home: Path, key: hash_keys.HashKey = FIRST, patients: int = 24) -> ByHand:
+def begin(home: Path, key: keyed_hash.HashKey = FIRST, patients: int = 24) -> ByHand:
     """A home with its own key, and scans that count as real ones."""
     made = ByHand(home, key=key.text)
     arrive(made, patients)
@@ -58,7 +58,7 @@ def conclude(made: ByHand) -> dict[str, str]:
 
 def sides(made: ByHand) -> dict[str, str]:
     """The side and the patient's part in it, by the file's name, as the newest split of the log has it."""
-    key = hash_keys.parse(made.key)
+    key = keyed_hash.parse(made.key)
     names = {key.image(path.relative_to(made.scans).as_posix()): path.name for path in made.scans.rglob("*.*")}
     return {names[row["image_id"]]: f"{row['side']} since {row['since']}" for row in table(made, "splits.parquet")}
 
@@ -73,7 +73,7 @@ def table(made: ByHand, name: str) -> list[dict[str, Any]]:
 def settings_of(home: Path) -> Settings:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("MEDLOOP_HOME", str(home))
-        patch.delenv(hash_keys.VARIABLE, raising=False)
+        patch.delenv(keyed_hash.VARIABLE, raising=False)
         return read_settings()
 
 
@@ -95,8 +95,8 @@ def copy_of(made: ByHand, home: Path) -> ByHand:
     return ByHand(home, key=made.key)
 
 
-def at_hand(home: Path) -> hash_keys.HashKey:
-    return hash_keys.parse(hash_key(settings_of(home), str(home / "scans")))
+def at_hand(home: Path) -> keyed_hash.HashKey:
+    return keyed_hash.parse(hash_key(settings_of(home), str(home / "scans")))
 
 
 # What a rotation is
@@ -197,7 +197,7 @@ def test_a_key_from_the_environment_is_rotated_into_a_file(loop: ByHand, tmp_pat
     told = medloop(
         loop.home, "keys", "rotate", "--reason", "why", "--to", str(place), MEDLOOP_HASH_KEY=FIRST.text
     ).stdout
-    new = hash_keys.parse(place.read_text())
+    new = keyed_hash.parse(place.read_text())
     assert new.extends(FIRST)
     assert new.id == release_log.key_id(release_log.read_log(loop.store))
     assert new.text not in told
@@ -207,13 +207,13 @@ def test_a_key_from_the_environment_is_rotated_into_a_file(loop: ByHand, tmp_pat
         loop.home, "keys", "rotate", "--reason", "why", "--to", str(place), MEDLOOP_HASH_KEY=FIRST.text
     )  # the answer was lost
     assert len(release_log.read_log(loop.store)) == entries
-    assert hash_keys.parse(place.read_text()) == new
+    assert keyed_hash.parse(place.read_text()) == new
     place.write_text(OTHER.text)
     refused = medloop(
         loop.home, "keys", "rotate", "--reason", "why", "--to", str(place), status=1, MEDLOOP_HASH_KEY=FIRST.text
     )
     assert "contains another key" in refused.stderr
-    assert hash_keys.parse(place.read_text()) == OTHER
+    assert keyed_hash.parse(place.read_text()) == OTHER
 
 
 KILLER = """

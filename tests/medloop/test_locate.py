@@ -10,12 +10,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from components.shared.privacy import hash_keys
+from components.shared.privacy import keyed_hash
 from tests.components.shared.images import dicom, encoded, gray
 from tests.medloop.by_hand import RUN, ByHand
 from tests.medloop.test_cli import medloop
 
-KEY = hash_keys.parse("5c" * 32)
+KEY = keyed_hash.parse("5c" * 32)
 
 
 @pytest.fixture
@@ -96,7 +96,7 @@ def test_what_is_not_there_is_said_without_any_name(home: Path) -> None:
     assert "zebedee" not in done.stderr
     assert "must be 8 to 32 hexadecimal digits" in medloop(home, "data", "locate", "zebedee", *source, status=2).stderr
     assert "8 to 32" in medloop(home, "data", "locate", KEY.image("x")[:7], *source, status=2).stderr
-    other = hash_keys.parse("a7" * 32)
+    other = keyed_hash.parse("a7" * 32)
     done = medloop(home, "data", "locate", KEY.image("NORMAL/scan.dcm"), *source, status=1, MEDLOOP_HASH_KEY=other.text)
     assert f"under the key {other.id}" in done.stderr
     (home / "hash.key").unlink()
@@ -107,7 +107,7 @@ def test_the_source_of_the_latest_run_is_looked_at(finished: ByHand, tmp_path: P
     """There the index tells all of a patient's images, whatever named the patient."""
     shutil.copytree(finished.home, tmp_path / "home", symlinks=True)
     home = tmp_path / "home"
-    key = hash_keys.parse(hash_keys.SYNTHETIC)
+    key = keyed_hash.parse(keyed_hash.SYNTHETIC)
     with (finished.scans / "patients.csv").open() as file:
         rows = list(csv.DictReader(file))
     patient = rows[-1]["patient_id"]
@@ -120,10 +120,10 @@ def test_the_source_of_the_latest_run_is_looked_at(finished: ByHand, tmp_path: P
 
 
 def test_a_store_made_with_another_key_is_said(finished: ByHand) -> None:
-    other = hash_keys.parse("a7" * 32)
+    other = keyed_hash.parse("a7" * 32)
     done = medloop(finished.home, "data", "locate", "0123456789ab", status=1, MEDLOOP_HASH_KEY=other.text)
     assert (
-        f"has the id {other.id}, but this store uses the key {hash_keys.parse(hash_keys.SYNTHETIC).id}" in done.stderr
+        f"has the id {other.id}, but this store uses the key {keyed_hash.parse(keyed_hash.SYNTHETIC).id}" in done.stderr
     )
 
 

@@ -20,7 +20,7 @@ import pytest
 
 from bench.connections import DESCRIPTORS, measure
 from components.shared.storage.store import Store
-from serving import connection_limits, request_guard
+from serving import connection_limits, request_limits
 from serving.request_limits import Limits
 from tests import made
 from tests.serving.conftest import image, png, running, until
@@ -73,7 +73,7 @@ def test_a_header_that_does_not_come_in_time_is_answered_and_the_connection_clos
 def test_a_body_that_does_not_come_in_time_is_answered_and_counted_not_logged(
     released: Store, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(request_guard, "BODY_SECONDS", 0.5)
+    monkeypatch.setattr(request_limits, "BODY_SECONDS", 0.5)
     with running(released) as client, caplog.at_level(logging.INFO, "medloop"):
         with line(client, BODY) as slow:
             answer = rest(slow)
@@ -95,7 +95,7 @@ def counted(caplog: pytest.LogCaptureFixture) -> dict[str, Any]:
 
 @pytest.mark.slow
 def test_a_body_that_keeps_coming_fast_enough_may_take_long(released: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(request_guard, "BODY_SECONDS", 0.3)
+    monkeypatch.setattr(request_limits, "BODY_SECONDS", 0.3)
     request = httpx.Request("POST", "http://x/predict", files={"file": ("x.png", png(image(side=200)))})
     body = request.read()
     kind = {"content-type": request.headers["content-type"]}

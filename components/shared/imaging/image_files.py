@@ -12,14 +12,9 @@ from PIL import Image
 from components.shared.contracts import Between, OneOf
 from components.shared.errors import RefusedError
 from components.shared.imaging import dicom_frames, png_jpeg
+from components.shared.imaging.pixel_checks import BLANK, check_pixels
 from components.shared.imaging.png_jpeg import colour_note, coloured_share
 from components.shared.imaging.views import Pixels, resize, to_bytes
-
-SMALL_SIDE = 64
-"""An image with a shorter side gets a warning."""
-MIN_SPAN_FRACTION = 16
-"""An image whose values span less than 1/16 of their range gets a warning."""
-BLANK = "the image is blank: every pixel has the same value"
 
 
 @dataclass(frozen=True)
@@ -158,20 +153,10 @@ def _make_master(
     `size` is the image's original (width, height) if it was already reduced.
     """
     width, height = size if size[0] else (pixels.shape[1], pixels.shape[0])
-    if min(height, width) < 8:
-        raise RefusedError(f"the image has {width}×{height} pixels; it must have at least 8×8")
-    low, high, top = int(pixels.min()), int(pixels.max()), 256**pixels.dtype.itemsize - 1
-    if low == high:
+    warnings = check_pixels(pixels, width, height)
+    if warnings is None:
         return None
-    all_notes = list(notes)
-    if min(height, width) < SMALL_SIDE:
-        all_notes.append(
-            ("small", f"it has {width}×{height} pixels; below {SMALL_SIDE}×{SMALL_SIDE} little is visible")
-        )
-    if (high - low) * MIN_SPAN_FRACTION < top:
-        all_notes.append(
-            ("low contrast", f"its values span {(high - low) / top:.1%} of their range; a window may help")
-        )
+    all_notes = [*notes, *warnings]
     if pixels.ndim == 3 and decoding.colour == "gray":
         all_notes += colour_note(pixels)
         pixels = np.asarray(Image.fromarray(pixels).convert("L"))

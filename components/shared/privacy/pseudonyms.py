@@ -6,7 +6,7 @@ import re
 from collections.abc import Collection, Mapping
 from typing import TYPE_CHECKING, NamedTuple
 
-from components.shared.privacy.hash_keys import HashKey
+from components.shared.privacy.keyed_hash import HashKey
 
 if TYPE_CHECKING:
     from pydicom import Dataset

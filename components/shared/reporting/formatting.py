@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from components.shared.metric_definitions import FIGURES
+from components.shared.metric_catalogue import FIGURES
 
 TESTS = {"mcnemar": "McNemar", "delong": "DeLong", "bootstrap": "bootstrap"}
 NONE = "–"

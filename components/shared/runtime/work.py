@@ -17,7 +17,7 @@ from components.shared.errors import RefusedError
 from components.shared.ledger import lineage, stage_signing
 from components.shared.privacy.secret_redaction import redact
 from components.shared.runtime import step_log
-from components.shared.runtime.code_version import code_version
+from components.shared.runtime.code_and_package_versions import code_version
 from components.shared.runtime.events import event, log, sentence
 from components.shared.runtime.stage_interface import Interface, read
 from components.shared.storage.artifacts import gather, lay_out

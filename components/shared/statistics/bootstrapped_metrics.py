@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from components.shared.statistics.calibration_bins import calibration_bins
 from components.shared.statistics.intervals import Floats
 
 Ints = NDArray[np.int64]
@@ -85,13 +86,6 @@ class Predictions:
         """Return the sum of each column over the images of each patient: [patients, …]."""
         order, starts = self._sorted
         return np.asarray(np.add.reduceat(values[order].astype(np.float64), starts, axis=0))
-
-
-def calibration_bins(probabilities: Floats) -> Ints:
-    """Return the bin of each probability: up to ten bins with about equally many images."""
-    number = min(10, max(2, len(probabilities) // 20))
-    edges = np.quantile(probabilities, np.linspace(0, 1, number + 1))
-    return np.searchsorted(edges[1:-1], probabilities)
 
 
 class Measure:

@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from components.shared.statistics.bootstrapped_metrics import Ints, Predictions, calibration_bins
+from components.shared.statistics.bootstrapped_metrics import Ints, Predictions
+from components.shared.statistics.calibration_bins import calibration_bins
 from components.shared.statistics.intervals import Floats, wilson
 
 POINTS = 200

@@ -49,7 +49,7 @@ class Scene:
         model, champion, data, splits = (self.root / name for name in DIGESTS)
         work = Work("key", self.store, DIGESTS)
         interface = read("evaluate")
-        arguments = interface.arguments(interface.complete({"resamples": 300, **parameters}))
+        arguments = interface.arguments(interface.complete({"resamples": 300, "explained": 1, **parameters}))
         return evaluate(model, champion, data, splits, self.root / report, work, **arguments)
 
 

@@ -244,7 +244,7 @@ def add_head(bundle: Path) -> None:
 def scene(tmp_path_factory: pytest.TempPathFactory) -> Scene:
     made = scenes.make(tmp_path_factory.mktemp("explained"))
     add_head(made.root / "model")
-    made.run()
+    made.run(explained=3)
     return made
 
 

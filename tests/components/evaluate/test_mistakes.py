@@ -54,7 +54,7 @@ def test_no_more_are_listed_than_fit() -> None:
 @pytest.mark.slow
 def test_the_page_lists_what_the_predictions_hold(tmp_path_factory: pytest.TempPathFactory) -> None:
     scene = scenes.make(tmp_path_factory.mktemp("mistakes"), patients=400, champion=True)
-    scene.run()
+    scene.run(explained=3)
     rows = pq.read_table(scene.report / "predictions.parquet").to_pylist()
     wrong = [row for row in rows if row["label"] != row["predicted"]]
     assert len(wrong) > MAX_LISTED

@@ -18,7 +18,7 @@ from PIL import Image
 
 from components.evaluate.page import page as draw
 from components.shared import contracts, inference
-from components.shared.metric_definitions import FIGURES, KEY
+from components.shared.metric_catalogue import FIGURES, KEY
 from components.shared.reporting import formatting, plots
 from tests.components.evaluate import scenes
 from tests.components.evaluate.scenes import Scene

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from components.ingest.decode_group import AHEAD
-from components.shared.privacy import hash_keys
+from components.shared.privacy import keyed_hash
 from components.shared.runtime.work import Result
 from components.shared.storage import image_source
 from components.shared.storage.store import Store, open_store
@@ -27,7 +27,7 @@ from tests.components.shared.steps import step
 pytestmark = pytest.mark.usefixtures("shared_template")
 
 Kind = Callable[[Path], AbstractContextManager[S3Server]]
-KEY = hash_keys.parse(hash_keys.SYNTHETIC)
+KEY = keyed_hash.parse(keyed_hash.SYNTHETIC)
 
 
 @dataclass

@@ -21,7 +21,7 @@ from components.ingest.file_names import patient_of
 from components.shared.contracts import digest
 from components.shared.datasets.dataset import Data, read_shard
 from components.shared.imaging.views import Pixels
-from components.shared.privacy import hash_keys
+from components.shared.privacy import keyed_hash
 from components.shared.runtime.work import Result
 from components.shared.storage import image_source
 from components.shared.storage.artifacts import combine
@@ -31,7 +31,7 @@ from tests.components.shared.steps import contents, laid_out, step
 
 pytestmark = pytest.mark.usefixtures("shared_template")
 
-KEY = hash_keys.parse(hash_keys.SYNTHETIC)
+KEY = keyed_hash.parse(keyed_hash.SYNTHETIC)
 
 
 @dataclass
@@ -439,7 +439,7 @@ def test_no_name_of_a_patient_or_a_file_reaches_the_store(store: Store, scans: S
 
 
 def test_another_key_than_the_runs_is_refused(store: Store, scans: Scans, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv(hash_keys.VARIABLE, "ab" * 32)
+    monkeypatch.setenv(keyed_hash.VARIABLE, "ab" * 32)
     with pytest.raises(RuntimeError, match=f"this run started with {KEY.id}. Set the same key"):
         ingest(store, scans)
 
@@ -449,11 +449,11 @@ def test_another_key_gives_other_ids_and_the_same_fingerprint(
     store: Store, scans: Scans, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     first = ingest(store, scans)
-    monkeypatch.setenv(hash_keys.VARIABLE, "ab" * 32)
-    second = ingest(store, scans, key_id=hash_keys.parse("ab" * 32).id)
+    monkeypatch.setenv(keyed_hash.VARIABLE, "ab" * 32)
+    second = ingest(store, scans, key_id=keyed_hash.parse("ab" * 32).id)
     assert about(store, first)["fingerprint"] == about(store, second)["fingerprint"]
     assert not set(rows(store, first)) & set(rows(store, second))
-    assert about(store, second)["key_id"] == hash_keys.parse("ab" * 32).id
+    assert about(store, second)["key_id"] == keyed_hash.parse("ab" * 32).id
 
 
 @pytest.mark.slow

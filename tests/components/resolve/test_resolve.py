@@ -11,7 +11,7 @@ import pytest
 from components.shared import contracts
 from components.shared.contracts import Manifest
 from components.shared.ledger import release_log, signing
-from components.shared.privacy import hash_keys
+from components.shared.privacy import keyed_hash
 from components.shared.runtime.work import Result
 from components.shared.storage import image_source
 from components.shared.storage.artifacts import gather
@@ -21,7 +21,7 @@ from tests.components.shared.images import encoded, gray
 from tests.components.shared.signers import Pair, use
 from tests.components.shared.steps import laid_out, step
 
-KEY = hash_keys.parse(hash_keys.SYNTHETIC)
+KEY = keyed_hash.parse(keyed_hash.SYNTHETIC)
 OPTIONS = ("ingest", "split", "train", "evaluate", "quantize")
 
 
@@ -171,13 +171,13 @@ def test_another_key_than_the_stores_is_refused(
     store: Store, scans: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     release(store, resolve(store, scans), "refusal", tmp_path)
-    monkeypatch.setenv(hash_keys.VARIABLE, "ab" * 32)
+    monkeypatch.setenv(keyed_hash.VARIABLE, "ab" * 32)
     with pytest.raises(ValueError, match=f"this store was made with key {KEY.id}.*every patient would seem new"):
         resolve(store, scans)
 
 
 def test_no_key_is_refused(store: Store, scans: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv(hash_keys.VARIABLE)
+    monkeypatch.delenv(keyed_hash.VARIABLE)
     with pytest.raises(RuntimeError, match="MEDLOOP_HASH_KEY is not set"):
         resolve(store, scans)
 

@@ -18,12 +18,12 @@ from pydicom.tag import BaseTag
 from pydicom.uid import ImplicitVRLittleEndian
 
 from components.shared.imaging.dicom_frames import NEEDED, open_scan
-from components.shared.privacy import hash_keys
+from components.shared.privacy import keyed_hash
 from components.shared.privacy.pseudonyms import FIELDS, pseudonymise
 from tests.components.shared.annex_e import PROFILE
 from tests.components.shared.images import dicom
 
-KEY = hash_keys.parse("ab" * 32)
+KEY = keyed_hash.parse("ab" * 32)
 NAME, DAY, UID = "ZEBEDEE", "19340229", "1.2.826.19340229"
 TOKENS = (NAME, DAY)
 PIXELS = np.arange(64 * 64, dtype=np.uint16).reshape(64, 64) % 4096

@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 from pydicom.dataset import Dataset
 
-from components.shared.privacy import hash_keys
+from components.shared.privacy import keyed_hash
 from components.shared.privacy.pseudonyms import FIELDS, LABELLERS, parse_age, pseudonymise, read_fields, site_code
 
-KEY = hash_keys.parse("ab" * 32)
+KEY = keyed_hash.parse("ab" * 32)
 DOCS = Path(__file__).resolve().parents[3] / "docs" / "privacy.md"
 
 
@@ -59,7 +59,7 @@ def test_a_site_is_a_short_keyed_hash_however_it_is_spelt() -> None:
     assert len(code) == 13
     assert site_code("  ST. MARY'S   hospital", KEY) == code
     assert site_code("St. Mark's Hospital", KEY) != code
-    assert site_code("St. Mary's Hospital", hash_keys.parse("cd" * 32)) != code
+    assert site_code("St. Mary's Hospital", keyed_hash.parse("cd" * 32)) != code
     assert site_code("", KEY) == ""
 
 

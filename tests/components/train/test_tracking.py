@@ -20,7 +20,7 @@ from typing import Any
 
 import pytest
 
-from components.shared.runtime.code_version import code_version
+from components.shared.runtime.code_and_package_versions import code_version
 from components.train import tracking
 from components.train.tracking import Tracking, history_files
 from tests import tracking_database

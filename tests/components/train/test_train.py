@@ -21,7 +21,7 @@ import torch
 from components.shared.datasets.dataset import Data
 from components.shared.imaging.views import normalise
 from components.shared.inference import OUTPUTS, Model, read_bundle
-from components.shared.privacy import hash_keys
+from components.shared.privacy import keyed_hash
 from components.shared.runtime.work import Result
 from components.shared.storage.store import Store, open_store
 from components.train.calibrate import best_threshold, fit_temperature
@@ -198,7 +198,7 @@ def by_hand(room: Room, out: Path, **parameters: Any) -> subprocess.Popen[str]:
     ]
     command += [f"--{name}={path}" for name, path in room.inputs.items()]
     command += [f"--{name.replace('_', '-')}={value}" for name, value in given.items()]
-    environment = {**os.environ, hash_keys.VARIABLE: hash_keys.SYNTHETIC}
+    environment = {**os.environ, keyed_hash.VARIABLE: keyed_hash.SYNTHETIC}
     return subprocess.Popen(
         command, cwd=REPOSITORY, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )

@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from components.shared.contracts import Manifest
-from components.shared.privacy import hash_keys
+from components.shared.privacy import keyed_hash
 from components.shared.storage.store import open_store
 from medloop.reader_study.compare import compare_readers
 from medloop.reader_study.study_figures import LockedTest, Readings, study
@@ -28,7 +28,7 @@ from tests.medloop.by_hand import RUN, ByHand
 from tests.medloop.test_cli import medloop
 
 CLASSES = ["NORMAL", "PNEUMONIA"]
-KEY = hash_keys.parse(hash_keys.SYNTHETIC)
+KEY = keyed_hash.parse(keyed_hash.SYNTHETIC)
 Row = dict[str, str]
 
 
@@ -269,7 +269,7 @@ def test_what_cannot_be_asked_is_refused(
     assert "no such file exists" in nothing.stderr
     other = medloop(finished.home, "readers", "--csv", file, "--positive", "VIRUS", status=2)
     assert "--positive is 'VIRUS', which is not a class" in other.stderr
-    foreign = hash_keys.parse("a7" * 32)
+    foreign = keyed_hash.parse("a7" * 32)
     wrong = medloop(finished.home, "readers", "--csv", file, status=1, MEDLOOP_HASH_KEY=foreign.text)
     assert f"has the id {foreign.id}, but the run's data set uses the key {KEY.id}" in wrong.stderr
     early = ByHand(tmp_path / "early")

@@ -13,7 +13,7 @@ import pytest
 
 from components.evaluate.point_metrics import estimates
 from components.gate.policy import FALLING, OF_A_CLASS, RISING
-from components.shared.metric_definitions import FIGURES, HEADLINE, KEY, MICRO
+from components.shared.metric_catalogue import FIGURES, HEADLINE, KEY, MICRO
 from components.shared.statistics.bootstrapped_metrics import Measure, Predictions, equal_weights
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -26,7 +26,7 @@ FUNCTION = """            "npv": share(
             ),
 """
 ADDED = {
-    "components/shared/metric_definitions.py": ('    Definition(\n        "f1"', RECORD),
+    "components/shared/metric_catalogue.py": ('    Definition(\n        "f1"', RECORD),
     "components/evaluate/point_metrics.py": ('            "sensitivity": sensitivity', FUNCTION),
 }
 """By file, the text before which something is added."""

@@ -9,12 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from components.shared.runtime.code_version import code_version, package_versions
+from components.shared.runtime.code_and_package_versions import code_version, package_versions
 from components.shared.runtime.stage_interface import COMPONENTS, stages
 
 PROGRAM = (
     "from components.shared.runtime.stage_interface import stages\n"
-    "from components.shared.runtime.code_version import code_version\n"
+    "from components.shared.runtime.code_and_package_versions import code_version\n"
     "for stage in stages(): print(stage, code_version(stage))\n"
 )
 
