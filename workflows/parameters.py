@@ -253,8 +253,8 @@ def describe_first(width: int = 80) -> str:
             "",
             *lines,
             "",
-            f"The stages have {more} more parameters. `medloop params` lists every parameter, `medloop params WORD ...`",
-            "those whose names contain every word: `medloop params train` (a stage), `medloop params train loss`.",
+            f"The stages have {more} more parameters. `medloop params` lists them all; `medloop params WORD ...`",
+            "lists those with every word in the name: `medloop params train` (a stage), `medloop params train loss`.",
         ]
     )
 
