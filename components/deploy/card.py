@@ -123,6 +123,8 @@ def _data(new: VersionRecords) -> list[str]:
             f"{_count(counts, 'patients')} patients; {_count(counts, 'quarantined')} images were quarantined, "
             f"{_count(counts, 'duplicates')} are copies of others."
         )
+        if guessed := sum(_mapping(counts.get("guessed")).values()):
+            lines.append(f"- The patients of {guessed:,} images were guessed from names of files and folders.")
     uses = {"train": "Trained on", "val": "Threshold, temperature and best epoch chosen on", "test": "Tested on"}
     lines += [
         f"- {use} {_count(images, split)} images"

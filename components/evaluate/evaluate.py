@@ -227,6 +227,7 @@ def data_quality(data: Data, splits: Path) -> dict[str, Any]:
         "images": counts.get("images"),
         "quarantined": counts.get("quarantined"),
         "warnings": counts.get("warnings", {}),
+        "guessed": sum(counts.get("guessed", {}).values()),
         "leakage": about.get("leakage", 0),
     }
 

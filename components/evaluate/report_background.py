@@ -74,6 +74,7 @@ def data_quality(data: Metrics) -> list[tuple[str, str]]:
         ("Images in the dataset", NONE if images is None else f"{images:,}"),
         ("Quarantined files (reasons in quarantine.csv)", NONE if quarantined is None else f"{quarantined:,}{share}"),
         *(warnings or [("Warnings", "none")]),
+        *([("Images whose patient was guessed from names", f"{data['guessed']:,}")] * bool(data["guessed"])),
         ("Test patients or images that are also in training", "none" if leaks == 0 else f"{leaks:,}"),
     ]
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import re
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 from functools import cache
 from pathlib import PurePosixPath
+from typing import NamedTuple
 
 from components.shared.errors import RefusedError
 
@@ -19,22 +21,64 @@ SPLIT_NAMES = {
 }
 """The split for each folder name, or word in a table, that stands for one."""
 
+FOLDER, NAME, FILE = "folder", "file name", "file"
+"""Bases of a guessed patient: the folder, the file's name without its last number, or the file itself."""
+
+FEW_CLASSES, MOST_OF_A_PERSON = 5, 30
+"""More folders than this, each with so few files of one patient, may be folders of people: merge decides."""
+
 _NUMBER = re.compile(r"[-_. ]\(?\d+\)?$")
 
 
-def patient_of(name: str) -> str:
-    """Return the patient's name according to a file's name.
+def guess_patients(names: Sequence[str]) -> list[tuple[str, str]]:
+    """Guess the patient of each file of a source, and return it with the basis of the guess.
 
     It is the folder below the class folder (`NORMAL/person7/3.png`) if there is one, otherwise the base name without
-    its last number (`person7_bacteria_25`, `person7 (3)`).
+    its last number (`person7_bacteria_25`, `person7 (3)`). If that is the class's name, or the same for all files of
+    a class (`benign/benign_1`, `benign/benign_2`), it identifies no patient: each file is a patient of its own.
     """
+    guesses = [_guess(name) for name in names]
+    patients: dict[str, Counter[str]] = defaultdict(Counter)
+    for guess in guesses:
+        if guess.basis == NAME:
+            patients[guess.label][guess.patient] += 1
+    none = {
+        (label, patient)
+        for label, counts in patients.items()
+        for patient, files in counts.items()
+        if _plain(patient) == _plain(label) or (len(counts) == 1 < files)
+    }
+    if len(patients) > FEW_CLASSES and all(
+        len(counts) == 1 and counts.total() <= MOST_OF_A_PERSON for counts in patients.values()
+    ):
+        none = set()  # the folders may be patients, not classes: merge then refuses them
+    return [
+        (guess.stem, FILE)
+        if guess.basis == NAME and (guess.label, guess.patient) in none
+        else (guess.patient, guess.basis)
+        for guess in guesses
+    ]
+
+
+class _Guess(NamedTuple):
+    patient: str
+    label: str
+    stem: str
+    basis: str
+
+
+def _guess(name: str) -> _Guess:
     folder, _, base = name.rpartition("/")
     parts = [part for part in folder.split("/") if part]
     below = parts[2:] if parts and parts[0].lower() in SPLIT_NAMES else parts[1:]
+    label, stem = class_and_split(folder)[0], base.rpartition(".")[0].removesuffix(".nii") or base
     if below:
-        return below[0]
-    stem = base.rpartition(".")[0].removesuffix(".nii") or base
-    return _NUMBER.sub("", stem) or stem
+        return _Guess(below[0], label, stem, FOLDER)
+    return _Guess(_NUMBER.sub("", stem) or stem, label, stem, NAME)
+
+
+def _plain(name: str) -> str:
+    return "".join(filter(str.isalnum, name.casefold()))
 
 
 @cache

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from functools import cache
 from typing import Any
@@ -11,7 +12,6 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from components.ingest.decoded_records import ROW_SCHEMA, DecodedGroup
-from components.ingest.file_names import patient_of
 from components.ingest.labels import SourceFile
 from components.shared.datasets.parquet_tables import INDEX
 from components.shared.privacy import pseudonyms
@@ -32,8 +32,8 @@ def build_index(
     key: HashKey,
     keep_sites: Sequence[str],
     keep_text: bool,
-) -> tuple[pa.Table, list[Row], list[Row]]:
-    """Return the index, the quarantined files, and the warnings of decoding.
+) -> tuple[pa.Table, list[Row], list[Row], dict[str, int]]:
+    """Return the index, the quarantined files, the warnings of decoding, and the number of images per guessed basis.
 
     The keys of `files` are the keyed hashes of the files' names.
     """
@@ -45,7 +45,8 @@ def build_index(
         for image, digest, problem in zip(*(column.to_pylist() for column in problems.columns), strict=True)
     ]
     rows = _join(image_rows.filter(is_usable), files, key, keep_sites, keep_text)
-    return rows.select(INDEX.names).sort_by("image_id"), unreadable, _decoding_warnings(rows)
+    guessed = Counter(filter(None, rows["guessed"].to_pylist()))
+    return rows.select(INDEX.names).sort_by("image_id"), unreadable, _decoding_warnings(rows), dict(guessed)
 
 
 def _number_shards(groups: Sequence[DecodedGroup]) -> list[pa.Table]:
@@ -75,17 +76,22 @@ def _join(
         columns[name] = pc.coalesce(pc.cast(from_table, INDEX.field(name).type), image_rows[name])
     for name in TABLE_ONLY:
         columns[name] = pa.array([values.get(name, "") for values in table_values], pa.string())
-    # The patient comes from the table or a pattern, else from the header, else from the file's name.
+    # The patient comes from the table or a pattern, else from the header, else it is guessed.
     hashed = cache(lambda name: key.hash("patient", name))
+    in_headers = image_rows["patient"].to_pylist()
     columns["patient_id"] = pa.array(
         [
-            hashed(item.patient) if item.patient else in_header or hashed(patient_of(item.name))
-            for item, in_header in zip(items, image_rows["patient"].to_pylist(), strict=True)
+            hashed(item.patient) if item.patient else in_header or hashed(item.guess[0])
+            for item, in_header in zip(items, in_headers, strict=True)
         ],
         pa.string(),
     )
+    columns["guessed"] = pa.array(
+        ["" if item.patient or in_header else item.guess[1] for item, in_header in zip(items, in_headers, strict=True)],
+        pa.string(),
+    )
     columns["duplicate_of"] = columns["near"] = pa.array([""] * image_rows.num_rows, pa.string())
-    schema = pa.schema([*INDEX, ROW_SCHEMA.field("notes")])
+    schema = pa.schema([*INDEX, ROW_SCHEMA.field("notes"), pa.field("guessed", pa.string())])
     return pa.table({name: columns[name] for name in schema.names}, schema=schema)
 
 

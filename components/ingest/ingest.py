@@ -59,7 +59,9 @@ def ingest(
     usable = [(file, entries[item.name]) for file, item in source_files.items() if not item.problem]
     groups = partition(group_files(usable), part)
     decoded = _decode_all(work, opened, groups, decoding)
-    rows, undecodable, notes = build_index(decoded, source_files, key, parameters.keep_sites, parameters.keep_text)
+    rows, undecodable, notes, guessed = build_index(
+        decoded, source_files, key, parameters.keep_sites, parameters.keep_text
+    )
     is_first = part.startswith("1/")  # reports what concerns the whole source
     quarantine = undecodable + (_unlabelled(source_files) if is_first else [])
     warnings = notes + (_source_warnings(opened, labels) if is_first else [])
@@ -81,6 +83,7 @@ def ingest(
             for number, shard in enumerate(group.shards)
         ],
         "left_out": dict(sorted(labels.left_out.items())) if is_first else {},
+        "guessed": guessed,
     }
     write_record("portion", portion / "portion.json", record)
     return {"images": rows.num_rows, "quarantined": len(quarantine)}

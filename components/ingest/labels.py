@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-from components.ingest.file_names import FileNames, class_and_split, patient_of, split_of
+from components.ingest.file_names import FileNames, class_and_split, guess_patients, split_of
 from components.ingest.parameters import SourceParameters, compiled
 from components.ingest.source_table import Table, read_table
 from components.ingest.split_lists import read_split_lists
@@ -32,11 +32,13 @@ class SourceFile(NamedTuple):
     """Positions in the list of classes; empty if the file is to be quarantined or has no finding."""
     official: str
     patient: str
-    """The patient's name from the table or the pattern; "" if it must come from the header or the file's name."""
+    """The patient's name from the table or the pattern; "" if it must come from the header or be guessed."""
     table: Mapping[str, str]
     """The table's other non-empty values: sex (M or F), age, site, view, modality, text."""
     problem: Problem | None
     """Why the file is to be quarantined: a reason and the detail."""
+    guess: tuple[str, str]
+    """The patient's name guessed from the file's name, and the basis of the guess."""
 
 
 @dataclass(frozen=True)
@@ -203,7 +205,8 @@ def _join(
     rows = table.rows
     source_files: list[SourceFile] = []
     left_out: Counter[str] = Counter()
-    for name, label, split, patient in zip(images, labels, splits, _patients(images, table, pattern), strict=True):
+    patients, guesses = _patients(images, table, pattern), guess_patients(images)
+    for name, label, split, patient, guess in zip(images, labels, splits, patients, guesses, strict=True):
         meaning = meanings[label]
         if meaning.left_out:
             left_out[meaning.left_out] += 1
@@ -213,14 +216,15 @@ def _join(
         no_patient = (unnamed if must_name_patient else None) or (unmatched if patient is None else None)
         problem = meaning.problem or no_patient
         details = row.details if row else _NO_DETAILS
-        source_files.append(SourceFile(name, () if problem else meaning.labels, split, patient or "", details, problem))
+        image_labels = () if problem else meaning.labels
+        source_files.append(SourceFile(name, image_labels, split, patient or "", details, problem, guess))
     return source_files, left_out
 
 
 def _limited(files: list[SourceFile], limit: int, hash_patient: Callable[[str], str]) -> tuple[list[SourceFile], int]:
     """Return the files within the limit per class, and the number beyond it."""
     usable = [item for item in files if not item.problem]
-    images = [(item.patient or patient_of(item.name), item.official, item.labels) for item in usable]
+    images = [(item.patient or item.guess[0], item.official, item.labels) for item in usable]
     within = within_limit(images, limit, hash_patient)
     beyond = {item.name for item, is_within in zip(usable, within, strict=True) if not is_within}
     return [item for item in files if item.name not in beyond], len(beyond)

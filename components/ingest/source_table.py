@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import codecs
 import csv
+import itertools
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
@@ -21,6 +22,9 @@ from components.shared.storage.image_source import IMAGE_SUFFIXES
 
 OLDEST = 120
 """Maximum plausible age in years; a higher one counts as unknown."""
+
+SEPARATORS = (",", ";", "\t")
+"""Separators of columns; spreadsheets of many countries write semicolons."""
 
 _VALUE_PATTERN = re.compile(r"[\d./:_-]+")
 _SEX_WORDS = {
@@ -64,7 +68,9 @@ def read_table(path: Path, name: str, columns: Mapping[str, str], files: FileNam
     """
     try:
         with open_text(path, name) as text:
-            reader = csv.reader(text, strict=True)
+            first = next(iter(text), "")
+            separator = _separator(first, columns.get("file", "file"))
+            reader = csv.reader(itertools.chain([first], text), delimiter=separator, strict=True)
             header = [column.strip() for column in next(reader, [])]
             check_columns(header, name)
             positions = _column_positions(name, header, columns, files)
@@ -73,7 +79,7 @@ def read_table(path: Path, name: str, columns: Mapping[str, str], files: FileNam
                 if fields:
                     row_reader.add(fields, reader.line_num)
     except csv.Error as error:
-        raise RefusedError(f"{name} is not valid CSV in UTF-8: {error}. Correct it, or save it again.") from None
+        raise RefusedError(f"{name} is not valid CSV: {error}. Correct it, or save it again.") from None
     warnings = check_missing(name, row_reader.missing, skip_missing, bool(row_reader.rows)) + row_reader.warnings()
     if not row_reader.rows:
         raise RefusedError(f"{name} has no row below the column names. Add a row for each image, or remove the file.")
@@ -81,30 +87,41 @@ def read_table(path: Path, name: str, columns: Mapping[str, str], files: FileNam
 
 
 @contextmanager
-def open_text(path: Path, name: str) -> Iterator[Iterable[str]]:
-    """Open a UTF-8 file as lines; raise a ValueError for another encoding."""
-    with path.open("rb") as file:
-        head = file.read(64)
-    if head.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) or b"\0" in head:
-        raise RefusedError(f"{name} is in UTF-16, or is not a text file. Save it again as CSV in UTF-8.")
+def open_text(path: Path, name: str) -> Iterator[Iterator[str]]:
+    """Open a file as lines: UTF-8, UTF-16 with a byte order mark, else Windows-1252, as spreadsheets write them."""
     try:
-        with path.open(encoding="utf-8-sig", newline="") as lines:
+        with path.open(encoding=encoding_of(path), newline="") as lines:
             yield table_lines(lines, name)
     except UnicodeDecodeError:
         raise RefusedError(
-            f"{name}, line {_undecodable(path)} is not in UTF-8; the file may be in Latin-1 or Windows-1252. Save it "
-            "again as CSV in UTF-8."
+            f"{name} is not in UTF-8, UTF-16 or Windows-1252, or is not a text file. Save it again as CSV in UTF-8."
         ) from None
 
 
-def _undecodable(path: Path) -> int:
-    with path.open("rb") as lines:
-        for number, line in enumerate(lines, 1):
-            try:
-                line.decode()
-            except UnicodeDecodeError:
-                return number
-    return 1
+def encoding_of(path: Path) -> str:
+    """Return the encoding of a text file."""
+    decoder = codecs.getincrementaldecoder("utf-8")()
+    with path.open("rb") as file:
+        head = file.read(2)
+        if head in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE):
+            return "utf-16"
+        try:
+            decoder.decode(head)
+            while block := file.read(2**20):
+                decoder.decode(block)
+            decoder.decode(b"", final=True)
+        except UnicodeDecodeError:
+            return "cp1252"
+    return "utf-8-sig"
+
+
+def _separator(header: str, file_column: str) -> str:
+    """Return the separator that makes a column of this name, else the most frequent one."""
+    for separator in SEPARATORS:
+        with suppress(csv.Error):
+            if file_column in [column.strip() for column in next(csv.reader([header], delimiter=separator), [])]:
+                return separator
+    return max(SEPARATORS, key=header.count)
 
 
 def check_missing(name: str, lines: Sequence[int], skip: bool, others: bool) -> list[tuple[str, str]]:
@@ -139,17 +156,15 @@ def _column_positions(name: str, header: list[str], columns: Mapping[str, str], 
             if theirs not in header:
                 raise RefusedError(
                     f"{name} has no column {theirs!r}, to which columns maps {ours!r}.{nearest(theirs, header)} "
-                    f"It has {description}. {_separator_hint(header) or 'Use one of those.'}"
+                    f"It has {description}. Use one of those."
                 )
             if header.count(theirs) > 1:
                 raise RefusedError(f"{name} has {header.count(theirs)} columns {theirs!r}. Rename all but one.")
         return {ours: header.index(theirs) for ours, theirs in columns.items()}
     if "file" not in header:
-        hint = f"{_separator_hint(header)} " if _separator_hint(header) else ""
         raise RefusedError(
-            f"{name} has no column 'file'; it has {description}. {hint}Add a column 'file' with each image's name "
-            "relative to the source, and separate columns with commas; or map its column names with ingest_options "
-            "columns."
+            f"{name} has no column 'file'; it has {description}. Add a column 'file' with each image's name relative "
+            "to the source, or map its column names with ingest_options columns."
         )
     unknown = [column for column in header if column not in COLUMNS]
     if unknown:
@@ -165,27 +180,19 @@ def _column_positions(name: str, header: list[str], columns: Mapping[str, str], 
 
 def _is_value(column: str, files: FileNames) -> bool:
     """Whether a field of the first line is a value, which messages must not quote."""
-    return any(
-        files.contains(part) or part.lower().endswith(tuple(IMAGE_SUFFIXES)) or bool(_VALUE_PATTERN.fullmatch(part))
-        for part in re.split(r"[;\t]", column)
+    return (
+        files.contains(column)
+        or column.lower().endswith(tuple(IMAGE_SUFFIXES))
+        or bool(_VALUE_PATTERN.fullmatch(column))
     )
 
 
 def _describe_columns(header: list[str], known: Sequence[str]) -> str:
     """Return the column names; only their number if all may be values."""
     shown = [column for column in header if column]
-    parts = [part.strip() for column in shown for part in re.split(r"[;\t]", column)]
-    if shown and not any(part in known or nearest(part, known) for part in parts):
+    if shown and not any(column in known or nearest(column, known) for column in shown):
         return f"{len(shown)} others, not shown here because the first line may contain values"
     return ", ".join(shown) or "none"
-
-
-def _separator_hint(header: list[str]) -> str:
-    if len(header) == 1:
-        for separator, plural in ((";", "semicolons"), ("\t", "tabs")):
-            if separator in header[0]:
-                return f"Its columns are separated by {plural}; save it with commas."
-    return ""
 
 
 class _RowReader:

@@ -33,6 +33,17 @@ MAX_DETAILS = 3
 MAX_CLASSES_OF_ONE_PATIENT = 5
 """Maximum number of classes if each has only one patient; more are probably folders of patients."""
 
+REMEDY = "If that is wrong, name the patients in patients.csv, or set ingest_options patient_pattern"
+GUESSES = {
+    "folder": ("patients guessed from folders", "each folder below a class folder counts as a patient"),
+    "file name": ("patients guessed from file names", "the file's name without its last number counts as the patient"),
+    "file": (
+        "each file counted as a patient",
+        "their names show no patient, so one patient's images may be in several splits",
+    ),
+}
+"""Warnings about guessed patients, by the basis of the guess."""
+
 
 def merge(
     portions: Ins,
@@ -62,7 +73,8 @@ def merge(
         rows, near_warnings = mark_near_duplicates(rows, near_bits)
         warnings += near_warnings
     _refuse_people_as_classes(rows, common)
-    warnings += _implausible_patients(rows, most_images) + _single_images(rows)
+    warnings += _implausible_patients(rows, most_images) + _guessed_patients(common["guessed"])
+    warnings += [] if common["guessed"].get("file") else _single_images(rows)
     counts = _counts(rows, common, quarantine, warnings)
     _require_classes(common, counts)
     write_table(rows, dataset / "index.parquet")
@@ -120,10 +132,13 @@ def _check_portions(portions: Sequence[Portion]) -> dict[str, Any]:
                     f"The portions {portions[0].common['part']} and {portion.common['part']} differ in {what}. Ingest "
                     "all of one source with the same parameters."
                 )
-    left_out: Counter[str] = Counter()
-    for portion in portions:
-        left_out.update(portion.common["left_out"])
-    return {**portions[0].common, "left_out": dict(sorted(left_out.items()))}
+    totals = {}
+    for name in ("left_out", "guessed"):
+        total: Counter[str] = Counter()
+        for portion in portions:
+            total.update(portion.common[name])
+        totals[name] = dict(sorted(total.items()))
+    return {**portions[0].common, **totals}
 
 
 def _join_rows(portions: Sequence[Portion]) -> tuple[pa.Table, list[Row]]:
@@ -165,6 +180,15 @@ def _implausible_patients(rows: pa.Table, most_images: int) -> list[Row]:
     ]
 
 
+def _guessed_patients(guessed: dict[str, int]) -> list[Row]:
+    """Return warnings about patients that no table, pattern or header names."""
+    return [
+        {"image_id": "", "patient_id": "", "reason": reason, "detail": f"{guessed[basis]:,} images: {detail}. {REMEDY}"}
+        for basis, (reason, detail) in GUESSES.items()
+        if guessed.get(basis)
+    ]
+
+
 def _shard_key(shard: Row) -> tuple[str, int]:
     return shard["group"], shard["number"]
 
@@ -193,6 +217,7 @@ def _counts(rows: pa.Table, common: dict[str, Any], quarantine: Sequence[Row], w
         "reasons": _by_reason(quarantine),
         "warnings": _by_reason(warnings),
         "left_out": common["left_out"],
+        "guessed": common["guessed"],
     }
 
 

@@ -57,9 +57,9 @@ def check_patients(people: People, is_present: NDArray[np.bool_], about: dict[st
     findings, classes = people.findings, about["classes"]
     if findings is None:
         for name, count in zip(classes, people.count_by_class(is_present, len(classes)), strict=True):
-            _require(f"Class {name!r}", count, "Add patients of that class, or leave it out.")
+            _require(f"Class {name!r}", count, f"Add patients of that class, or leave it out.{_guess(about)}")
         return []
-    _require("The data set", int(is_present.sum()), "Add patients.")
+    _require("The data set", int(is_present.sum()), f"Add patients.{_guess(about)}")
     if not findings[is_present].any():
         raise RefusedError(
             f"No image of the data set has any of its {len(classes)} findings. Check the column of labels and the "
@@ -71,6 +71,17 @@ def check_patients(people: People, is_present: NDArray[np.bool_], about: dict[st
         for name, count in zip(classes, findings[is_present].sum(axis=0).tolist(), strict=True)
         if count < MIN_PATIENTS
     ]
+
+
+def _guess(about: dict[str, Any]) -> str:
+    """Return a note if patients were guessed, on which the count then depends."""
+    guessed = sum(about.get("counts", {}).get("guessed", {}).values())
+    if not guessed:
+        return ""
+    return (
+        f" The patients of {guessed:,} images were guessed from names of files and folders; if that is wrong, name "
+        "them in patients.csv, or set ingest_options patient_pattern."
+    )
 
 
 def _patients(count: int) -> str:

@@ -8,9 +8,11 @@ import re
 import warnings
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 
+from components.ingest.source_table import SEPARATORS, encoding_of
 from components.shared.contracts import Manifest
 from components.shared.errors import NotFoundError, RefusedError, UnavailableError
 from components.shared.ledger import release_log
@@ -172,10 +174,10 @@ def _from_headers(source: Source, entries: Iterable[Entry], _tables: dict[str, s
 
 
 def _rows(text: str) -> Iterator[list[str]]:
-    try:
-        yield from csv.reader(io.StringIO(text))
-    except csv.Error:
-        return  # ignore the rest of an invalid table
+    """Yield the rows of a table, read with each separator."""
+    for separator in SEPARATORS:
+        with suppress(csv.Error):  # ignore the rest of an invalid table
+            yield from csv.reader(io.StringIO(text), delimiter=separator)
 
 
 def _cells(source: Source, entries: list[Entry]) -> dict[str, set[str]]:
@@ -186,7 +188,7 @@ def _cells(source: Source, entries: list[Entry]) -> dict[str, set[str]]:
         if not entry.name.lower().endswith(".csv"):
             continue
         with source.file(entry) as path:
-            text = path.read_text(encoding="utf-8-sig", errors="replace")
+            text = path.read_text(encoding=encoding_of(path), errors="replace")
         for row in _rows(text):
             values = [value.strip() for value in row]
             for name in {value.replace("\\", "/").removeprefix("./") for value in values} & names:

@@ -88,7 +88,8 @@ RECORD = {"precision": "int8", "runtime": "onnxruntime", "model": "e" * 64, "pol
 def records(tmp_path: Path, gain: float, **changes: Any) -> VersionRecords:
     bundle = made.make_bundle(tmp_path / f"bundle{gain}", gain=gain)
     about = json.loads((bundle / "configs" / "metadata.json").read_text())["medloop"]
-    counts = {"images": int(100 * gain), "patients": 50, "quarantined": 3, "duplicates": 2}
+    counts: dict[str, Any] = {"images": int(100 * gain), "patients": 50, "quarantined": 3, "duplicates": 2}
+    counts["guessed"] = {"file name": 900, "folder": 300}
     split = {"images": {"train": 60, "val": 20, "test": 20}, "patients": {"train": 30, "val": 10, "test": 10}}
     return VersionRecords({**about, **changes}, metrics(), {"name": "chest", "counts": counts}, split)
 
@@ -102,6 +103,7 @@ def test_it_tells_all_in_the_order_in_which_it_is_asked_for(tmp_path: Path) -> N
     for said in (
         "Approved: all 1 checks passed.",
         "1,200 images of 50 patients; 3 images were quarantined",
+        "The patients of 1,200 images were guessed from names of files and folders.",
         "Tested on 20 images of 10 patients.",
         "Test images: NORMAL 100, PNEUMONIA 140.",
         "| accuracy | 0.900 (0.870 to 0.920) | 0.900 (0.870 to 0.920) |",

@@ -328,7 +328,7 @@ def test_the_record_says_task_latency_and_the_state_of_the_data(first: Scene) ->
     latency = metrics["latency"]
     assert 0 < latency["milliseconds"] <= latency["p95"] < 1000
     assert (latency["images"], latency["threads"] >= 1) == (40, True)
-    assert metrics["data"] == {"images": 240, "quarantined": 0, "warnings": {}, "leakage": 0}
+    assert metrics["data"] == {"images": 240, "quarantined": 0, "warnings": {}, "guessed": 0, "leakage": 0}
     assert [point["at"] for point in metrics["operating_points"]] == [
         "threshold from validation", "specificity 0.90", "specificity 0.95",
     ]  # fmt: skip
@@ -342,10 +342,11 @@ def test_the_record_says_task_latency_and_the_state_of_the_data(first: Scene) ->
 def test_warnings_of_the_data_set_are_told(tmp_path: Path) -> None:
     scene = scenes.make(tmp_path)
     about = contracts.read_record("dataset", tmp_path / "dataset" / "dataset.json")
-    about["counts"] |= {"quarantined": 7, "warnings": {"alike": 2}}
+    about["counts"] |= {"quarantined": 7, "warnings": {"alike": 2}, "guessed": {"folder": 4, "file": 5}}
     contracts.write_record("dataset", tmp_path / "dataset" / "dataset.json", about)
     scene.run()
-    assert scene.metrics["data"] == {"images": 240, "quarantined": 7, "warnings": {"alike": 2}, "leakage": 0}
+    about = {"images": 240, "quarantined": 7, "warnings": {"alike": 2}, "guessed": 9, "leakage": 0}
+    assert scene.metrics["data"] == about
 
 
 def test_where_labels_come_from_makes_subgroups_where_anybody_says_it(tmp_path: Path) -> None:

@@ -334,11 +334,12 @@ def test_gaps_say_who_is_ahead_and_frame_what_is_more_than_chance(scene: Scene) 
 
 def test_the_data_and_the_speed_are_told_of(scene: Scene) -> None:
     metrics = copy.deepcopy(scene.metrics)
-    metrics["data"] = {"images": 90, "quarantined": 10, "warnings": {"no age": 4}, "leakage": 0}
+    metrics["data"] = {"images": 90, "quarantined": 10, "warnings": {"no age": 4}, "guessed": 12, "leakage": 0}
     metrics["latency"] = {"milliseconds": 12.34, "p95": 120.6, "threads": 2, "images": 40}
     facts = dict(rows(again(scene, metrics), "facts"))
     assert facts["Quarantined files (reasons in quarantine.csv)"] == "10 (10.0 % of all files)"
     assert facts["Warning: no age"] == "4"
+    assert facts["Images whose patient was guessed from names"] == "12"
     assert facts["Test patients or images that are also in training"] == "none"
     assert facts["Time per image"] == "12 ms (median), 121 ms (95th percentile)"
     assert facts["train_options.ema"] == "0.99"

@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from components.ingest import decode_parallel
-from components.ingest.file_names import patient_of
+from components.ingest.file_names import guess_patients
 from components.shared.contracts import digest
 from components.shared.datasets.dataset import Data, read_shard
 from components.shared.imaging.views import Pixels
@@ -231,7 +231,7 @@ def test_a_table_that_names_patients_goes_before_all_else_and_must_name_them_all
         ("file,sex\nNORMAL/normal1_1.png,F\nNORMAL/normal1_1.png,M\n", "line 3 differs from an earlier line"),
         ("file,sex\nNORMAL/normal1_1.png,F,9\n", "line 2 has more or fewer fields"),
         ('file,sex\n"NORMAL/normal1_1.png,F\n', "not valid CSV"),
-        ("file;sex\nNORMAL/normal1_1.png;F\n", "no column 'file'; it has file;sex"),
+        ("name;sex\nNORMAL/normal1_1.png;F\n", "no column 'file'; it has name, sex"),
     ],
 )
 def test_a_table_that_does_not_fit_is_refused(table: str, sentence: str, store: Store, scans: Scans) -> None:
@@ -248,7 +248,23 @@ def test_a_table_may_begin_with_the_mark_of_a_spreadsheet(store: Store, scans: S
 
 @pytest.mark.parametrize("name", ["anna08_1", "anna08-1", "anna08 1", "anna08 (1)", "anna08.1", "IM-0008-0001"])
 def test_the_last_number_of_a_name_is_the_image_and_the_rest_the_patient(name: str) -> None:
-    assert patient_of(f"A/{name}.png") in ("anna08", "IM-0008")
+    (guess, _) = guess_patients([f"A/{name}.png", "A/other_2.png"])
+    assert guess in (("anna08", "file name"), ("IM-0008", "file name"))
+
+
+@pytest.mark.parametrize(
+    ("names", "patients"),
+    [
+        (["benign/benign_001.jpg", "benign/benign_002.jpg"], ["benign_001", "benign_002"]),
+        (["benign/benign (1).png", "benign/benign (1)_mask.png"], ["benign (1)", "benign (1)_mask"]),
+        (["train/benign/us_1.png", "test/benign/us_2.png"], ["us_1", "us_2"]),
+        (["A/us_1.png", "A/us_2.png", "A/anna_1.png", "A/anna_2.png"], ["us", "us", "anna", "anna"]),
+        (["A/anna_1.png"], ["anna"]),
+        (["A/anna/1.png", "A/anna/2.png"], ["anna", "anna"]),
+    ],
+)
+def test_a_guess_that_makes_one_patient_of_a_class_is_none(names: list[str], patients: list[str]) -> None:
+    assert [patient for patient, _ in guess_patients(names)] == patients
 
 
 @pytest.mark.slow

@@ -148,10 +148,38 @@ def textured(seed: int, quality: int) -> bytes:
 def test_every_image_a_patient_of_its_own_is_told(store: Store, tmp_path: Path) -> None:
     made = Scans(tmp_path / "scans")
     for number in range(6):
-        made.add(f"{'AB'[number % 2]}/{chr(97 + number)}.png")
+        made.add(f"{'AB'[number % 2]}/scan-{chr(97 + number)}.png")
     (line,) = warned(store, ingest(store, made))["every image is a patient of its own"]
     assert "6 images of as many patients" in line
     assert "may be in several splits" in line
+
+
+def test_how_patients_were_guessed_is_told(store: Store, tmp_path: Path) -> None:
+    made = Scans(tmp_path / "scans")
+    for number in range(6):
+        made.add(f"A/anna{number // 2}_{number % 2}.png")
+        made.add(f"B/B_{number}.png")
+        made.add(f"C/eve{number // 3}/{number}.png")
+    told = warned(store, ingest(store, made))
+    assert (
+        told["patients guessed from file names"][0]
+        .partition('"')[2]
+        .startswith("6 images: the file's name without its last number")
+    )
+    assert (
+        told["patients guessed from folders"][0]
+        .partition('"')[2]
+        .startswith("6 images: each folder below a class folder")
+    )
+    (line,) = told["each file counted as a patient"]
+    assert "6 images: their names show no patient" in line
+    assert "name the patients in patients.csv, or set ingest_options patient_pattern" in line
+    (made.root / "patients.csv").write_text(
+        "\n".join(
+            ["file,patient_id", *(f"{p.relative_to(made.root)},p{n}" for n, p in enumerate(made.root.rglob("*.png")))]
+        )
+    )
+    assert not [reason for reason in warned(store, ingest(store, made)) if "guessed" in reason]
 
 
 @pytest.mark.slow

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
+import numpy as np
 import pytest
 
+from components.split.assign import check_patients
 from tests.components.split.loop import Image, Loop, base, sides
 
 
@@ -235,3 +239,10 @@ def test_the_counts_of_each_side_are_told(loop: Loop) -> None:
 def test_a_data_set_without_images_is_refused(loop: Loop) -> None:
     with pytest.raises(ValueError, match="Class 'NORMAL' has 0 patients"):
         loop.split([])
+
+
+def test_a_refusal_that_rests_on_guessed_patients_says_so() -> None:
+    people: Any = SimpleNamespace(findings=None, count_by_class=lambda _members, _classes: [1, 7])
+    about = {"classes": ["NORMAL", "SICK"], "counts": {"guessed": {"file name": 1200}}}
+    with pytest.raises(ValueError, match=r"Class 'NORMAL' has 1 patient.*The patients of 1,200 images were guessed"):
+        check_patients(people, np.ones(8, bool), about)
