@@ -22,6 +22,7 @@ BENCHMARKS = (
     "cluster",
     "intervals",
     "non_inferiority",
+    "gate_years",
 )
 
 for name in BENCHMARKS:
