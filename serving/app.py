@@ -110,8 +110,10 @@ class Service:
         """Classify one image (PNG, JPEG or DICOM).
 
         Returns prediction (a class, or the list of findings of a multilabel model), confidence (the probability of
-        the predicted class, or of the least certain finding), probabilities by class, inference_time_ms (decoding and
-        model, without the upload), model_version, and features on request.
+        the predicted class, or of the least certain finding), probabilities by class, positive (the class that is
+        predicted if its probability reaches the threshold; null if there are not two classes), threshold (null with
+        more classes, one for each finding of a multilabel model), inference_time_ms (decoding and model, without the
+        upload), model_version, and features on request.
         """
         serving = self._serving()
         if (file.size or 0) > self.limits.file_bytes:

@@ -58,6 +58,7 @@ class Serving:
             "precision": self.model.precision,
             "runtime": record["runtime"],
             "threshold": about["threshold"],
+            "positive": prediction.thresholds(self.model)["positive"],
             "temperature": about["temperature"],
             "released_at": record["at"],
             "release": self.entry.number,

@@ -59,6 +59,8 @@ $warning
       if (!response.ok) { result.textContent = body.detail; return; }
       const prediction = [body.prediction].flat().join(", ") || "none of the findings";
       result.textContent = `$${prediction} ($${body.model_version}, $${body.inference_time_ms} ms)`;
+      if (typeof body.threshold === "number")
+        result.textContent += `; $${body.positive} is predicted from $${(100 * body.threshold).toFixed(1)} % on`;
       for (const [name, p] of Object.entries(body.probabilities)) {
         const bar = document.createElement("dd");
         bar.append(Object.assign(document.createElement("meter"), {value: p}));

@@ -12,10 +12,11 @@ from components.shared.inference import Model
 
 
 def predict(model: Model, views: NDArray[np.uint8], with_features: bool = False) -> list[dict[str, Any]]:
-    """Return for each view the predicted class, its probability, and the probability of each class.
+    """Return for each view the predicted class, its probability, the probability of each class, and the threshold.
 
     In a multilabel task the prediction is the list of findings that are present, and the confidence is the probability
-    of the least certain of these decisions.
+    of the least certain of these decisions. The threshold is that of the positive class (the second of two), or a
+    mapping with that of each finding; with more classes both are None.
     """
     output = model(views)
     probabilities = model.probabilities(output.logits)
@@ -26,6 +27,7 @@ def predict(model: Model, views: NDArray[np.uint8], with_features: bool = False)
         prediction: dict[str, Any] = {
             **_summarise(model, decision, probabilities[row]),
             "probabilities": dict(zip(model.classes, probabilities[row].tolist(), strict=True)),
+            **thresholds(model),
         }
         if with_features:
             prediction["features"] = output.features[row].tolist()
@@ -39,6 +41,14 @@ def _summarise(model: Model, decision: Any, probabilities: NDArray[np.float64]) 
         return {"prediction": model.classes[decision], "confidence": float(probabilities[decision])}
     present = [name for name, is_present in zip(model.classes, decision, strict=True) if is_present]
     return {"prediction": present, "confidence": float(np.where(decision, probabilities, 1 - probabilities).min())}
+
+
+def thresholds(model: Model) -> dict[str, Any]:
+    """Return the threshold from validation, and the class whose probability is compared with it."""
+    threshold = model.about["threshold"]
+    if model.about["task"] == "multilabel":
+        return {"positive": None, "threshold": dict(zip(model.classes, threshold, strict=True))}
+    return {"positive": None if threshold is None else model.classes[1], "threshold": threshold}
 
 
 def check_model(model: Model) -> None:

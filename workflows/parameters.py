@@ -113,11 +113,15 @@ def _absolute(address: str) -> str:
 
 
 def _read_file(path: Path) -> dict[str, Any]:
+    """Return the content of a parameter file, given as a path or as the name of a built-in one."""
+    shipped = {file.stem: file for file in sorted((Path(__file__).parent / "params").glob("*.yaml"))}
     try:
-        content = read_yaml(path) or {}
+        content = read_yaml(path if path.exists() else shipped.get(str(path), path)) or {}
     except FileNotFoundError:
-        shipped = sorted(p.stem for p in (Path(__file__).parent / "params").glob("*.yaml"))
-        raise UsageError(f"The parameter file {path} does not exist. Built-in ones: {', '.join(shipped)}.") from None
+        hint = nearest(str(path), shipped)
+        raise UsageError(
+            f"The parameter file {path} does not exist.{hint} Built-in ones: {', '.join(shipped)}."
+        ) from None
     if not isinstance(content, dict):
         raise UsageError(f"{path} contains a {type(content).__name__}; write one `name: value` per line.")
     return content

@@ -180,7 +180,10 @@ def compare_draws(
     p = float(2 * stdtr(freedom, -abs(ours - theirs) / error)) if error > 1e-15 else 1.0
     gain = theirs - ours if less_is_better else ours - theirs
     record = _record(pair, gain - distance, 0.0, p, "bootstrap")
-    return record | {"low": ours - theirs - float(distance[-1]), "high": ours - theirs + float(distance[-1])}
+    width = float(distance[-1])
+    if width > 1:  # it would contain every possible difference: too few patients
+        return record | {"low": None, "high": None}
+    return record | {"low": ours - theirs - width, "high": ours - theirs + width}
 
 
 def _record(pair: Comparison, bounds: Floats, high: float, p: float, test: str) -> Comparison:

@@ -23,7 +23,10 @@ Source = Annotated[
 ]
 Policy = Annotated[str, typer.Option("--policy", help="Release policy: a YAML file or the name of a built-in policy.")]
 RunName = Annotated[
-    str, typer.Argument(metavar="[RUN]", help="Run id or its first characters; the latest run by default.")
+    str,
+    typer.Argument(
+        metavar="[RUN]", help="Run id or its first characters, or a version such as v2; the latest run by default."
+    ),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, and only JSON, to standard output.")]
 
@@ -49,7 +52,12 @@ class RunOptions:
 
     source: Source = ""
     params: Annotated[
-        Path | None, typer.Option("--params", "-p", help="YAML file of parameters that differ from the defaults.")
+        Path | None,
+        typer.Option(
+            "--params",
+            "-p",
+            help="YAML file of parameters that differ from the defaults, or the name of a built-in one.",
+        ),
     ] = None
     assignments: Annotated[
         list[str] | None, typer.Option("--set", help="Parameter as name=value; can be repeated.")

@@ -16,7 +16,7 @@ from rich.table import Table
 from components.shared.contracts import Manifest, decode
 from components.shared.errors import RefusedError
 from components.shared.ledger.approvals import AWAITING, expired, newest
-from components.shared.ledger.release_log import Entry, read_chain
+from components.shared.ledger.release_log import Entry, in_service, read_chain, withdrawn
 from components.shared.metric_catalogue import FIGURES, KEY
 from components.shared.privacy.secret_redaction import printable
 from components.shared.reporting.left_out import left_out
@@ -130,7 +130,8 @@ def summarise(console: Console, settings: Settings, store: Store, run: Run) -> N
     further.append(("release log", f"{_command('medloop')} models"))
     if run.record["in_service"]:
         further.append(("prediction server", f"{_command('medloop')} serve"))
-    further.append(("training curves", f"tensorboard --logdir {settings.store}/tensorboard"))
+    if _installed("tensorboard"):
+        further.append(("training curves", f"{_command('tensorboard')} --logdir {settings.store}/tensorboard"))
     further.append(("tracking server", f"{_command('mlflow')} ui --backend-store-uri {settings.tracking_shown}"))
     for name, value in further:
         console.print(f"  {name:18} {value}", highlight=False, markup=False, soft_wrap=True)
@@ -139,6 +140,10 @@ def summarise(console: Console, settings: Settings, store: Store, run: Run) -> N
 def approve_command(run: Run) -> str:
     """Return the arguments of `medloop` that approve the run's model."""
     return f"approve {run.id} --by NAME --reason TEXT"
+
+
+def _installed(name: str) -> bool:
+    return bool(shutil.which(name)) or (Path(sys.executable).parent / name).exists()
 
 
 def _command(name: str) -> str:
@@ -241,7 +246,7 @@ def explain(store: Store, run: Run) -> str:
     released = _released(store, run) if verdict["outcome"] == AWAITING else None
     if verdict["outcome"] == AWAITING:
         lines.append(_approval(store, run))
-    lines += ["", released.record["sentence"] if released else record.get("sentence", "")]
+    lines += ["", released.record["sentence"] if released else record.get("sentence", ""), *_afterwards(store, run)]
     return _lines(lines)
 
 
@@ -255,6 +260,19 @@ def _released(store: Store, run: Run) -> Entry | None:
     digest = decision_digest(run)
     log = read_chain(store)
     return next((entry for entry in log if entry.version and entry.record.get("decision") == digest), None)
+
+
+def _afterwards(store: Store, run: Run) -> list[str]:
+    """Return what happened to the run's version after its release: a rollback, and which version is in service."""
+    log, released = read_chain(store), _released(store, run)
+    now = in_service(log)
+    if released is None or (now and now.version == released.version):
+        return []
+    lines = [f"Now in service: {now.version if now else 'nothing'}."]
+    if back := withdrawn(log).get(released.record["model"]):
+        by, reason = back.record.get("by", "somebody"), str(back.record.get("reason", "no reason")).rstrip(".")
+        lines.insert(0, f"Since then {released.version} was rolled back, at {back.record['at']} by {by}: {reason}.")
+    return lines
 
 
 def _approval(store: Store, run: Run) -> str:

@@ -24,7 +24,7 @@ from typing import Any, Protocol
 from components.shared.contracts import decode, encode, try_decode
 from components.shared.errors import RefusedError
 from components.shared.ledger import signing, stage_signing
-from components.shared.ledger.release_log import read_chain
+from components.shared.ledger.release_log import read_chain, versions
 from components.shared.parsing.json_documents import parse_json
 from components.shared.privacy.secret_redaction import Redactor, printable, printable_all, redact_all
 from components.shared.runtime import step_log
@@ -37,6 +37,7 @@ from medloop.settings import Settings, prepare_home, stage_environment
 FOLDER = "runs"
 ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,99}")
 """Run ids of medloop and Kubeflow. They become file names."""
+VERSION = re.compile(r"v\d+")
 LAST_LINES = 15
 LOCK = "lock"
 NO_REASON = "It ended without a reason."
@@ -343,13 +344,19 @@ def _save(store: Store, run: Run) -> None:
 
 
 def find(store: Store, name: str = "") -> Run:
-    """Return the run whose id begins with `name`, or the latest run; raise RefusedError if there is none.
+    """Return the run whose id begins with `name`, or that released the version `name`, or the latest run.
 
+    Raise RefusedError if there is none.
     For a run that only released an approved model, return the run that trained it, since it has the evidence.
     """
     ids = _ids(store)
     if not ids:
         raise RefusedError("There is no run yet. Start one with: medloop run --source DIR")
+    if VERSION.fullmatch(name):
+        entry = versions(read_chain(store)).get(name)
+        if entry is None:
+            raise RefusedError(f"There is no version {name!r}. `medloop models` lists the versions.")
+        name = str(entry.record["run"])
     matching = [run_id for run_id in ids if run_id.startswith(name)]
     if not matching:
         raise RefusedError(f"There is no run {name!r}. The latest runs: {', '.join(ids[-5:])}.")

@@ -24,7 +24,15 @@ from serving.request_limits import Limits
 from tests import made
 from tests.serving.conftest import deep, dicom, encoded, image, png, running
 
-PREDICTION = {"prediction", "confidence", "probabilities", "inference_time_ms", "model_version"}
+PREDICTION = {
+    "prediction",
+    "confidence",
+    "probabilities",
+    "positive",
+    "threshold",
+    "inference_time_ms",
+    "model_version",
+}
 
 
 def ask(client: httpx.Client, data: bytes, **form: str) -> httpx.Response:
@@ -117,6 +125,7 @@ def test_the_threshold_decides_and_confidence_belongs_to_the_decision(store: Sto
     assert found["probabilities"]["PNEUMONIA"] > 0.5
     assert found["prediction"] == "NORMAL"
     assert found["confidence"] == found["probabilities"]["NORMAL"] < 0.5
+    assert (found["positive"], found["threshold"]) == ("PNEUMONIA", 0.9999)
 
 
 @pytest.mark.slow
@@ -125,7 +134,8 @@ def test_three_classes(store: Store, tmp_path: Path) -> None:
     made.release_bundle(store, made.make_bundle(tmp_path / "bundle", classes))
     with running(store) as client:
         found = ask(client, png(image())).json()
-        assert client.get("/model/info").json()["threshold"] is None
+        about = client.get("/model/info").json()
+    assert [reply[name] for reply in (found, about) for name in ("positive", "threshold")] == [None] * 4
     assert list(found["probabilities"]) == classes
     assert found["confidence"] == max(found["probabilities"].values())
 
@@ -137,6 +147,7 @@ def test_findings_are_a_list(store: Store, tmp_path: Path) -> None:
     with running(store) as client:
         replies = [ask(client, png(image(seed, seed % 2))).json() for seed in range(6)]
     assert len({tuple(reply["prediction"]) for reply in replies}) > 1
+    assert replies[0]["threshold"] == dict.fromkeys(classes, 0.5)
     for reply in replies:
         probabilities = reply["probabilities"]
         assert reply["prediction"] == [name for name in classes if probabilities[name] >= 0.5]
@@ -193,6 +204,7 @@ def test_model_info_says_what_is_in_service_and_where_it_came_from(client: httpx
         "precision": "float32",
         "runtime": "onnxruntime",
         "threshold": 0.5,
+        "positive": "PNEUMONIA",
         "temperature": 1.0,
         "release": 1,
         "fingerprints": {"dataset": "made", "split": "made", "split_version": 1},

@@ -139,6 +139,17 @@ def test_a_missing_file_names_those_that_are_shipped(file: Path) -> None:
         settled(file=file)
 
 
+def test_a_shipped_file_is_found_by_its_name_unless_a_file_has_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert settled(file=Path("smoke"))["image_size"] == 48
+    with pytest.raises(ValueError, match=r"The parameter file smoek does not exist\. Did you mean 'smoke'\?"):
+        settled(file=Path("smoek"))
+    monkeypatch.chdir(tmp_path)
+    Path("smoke").write_text("image_size: 64\n")
+    assert settled(file=Path("smoke"))["image_size"] == 64
+
+
 def test_an_empty_file_asks_for_nothing(file: Path) -> None:
     file.write_text("# nothing\n")
     assert settled(file=file) == settled()

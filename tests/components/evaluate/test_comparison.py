@@ -142,6 +142,12 @@ def test_paired_interval_is_narrower_than_a_single_one() -> None:
     assert pair["high"] - pair["low"] < high - low
 
 
+def test_an_interval_of_every_difference_is_left_out() -> None:
+    pair = compare_draws(0.9, 0.8, np.linspace(-0.5, 0.7, 100), 2, 0.95)
+    assert (pair["difference"], pair["low"], pair["high"]) == (pytest.approx(0.1), None, None)
+    assert pair["lower"][0][1] < -1
+
+
 def test_too_few_patients_have_no_bound() -> None:
     one = compare_draws(0.9, 0.8, np.full(100, 0.1), 1, 0.95)
     rare = compare_draws(0.9, 0.8, np.where(np.arange(100) < 60, np.nan, 0.1), 30, 0.95)

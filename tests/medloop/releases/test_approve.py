@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from components.gate.policy import merge_changes
 from components.shared.ledger import release_log
 from components.shared.ledger.approvals import FOLDER, approve
 from medloop.releases.approve import write
-from medloop.runner.explain import decision, decision_digest
+from medloop.runner.explain import decision, decision_digest, explain
 from medloop.runner.run import find, recent
 from tests.medloop.by_hand import LENIENT, QUICK, ByHand
 from tests.medloop.test_cli import medloop
@@ -145,14 +146,17 @@ def test_a_person_approves_and_deploy_alone_releases(loop: ByHand) -> None:
     # The run that released it stands for the one that has the evidence, and is none of the loop.
     assert find(loop.store).id == find(loop.store, told["run"]).id == WAITING
     assert medloop(loop.home, "explain", told["run"]).stdout == explained
+    assert medloop(loop.home, "explain", "v1").stdout == explained
+    assert "There is no version 'v7'" in medloop(loop.home, "explain", "v7", status=1).stderr
     assert told["run"] not in [run.id for run in recent(loop.store, 9)]
-    assert told["run"] in [run.id for run in recent(loop.store, 9, releases=True)]
-    medloop(loop.home, "keys", "pair", str(loop.home / "signing.key"))
-    assert "No run has reached" not in medloop(loop.home, "gate", "--replay", "lenient", "--limit", "1").stdout
-    again = medloop(loop.home, "approve", WAITING, "--by", "Dr. C", "--reason", "Again.")
-    assert "already in service as v1. Nothing was changed." in again.stdout
-    assert len(loop.store.names(FOLDER)) == 1
-    loop.run = "33333333-again"
-    loop.whole(ALWAYS)  # a repeated run finds it in service, and writes nothing
-    assert find(loop.store, loop.run).record["outcome"] == "unchanged"
-    assert len(release_log.read_log(loop.store)) == 3
+    fields = {name: entry[name] for name in ("version", "model", "runtime", "precision")}
+    another = {"version": "v2", "model": "f" * 64}
+    ends = []
+    for kind, changed in (("promotion", another), ("rollback", {}), ("rollback", {})):
+        log = release_log.read_log(loop.store)
+        release_log.append(loop.store, log, kind, **{**fields, **changed}, reason="Two misses.", by="Eve")
+        ends.append(explain(loop.store, find(loop.store, "v1")).removeprefix(explained.rstrip()).strip())
+    assert ends[:2] == ["Now in service: v2.", ""]
+    assert re.fullmatch(
+        r"Since then v1 was rolled back, at \S+ by Eve: Two misses\.\nNow in service: nothing\.", ends[2]
+    )
