@@ -253,6 +253,7 @@ def _too_few_patients(metrics: Metrics, figure: str) -> str:
 def _subgroups(metrics: Metrics, limits: Policy) -> Iterator[Check]:
     subgroups = metrics.get("subgroups")
     groups = [group for group in subgroups if _is_limited(group, limits)] if isinstance(subgroups, list) else []
+    groups = [group for group in groups if group.get("value") != "unknown"]
     judged = [group for group in groups if group.get("too_small") is False]
     small = len(groups) - len(judged)
     rest = f"; {small} subgroup{' is' if small == 1 else 's are'} too small to be judged" if small else ""
@@ -269,9 +270,15 @@ def _subgroups(metrics: Metrics, limits: Policy) -> Iterator[Check]:
             phrase = f"{title} in the weakest subgroup, {which}, is at least {VALUE} with {confidence} confidence"
             yield _check(name, label, value, limit, phrase, rest=rest)
         else:
-            yield Check(name, label, None, limit, ">=", f"no subgroup could be judged{rest or ': there is none'}", True)
+            yield Check(name, label, None, limit, ">=", _unknown(limits, rest), True)
     for figure, limit in limits["max_gap"].items():
         yield _gap(metrics, limits, figure, limit, judged, rest)
+
+
+def _unknown(limits: Policy, rest: str) -> str:
+    """Return why no subgroup could be judged."""
+    fields = ", ".join(limits["fields"]) or "none"
+    return f"not known: no subgroup could be judged{rest or f'; the data name no groups in the fields {fields}'}"
 
 
 def _gap(metrics: Metrics, limits: Policy, figure: str, limit: float, judged: list[Any], rest: str) -> Check:
@@ -280,7 +287,7 @@ def _gap(metrics: Metrics, limits: Policy, figure: str, limit: float, judged: li
     reported = metrics.get("gaps")
     every = reported if isinstance(reported, list) else []
     gaps = [gap for gap in every if _is_limited(gap, limits) and gap.get("figure") == figure]
-    fields = [group["field"] for group in judged if group.get("value") != "unknown"]
+    fields = [group["field"] for group in judged]
     if isinstance(reported, list) and not gaps and len(set(fields)) == len(fields):  # one group in each field
         return Check(name, label, None, limit, "<=", f"no two subgroups could be compared{rest}", True)
     widest: Mapping[str, Any] = max(gaps, key=_width, default={})

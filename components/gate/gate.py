@@ -85,7 +85,7 @@ def decide(metrics: dict[str, Any], policy: Policy, look: int, spent: float, rep
         outcome = "awaiting approval" if policy["approval"]["needed"] == "always" else "approved"
     return {
         "outcome": outcome,
-        "sentence": _summarise(checks, metrics, outcome),
+        "sentence": _summarise(checks, metrics, outcome, policy["name"]),
         "checks": [check.record() for check in checks],
         "subject": subject,
         "report": report,
@@ -125,7 +125,7 @@ def _read_subject(metrics: dict[str, Any]) -> dict[str, str]:
     return {name: subject[name] for name in SUBJECT}
 
 
-def _summarise(checks: list[Check], metrics: Mapping[str, Any], outcome: str) -> str:
+def _summarise(checks: list[Check], metrics: Mapping[str, Any], outcome: str, policy: str) -> str:
     """Return the decision in one sentence: each failed check, or the main figures."""
     failed = [check.phrase for check in checks if not check.passed]
     if failed:
@@ -134,7 +134,10 @@ def _summarise(checks: list[Check], metrics: Mapping[str, Any], outcome: str) ->
     shown = [f"{title} is at least {low:.3f}" for title, low in lows.items() if low is not None]
     confidence = 100 * (read_number(metrics, "confidence") or 0)
     figures = f"{' and '.join(shown)} with {confidence:g} % confidence; " if shown else ""
-    return f"{outcome[0].upper()}{outcome[1:]}: {figures}all {len(checks)} checks passed."
+    unknown = sum(check.value is None for check in checks)
+    rest = f"; {unknown} could not be judged" if unknown else ""
+    passed = f"all {len(checks) - unknown} checks of the policy {policy!r} passed{rest}"
+    return f"{outcome[0].upper()}{outcome[1:]}: {figures}{passed}."
 
 
 def _budget(policy: Policy, look: int, spent: float) -> dict[str, Any]:
@@ -189,6 +192,7 @@ def render_page(report: Path, record: dict[str, Any]) -> str:
         record=record,
         failed=[row for row in rows if not row["passed"]],
         passed=[row for row in rows if row["passed"]],
+        judged=sum(check["passed"] and check["value"] is not None for check in record["checks"]),
     )
     return f"{before}{section}{after}"
 

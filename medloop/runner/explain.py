@@ -239,7 +239,7 @@ def explain(store: Store, run: Run) -> str:
         "",
         verdict["sentence"],
         "",
-        *(f"  {'✓' if check['passed'] else '✗'} {check['sentence']}" for check in verdict["checks"]),
+        *(f"  {_mark(check)} {check['sentence']}" for check in verdict["checks"]),
         "",
         f"Policy: {verdict['policy']['name']} ({verdict['policy_digest'][:12]}). {verdict['budget']['sentence']}",
     ]
@@ -248,6 +248,11 @@ def explain(store: Store, run: Run) -> str:
         lines.append(_approval(store, run))
     lines += ["", released.record["sentence"] if released else record.get("sentence", ""), *_afterwards(store, run)]
     return _lines(lines)
+
+
+def _mark(check: dict[str, Any]) -> str:
+    """Return the mark of a check: passed, failed, or not judged."""
+    return "✗" if not check["passed"] else "·" if check["value"] is None else "✓"
 
 
 def _lines(lines: list[str]) -> str:

@@ -125,7 +125,7 @@ def test_approved(judge: Callable[..., Metrics], report: Path) -> None:
     figures = contracts.read_record("metrics", report / "metrics.json")["all"]["figures"]
     low, auc = figures["accuracy"]["low"], figures["auc"]["low"]
     said = f"accuracy is at least {low:.3f} and AUC is at least {auc:.3f} with 95 % confidence"
-    assert decision["sentence"] == f"Approved: {said}; all 12 checks passed."
+    assert decision["sentence"] == f"Approved: {said}; all 12 checks of the policy 'default, changed' passed."
     subject = contracts.read_record("metrics", report / "metrics.json")["subject"]
     del subject["model_bytes"]
     assert decision["subject"] == subject
@@ -485,7 +485,7 @@ def test_a_policy_may_let_it_wait_for_a_person(judge: Callable[..., Metrics], tm
     decision = judge(approval={"needed": "always"})
     assert decision["outcome"] == "awaiting approval"
     assert decision["sentence"].startswith("Awaiting approval: ")
-    assert decision["sentence"].endswith("all 12 checks passed.")
+    assert decision["sentence"].endswith("all 12 checks of the policy 'default, changed' passed.")
     page = (tmp_path / "decision" / "page.html").read_text(encoding="utf-8")
     assert "…</span>Awaiting approval" in page
     assert "valid for 30 days" in page
@@ -521,9 +521,27 @@ def test_small_subgroups_are_named_and_not_judged(judge: Callable[..., Metrics])
     assert decision["outcome"] == "approved"
     check = named(decision, "subgroups.floors.accuracy")
     assert (check["value"], check["passed"]) == (None, True)
-    assert "No subgroup could be judged" in check["sentence"]
+    assert check["sentence"].startswith("Not known: no subgroup could be judged; ")
+    assert decision["sentence"].endswith("passed; 2 could not be judged.")
     assert "are too small to be judged" in check["sentence"]
     assert "No two subgroups could be compared" in named(decision, "subgroups.max_gap.accuracy")["sentence"]
+
+
+def test_patients_of_unknown_sex_or_site_are_no_subgroup(judge: Callable[..., Metrics], tmp_path: Path) -> None:
+    def forget(metrics: Metrics) -> None:
+        metrics["subgroups"] = [{**metrics["subgroups"][0], "field": "sex", "value": "unknown", "too_small": False}]
+        metrics["subgroups"][0]["figures"]["accuracy"]["low"] = 0.1
+        metrics["gaps"] = []
+
+    decision = judge(forget)
+    check = named(decision, "subgroups.floors.accuracy")
+    assert (decision["outcome"], check["value"], check["passed"]) == ("approved", None, True)
+    assert check["sentence"].startswith(
+        "Not known: no subgroup could be judged; the data name no groups in the fields sex"
+    )
+    page = (tmp_path / "decision" / "page.html").read_text(encoding="utf-8")
+    assert "<summary>11 checks passed, 1 not judged</summary>" in page
+    assert "– not judged" in page
 
 
 def test_only_the_fields_that_are_named_are_judged(judge: Callable[..., Metrics]) -> None:
