@@ -25,7 +25,7 @@ FOLDER, NAME, FILE = "folder", "file name", "file"
 """Bases of a guessed patient: the folder, the file's name without its last number, or the file itself."""
 
 FEW_CLASSES, MOST_OF_A_PERSON = 5, 30
-"""More folders than this, each with so few files of one patient, may be folders of people: merge decides."""
+"""So few files may be those of one person; if more folders than this have one person each, they are no classes."""
 
 _NUMBER = re.compile(r"[-_. ]\(?\d+\)?$")
 
@@ -34,8 +34,8 @@ def guess_patients(names: Sequence[str]) -> list[tuple[str, str]]:
     """Guess the patient of each file of a source, and return it with the basis of the guess.
 
     It is the folder below the class folder (`NORMAL/person7/3.png`) if there is one, otherwise the base name without
-    its last number (`person7_bacteria_25`, `person7 (3)`). If that is the class's name, or the same for all files of
-    a class (`benign/benign_1`, `benign/benign_2`), it identifies no patient: each file is a patient of its own.
+    its last number (`person7_bacteria_25`, `person7 (3)`). If that is the class's name (`benign/benign_1`), or the
+    same for all of many files of a class, it identifies no patient: each file is a patient of its own.
     """
     guesses = [_guess(name) for name in names]
     patients: dict[str, Counter[str]] = defaultdict(Counter)
@@ -46,7 +46,7 @@ def guess_patients(names: Sequence[str]) -> list[tuple[str, str]]:
         (label, patient)
         for label, counts in patients.items()
         for patient, files in counts.items()
-        if _plain(patient) == _plain(label) or (len(counts) == 1 < files)
+        if _plain(patient) == _plain(label) or (len(counts) == 1 and files > MOST_OF_A_PERSON)
     }
     if len(patients) > FEW_CLASSES and all(
         len(counts) == 1 and counts.total() <= MOST_OF_A_PERSON for counts in patients.values()

@@ -257,7 +257,8 @@ def test_the_last_number_of_a_name_is_the_image_and_the_rest_the_patient(name: s
     [
         (["benign/benign_001.jpg", "benign/benign_002.jpg"], ["benign_001", "benign_002"]),
         (["benign/benign (1).png", "benign/benign (1)_mask.png"], ["benign (1)", "benign (1)_mask"]),
-        (["train/benign/us_1.png", "test/benign/us_2.png"], ["us_1", "us_2"]),
+        ([f"train/benign/us_{n}.png" for n in range(31)], [f"us_{n}" for n in range(31)]),
+        ([f"train/benign/us_{n}.png" for n in range(30)], ["us"] * 30),
         (["A/us_1.png", "A/us_2.png", "A/anna_1.png", "A/anna_2.png"], ["us", "us", "anna", "anna"]),
         (["A/anna_1.png"], ["anna"]),
         (["A/anna/1.png", "A/anna/2.png"], ["anna", "anna"]),
