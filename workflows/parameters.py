@@ -116,7 +116,7 @@ def _read_file(path: Path) -> dict[str, Any]:
     """Return the content of a parameter file, given as a path or as the name of a built-in one."""
     shipped = {file.stem: file for file in sorted((Path(__file__).parent / "params").glob("*.yaml"))}
     try:
-        content = read_yaml(path if path.exists() else shipped.get(str(path), path)) or {}
+        content = read_yaml(path if path.is_file() else shipped.get(str(path), path)) or {}
     except FileNotFoundError:
         hint = nearest(str(path), shipped)
         raise UsageError(

@@ -167,9 +167,18 @@ def area_bound(ours: Area, theirs: Area, alike: Any, error: float) -> Floats:
 
 
 def compare_draws(
-    ours: float, theirs: float, draws: Floats, patients: float, confidence: float, less_is_better: bool = False
+    ours: float,
+    theirs: float,
+    draws: Floats,
+    patients: float,
+    confidence: float,
+    less_is_better: bool = False,
+    widest: float = 1.0,
 ) -> Comparison:
-    """Compare two figures that rest on this many patients, from the differences in bootstrap draws."""
+    """Compare two figures that rest on this many patients, from the differences in bootstrap draws.
+
+    An interval that reaches further than `widest`, the largest possible difference, is left out.
+    """
     pair = {"ours": ours, "theirs": theirs, "difference": ours - theirs}
     sample = draws[~np.isnan(draws)]
     if np.isnan(ours - theirs) or 2 * len(sample) < len(draws) or patients < 2:
@@ -181,7 +190,7 @@ def compare_draws(
     gain = theirs - ours if less_is_better else ours - theirs
     record = _record(pair, gain - distance, 0.0, p, "bootstrap")
     width = float(distance[-1])
-    if width > 1:  # it would contain every possible difference: too few patients
+    if width > widest:
         return record | {"low": None, "high": None}
     return record | {"low": ours - theirs - width, "high": ours - theirs + width}
 

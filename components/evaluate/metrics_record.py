@@ -172,6 +172,7 @@ def _by_resampling(
             ours.number_of_patients,
             settings.confidence,
             less_is_better=FIGURES[name].lower_is_better,
+            widest=FIGURES[name].high - FIGURES[name].low,
         )
         for name in known
     }

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections import Counter, defaultdict
 from collections.abc import Sequence
 from functools import cache
 from pathlib import PurePosixPath
@@ -24,57 +23,50 @@ SPLIT_NAMES = {
 FOLDER, NAME, FILE = "folder", "file name", "file"
 """Bases of a guessed patient: the folder, the file's name without its last number, or the file itself."""
 
-FEW_CLASSES, MOST_OF_A_PERSON = 5, 30
-"""So few files may be those of one person; if more folders than this have one person each, they are no classes."""
+FEW_CLASSES = 5
+"""More folders than this whose files are named after them may be folders of persons, not classes: merge decides."""
 
 _NUMBER = re.compile(r"[-_. ]\(?\d+\)?$")
 
 
-def guess_patients(names: Sequence[str]) -> list[tuple[str, str]]:
+def guess_patients(names: Sequence[str], in_class_folders: bool = True) -> list[tuple[str, str]]:
     """Guess the patient of each file of a source, and return it with the basis of the guess.
 
     It is the folder below the class folder (`NORMAL/person7/3.png`) if there is one, otherwise the base name without
-    its last number (`person7_bacteria_25`, `person7 (3)`). If that is the class's name (`benign/benign_1`), or the
-    same for all of many files of a class, it identifies no patient: each file is a patient of its own.
+    its last number (`person7_bacteria_25`, `person7 (3)`). A base name that is the class's name (`benign/benign_1`)
+    identifies no patient, so each such file is a patient of its own. This depends on the file and its folder only, so
+    that a patient stays the same while the source grows.
     """
     guesses = [_guess(name) for name in names]
-    patients: dict[str, Counter[str]] = defaultdict(Counter)
-    for guess in guesses:
-        if guess.basis == NAME:
-            patients[guess.label][guess.patient] += 1
-    none = {
-        (label, patient)
-        for label, counts in patients.items()
-        for patient, files in counts.items()
-        if _plain(patient) == _plain(label) or (len(counts) == 1 and files > MOST_OF_A_PERSON)
-    }
-    if len(patients) > FEW_CLASSES and all(
-        len(counts) == 1 and counts.total() <= MOST_OF_A_PERSON for counts in patients.values()
-    ):
-        none = set()  # the folders may be patients, not classes: merge then refuses them
+    labels = {guess.label for guess in guesses}
+    named_after_class = in_class_folders and len(labels) <= FEW_CLASSES
     return [
-        (guess.stem, FILE)
-        if guess.basis == NAME and (guess.label, guess.patient) in none
-        else (guess.patient, guess.basis)
-        for guess in guesses
+        (name, FILE) if named_after_class and guess.is_class_name else (guess.patient, guess.basis)
+        for name, guess in zip(names, guesses, strict=True)
     ]
 
 
 class _Guess(NamedTuple):
     patient: str
     label: str
-    stem: str
     basis: str
+
+    @property
+    def is_class_name(self) -> bool:
+        """Whether the name is that of the class, which is a word and not the number of a patient."""
+        name = _plain(self.patient)
+        return self.basis == NAME and name == _plain(self.label) and any(map(str.isalpha, name))
 
 
 def _guess(name: str) -> _Guess:
     folder, _, base = name.rpartition("/")
     parts = [part for part in folder.split("/") if part]
     below = parts[2:] if parts and parts[0].lower() in SPLIT_NAMES else parts[1:]
-    label, stem = class_and_split(folder)[0], base.rpartition(".")[0].removesuffix(".nii") or base
+    label = class_and_split(folder)[0]
     if below:
-        return _Guess(below[0], label, stem, FOLDER)
-    return _Guess(_NUMBER.sub("", stem) or stem, label, stem, NAME)
+        return _Guess(below[0], label, FOLDER)
+    stem = base.rpartition(".")[0].removesuffix(".nii") or base
+    return _Guess(_NUMBER.sub("", stem) or stem, label, NAME)
 
 
 def _plain(name: str) -> str:

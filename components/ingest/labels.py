@@ -21,6 +21,8 @@ from components.shared.storage.image_source import TABLE_SUFFIXES, Entry, Source
 
 Problem = tuple[str, str]
 
+CLASS_FOLDER = "class folder"
+
 _NO_DETAILS: Mapping[str, str] = {}
 
 
@@ -96,7 +98,8 @@ def read_labels(
     meanings[None] = Meaning(problem=published.problem)
     meanings[""], unlabelled = _unlabelled(parameters, table, published)
     splits, split_warnings = _published_splits(images, table, parameters, open_file, files)
-    source_files, left_out = _join(images, published.labels, meanings, splits, table, patients)
+    guesses = guess_patients(images, published.kind == CLASS_FOLDER)
+    source_files, left_out = _join(images, published.labels, meanings, splits, table, patients, guesses)
     if parameters.limit_per_class:
         source_files, beyond = _limited(source_files, parameters.limit_per_class, hash_patient)
         left_out[BEYOND] += beyond
@@ -131,7 +134,7 @@ def _published(images: Sequence[str], table: Table, parameters: SourceParameters
         matches = _matches("label_pattern", pattern, images)
         return _PublishedLabels(matches, "label", ("no class", "label_pattern does not match its name"))
     labels = [class_and_split(name.rpartition("/")[0])[0] or None for name in images]
-    return _PublishedLabels(labels, "class folder", ("no class", "it is not in a class folder"))
+    return _PublishedLabels(labels, CLASS_FOLDER, ("no class", "it is not in a class folder"))
 
 
 def _matches(parameter: str, pattern: re.Pattern[str], images: Sequence[str]) -> list[str | None]:
@@ -195,6 +198,7 @@ def _join(
     splits: Sequence[str],
     table: Table,
     pattern: re.Pattern[str] | None,
+    guesses: Sequence[tuple[str, str]],
 ) -> tuple[list[SourceFile], Counter[str]]:
     """Connect the labels of those of these pairs that are near duplicates."""
     # A table that names patients must name all: one person under two names could be in both train and test.
@@ -205,7 +209,7 @@ def _join(
     rows = table.rows
     source_files: list[SourceFile] = []
     left_out: Counter[str] = Counter()
-    patients, guesses = _patients(images, table, pattern), guess_patients(images)
+    patients = _patients(images, table, pattern)
     for name, label, split, patient, guess in zip(images, labels, splits, patients, guesses, strict=True):
         meaning = meanings[label]
         if meaning.left_out:

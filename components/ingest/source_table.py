@@ -68,7 +68,9 @@ def read_table(path: Path, name: str, columns: Mapping[str, str], files: FileNam
     """
     try:
         with open_text(path, name) as text:
-            first = next(iter(text), "")
+            first = next(text, "")
+            while first.count('"') % 2 and (line := next(text, "")):  # a quoted column name with a line break
+                first += line
             separator = _separator(first, columns.get("file", "file"))
             reader = csv.reader(itertools.chain([first], text), delimiter=separator, strict=True)
             header = [column.strip() for column in next(reader, [])]
@@ -80,7 +82,12 @@ def read_table(path: Path, name: str, columns: Mapping[str, str], files: FileNam
                     row_reader.add(fields, reader.line_num)
     except csv.Error as error:
         raise RefusedError(f"{name} is not valid CSV: {error}. Correct it, or save it again.") from None
-    warnings = check_missing(name, row_reader.missing, skip_missing, bool(row_reader.rows)) + row_reader.warnings()
+    warnings = [("Windows-1252", f"{name} is not in UTF-8; it was read as Windows-1252. Check letters with accents")]
+    warnings = (
+        warnings * (encoding_of(path) == "cp1252")
+        + check_missing(name, row_reader.missing, skip_missing, bool(row_reader.rows))
+        + row_reader.warnings()
+    )
     if not row_reader.rows:
         raise RefusedError(f"{name} has no row below the column names. Add a row for each image, or remove the file.")
     return Table(name, frozenset(positions), row_reader.rows, row_reader.label_lines, tuple(warnings))
@@ -94,25 +101,37 @@ def open_text(path: Path, name: str) -> Iterator[Iterator[str]]:
             yield table_lines(lines, name)
     except UnicodeDecodeError:
         raise RefusedError(
-            f"{name} is not in UTF-8, UTF-16 or Windows-1252, or is not a text file. Save it again as CSV in UTF-8."
+            f"{name}, line {_undecodable(path)} is not in UTF-8, UTF-16 or Windows-1252. Save it again as CSV in UTF-8."
         ) from None
+
+
+def _undecodable(path: Path) -> int:
+    encoding = encoding_of(path)
+    with path.open("rb") as lines:
+        for number, line in enumerate(lines, 1):
+            try:
+                line.decode(encoding)
+            except UnicodeDecodeError:
+                return number
+    return 1
 
 
 def encoding_of(path: Path) -> str:
     """Return the encoding of a text file."""
-    decoder = codecs.getincrementaldecoder("utf-8")()
+    strict, lenient = (codecs.getincrementaldecoder("utf-8")(errors) for errors in ("strict", "ignore"))
+    is_utf8, has_letters = True, False
     with path.open("rb") as file:
-        head = file.read(2)
-        if head in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE):
+        if file.read(2) in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE):
             return "utf-16"
-        try:
-            decoder.decode(head)
-            while block := file.read(2**20):
-                decoder.decode(block)
-            decoder.decode(b"", final=True)
-        except UnicodeDecodeError:
-            return "cp1252"
-    return "utf-8-sig"
+        file.seek(0)
+        while block := file.read(2**20):
+            has_letters = has_letters or not lenient.decode(block).isascii()
+            try:
+                strict.decode(block)
+            except UnicodeDecodeError:
+                is_utf8 = False
+    # A file with letters in UTF-8 and a wrong byte is damaged UTF-8; opening it then fails.
+    return "utf-8-sig" if is_utf8 or has_letters else "cp1252"
 
 
 def _separator(header: str, file_column: str) -> str:
@@ -180,17 +199,17 @@ def _column_positions(name: str, header: list[str], columns: Mapping[str, str], 
 
 def _is_value(column: str, files: FileNames) -> bool:
     """Whether a field of the first line is a value, which messages must not quote."""
-    return (
-        files.contains(column)
-        or column.lower().endswith(tuple(IMAGE_SUFFIXES))
-        or bool(_VALUE_PATTERN.fullmatch(column))
+    return any(
+        files.contains(part) or part.lower().endswith(tuple(IMAGE_SUFFIXES)) or bool(_VALUE_PATTERN.fullmatch(part))
+        for part in re.split(r"\s*[,;\t|]\s*", column)
     )
 
 
 def _describe_columns(header: list[str], known: Sequence[str]) -> str:
     """Return the column names; only their number if all may be values."""
     shown = [column for column in header if column]
-    if shown and not any(column in known or nearest(column, known) for column in shown):
+    parts = [part for column in shown for part in re.split(r"\s*[,;\t|]\s*", column)]
+    if shown and not any(part in known or nearest(part, known) for part in parts):
         return f"{len(shown)} others, not shown here because the first line may contain values"
     return ", ".join(shown) or "none"
 

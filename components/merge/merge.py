@@ -136,7 +136,7 @@ def _check_portions(portions: Sequence[Portion]) -> dict[str, Any]:
     for name in ("left_out", "guessed"):
         total: Counter[str] = Counter()
         for portion in portions:
-            total.update(portion.common[name])
+            total.update(portion.common.get(name, {}))
         totals[name] = dict(sorted(total.items()))
     return {**portions[0].common, **totals}
 

@@ -149,7 +149,7 @@ def _from_names_and_tables(
     """Yield possible patient names with their file: word sequences of the path, and cells of its row in a table."""
     for entry in entries:
         path = PurePosixPath(entry.name)
-        names = {*path.parts[:-1], *tables.get(entry.name, ()), *tables.get(path.name, ())}
+        names = {entry.name, *path.parts[:-1], *tables.get(entry.name, ()), *tables.get(path.name, ())}
         for part in (path.stem, *path.parts[:-1]):
             words = [word.span() for word in re.finditer(r"[^\W_]+", part)]
             names |= {part[start:end] for index, (start, _) in enumerate(words) for _, end in words[index:]} | {part}

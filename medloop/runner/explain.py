@@ -14,7 +14,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from components.shared.contracts import Manifest, decode
-from components.shared.errors import RefusedError
+from components.shared.errors import DamagedError, RefusedError
 from components.shared.ledger.approvals import AWAITING, expired, newest
 from components.shared.ledger.release_log import Entry, in_service, read_chain, withdrawn
 from components.shared.metric_catalogue import FIGURES, KEY
@@ -269,8 +269,11 @@ def _released(store: Store, run: Run) -> Entry | None:
 
 def _afterwards(store: Store, run: Run) -> list[str]:
     """Return what happened to the run's version after its release: a rollback, and which version is in service."""
-    log, released = read_chain(store), _released(store, run)
-    now = in_service(log)
+    try:
+        log, released = read_chain(store), _released(store, run)
+        now = in_service(log)
+    except DamagedError as error:
+        return [f"What happened since then is not known: {error}"]
     if released is None or (now and now.version == released.version):
         return []
     lines = [f"Now in service: {now.version if now else 'nothing'}."]

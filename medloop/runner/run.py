@@ -354,9 +354,11 @@ def find(store: Store, name: str = "") -> Run:
         raise RefusedError("There is no run yet. Start one with: medloop run --source DIR")
     if VERSION.fullmatch(name):
         entry = versions(read_chain(store)).get(name)
-        if entry is None:
-            raise RefusedError(f"There is no version {name!r}. `medloop models` lists the versions.")
-        name = str(entry.record["run"])
+        run_id = str(entry.record.get("run", "")) if entry else ""
+        if run_id not in ids:
+            what = f"The run that released {name} is not in the store" if entry else f"There is no version {name!r}"
+            raise RefusedError(f"{what}. `medloop models` lists the versions.")
+        name = run_id
     matching = [run_id for run_id in ids if run_id.startswith(name)]
     if not matching:
         raise RefusedError(f"There is no run {name!r}. The latest runs: {', '.join(ids[-5:])}.")

@@ -70,7 +70,7 @@ def difference(name: str, pair: Mapping[str, Any]) -> dict[str, str]:
 
     low, high = pair["low"], pair["high"]
     if low is None or high is None:
-        verdict = "cannot be computed"
+        verdict = "cannot be computed" if pair["difference"] is None else "too few patients"
     elif low > 0 or high < 0:
         verdict = "better" if (low > 0) != FIGURES[name].lower_is_better else "worse"
     else:

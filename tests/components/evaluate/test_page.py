@@ -225,7 +225,7 @@ def test_numbers_as_they_are_written() -> None:
         ("brier", -0.03, -0.01, "better"),
         ("brier", 0.01, 0.03, "worse"),
         ("calibration_error", -0.03, -0.01, "better"),
-        ("auc", None, None, "cannot be computed"),
+        ("auc", None, None, "too few patients"),
     ],
 )
 def test_what_a_difference_shows(name: str, low: float | None, high: float | None, verdict: str) -> None:

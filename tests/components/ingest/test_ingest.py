@@ -255,17 +255,24 @@ def test_the_last_number_of_a_name_is_the_image_and_the_rest_the_patient(name: s
 @pytest.mark.parametrize(
     ("names", "patients"),
     [
-        (["benign/benign_001.jpg", "benign/benign_002.jpg"], ["benign_001", "benign_002"]),
-        (["benign/benign (1).png", "benign/benign (1)_mask.png"], ["benign (1)", "benign (1)_mask"]),
-        ([f"train/benign/us_{n}.png" for n in range(31)], [f"us_{n}" for n in range(31)]),
-        ([f"train/benign/us_{n}.png" for n in range(30)], ["us"] * 30),
-        (["A/us_1.png", "A/us_2.png", "A/anna_1.png", "A/anna_2.png"], ["us", "us", "anna", "anna"]),
+        (["benign/benign_001.jpg", "benign/benign_002.jpg"], [None, None]),
+        (["train/benign/benign (1).png", "test/benign/Benign-1.png"], [None, None]),
+        (["benign/benign_1.jpg", "benign/overview.png"], [None, "overview"]),
+        (["A/us_1.png", "A/us_2.png", "A/anna_1.png"], ["us", "us", "anna"]),
+        (["0/0_1.png", "0/3_2.png", "1/1_1.png"], ["0", "3", "1"]),
         (["A/anna_1.png"], ["anna"]),
         (["A/anna/1.png", "A/anna/2.png"], ["anna", "anna"]),
+        ([f"Eve{n}/Eve{n}_1.png" for n in range(6)], [f"Eve{n}" for n in range(6)]),
     ],
 )
-def test_a_guess_that_makes_one_patient_of_a_class_is_none(names: list[str], patients: list[str]) -> None:
-    assert [patient for patient, _ in guess_patients(names)] == patients
+def test_a_name_that_is_the_class_is_no_patient(names: list[str], patients: list[str | None]) -> None:
+    expected = [name if patient is None else patient for name, patient in zip(names, patients, strict=True)]
+    assert [patient for patient, _ in guess_patients(names)] == expected
+
+
+def test_where_folders_are_no_classes_a_name_like_the_folder_is_a_patient() -> None:
+    names = ["P00/P00_1.png", "P00/P00_2.png"]
+    assert [patient for patient, _ in guess_patients(names, in_class_folders=False)] == ["P00", "P00"]
 
 
 @pytest.mark.slow

@@ -282,7 +282,29 @@ def test_sixteen_bit_text_without_a_mark_is_refused(encoding: str, root: Path) -
 
 def test_what_is_no_text_is_refused(root: Path) -> None:
     (root / "patients.csv").write_bytes(b"file,site\nNORMAL/zebedee1_1.png,\x81\x8d\n")
-    assert refusal(lambda: read(root)).startswith("patients.csv is not in UTF-8, UTF-16 or Windows-1252")
+    assert refusal(lambda: read(root)).startswith("patients.csv, line 2 is not in UTF-8, UTF-16 or Windows-1252")
+
+
+def test_a_wrong_byte_in_utf_8_is_not_taken_for_another_encoding(root: Path) -> None:
+    (root / "patients.csv").write_bytes("file,site\nNORMAL/zebedee1_1.png,Köln\n,".encode() + b"\xe9\n")
+    assert refusal(lambda: read(root)).startswith("patients.csv, line 3 is not in UTF-8")
+
+
+def test_windows_1252_is_warned_of(root: Path) -> None:
+    (root / "patients.csv").write_text("file,site\nNORMAL/zebedee1_1.png,Köln\n", encoding="cp1252")
+    assert [reason for reason, _ in read(root).warnings] == ["Windows-1252"]
+
+
+def test_a_first_line_of_values_is_not_quoted_whatever_separates_them(root: Path) -> None:
+    for line in ("a.png;Wolfram, Anna;front, view", "Anna Wolfram|a.png\tage,x"):
+        (root / "patients.csv").write_text(f"{line}\nNORMAL/zebedee1_1.png;4\n")
+        assert "The first line of patients.csv contains values" in refusal(lambda: read(root))
+
+
+def test_a_column_name_may_have_a_line_break(root: Path) -> None:
+    (root / "patients.csv").write_text('"age\nin years";Bild\n45;NORMAL/zebedee1_1.png\n')
+    found = by_name(read(root, columns={"file": "Bild", "age": "age\nin years"}))
+    assert found["NORMAL/zebedee1_1.png"].table["age"] == "45"
 
 
 def test_an_image_whose_patient_is_empty_is_set_aside_alone(root: Path) -> None:
