@@ -254,7 +254,7 @@ def no_header(source: Path, rows: list[dict[str, str]]) -> str:
 
 def no_utf8(source: Path, _rows: list[dict[str, str]]) -> str:
     table = source / "patients.csv"
-    table.write_bytes(table.read_bytes().replace(b"Drumknott", b"Drumknott caf\xe9", 1))
+    table.write_bytes(table.read_bytes().replace(b"Drumknott", b"Drumknott caf\xc3\xa9 caf\xe9", 1))
     return "UTF-8"
 
 
