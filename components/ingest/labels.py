@@ -200,7 +200,7 @@ def _join(
     pattern: re.Pattern[str] | None,
     guesses: Sequence[tuple[str, str]],
 ) -> tuple[list[SourceFile], Counter[str]]:
-    """Connect the labels of those of these pairs that are near duplicates."""
+    """Return each image with all that is known about it, and the number of images left out, by reason."""
     # A table that names patients must name all: one person under two names could be in both train and test.
     must_name_patient = "patient_id" in table.columns
     no_row = ("not in the table", f"{table.name} has no row for it, so its patient is unknown")

@@ -26,6 +26,7 @@ OLDEST = 120
 SEPARATORS = (",", ";", "\t")
 """Separators of columns; spreadsheets of many countries write semicolons."""
 
+_PARTS = re.compile(r"\s*[,;\t|]\s*")
 _VALUE_PATTERN = re.compile(r"[\d./:_-]+")
 _SEX_WORDS = {
     "F": "f female w weiblich frau woman femme féminin feminin mujer femenino femmina femminile",
@@ -201,14 +202,14 @@ def _is_value(column: str, files: FileNames) -> bool:
     """Whether a field of the first line is a value, which messages must not quote."""
     return any(
         files.contains(part) or part.lower().endswith(tuple(IMAGE_SUFFIXES)) or bool(_VALUE_PATTERN.fullmatch(part))
-        for part in re.split(r"\s*[,;\t|]\s*", column)
+        for part in _PARTS.split(column)
     )
 
 
 def _describe_columns(header: list[str], known: Sequence[str]) -> str:
     """Return the column names; only their number if all may be values."""
     shown = [column for column in header if column]
-    parts = [part for column in shown for part in re.split(r"\s*[,;\t|]\s*", column)]
+    parts = [part for column in shown for part in _PARTS.split(column)]
     if shown and not any(part in known or nearest(part, known) for part in parts):
         return f"{len(shown)} others, not shown here because the first line may contain values"
     return ", ".join(shown) or "none"

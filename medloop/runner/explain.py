@@ -243,7 +243,7 @@ def explain(store: Store, run: Run) -> str:
         "",
         f"Policy: {verdict['policy']['name']} ({verdict['policy_digest'][:12]}). {verdict['budget']['sentence']}",
     ]
-    released = _released(store, run) if verdict["outcome"] == AWAITING else None
+    released = _released(read_chain(store), run) if verdict["outcome"] == AWAITING else None
     if verdict["outcome"] == AWAITING:
         lines.append(_approval(store, run))
     lines += ["", released.record["sentence"] if released else record.get("sentence", ""), *_afterwards(store, run)]
@@ -260,18 +260,17 @@ def _lines(lines: list[str]) -> str:
     return "\n".join(map(printable, lines))
 
 
-def _released(store: Store, run: Run) -> Entry | None:
+def _released(log: list[Entry], run: Run) -> Entry | None:
     """Return the log entry that released the run's decision, or None."""
     digest = decision_digest(run)
-    log = read_chain(store)
     return next((entry for entry in log if entry.version and entry.record.get("decision") == digest), None)
 
 
 def _afterwards(store: Store, run: Run) -> list[str]:
     """Return what happened to the run's version after its release: a rollback, and which version is in service."""
     try:
-        log, released = read_chain(store), _released(store, run)
-        now = in_service(log)
+        log = read_chain(store)
+        now, released = in_service(log), _released(log, run)
     except DamagedError as error:
         return [f"What happened since then is not known: {error}"]
     if released is None or (now and now.version == released.version):
